@@ -1,0 +1,194 @@
+# OrderDB. The two commands that do everything: make run, make test. `make help` lists the others.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := all
+SAN ?=
+B := build$(if $(SAN),-$(SAN))
+
+CC := gcc
+PKGS := rocksdb liburing libnghttp2 libprotobuf-c jansson libxxhash
+CFLAGS_BASE := -std=gnu17 -D_GNU_SOURCE -O2 -g -pipe -fno-omit-frame-pointer -fno-common -pthread \
+	-Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition -Wvla \
+	-Wpointer-arith -Wundef -Wformat=2 -Wno-unused-parameter -Wno-missing-field-initializers
+LDFLAGS_BASE := -pthread
+ifeq ($(SAN),)
+CFLAGS_BASE += -D_FORTIFY_SOURCE=2 -fstack-protector-strong
+LDLIBS_ALLOC := -ljemalloc
+else ifeq ($(SAN),asan)
+CFLAGS_BASE += -fsanitize=address,undefined -fno-sanitize-recover=all -DORDERDB_ASAN=1
+LDFLAGS_BASE += -fsanitize=address,undefined
+else ifeq ($(SAN),tsan)
+CFLAGS_BASE += -fsanitize=thread -DORDERDB_TSAN=1
+LDFLAGS_BASE += -fsanitize=thread
+else
+$(error SAN is asan or tsan)
+endif
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+# ---- Rooms and borders. A room is compiled against a folder that holds only the rooms it may see.
+ROOMS := proto engine server client tools bench tests
+SEES_proto  := proto
+SEES_engine := proto engine
+SEES_server := proto engine server
+SEES_client := proto client
+SEES_tools  := proto client tools
+SEES_bench  := proto client bench
+SEES_tests  := proto engine server client tools tests
+VIEW := $(B)/view
+GEN := $(B)/gen
+INC = -I$(VIEW)/$(1) -I$(GEN)
+
+PROTOS := google/rpc/error_details.proto google/rpc/status.proto \
+	orderdb/v1/order.proto orderdb/v1/stream.proto orderdb/v1/admin.proto
+WKT := google/protobuf/duration.proto google/protobuf/timestamp.proto google/protobuf/field_mask.proto google/protobuf/any.proto
+PBC_C := $(patsubst %.proto,$(GEN)/%.pb-c.c,$(PROTOS) $(WKT))
+PBC_H := $(PBC_C:.c=.h)
+PBC_O := $(PBC_C:.c=.o)
+MACHINES := $(wildcard engine/machines/*.textproto)
+MACHINES_INC := $(GEN)/engine/machines.inc
+
+src = $(wildcard $(1)/*.c) $(wildcard $(1)/base/*.c)
+obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
+PROTO_O  := $(call obj,$(call src,proto)) $(PBC_O)
+ENGINE_O := $(call obj,$(call src,engine))
+SERVER_SRC := $(wildcard server/*.c)
+SERVER_O := $(call obj,$(filter-out server/main.c,$(SERVER_SRC)))
+CLIENT_O := $(call obj,$(call src,client))
+TOOLS_O  := $(call obj,$(wildcard tools/*.c))
+TESTLIB_O := $(call obj,$(wildcard tests/lib/*.c))
+
+LIB := $(B)/lib
+L_PROTO := $(LIB)/libproto.a
+L_ENGINE := $(LIB)/libengine.a
+L_SERVER := $(LIB)/libserver.a
+L_CLIENT := $(LIB)/liborderdb.a
+L_TEST := $(LIB)/libtest.a
+
+LDLIBS_PROTO := -lprotobuf-c -lcrypto -lxxhash
+LDLIBS_ENGINE := -lraft -lrocksdb
+LDLIBS_SERVER := -luring -lnghttp2
+LDLIBS_CLIENT := -lnghttp2
+LDLIBS_TOOLS := -ljansson
+
+UNIT := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c))
+SIM := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/sim/sim_*.c))
+FUZZ := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
+RIGS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/integration/*.c))
+BENCH := $(patsubst %.c,$(B)/%,$(wildcard bench/*.c))
+
+.PHONY: all help deps run demo test check unit sim fuzz integration tidy hdr-check clean bench figures soak
+all: $(if $(wildcard server/main.c),$(B)/orderd) $(if $(wildcard tools/orderctl.c),$(B)/orderctl)
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+deps: ## install what is missing (Debian 12; sudo only where not root)
+	@tools/setup.sh
+
+run: deps ## set up, build, start a server in the foreground (data in ./data)
+	@$(MAKE) --no-print-directory all
+	@tools/run.sh $(B)
+
+demo: deps ## a short tour on a temporary server
+	@$(MAKE) --no-print-directory all
+	@tools/demo.sh $(B)
+
+test: deps ## set up, build, run every test; SAN=asan|tsan for a sanitizer build
+	@$(MAKE) --no-print-directory all tests-built
+	@tests/run.sh $(B)
+
+.PHONY: tests-built
+tests-built: $(UNIT) $(SIM) $(FUZZ) $(RIGS) $(BENCH)
+
+unit: $(UNIT) ## unit tests alone
+	@tests/run.sh $(B) unit
+sim: $(SIM) ## simulator alone
+	@tests/run.sh $(B) sim
+fuzz: $(FUZZ) ## short run of every fuzz target
+	@tests/run.sh $(B) fuzz
+integration: all $(RIGS) $(BENCH) ## real processes alone
+	@tests/run.sh $(B) integration
+check: all unit tidy ## what each commit must pass
+
+tidy: ## borders, one includer per foreign header, sizes, nondeterminism
+	@tests/tidy.sh $(B)
+
+# ---- generated
+$(VIEW)/.made: Makefile
+	@for r in $(ROOMS); do mkdir -p $(VIEW)/$$r; done
+	@$(foreach r,$(ROOMS),for s in $(SEES_$(r)); do ln -sfn $(CURDIR)/$$s $(VIEW)/$(r)/$$s; done;) true
+	@touch $@
+
+$(GEN)/%.pb-c.c $(GEN)/%.pb-c.h: proto/%.proto | $(VIEW)/.made
+	@mkdir -p $(GEN)
+	protoc -Iproto --c_out=$(GEN) $<
+$(GEN)/google/protobuf/%.pb-c.c $(GEN)/google/protobuf/%.pb-c.h: | $(VIEW)/.made
+	@mkdir -p $(GEN)
+	protoc -I/usr/include --c_out=$(GEN) google/protobuf/$*.proto
+$(PBC_O): %.o: %.c $(PBC_H)
+	$(CC) $(filter-out -Wshadow -Wmissing-prototypes -Wundef,$(CFLAGS_BASE)) -w -I$(GEN) -c $< -o $@
+
+# Built-in status machines: text in the tree, wire bytes in the binary.
+$(MACHINES_INC): $(MACHINES) proto/orderdb/v1/admin.proto | $(VIEW)/.made
+	@mkdir -p $(dir $@)
+	@: > $@.tmp; for f in $(MACHINES); do \
+	  protoc -Iproto --encode=orderdb.v1.StatusMachine orderdb/v1/admin.proto < $$f > $@.bin && \
+	  { echo "{ (const uint8_t[]){"; od -An -v -tx1 $@.bin | sed 's/ \([0-9a-f][0-9a-f]\)/0x\1,/g'; echo "}, $$(stat -c %s $@.bin) },"; } >> $@.tmp || exit 1; done
+	@mv $@.tmp $@
+
+# ---- objects: $(call room_rule,room)
+define room_rule
+$(B)/obj/$(1)/%.o: $(1)/%.c $(PBC_H) $(MACHINES_INC) | $(VIEW)/.made
+	@mkdir -p $$(dir $$@)
+	$$(CC) $$(CFLAGS_BASE) $$(CFLAGS_$(1)) $(call INC,$(1)) -MMD -MP -c $$< -o $$@
+endef
+CFLAGS_server := -DORDERDB_VERSION='"$(VERSION)"'
+CFLAGS_tools := -DORDERDB_VERSION='"$(VERSION)"'
+CFLAGS_tests := -I$(VIEW)/tests
+$(foreach r,$(ROOMS),$(eval $(call room_rule,$(r))))
+
+define archive
+	@mkdir -p $(dir $@)
+	@rm -f $@
+	ar rcs $@ $^
+endef
+$(L_PROTO): $(PROTO_O)
+	$(archive)
+$(L_ENGINE): $(ENGINE_O)
+	$(archive)
+$(L_SERVER): $(SERVER_O)
+	$(archive)
+$(L_CLIENT): $(CLIENT_O)
+	$(archive)
+$(L_TEST): $(TESTLIB_O)
+	$(archive)
+
+# ---- programs
+$(B)/orderd: $(B)/obj/server/main.o $(L_SERVER) $(L_ENGINE) $(L_PROTO)
+	$(CC) $(LDFLAGS_BASE) -o $@ $^ $(LDLIBS_SERVER) $(LDLIBS_ENGINE) $(LDLIBS_PROTO) $(LDLIBS_ALLOC) -lm
+$(B)/orderctl: $(TOOLS_O) $(L_CLIENT) $(L_PROTO)
+	$(CC) $(LDFLAGS_BASE) -o $@ $^ $(LDLIBS_CLIENT) $(LDLIBS_TOOLS) $(LDLIBS_PROTO) $(LDLIBS_ALLOC) -lm
+$(B)/bench/%: $(B)/obj/bench/%.o $(L_CLIENT) $(L_PROTO)
+	@mkdir -p $(dir $@)
+	$(CC) $(LDFLAGS_BASE) -o $@ $^ $(LDLIBS_CLIENT) $(LDLIBS_PROTO) $(LDLIBS_ALLOC) -lm
+TOOLS_LIB_O := $(filter-out %/orderctl.o,$(TOOLS_O))
+TEST_LINK = $(L_TEST) $(L_SERVER) $(L_ENGINE) $(TOOLS_LIB_O) $(L_CLIENT) $(L_PROTO)
+TEST_LIBS = -lcmocka $(LDLIBS_SERVER) $(LDLIBS_ENGINE) $(LDLIBS_TOOLS) $(LDLIBS_PROTO) -lm
+$(UNIT) $(SIM) $(FUZZ): $(B)/tests/%: $(B)/obj/tests/%.o $(TEST_LINK)
+	@mkdir -p $(dir $@)
+	$(CC) $(LDFLAGS_BASE) -o $@ $< $(TEST_LINK) $(TEST_LIBS)
+FUSE_LIBS := $(shell pkg-config --libs fuse3 2>/dev/null)
+CFLAGS_FUSE := $(shell pkg-config --cflags fuse3 2>/dev/null)
+$(RIGS): $(B)/tests/%: tests/%.c
+	@mkdir -p $(dir $@)
+	$(CC) $(filter-out -Wundef,$(CFLAGS_BASE)) $(CFLAGS_FUSE) -o $@ $< $(FUSE_LIBS)
+
+hdr-check: $(PBC_H) | $(VIEW)/.made ## every header compiles alone
+	@set -e; for r in $(ROOMS); do for h in $$(find $$r -name '*.h'); do \
+	  $(CC) $(CFLAGS_BASE) -fsyntax-only -I$(VIEW)/$$r -I$(GEN) -x c -include $$h /dev/null; done; done; echo "headers stand alone"
+
+clean: ## remove build products (not ./data)
+	rm -rf build build-asan build-tsan
+
+-include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
+.SECONDARY:

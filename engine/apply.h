@@ -1,0 +1,51 @@
+/* The state machine: one log entry in, one atomic batch out, the same on every replica. Sees only (state, command): no clock, no chance, no
+ * I/O but the store's. All decisions are made here. */
+#ifndef ENGINE_APPLY_H
+#define ENGINE_APPLY_H
+
+#include "engine/command.h"
+#include "engine/group.h"
+#include "engine/store.h"
+
+/* The partition record (keys.h, 'A'): written in the same batch as the data that it stands for. */
+struct partition_record {
+    uint64_t applied_index, applied_term;
+    uint64_t log_time_us; /* never goes back */
+    struct group_members members;
+};
+void partition_record_encode(const struct partition_record *r, struct writer *w);
+enum status partition_record_decode(struct slice row, struct partition_record *out) MUST_USE;
+
+/* What a command came to; the proposer turns it into an answer. Slices are copied into the outcome's arena. */
+struct outcome {
+    enum status status;
+    bool replayed;      /* OK, by the idempotency record */
+    bool already_there; /* import: OK, the client_order_no was known. STATUS_MISMATCH: the order is already at the target */
+    uint16_t slot;
+    int64_t seq;        /* of the commit (of the first one, when replayed) */
+    struct order_head head;       /* OK: as the answer shows it (a replay: as it was then). Mismatch: as it is now */
+    struct history_entry entry;   /* OK: this commit's */
+    struct slice winner_request_id; /* STATUS_MISMATCH: of the newest history entry */
+    int64_t winner_time_us;
+    int64_t first_order_id, first_time_us; /* IDEMPOTENCY_KEY_REUSED, CLIENT_ORDER_NO_TAKEN */
+    struct slice machine_reference, event;  /* EDGE_NOT_DEFINED, MACHINE_NOT_FOUND */
+};
+
+struct apply {
+    struct store_view view; /* store + batch: read your writes */
+    const struct machines *machines;
+    struct partition_record record;
+    struct arena *scratch; /* reset by the caller between commands */
+};
+
+/* Applies one encoded command at log time a->record.log_time_us. `arena`: where the outcome's slices go; NULL: nobody waits, the outcome is not filled.
+ * A return other than OK is a fault of the store (IO_FAILED, CHECKSUM_MISMATCH), never a refusal: the entry was not applied. */
+enum status apply_command(struct apply *a, struct slice command, struct arena *arena, struct outcome *out) MUST_USE;
+/* Before the commands of an entry: moves log time on (never back). After: puts the partition record for this index. */
+void apply_begin(struct apply *a, uint64_t log_time_us);
+void apply_end(struct apply *a, uint64_t index, uint64_t term);
+
+/* The failure that a refused outcome stands for, as the caller reads it. */
+void outcome_failure(const struct outcome *o, const struct machines *ms, struct failure *f);
+
+#endif

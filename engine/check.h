@@ -1,0 +1,38 @@
+/* The shape of requests: every rule that can be decided without the store. Takes an unpacked message, adds a violation per broken rule
+ * to the failure (path, limit, actual), and on success yields the encoded command. Pure; runs on the core that took the request. Unpack
+ * only after scan.h has passed the bytes. Limits: docs/API.md, and here. */
+#ifndef ENGINE_CHECK_H
+#define ENGINE_CHECK_H
+
+#include "engine/command.h"
+#include "orderdb/v1/order.pb-c.h"
+#include "proto/status.h"
+
+enum {
+    CHECK_ITEMS_MAX = 500,
+    CHECK_ORDER_BYTES_MAX = 1 << 20,
+    CHECK_USER_ID_BYTES_MAX = 64,
+    CHECK_REQUEST_ID_BYTES_MIN = 16,
+    CHECK_REQUEST_ID_BYTES_MAX = 128,
+    CHECK_TITLE_BYTES_MAX = 512,
+    CHECK_ATTRIBUTES_MAX = 64,
+    CHECK_QUANTITY_MAX = 1000000,
+    CHECK_NAME_BYTES_MAX = 128, /* sku_id, merchant_id, client_order_no, order_type, operator, channel, carrier, ... */
+    CHECK_TEXT_BYTES_MAX = 1024, /* reason, attribute value, address.line */
+    CHECK_HISTORY_MAX = 1000,    /* entries of an imported order */
+};
+#define CHECK_TTL_US_DEFAULT (7ll * 86400 * US_PER_S)
+#define CHECK_TTL_US_MAX (30ll * 86400 * US_PER_S)
+
+struct checked {
+    struct slice user_id; /* create, import: decides the slot */
+    int64_t order_id;     /* transition: decides the slot */
+    struct slice command; /* encoded, in the arena */
+};
+/* false: f says why. traceparent: from the call's metadata, or empty. */
+bool check_create(const Orderdb__V1__CreateOrderRequest *m, struct slice traceparent, struct arena *arena, struct checked *out, struct failure *f);
+bool check_transition(const Orderdb__V1__TransitionOrderRequest *m, struct slice traceparent, struct arena *arena, struct checked *out, struct failure *f);
+/* History needs the machine: legal edges, versions 1..n, times not going back, last status = order.status. */
+bool check_import(const Orderdb__V1__ImportOrdersRequest *m, const struct machines *ms, struct arena *arena, struct checked *out, struct failure *f);
+
+#endif

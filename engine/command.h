@@ -1,0 +1,67 @@
+/* What the log carries: a batch of commands per entry, each with everything that apply needs. Encoded once, on the core that took the
+ * request; decoded in place by apply on every replica.
+ *
+ *   entry   = format(1) log_time_us(8 be) count(varint) { command as counted bytes }*
+ *   command = type(1) fields as counted bytes and varints, in the order of the structs below
+ * Golden bytes in tests/golden/; the decoder is fuzzed and never reads outside its slice. */
+#ifndef ENGINE_COMMAND_H
+#define ENGINE_COMMAND_H
+
+#include "engine/order.h"
+
+enum command_type { COMMAND_CREATE = 1, COMMAND_TRANSITION = 2, COMMAND_IMPORT = 3 };
+enum { COMMAND_STATUSES_MAX = 64, ENTRY_FORMAT = 1 };
+
+/* The methods that an idempotency record tells apart. Stored: never renumber. */
+enum request_method { REQUEST_CREATE = 1, REQUEST_TRANSITION = 2 };
+
+struct command_origin {
+    struct slice request_id; /* empty: not idempotent (transition without one) */
+    struct hash128 fingerprint;
+    uint64_t ttl_us;         /* how long the idempotency record lives */
+    struct slice operator_, reason, traceparent;
+};
+struct command_create {
+    struct slice user_id, client_order_no, machine; /* machine: reference as sent, resolved in apply */
+    struct slice summary, detail;
+};
+struct command_transition {
+    int64_t order_id;
+    struct slice event, to_status; /* one of them */
+    unsigned expected_status_count;
+    struct slice expected_statuses[COMMAND_STATUSES_MAX]; /* names */
+    int64_t expected_version; /* 0: any */
+};
+struct command_import {
+    struct slice user_id, client_order_no, machine;
+    struct slice summary, detail;
+    unsigned history_count;
+    const struct history_entry *history; /* encode: names resolved; decode: in the arena given to command_decode */
+};
+struct command {
+    enum command_type type;
+    struct command_origin origin;
+    union {
+        struct command_create create;
+        struct command_transition transition;
+        struct command_import import;
+    };
+};
+
+/* Into the arena; data NULL: it is full. */
+struct slice command_encode(const struct command *c, struct arena *arena);
+enum status command_decode(struct slice bytes, struct arena *arena, struct command *out) MUST_USE;
+
+/* An entry from encoded commands. */
+struct entry_reader {
+    uint64_t log_time_us;
+    uint64_t left;
+    struct reader reader;
+};
+enum { ENTRY_HEAD_BYTES_MAX = 1 + 8 + 10 };
+void entry_head_encode(struct writer *w, uint64_t log_time_us, uint64_t count);
+enum status entry_open(struct slice data, struct entry_reader *out) MUST_USE;
+/* false: no more, or (status != OK) damaged. */
+bool entry_next(struct entry_reader *r, struct slice *command, enum status *status);
+
+#endif

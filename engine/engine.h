@@ -1,0 +1,90 @@
+/* The engine of one core: its log, its groups, its partitions. A library without sockets, clock or threads (env.h). The server runs one per
+ * core; the simulator runs as many as it likes in one thread.
+ *
+ * A unit of work is a struct op. Its memory is the caller's, from engine_submit until done(op), which runs on the engine's core, from
+ * engine_tick or a completion, never from inside engine_submit. Everything that an op points at lives as long as the op. */
+#ifndef ENGINE_ENGINE_H
+#define ENGINE_ENGINE_H
+
+#include "engine/apply.h"
+#include "engine/env.h"
+#include "engine/query.h"
+#include "engine/wal.h"
+#include "proto/base/list.h"
+
+enum op_kind { OP_WRITE, OP_GET, OP_LIST, OP_HISTORY };
+
+struct op {
+    struct list link; /* whoever holds the op may use it */
+    enum op_kind kind;
+    uint16_t slot;            /* decides the partition */
+    uint64_t deadline_ns;     /* monotonic; 0: none. Past it, work that has not begun is dropped: DEADLINE_EXCEEDED */
+    struct arena *arena;      /* the request's: results go here */
+    void (*done)(struct op *op);
+    void *owner;              /* the caller's */
+    uint64_t submitted_ns;    /* set by engine_submit: queue time is the overload signal */
+    union { /* what to do */
+        struct slice command; /* OP_WRITE: encoded (command.h) */
+        struct { int64_t order_id; bool full; } get;
+        struct list_request list;
+        struct history_request history;
+    };
+    /* what came of it */
+    struct failure failure;   /* .status STATUS_OK, or the refusal */
+    struct outcome outcome;   /* OP_WRITE */
+    struct slice answer;      /* OK. OP_GET: Order. OP_LIST, OP_HISTORY: the response. OP_WRITE: the Order as the answer shows it, FULL. Wire bytes */
+    struct env_job job;       /* private: a read on a reader thread */
+    uint64_t index;           /* private */
+};
+
+struct engine_config {
+    uint32_t core;                 /* for logs */
+    uint64_t node_id;
+    uint32_t partition_count;      /* of the cluster's map */
+    const uint32_t *partitions;    /* those that this engine owns */
+    uint32_t owned_count;
+    const struct machines *machines; /* shared, read-only */
+    uint8_t token_key[32];
+    uint64_t log_live_bytes_max;   /* 256 MiB / cores */
+    uint32_t log_segment_bytes;
+    uint64_t memtable_bytes;       /* of all partitions of this engine together */
+    uint32_t queue_ops_max;        /* ops waiting or under way: more answer OVERLOADED */
+    uint64_t queue_bytes_max;      /* command bytes of them */
+    uint64_t disk_reserve_bytes;   /* below this much free disk, writes answer DISK_FULL */
+    /* Opens the partition's store: RocksDB in the server, in memory in the simulator. */
+    enum status (*store_open)(void *ctx, uint32_t partition, uint64_t memtable_bytes, struct store **out, char error[256]);
+    void *store_ctx;
+    uint32_t election_ms, heartbeat_ms;
+};
+
+struct engine;
+/* Opens votes, log and partitions and replays nothing yet: replay is the normal apply once the groups lead (engine_ready). */
+enum status engine_open(struct engine **out, struct env *env, const struct engine_config *config, char error[256]) MUST_USE;
+/* Refusals (overload, not leader, disk full) come through done() too, at the next tick. */
+void engine_submit(struct engine *e, struct op *op);
+/* Runs what is due: batches, commits, applies, flushes, timers. Call once a loop cycle, after the cycle's submits. */
+void engine_tick(struct engine *e);
+uint64_t engine_deadline_ns(const struct engine *e); /* call engine_tick at the latest then; UINT64_MAX: nothing waits */
+bool engine_ready(const struct engine *e);           /* every owned group leads, and has applied what the log held */
+/* Stops taking writes (DRAINING) and flushes all stores; engine_drained when nothing is in flight and all is flushed. */
+void engine_drain(struct engine *e);
+bool engine_drained(const struct engine *e);
+/* Frees everything; ops still inside are answered DRAINING first. Not flushing is fine: the log has it. */
+void engine_close(struct engine *e);
+
+struct partition_stats {
+    uint32_t partition;
+    uint16_t first_slot, last_slot;
+    uint64_t applied_index, commit_index, flushed_index, term;
+    bool leader, ready, read_only;
+    uint64_t orders, writes, reads, table_bytes, memtable_bytes;
+};
+struct engine_stats {
+    uint64_t ops_done, ops_refused, creates, transitions, imports, reads, replays, entries, commands, queue_ops, queue_bytes, reads_offloaded, flushes;
+    uint64_t apply_ns, flush_ns_last;
+    struct wal_stats *wal; /* borrowed until the next call */
+};
+void engine_get_stats(struct engine *e, struct engine_stats *out);
+uint32_t engine_partition_stats(struct engine *e, struct partition_stats *out, uint32_t max);
+
+#endif

@@ -1,0 +1,98 @@
+/* One Raft group behind a narrow port: events in, effects out. The only file that knows libraft (0.22.1, raft_step alone), with the six
+ * filters of docs/RAFT.md. No I/O, no clock, no threads; owned by one engine, all calls on its core.
+ *
+ * Effects are handed out through group_ops during an event; an effect must not call back into the group. The group keeps the entries it
+ * was given until group_release. */
+#ifndef ENGINE_GROUP_H
+#define ENGINE_GROUP_H
+
+#include "proto/base/bytes.h"
+#include "proto/status.h"
+
+enum group_entry_type { GROUP_COMMAND = 1, GROUP_BARRIER = 2, GROUP_CHANGE = 3 };
+enum group_role { GROUP_FOLLOWER, GROUP_CANDIDATE, GROUP_LEADER };
+enum { GROUP_MEMBERS_MAX = 7, GROUP_FIRST_INDEX = 2 /* the synthetic snapshot that every group starts from: index 2, term 1 */ };
+
+struct group_member {
+    uint64_t node_id;
+    uint8_t kind; /* enum group_member_kind */
+};
+enum group_member_kind { GROUP_VOTER = 1, GROUP_LEARNER = 2, GROUP_SPARE = 3 };
+struct group_members {
+    struct group_member member[GROUP_MEMBERS_MAX];
+    uint32_t count;
+    uint64_t index; /* of the entry that set them */
+};
+struct group_entry {
+    uint64_t index, term;
+    enum group_entry_type type;
+    struct slice data; /* GROUP_CHANGE: group_members_encode's bytes */
+};
+struct group_snapshot { /* what the store's flushed state stands for */
+    uint64_t index, term;
+    struct group_members members;
+};
+
+struct group_ops {
+    void (*vote)(void *ctx, uint64_t term, uint64_t voted_for);
+    /* To be made durable, then group_persisted(). Contiguous. entries[0].index may be at or below one appended before: it supersedes. */
+    void (*append)(void *ctx, const struct group_entry *entries, size_t n);
+    /* A frame for another node (peer.h), to leave only after all earlier vote and append effects are durable. */
+    void (*send)(void *ctx, uint64_t node_id, struct slice frame);
+    void (*role)(void *ctx, enum group_role role, uint64_t term, uint64_t leader_node_id);
+    /* A follower is behind the log's head: bring it snapshot `index` (issue: three zones). May be NULL with one member. */
+    void (*install)(void *ctx, uint64_t node_id, uint64_t index);
+};
+
+struct group_config {
+    uint64_t group_id, node_id;
+    uint32_t election_ms, heartbeat_ms; /* 1000, 100 */
+    uint32_t inflight_max;              /* entries not acknowledged by a follower; 256 */
+    uint32_t uncommitted_max;           /* entries submitted and not committed: more answer STATUS_OVERLOADED; 64 */
+    uint32_t seed;
+    const struct group_ops *ops;
+    void *ctx;
+};
+
+struct group;
+/* The state found on disk. entries: all after snapshot->index (or from first_index <= snapshot->index + 1), copied. */
+enum status group_open(struct group **out, const struct group_config *config, uint64_t now_ms, uint64_t term, uint64_t voted_for,
+                       const struct group_snapshot *snapshot, const struct group_entry *entries, size_t n) MUST_USE;
+void group_close(struct group *g);
+
+/* Events. */
+void group_tick(struct group *g, uint64_t now_ms);          /* call when now_ms >= group_deadline_ms */
+uint64_t group_deadline_ms(const struct group *g);
+/* One command entry; takes over data (mem_alloc'ed) on STATUS_OK. NOT_LEADER, OVERLOADED. *index: where it will stand. */
+enum status group_submit(struct group *g, uint64_t now_ms, uint8_t *data, size_t len, uint64_t *index) MUST_USE;
+enum status group_submit_barrier(struct group *g, uint64_t now_ms, uint64_t *index) MUST_USE;
+/* One membership step; refused (OVERLOADED) until every member has stored the last one and the group is ready in its term. */
+enum status group_change(struct group *g, uint64_t now_ms, const struct group_members *members) MUST_USE;
+enum status group_transfer(struct group *g, uint64_t now_ms, uint64_t node_id) MUST_USE;
+/* A frame from another node; whatever it holds, a malformed one is FIELD_INVALID and changes nothing. */
+enum status group_receive(struct group *g, uint64_t now_ms, uint64_t from_node_id, struct slice frame) MUST_USE;
+void group_persisted(struct group *g, uint64_t now_ms, uint64_t index);
+/* A snapshot of ours at `index` (flushed applied index) is durable; entries up to index - trailing may go. */
+void group_snapshotted(struct group *g, uint64_t now_ms, const struct group_snapshot *snapshot, uint32_t trailing);
+/* The members entry at `index` was applied. */
+void group_members_applied(struct group *g, uint64_t now_ms, uint64_t index);
+
+/* State. */
+enum group_role group_role(const struct group *g);
+uint64_t group_term(const struct group *g);
+uint64_t group_leader(const struct group *g);      /* 0: unknown */
+/* May be applied: min(highest commit ever reported, last persisted). */
+uint64_t group_applicable(const struct group *g);
+uint64_t group_last_index(const struct group *g);
+bool group_ready(const struct group *g);           /* leader, and committed something in its term: may serve linearizable reads and change members */
+const struct group_members *group_members(const struct group *g); /* committed ones */
+/* An entry still held; false: released. Borrowed until the next event. */
+bool group_entry(const struct group *g, uint64_t index, struct group_entry *out);
+/* Entries up to index are applied and may be dropped from memory (followers that lag are served through ops later). */
+void group_release(struct group *g, uint64_t index);
+size_t group_memory(const struct group *g); /* bytes of entries held */
+
+size_t group_members_encode(const struct group_members *m, uint8_t *out, size_t cap); /* 0: does not fit */
+bool group_members_decode(struct slice s, struct group_members *out);
+
+#endif

@@ -1,0 +1,57 @@
+/* Every key layout, in one place. A key begins with two bytes of slot (big-endian) and one of kind, so that a slot is one contiguous
+ * range. Numbers are big-endian; texts inside a key are preceded by one byte of length (<= 255).
+ *
+ *   slot 'B' order_id(8)                                   body: origin, summary, detail (order.h)
+ *   slot 'C' user client_order_no                          order_id(8)
+ *   slot 'D' user request_id method(1)                     idempotency record; expiring
+ *   slot 'H' order_id(8)                                   head (order.h)
+ *   slot 'L' user create_us(8) order_id(8)                 status id(2): the user's list (userlist.h)
+ *   slot 'N' user level(1) [create_us(8) order_id(8)]      counts by status (userlist.h)
+ *   slot 'S'                                               slot record: last order id, last seq, order count
+ *   slot 'Y' order_id(8) version(8)                        history entry, versions >= 2 (version 1 is the body's origin)
+ *   0xffff 'A'                                             partition record: format, applied index and term, log time, members
+ */
+#ifndef ENGINE_KEYS_H
+#define ENGINE_KEYS_H
+
+#include "proto/base/bytes.h"
+#include "proto/route.h"
+
+enum key_kind {
+    KEY_BODY = 'B',
+    KEY_CLIENT_NO = 'C',
+    KEY_DEDUP = 'D',
+    KEY_HEAD = 'H',
+    KEY_LIST = 'L',
+    KEY_COUNTS = 'N',
+    KEY_SLOT = 'S',
+    KEY_HISTORY = 'Y',
+    KEY_PARTITION = 'A',
+};
+enum { KEY_BYTES_MAX = 512, KEY_SLOT_PARTITION = 0xffff };
+
+/* A key under construction, on the stack. */
+struct key {
+    uint8_t bytes[KEY_BYTES_MAX];
+    size_t len;
+};
+static inline struct slice key_slice(const struct key *k) { return slice_of(k->bytes, k->len); }
+
+void key_body(struct key *k, int64_t order_id);
+void key_head(struct key *k, int64_t order_id);
+void key_history(struct key *k, int64_t order_id, int64_t version);
+void key_client_no(struct key *k, uint16_t slot, struct slice user_id, struct slice client_order_no);
+void key_dedup(struct key *k, uint16_t slot, struct slice user_id, struct slice request_id, uint8_t method);
+void key_list(struct key *k, uint16_t slot, struct slice user_id, int64_t create_us, int64_t order_id);
+void key_list_prefix(struct key *k, uint16_t slot, struct slice user_id);
+void key_counts(struct key *k, uint16_t slot, struct slice user_id, uint8_t level, int64_t create_us, int64_t order_id);
+void key_counts_prefix(struct key *k, uint16_t slot, struct slice user_id, uint8_t level);
+void key_slot(struct key *k, uint16_t slot);
+void key_slot_prefix(struct key *k, uint16_t slot); /* two bytes: the slot's whole range starts here */
+void key_partition(struct key *k);
+/* The last 16 bytes of a list or counts key: time and id. create_us is stored with its sign bit flipped so that 1969 sorts before 1970. */
+void key_list_position(struct slice key, int64_t *create_us, int64_t *order_id);
+/* The smallest key above all that begin with k: for upper bounds. */
+void key_after_prefix(struct key *k);
+
+#endif

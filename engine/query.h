@@ -1,0 +1,47 @@
+/* Reads: get, list, history, over any store view, on any thread. Answers are wire bytes of orderdb.v1 messages in the request's arena. */
+#ifndef ENGINE_QUERY_H
+#define ENGINE_QUERY_H
+
+#include "engine/order.h"
+#include "engine/userlist.h"
+#include "proto/status.h"
+
+enum { QUERY_PAGE_SIZE_DEFAULT = 20, QUERY_PAGE_SIZE_MAX = 1000, QUERY_TOKEN_BYTES_MAX = 256 };
+
+struct query {
+    struct store_view view;
+    const struct machines *machines;
+    struct slice token_key; /* 32 bytes: page tokens are HMACed with it */
+    struct arena *arena;    /* results, and scratch */
+    struct failure *failure; /* refusals */
+};
+
+/* Every call: OK; WOULD_BLOCK (cached_only: ask again on a reader thread; arena use is wasted, nothing else); any other is in *failure too. */
+
+/* Order's wire bytes. full = false: SUMMARY. */
+enum status query_get(const struct query *q, int64_t order_id, bool full, struct slice *order) MUST_USE;
+/* The bytes of an order given head and stored body, as an answer to a write shows it. */
+struct slice query_order_wire(const struct order_head *head, const struct order_body *body, bool full, const struct machines *ms, struct arena *arena);
+
+struct list_request { /* as sent, shape unchecked */
+    struct slice user_id;
+    const struct slice *statuses;
+    unsigned status_count;
+    bool has_from, has_to;
+    int64_t from_us, to_us;
+    int32_t page_size, page_number;
+    struct slice page_token;
+    bool full; /* view FULL */
+};
+/* ListOrdersResponse's wire bytes. total_size counts what matches statuses and time range; status_counts all statuses in the time range. */
+enum status query_list(const struct query *q, const struct list_request *r, struct slice *response) MUST_USE;
+
+struct history_request {
+    int64_t order_id;
+    int32_t page_size; /* 0 = 100, at most 1000 */
+    struct slice page_token;
+};
+/* ListOrderHistoryResponse's wire bytes, oldest first. */
+enum status query_history(const struct query *q, const struct history_request *r, struct slice *response) MUST_USE;
+
+#endif

@@ -1,0 +1,93 @@
+/* An ordered key-value store with atomic batches, point reads, scans and snapshots. Everything above sees only this; behind it stands
+ * RocksDB (store_rocks.c) or an ordered table in memory with a crash model (store_mem.c). One store per partition.
+ *
+ * Threads: batches, apply and flush bookkeeping belong to the owning core. Views (reads) work on any thread. Keys are compared as unsigned
+ * bytes. Nothing written is durable until a flush that began after it has returned: the log replays the rest. */
+#ifndef ENGINE_STORE_H
+#define ENGINE_STORE_H
+
+#include "proto/base/arena.h"
+#include "proto/status.h"
+
+enum { STORE_KEY_BYTES_MAX = 512, STORE_VALUE_BYTES_MAX = 4 << 20 };
+
+struct store;
+struct store_batch;
+struct store_snapshot;
+struct store_iter;
+
+/* What a read sees: the store's newest state, a snapshot's, or a batch over the newest state (its own writes included). */
+struct store_view {
+    struct store *store;
+    const struct store_snapshot *snapshot; /* NULL: newest */
+    struct store_batch *batch;             /* not NULL: read your writes; owning core only */
+    bool cached_only;                      /* STATUS_WOULD_BLOCK rather than read the disk */
+};
+
+struct store_config {
+    uint64_t memtable_bytes;   /* of this partition, all memtables together */
+    uint64_t block_cache_bytes; /* RocksDB: shared by all stores of the process through `shared` */
+    struct store_shared *shared; /* NULL: own */
+};
+/* Block cache and background threads shared by all partitions of a process. */
+struct store_shared *store_shared_new(uint64_t block_cache_bytes, unsigned background_threads);
+void store_shared_free(struct store_shared *s);
+
+/* Opens or creates the directory. error[] names what and where. CHECKSUM_MISMATCH, FORMAT_UNKNOWN, IO_FAILED. */
+enum status store_open_rocks(struct store **out, const char *path, const struct store_config *config, char error[256]) MUST_USE;
+/* In memory; `disk` is what a "flush" leaves behind and survives store_close: reopen with the same disk after a simulated crash. */
+struct store_mem_disk;
+struct store_mem_disk *store_mem_disk_new(void);
+void store_mem_disk_free(struct store_mem_disk *d);
+enum status store_open_mem(struct store **out, struct store_mem_disk *disk) MUST_USE;
+void store_close(struct store *s);
+
+/* ABSENT when there is none. The value is copied into the arena. */
+enum status store_get(const struct store_view *view, struct slice key, struct arena *arena, struct slice *value) MUST_USE;
+
+struct store_snapshot *store_snapshot_get(struct store *s);
+void store_snapshot_put(struct store *s, struct store_snapshot *snapshot);
+
+/* Scans keys in [lower, upper). Bounds are copied. Key and value slices live until the next move. After a move: valid, or not, and then
+ * store_iter_status says OK (the end), WOULD_BLOCK, CHECKSUM_MISMATCH or IO_FAILED. An iterator over a batch is invalid after a write to it. */
+struct store_iter *store_iter_open(const struct store_view *view, struct slice lower, struct slice upper);
+void store_iter_close(struct store_iter *it);
+void store_iter_first(struct store_iter *it);
+void store_iter_last(struct store_iter *it);
+void store_iter_seek(struct store_iter *it, struct slice key);      /* first >= key */
+void store_iter_seek_back(struct store_iter *it, struct slice key); /* last <= key */
+void store_iter_next(struct store_iter *it);
+void store_iter_prev(struct store_iter *it);
+bool store_iter_valid(const struct store_iter *it);
+struct slice store_iter_key(const struct store_iter *it);
+struct slice store_iter_value(const struct store_iter *it);
+enum status store_iter_status(const struct store_iter *it) MUST_USE;
+
+struct store_batch *store_batch_new(struct store *s);
+void store_batch_free(struct store_batch *b);
+void store_batch_clear(struct store_batch *b);
+void store_batch_put(struct store_batch *b, struct slice key, struct slice value);
+void store_batch_delete(struct store_batch *b, struct slice key);
+size_t store_batch_bytes(const struct store_batch *b);
+/* All or nothing. DISK_FULL or IO_FAILED: nothing was written, the store takes no more writes until reopened; reads go on. */
+enum status store_apply(struct store *s, struct store_batch *b) MUST_USE;
+
+/* Blocks until everything applied before this call is durable. Runs on a job, any thread, one at a time per store. DISK_FULL, IO_FAILED. */
+enum status store_flush(struct store *s) MUST_USE;
+/* Rows of the expiring kind (first: two bytes of slot, then this kind byte; value: starts with big-endian u64 expiry in microseconds) whose expiry is at
+ * or below the horizon may be dropped whenever it suits. Set it only to the log time of a *flushed* applied index, or replay would decide
+ * differently (docs/STORAGE.md). */
+void store_set_expiry(struct store *s, uint8_t kind, uint64_t horizon_us);
+
+struct store_stats {
+    uint64_t memtable_bytes, unflushed_bytes, table_bytes, pending_compaction_bytes, snapshots, iterators;
+    uint32_t level0_files, immutable_memtables;
+    /* 0: go on; 1: slow down soon (refuse bulk); 2: refuse writes, or RocksDB would stall. */
+    uint8_t pressure;
+    bool failed; /* a background write failed: reopen when the cause is gone */
+};
+void store_get_stats(struct store *s, struct store_stats *out);
+/* Bytes on disk of a key range, estimated. */
+uint64_t store_range_bytes(struct store *s, struct slice lower, struct slice upper);
+
+#endif

@@ -1,0 +1,52 @@
+/* A user's orders, newest first, with exact counts by status at any position: the order statistics behind pages and totals.
+ *
+ * Rows 'L' are the list, one per order, sorted by (create_us, order_id). Rows 'N' are a counted tree over it: level 0 is one row of totals
+ * per user; when a user has more than USERLIST_SPAN orders, level 1 rows each count a run of at most USERLIST_SPAN list rows, level 2 rows a
+ * run of level 1 rows, and so on. A create or a transition touches one row per level; a page at any depth costs a few dozen row reads.
+ * Invariant: at each level the rows partition the level below; counts add up (userlist_verify). Docs: docs/STORAGE.md. */
+#ifndef ENGINE_USERLIST_H
+#define ENGINE_USERLIST_H
+
+#include "engine/keys.h"
+#include "engine/store.h"
+
+enum { USERLIST_SPAN = 128, USERLIST_STATUSES_MAX = 64 };
+
+struct status_count {
+    uint16_t status;
+    int64_t count;
+};
+struct status_counts {
+    struct status_count at[USERLIST_STATUSES_MAX];
+    unsigned n;
+};
+struct list_position {
+    int64_t create_us, order_id;
+};
+
+/* Owning core, over a batch view. Status of the store only. */
+enum status userlist_insert(const struct store_view *view, struct arena *scratch, uint16_t slot, struct slice user_id, struct list_position at, uint16_t status) MUST_USE;
+enum status userlist_move(const struct store_view *view, struct arena *scratch, uint16_t slot, struct slice user_id, struct list_position at, uint16_t from, uint16_t to) MUST_USE;
+
+/* What to count and walk. Any thread. */
+struct userlist_range {
+    uint16_t slot;
+    struct slice user_id;
+    int64_t from_us, to_us;            /* [from, to) by create time; INT64_MIN, INT64_MAX: open */
+    uint16_t statuses[USERLIST_STATUSES_MAX];
+    unsigned status_count;             /* 0: all */
+};
+struct userlist_item {
+    struct list_position at;
+    uint16_t status;
+};
+/* Counts of all statuses in the time range (the status set is not looked at). */
+enum status userlist_count(const struct store_view *view, struct arena *scratch, const struct userlist_range *range, struct status_counts *out) MUST_USE;
+/* Newest first: at most `limit` items of the range that match, after skipping `skip` matching ones (by the counts, not by walking) or, if after is not
+ * NULL, those below that position. *more: something follows. */
+enum status userlist_page(const struct store_view *view, struct arena *scratch, const struct userlist_range *range, int64_t skip,
+                          const struct list_position *after, struct userlist_item *out, unsigned limit, unsigned *count, bool *more) MUST_USE;
+/* Walks everything of the user and compares; CHECKSUM_MISMATCH: error[] says where. For tests and `verify`. */
+enum status userlist_verify(const struct store_view *view, struct arena *scratch, uint16_t slot, struct slice user_id, char error[256]) MUST_USE;
+
+#endif

@@ -1,0 +1,89 @@
+#include "proto/base/arena.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "proto/base/mem.h"
+
+enum { CHUNK_BYTES = 8192, ALIGN = 16 };
+
+struct arena_chunk {
+    struct arena_chunk *next;
+    size_t bytes; /* payload */
+    _Alignas(ALIGN) uint8_t data[];
+};
+
+void arena_init(struct arena *a, size_t bytes_max) { *a = (struct arena){.bytes_max = bytes_max}; }
+
+static void arena_use(struct arena *a, struct arena_chunk *c) {
+    a->at = c->data;
+    a->end = c->data + c->bytes;
+}
+
+void arena_reset(struct arena *a) {
+    struct arena_chunk *keep = NULL;
+    for (struct arena_chunk *c = a->chunks, *next; c; c = next) {
+        next = c->next;
+        if (!next && c->bytes == CHUNK_BYTES) keep = c; else mem_free(c);
+    }
+    a->chunks = keep;
+    a->at = a->end = NULL;
+    a->bytes_used = keep ? keep->bytes : 0;
+    if (keep) keep->next = NULL, arena_use(a, keep);
+}
+
+void arena_fini(struct arena *a) {
+    for (struct arena_chunk *c = a->chunks, *next; c; c = next) next = c->next, mem_free(c);
+    *a = (struct arena){.bytes_max = a->bytes_max};
+}
+
+static void *arena_grow(struct arena *a, size_t bytes) {
+    size_t want = MAX_OF(bytes, (size_t)CHUNK_BYTES);
+    if (want > a->bytes_max - MIN_OF(a->bytes_used, a->bytes_max)) return NULL;
+    struct arena_chunk *c = mem_alloc(sizeof *c + want);
+    if (!c) return NULL;
+    *c = (struct arena_chunk){.next = a->chunks, .bytes = want};
+    a->bytes_used += want;
+    if (a->chunks && bytes > CHUNK_BYTES / 4) { /* a big one gets a chunk of its own; go on filling the current */
+        c->next = a->chunks->next;
+        a->chunks->next = c;
+        return c->data;
+    }
+    a->chunks = c;
+    arena_use(a, c);
+    a->at += bytes;
+    return c->data;
+}
+
+void *arena_alloc(struct arena *a, size_t bytes) {
+    if (bytes > SIZE_MAX / 2) return NULL;
+    bytes = (bytes + ALIGN - 1) & ~(size_t)(ALIGN - 1);
+    if (bytes > (size_t)(a->end - a->at)) return arena_grow(a, bytes);
+    a->at += bytes;
+    return a->at - bytes;
+}
+
+void *arena_zalloc(struct arena *a, size_t bytes) {
+    void *p = arena_alloc(a, bytes);
+    return p ? memset(p, 0, bytes) : NULL;
+}
+
+struct slice arena_copy(struct arena *a, struct slice s) {
+    uint8_t *p = arena_alloc(a, s.len + 1);
+    if (!p) return (struct slice){0};
+    if (s.len) memcpy(p, s.data, s.len);
+    p[s.len] = 0;
+    return slice_of(p, s.len);
+}
+
+char *arena_printf(struct arena *a, const char *format, ...) {
+    va_list args, again;
+    va_start(args, format);
+    va_copy(again, args);
+    int n = vsnprintf(NULL, 0, format, args);
+    va_end(args);
+    char *p = n < 0 ? NULL : arena_alloc(a, (size_t)n + 1);
+    if (p) vsnprintf(p, (size_t)n + 1, format, again);
+    va_end(again);
+    return p;
+}

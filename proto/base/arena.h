@@ -1,0 +1,28 @@
+/* The memory of one request. Everything of it is taken here, nothing is freed inside, the end resets all at once.
+ * Owned by one thread at a time: whoever holds the request. Bounded: beyond bytes_max it yields NULL, and the request
+ * is refused with STATUS_MEMORY_LIMIT. */
+#ifndef PROTO_BASE_ARENA_H
+#define PROTO_BASE_ARENA_H
+
+#include "proto/base/bytes.h"
+
+struct arena_chunk;
+struct arena {
+    /* private */
+    struct arena_chunk *chunks;
+    uint8_t *at, *end;
+    size_t bytes_used, bytes_max;
+};
+
+void arena_init(struct arena *a, size_t bytes_max); /* takes nothing from the heap yet */
+void arena_reset(struct arena *a);                   /* keeps the first chunk for the next request */
+void arena_fini(struct arena *a);
+void *arena_alloc(struct arena *a, size_t bytes) MUST_USE; /* 16-byte aligned, not cleared */
+void *arena_zalloc(struct arena *a, size_t bytes) MUST_USE;
+#define arena_new(a, type) ((type *)arena_zalloc((a), sizeof(type)))
+#define arena_array(a, type, n) ((n) > SIZE_MAX / sizeof(type) ? NULL : (type *)arena_zalloc((a), (n) * sizeof(type)))
+/* A copy with a NUL behind it; data = NULL on a full arena. */
+struct slice arena_copy(struct arena *a, struct slice s) MUST_USE;
+char *arena_printf(struct arena *a, const char *format, ...) MUST_USE PRINTF_LIKE(2, 3);
+
+#endif

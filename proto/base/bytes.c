@@ -1,0 +1,27 @@
+#include "proto/base/bytes.h"
+
+void write_varint(struct writer *w, uint64_t v) {
+    uint8_t b[10];
+    size_t n = 0;
+    while (v >= 0x80) b[n++] = (uint8_t)(v | 0x80), v >>= 7;
+    b[n++] = (uint8_t)v;
+    write_bytes(w, b, n);
+}
+
+size_t varint_len(uint64_t v) {
+    size_t n = 1;
+    while (v >= 0x80) v >>= 7, n++;
+    return n;
+}
+
+uint64_t read_varint(struct reader *r) {
+    uint64_t v = 0;
+    for (unsigned shift = 0; shift < 70; shift += 7) {
+        uint8_t b = read_u8(r);
+        if (shift == 63 && b > 1) r->bad = true; /* more than 64 bits */
+        v |= (uint64_t)(b & 0x7f) << (shift & 63);
+        if (r->bad) return 0;
+        if (!(b & 0x80)) return v;
+    }
+    return r->bad = true, 0;
+}

@@ -1,0 +1,76 @@
+#include "proto/base/hash.h"
+
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+#include <sys/random.h>
+#include <xxhash.h>
+
+static uint32_t crc_table[256];
+
+__attribute__((constructor)) static void crc_init(void) {
+    for (uint32_t i = 0; i < 256; i++) {
+        uint32_t c = i;
+        for (int k = 0; k < 8; k++) c = c & 1 ? c >> 1 ^ 0x82f63b78u : c >> 1;
+        crc_table[i] = c;
+    }
+}
+
+static uint32_t crc_soft(uint32_t c, const uint8_t *p, size_t n) {
+    while (n--) c = crc_table[(c ^ *p++) & 255] ^ c >> 8;
+    return c;
+}
+
+#ifdef __x86_64__
+__attribute__((target("sse4.2"))) static uint32_t crc_hard(uint32_t c, const uint8_t *p, size_t n) {
+    uint64_t wide = c;
+    for (; n >= 8; n -= 8, p += 8) wide = __builtin_ia32_crc32di(wide, get_le64(p));
+    c = (uint32_t)wide;
+    for (; n; n--) c = __builtin_ia32_crc32qi(c, *p++);
+    return c;
+}
+#endif
+
+uint32_t crc32c(uint32_t crc, const void *data, size_t len) {
+#ifdef __x86_64__
+    if (__builtin_cpu_supports("sse4.2")) return ~crc_hard(~crc, data, len);
+#endif
+    return ~crc_soft(~crc, data, len);
+}
+
+uint64_t hash64(struct slice s) { return XXH3_64bits(s.data, s.len); }
+
+struct hash128 hash128(struct slice s) {
+    XXH128_hash_t h = XXH3_128bits(s.data, s.len);
+    return (struct hash128){h.low64, h.high64};
+}
+
+void sha256(uint8_t out[SHA256_BYTES], const struct slice *parts, size_t n) {
+    static _Thread_local EVP_MD_CTX *ctx;
+    static _Thread_local EVP_MD *md;
+    if (!ctx) {
+        ctx = EVP_MD_CTX_new();
+        md = EVP_MD_fetch(NULL, "SHA256", NULL);
+        check(ctx);
+        check(md);
+    }
+    check(EVP_DigestInit_ex2(ctx, md, NULL) == 1);
+    for (size_t i = 0; i < n; i++) check(EVP_DigestUpdate(ctx, parts[i].data, parts[i].len) == 1);
+    check(EVP_DigestFinal_ex(ctx, out, NULL) == 1);
+}
+
+void hmac_sha256(uint8_t out[SHA256_BYTES], struct slice key, struct slice data) {
+    unsigned len = SHA256_BYTES;
+    check(HMAC(EVP_sha256(), key.data, (int)key.len, data.data, data.len, out, &len) != NULL);
+}
+
+bool bytes_equal_constant_time(const void *a, const void *b, size_t len) { return CRYPTO_memcmp(a, b, len) == 0; }
+
+void random_bytes(void *out, size_t len) {
+    uint8_t *p = out;
+    while (len) {
+        ssize_t n = getrandom(p, MIN_OF(len, (size_t)256), 0);
+        check(n > 0);
+        p += n, len -= (size_t)n;
+    }
+}

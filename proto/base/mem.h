@@ -1,0 +1,21 @@
+/* The counted heap: every allocation of ours and of the libraries that take an allocator. Tests can make the n-th one fail. */
+#ifndef PROTO_BASE_MEM_H
+#define PROTO_BASE_MEM_H
+
+#include "proto/base/base.h"
+
+/* NULL when the system has none left (or a test said so); the caller answers STATUS_MEMORY_LIMIT or refuses to start. */
+void *mem_alloc(size_t bytes) MUST_USE;
+void *mem_zalloc(size_t bytes) MUST_USE;
+void *mem_realloc(void *p, size_t bytes) MUST_USE;
+void *mem_alloc_aligned(size_t alignment, size_t bytes) MUST_USE;
+char *mem_strdup(const char *s) MUST_USE;
+void mem_free(void *p); /* of all of the above; NULL is fine */
+#define mem_new(type) ((type *)mem_zalloc(sizeof(type)))
+
+/* For tests, per thread: the n-th allocation from now fails (1 = the next), once; 0 = never. */
+void mem_fail_nth(uint64_t n);
+/* Allocations of this thread so far. */
+uint64_t mem_count(void);
+
+#endif

@@ -1,0 +1,21 @@
+/* Protobuf wire writing by hand, for answers that are put together from stored bytes. https://protobuf.dev/programming-guides/encoding/
+ * Zero and empty values are left out, as proto3 does. */
+#ifndef PROTO_PBWIRE_H
+#define PROTO_PBWIRE_H
+
+#include "proto/base/bytes.h"
+
+enum { PB_VARINT = 0, PB_FIXED64 = 1, PB_LEN = 2, PB_FIXED32 = 5 };
+
+void pb_tag(struct writer *w, uint32_t field, uint32_t wire_type);
+void pb_int64(struct writer *w, uint32_t field, int64_t v);
+void pb_bool(struct writer *w, uint32_t field, bool v);
+void pb_bytes(struct writer *w, uint32_t field, struct slice v);
+/* A sub-message in parts; written even when empty. */
+void pb_message(struct writer *w, uint32_t field, const struct slice *parts, size_t n);
+/* google.protobuf.Timestamp from Unix microseconds (floored division: nanos are never negative). */
+void pb_timestamp_us(struct writer *w, uint32_t field, int64_t unix_us);
+enum { PB_INT_BYTES_MAX = 5 + 10, PB_TIMESTAMP_BYTES_MAX = 5 + 1 + 11 + 6 };
+static inline size_t pb_bytes_max(struct slice v) { return 5 + 10 + v.len; }
+
+#endif

@@ -1,0 +1,52 @@
+/* One RPC: from its headers to its trailers. Arena, deadline, state table (diagram in call.c). Lives on the core of its connection; h2 feeds it, a
+ * serve_* handler answers it.
+ *
+ * A handler runs on CALL_READY for unary calls (the whole message is there), and for CLIENT_STREAM once per message and once at the half-close
+ * (call_half_closed). It answers with exactly one call_reply or call_fail, now or later (after call_submit's next). */
+#ifndef SERVER_CALL_H
+#define SERVER_CALL_H
+
+#include "engine/engine.h"
+#include "proto/status.h"
+#include "server/mail.h"
+
+struct call;
+struct core;
+
+struct arena *call_arena(struct call *call);
+struct core *call_core(struct call *call);
+struct failure *call_failure(struct call *call); /* initialised; fill it, then call_fail */
+struct slice call_message(const struct call *call); /* the message being handled; wire bytes; until the handler returns, or for unary until the end */
+bool call_half_closed(const struct call *call);
+uint64_t call_deadline_ns(const struct call *call);   /* monotonic; clamped; 0: none */
+struct slice call_traceparent(const struct call *call); /* W3C trace context, validated; empty: none */
+void **call_state(struct call *call);                 /* the handler's own, for streams */
+
+/* Sends the op to its partition; next runs on the call's core when it is home. The call is kept until then even if the peer has gone, a deadline passed meanwhile
+ * is answered by call itself and next is then not run. One op at a time for unary; streams may have several (each with its own struct). */
+struct call_op {
+    struct op op;
+    struct mail_hop hop;
+    struct call *call;
+    void (*next)(struct call *call, struct call_op *op);
+};
+void call_submit(struct call *call, struct call_op *op, void (*next)(struct call *call, struct call_op *op));
+
+/* Flow control for client streams: while held, no further message is handed over and the window stays shut. */
+void call_hold(struct call *call);
+void call_release(struct call *call);
+
+/* One message, then OK. The parts live in the call's arena (or longer) until it is sent. */
+void call_reply(struct call *call, const struct slice *parts, size_t n);
+/* Trailers with call_failure(): grpc-status, grpc-message, grpc-status-details-bin, grpc-retry-pushback-ms where it helps. */
+void call_fail(struct call *call);
+
+typedef void (*call_handler)(struct call *call);
+#define METHOD(service, method, kind, handler) void handler(struct call *call);
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wredundant-decls"
+#include "proto/methods.tbl"
+#pragma GCC diagnostic pop
+#undef METHOD
+
+#endif
