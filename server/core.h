@@ -21,6 +21,8 @@ struct core {
     struct timers timers;
     struct metrics metrics; /* this core's counters; read by others through atomics */
     uint64_t now_ns;        /* monotonic, read once a cycle */
+    struct conns *conns;     /* conn.h: limits, pools */
+    struct calls *calls;     /* call.h: pool of calls, request memory */
     struct list connections; /* conn.h */
     uint32_t connection_count;
     uint32_t calls_live;

@@ -14,6 +14,25 @@ struct arena_chunk {
 };
 
 void arena_init(struct arena *a, size_t bytes_max) { *a = (struct arena){.bytes_max = bytes_max}; }
+void arena_init_charged(struct arena *a, size_t bytes_max, struct arena_budget *budget) { *a = (struct arena){.bytes_max = bytes_max, .budget = budget}; }
+
+size_t arena_budget_used(const struct arena_budget *b) { return __atomic_load_n(&b->bytes_used, __ATOMIC_RELAXED); }
+
+static void budget_give(struct arena_budget *b, size_t bytes) {
+    if (b) check(__atomic_fetch_sub(&b->bytes_used, bytes, __ATOMIC_RELAXED) >= bytes);
+}
+
+/* Charged first, taken back when it is too much: two threads at the limit may both be refused, never both let in. */
+static bool budget_take(struct arena_budget *b, size_t bytes) {
+    if (!b || __atomic_add_fetch(&b->bytes_used, bytes, __ATOMIC_RELAXED) <= b->bytes_max) return true;
+    budget_give(b, bytes);
+    return false;
+}
+
+static void chunk_free(struct arena *a, struct arena_chunk *c) {
+    budget_give(a->budget, c->bytes);
+    mem_free(c);
+}
 
 static void arena_use(struct arena *a, struct arena_chunk *c) {
     a->at = c->data;
@@ -24,7 +43,7 @@ void arena_reset(struct arena *a) {
     struct arena_chunk *keep = NULL;
     for (struct arena_chunk *c = a->chunks, *next; c; c = next) {
         next = c->next;
-        if (!next && c->bytes == CHUNK_BYTES) keep = c; else mem_free(c);
+        if (!next && c->bytes == CHUNK_BYTES) keep = c; else chunk_free(a, c);
     }
     a->chunks = keep;
     a->at = a->end = NULL;
@@ -33,15 +52,16 @@ void arena_reset(struct arena *a) {
 }
 
 void arena_fini(struct arena *a) {
-    for (struct arena_chunk *c = a->chunks, *next; c; c = next) next = c->next, mem_free(c);
-    *a = (struct arena){.bytes_max = a->bytes_max};
+    for (struct arena_chunk *c = a->chunks, *next; c; c = next) next = c->next, chunk_free(a, c);
+    arena_init_charged(a, a->bytes_max, a->budget);
 }
 
 static void *arena_grow(struct arena *a, size_t bytes) {
     size_t want = MAX_OF(bytes, (size_t)CHUNK_BYTES);
     if (want > a->bytes_max - MIN_OF(a->bytes_used, a->bytes_max)) return NULL;
+    if (!budget_take(a->budget, want)) return NULL;
     struct arena_chunk *c = mem_alloc(sizeof *c + want);
-    if (!c) return NULL;
+    if (!c) return budget_give(a->budget, want), NULL;
     *c = (struct arena_chunk){.next = a->chunks, .bytes = want};
     a->bytes_used += want;
     if (a->chunks && bytes > CHUNK_BYTES / 4) { /* a big one gets a chunk of its own; go on filling the current */
