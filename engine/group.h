@@ -35,13 +35,16 @@ struct group_snapshot { /* what the store's flushed state stands for */
 
 struct group_ops {
     void (*vote)(void *ctx, uint64_t term, uint64_t voted_for);
-    /* To be made durable, then group_persisted(). Contiguous. entries[0].index may be at or below one appended before: it supersedes. */
+    /* To be made durable, then group_appends_persisted(). Contiguous. entries[0].index may be at or below one appended before: it supersedes
+     * that and all behind it. The data lives until group_release. */
     void (*append)(void *ctx, const struct group_entry *entries, size_t n);
     /* A frame for another node (peer.h), to leave only after all earlier vote and append effects are durable. */
     void (*send)(void *ctx, uint64_t node_id, struct slice frame);
     void (*role)(void *ctx, enum group_role role, uint64_t term, uint64_t leader_node_id);
     /* A follower is behind the log's head: bring it snapshot `index` (issue: three zones). May be NULL with one member. */
     void (*install)(void *ctx, uint64_t node_id, uint64_t index);
+    /* We are behind the leader's log: get this snapshot from `node_id`, then group_installed(). May be NULL: such offers are ignored. */
+    void (*fetch)(void *ctx, uint64_t node_id, const struct group_snapshot *snapshot);
 };
 
 struct group_config {
@@ -55,7 +58,9 @@ struct group_config {
 };
 
 struct group;
-/* The state found on disk. entries: all after snapshot->index (or from first_index <= snapshot->index + 1), copied. */
+/* The state found on disk. entries: all after snapshot->index (or from first_index <= snapshot->index + 1), copied. A new group: term 0,
+ * voted_for 0, snapshot {GROUP_FIRST_INDEX, 1, its members}, no entries. No effect is handed out before the first event: call group_tick soon;
+ * a single voter leads from that tick on. CHECKSUM_MISMATCH: what was found can't be (a gap, terms that go back); MEMORY_LIMIT. */
 enum status group_open(struct group **out, const struct group_config *config, uint64_t now_ms, uint64_t term, uint64_t voted_for,
                        const struct group_snapshot *snapshot, const struct group_entry *entries, size_t n) MUST_USE;
 void group_close(struct group *g);
@@ -71,11 +76,16 @@ enum status group_change(struct group *g, uint64_t now_ms, const struct group_me
 enum status group_transfer(struct group *g, uint64_t now_ms, uint64_t node_id) MUST_USE;
 /* A frame from another node; whatever it holds, a malformed one is FIELD_INVALID and changes nothing. */
 enum status group_receive(struct group *g, uint64_t now_ms, uint64_t from_node_id, struct slice frame) MUST_USE;
-void group_persisted(struct group *g, uint64_t now_ms, uint64_t index);
+/* Appends are acknowledged by their number, not by index: an index can be written, superseded and written again while syncs are under way.
+ * Note group_append_count() when a sync begins (all append effects so far are in it or before it); hand that number in when it is done. */
+uint64_t group_append_count(const struct group *g);
+void group_appends_persisted(struct group *g, uint64_t now_ms, uint64_t append_count);
 /* A snapshot of ours at `index` (flushed applied index) is durable; entries up to index - trailing may go. */
 void group_snapshotted(struct group *g, uint64_t now_ms, const struct group_snapshot *snapshot, uint32_t trailing);
 /* The members entry at `index` was applied. */
 void group_members_applied(struct group *g, uint64_t now_ms, uint64_t index);
+/* What `fetch` asked for is in place and durable; the log starts behind it. */
+void group_installed(struct group *g, uint64_t now_ms, const struct group_snapshot *snapshot);
 
 /* State. */
 enum group_role group_role(const struct group *g);
