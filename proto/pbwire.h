@@ -1,5 +1,5 @@
-/* Protobuf wire writing by hand, for answers that are put together from stored bytes. https://protobuf.dev/programming-guides/encoding/
- * Zero and empty values are left out, as proto3 does. */
+/* Protobuf wire by hand: writing answers that are put together from stored bytes, and a walk over fields.
+ * https://protobuf.dev/programming-guides/encoding/ Zero and empty values are left out, as proto3 does. */
 #ifndef PROTO_PBWIRE_H
 #define PROTO_PBWIRE_H
 
@@ -17,5 +17,15 @@ void pb_message(struct writer *w, uint32_t field, const struct slice *parts, siz
 void pb_timestamp_us(struct writer *w, uint32_t field, int64_t unix_us);
 enum { PB_INT_BYTES_MAX = 5 + 10, PB_TIMESTAMP_BYTES_MAX = 5 + 1 + 11 + 6 };
 static inline size_t pb_bytes_max(struct slice v) { return 5 + 10 + v.len; }
+
+/* One field of a message. value: of the numbers, as on the wire (zigzag and sign are the reader's); bytes: of PB_LEN, borrowed. */
+struct pb_field {
+    uint32_t number, wire_type;
+    uint64_t value;
+    struct slice bytes;
+};
+enum { PB_FIELD_NUMBER_MAX = (1 << 29) - 1 };
+/* false: the end, or (r->bad) malformed. Groups are malformed. */
+bool pb_next(struct reader *r, struct pb_field *out) MUST_USE;
 
 #endif

@@ -1,0 +1,115 @@
+#include "engine/keys.h"
+
+static struct writer key_begin(struct key *k, uint16_t slot, enum key_kind kind) {
+    struct writer w = writer_of(k->bytes, sizeof k->bytes);
+    write_be16(&w, slot);
+    write_u8(&w, (uint8_t)kind);
+    return w;
+}
+
+/* Limits on texts are checked at the door (check.h, query.c); a longer one here is a bug, and a cut key would be another row. */
+static void key_text(struct writer *w, struct slice text) {
+    check(text.len <= UINT8_MAX);
+    write_u8(w, (uint8_t)text.len);
+    write_slice(w, text);
+}
+
+static void key_end(struct key *k, const struct writer *w) {
+    check(!w->full);
+    k->len = w->len;
+}
+
+static uint64_t time_sortable(int64_t us) { return (uint64_t)us ^ 1ull << 63; }
+
+static void key_position(struct writer *w, int64_t create_us, int64_t order_id) {
+    write_be64(w, time_sortable(create_us));
+    write_be64(w, (uint64_t)order_id);
+}
+
+static void key_of_order(struct key *k, enum key_kind kind, int64_t order_id) {
+    struct writer w = key_begin(k, order_id_slot(order_id), kind);
+    write_be64(&w, (uint64_t)order_id);
+    key_end(k, &w);
+}
+
+void key_body(struct key *k, int64_t order_id) { key_of_order(k, KEY_BODY, order_id); }
+void key_head(struct key *k, int64_t order_id) { key_of_order(k, KEY_HEAD, order_id); }
+
+void key_history(struct key *k, int64_t order_id, int64_t version) {
+    struct writer w = key_begin(k, order_id_slot(order_id), KEY_HISTORY);
+    write_be64(&w, (uint64_t)order_id);
+    write_be64(&w, (uint64_t)version);
+    key_end(k, &w);
+}
+
+void key_client_no(struct key *k, uint16_t slot, struct slice user_id, struct slice client_order_no) {
+    struct writer w = key_begin(k, slot, KEY_CLIENT_NO);
+    key_text(&w, user_id);
+    key_text(&w, client_order_no);
+    key_end(k, &w);
+}
+
+void key_dedup(struct key *k, uint16_t slot, struct slice user_id, struct slice request_id, uint8_t method) {
+    struct writer w = key_begin(k, slot, KEY_DEDUP);
+    key_text(&w, user_id);
+    key_text(&w, request_id);
+    write_u8(&w, method);
+    key_end(k, &w);
+}
+
+void key_list(struct key *k, uint16_t slot, struct slice user_id, int64_t create_us, int64_t order_id) {
+    struct writer w = key_begin(k, slot, KEY_LIST);
+    key_text(&w, user_id);
+    key_position(&w, create_us, order_id);
+    key_end(k, &w);
+}
+
+void key_list_prefix(struct key *k, uint16_t slot, struct slice user_id) {
+    struct writer w = key_begin(k, slot, KEY_LIST);
+    key_text(&w, user_id);
+    key_end(k, &w);
+}
+
+void key_counts(struct key *k, uint16_t slot, struct slice user_id, uint8_t level, int64_t create_us, int64_t order_id) {
+    struct writer w = key_begin(k, slot, KEY_COUNTS);
+    key_text(&w, user_id);
+    write_u8(&w, level);
+    /* Level 0 is one row of totals: it has no position. */
+    if (level) key_position(&w, create_us, order_id);
+    key_end(k, &w);
+}
+
+void key_counts_prefix(struct key *k, uint16_t slot, struct slice user_id, uint8_t level) {
+    struct writer w = key_begin(k, slot, KEY_COUNTS);
+    key_text(&w, user_id);
+    write_u8(&w, level);
+    key_end(k, &w);
+}
+
+void key_slot(struct key *k, uint16_t slot) {
+    struct writer w = key_begin(k, slot, KEY_SLOT);
+    key_end(k, &w);
+}
+
+void key_slot_prefix(struct key *k, uint16_t slot) {
+    put_be16(k->bytes, slot);
+    k->len = 2;
+}
+
+void key_partition(struct key *k) {
+    struct writer w = key_begin(k, KEY_SLOT_PARTITION, KEY_PARTITION);
+    key_end(k, &w);
+}
+
+void key_list_position(struct slice key, int64_t *create_us, int64_t *order_id) {
+    check(key.len >= 16);
+    const uint8_t *p = key.data + key.len - 16;
+    *create_us = (int64_t)(get_be64(p) ^ 1ull << 63);
+    *order_id = (int64_t)get_be64(p + 8);
+}
+
+void key_after_prefix(struct key *k) {
+    while (k->len && k->bytes[k->len - 1] == 0xff) k->len--;
+    check(k->len); /* a key of 0xff alone has nothing above it; no slot is that high */
+    k->bytes[k->len - 1]++;
+}

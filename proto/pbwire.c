@@ -1,0 +1,52 @@
+#include "proto/pbwire.h"
+
+void pb_tag(struct writer *w, uint32_t field, uint32_t wire_type) { write_varint(w, (uint64_t)field << 3 | wire_type); }
+
+void pb_int64(struct writer *w, uint32_t field, int64_t v) {
+    if (!v) return;
+    pb_tag(w, field, PB_VARINT);
+    write_varint(w, (uint64_t)v);
+}
+
+void pb_bool(struct writer *w, uint32_t field, bool v) { pb_int64(w, field, v); }
+
+void pb_bytes(struct writer *w, uint32_t field, struct slice v) {
+    if (!v.len) return;
+    pb_tag(w, field, PB_LEN);
+    write_counted(w, v);
+}
+
+void pb_message(struct writer *w, uint32_t field, const struct slice *parts, size_t n) {
+    uint64_t len = 0;
+    for (size_t i = 0; i < n; i++) len += parts[i].len;
+    pb_tag(w, field, PB_LEN);
+    write_varint(w, len);
+    for (size_t i = 0; i < n; i++) write_slice(w, parts[i]);
+}
+
+void pb_timestamp_us(struct writer *w, uint32_t field, int64_t unix_us) {
+    int64_t seconds = unix_us / US_PER_S, us = unix_us % US_PER_S;
+    if (us < 0) us += US_PER_S, seconds--;
+    uint8_t bytes[11 + 6];
+    struct writer inner = writer_of(bytes, sizeof bytes);
+    pb_int64(&inner, 1, seconds);
+    pb_int64(&inner, 2, us * 1000);
+    check(!inner.full);
+    struct slice part = writer_slice(&inner);
+    pb_message(w, field, &part, 1);
+}
+
+bool pb_next(struct reader *r, struct pb_field *out) {
+    if (r->bad || r->at == r->end) return false;
+    uint64_t tag = read_varint(r);
+    *out = (struct pb_field){.number = (uint32_t)(tag >> 3), .wire_type = tag & 7};
+    if (tag >> 3 == 0 || tag >> 3 > PB_FIELD_NUMBER_MAX) r->bad = true;
+    switch (out->wire_type) {
+    case PB_VARINT: out->value = read_varint(r); break;
+    case PB_FIXED64: out->value = read_le64(r); break;
+    case PB_FIXED32: out->value = read_le32(r); break;
+    case PB_LEN: out->bytes = read_counted(r); break;
+    default: r->bad = true; /* groups, and what does not exist */
+    }
+    return !r->bad;
+}
