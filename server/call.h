@@ -21,6 +21,10 @@ bool call_half_closed(const struct call *call);
 uint64_t call_deadline_ns(const struct call *call);   /* monotonic; clamped; 0: none */
 struct slice call_traceparent(const struct call *call); /* W3C trace context, validated; empty: none */
 void **call_state(struct call *call);                 /* the handler's own, for streams */
+/* Runs once when the call is freed, after its last op is home: for what call_state holds outside the arena. */
+void call_on_end(struct call *call, void (*end)(struct call *call));
+/* For writes: OUTCOME_UNKNOWN (the deadline passed while the op was away) then names it. Copied into the call's arena. */
+void call_set_request_id(struct call *call, struct slice request_id);
 
 /* Sends the op to its partition; next runs on the call's core when it is home. The call is kept until then even if the peer has gone, a deadline passed meanwhile
  * is answered by call itself and next is then not run. One op at a time for unary; streams may have several (each with its own struct). */
@@ -29,6 +33,8 @@ struct call_op {
     struct mail_hop hop;
     struct call *call;
     void (*next)(struct call *call, struct call_op *op);
+    /* Runs instead of next when the call was answered or abandoned while the op was away; frees what the op holds outside the call's arena. NULL: nothing. */
+    void (*drop)(struct call_op *op);
 };
 void call_submit(struct call *call, struct call_op *op, void (*next)(struct call *call, struct call_op *op));
 
