@@ -37,6 +37,8 @@ const struct machine_edge *machine_edge_by_event(const struct machine *m, uint16
 /* The edges from -> to; *count of them; the first is returned. */
 const struct machine_edge *machine_edge_by_target(const struct machine *m, uint16_t from, uint16_t to, unsigned *count);
 bool machine_has_event(const struct machine *m, struct slice event);
+/* Some edge of the event leads there. */
+bool machine_event_leads_to(const struct machine *m, struct slice event, uint16_t to);
 /* Some edge leads there at all. */
 bool machine_has_target(const struct machine *m, uint16_t to);
 

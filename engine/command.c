@@ -1,0 +1,200 @@
+#include "engine/command.h"
+
+#include "proto/status.h"
+
+/* Layout of a command (numbers big-endian or varints, texts counted by a varint):
+ *
+ *   type(1) request_id fingerprint low(8) high(8) ttl_us(varint) operator reason traceparent
+ *   create      user_id client_order_no machine summary detail
+ *   transition  order_id(8) event to_status count(varint) { expected status }* expected_version(8)
+ *   import      user_id client_order_no machine summary detail count(varint) { entry }*
+ *   entry       version(varint) time_us(8) from(2) to(2) event operator reason request_id traceparent
+ *
+ * Chain hashes are not carried: apply computes them, since they cover the order id, which only apply knows. */
+
+/* The smallest encoded history entry: bounds what a damaged count could make the decoder allocate. */
+enum { ENTRY_HISTORY_BYTES_MIN = 1 + 8 + 2 + 2 + 5, COUNT_BYTES_MAX = 10 };
+
+static size_t counted_bytes_max(struct slice s) { return COUNT_BYTES_MAX + s.len; }
+
+static size_t command_bytes_max(const struct command *c)
+{
+    const struct command_origin *o = &c->origin;
+    size_t n = 1 + counted_bytes_max(o->request_id) + 16 + COUNT_BYTES_MAX + counted_bytes_max(o->operator_) + counted_bytes_max(o->reason) + counted_bytes_max(o->traceparent);
+    switch (c->type) {
+    case COMMAND_CREATE:
+        n += counted_bytes_max(c->create.user_id) + counted_bytes_max(c->create.client_order_no) + counted_bytes_max(c->create.machine);
+        return n + counted_bytes_max(c->create.summary) + counted_bytes_max(c->create.detail);
+    case COMMAND_TRANSITION:
+        n += 16 + counted_bytes_max(c->transition.event) + counted_bytes_max(c->transition.to_status) + COUNT_BYTES_MAX;
+        for (unsigned i = 0; i < c->transition.expected_status_count; i++) n += counted_bytes_max(c->transition.expected_statuses[i]);
+        return n;
+    case COMMAND_IMPORT:
+        n += counted_bytes_max(c->import.user_id) + counted_bytes_max(c->import.client_order_no) + counted_bytes_max(c->import.machine);
+        n += counted_bytes_max(c->import.summary) + counted_bytes_max(c->import.detail) + COUNT_BYTES_MAX;
+        for (unsigned i = 0; i < c->import.history_count; i++) n += history_bytes_max(&c->import.history[i]) + COUNT_BYTES_MAX;
+        return n;
+    }
+    check(!"command type");
+    return 0;
+}
+
+static void transition_encode(const struct command_transition *t, struct writer *w)
+{
+    write_be64(w, (uint64_t)t->order_id);
+    write_counted(w, t->event);
+    write_counted(w, t->to_status);
+    write_varint(w, t->expected_status_count);
+    for (unsigned i = 0; i < t->expected_status_count; i++) write_counted(w, t->expected_statuses[i]);
+    write_be64(w, (uint64_t)t->expected_version);
+}
+
+static void import_history_encode(const struct command_import *m, struct writer *w)
+{
+    write_varint(w, m->history_count);
+    for (const struct history_entry *e = m->history; e < m->history + m->history_count; e++) {
+        write_varint(w, (uint64_t)e->version);
+        write_be64(w, (uint64_t)e->time_us);
+        write_be16(w, e->from);
+        write_be16(w, e->to);
+        write_counted(w, e->event);
+        write_counted(w, e->operator_);
+        write_counted(w, e->reason);
+        write_counted(w, e->request_id);
+        write_counted(w, e->traceparent);
+    }
+}
+
+struct slice command_encode(const struct command *c, struct arena *arena)
+{
+    check(c->type != COMMAND_TRANSITION || c->transition.expected_status_count <= COMMAND_STATUSES_MAX);
+    size_t cap = command_bytes_max(c);
+    uint8_t *data = arena_alloc(arena, cap);
+    if (!data) return (struct slice){0};
+    struct writer w = writer_of(data, cap);
+    write_u8(&w, (uint8_t)c->type);
+    write_counted(&w, c->origin.request_id);
+    write_be64(&w, c->origin.fingerprint.low);
+    write_be64(&w, c->origin.fingerprint.high);
+    write_varint(&w, c->origin.ttl_us);
+    write_counted(&w, c->origin.operator_);
+    write_counted(&w, c->origin.reason);
+    write_counted(&w, c->origin.traceparent);
+    if (c->type == COMMAND_TRANSITION) {
+        transition_encode(&c->transition, &w);
+    } else {
+        bool create = c->type == COMMAND_CREATE;
+        write_counted(&w, create ? c->create.user_id : c->import.user_id);
+        write_counted(&w, create ? c->create.client_order_no : c->import.client_order_no);
+        write_counted(&w, create ? c->create.machine : c->import.machine);
+        write_counted(&w, create ? c->create.summary : c->import.summary);
+        write_counted(&w, create ? c->create.detail : c->import.detail);
+        if (!create) import_history_encode(&c->import, &w);
+    }
+    check(!w.full);
+    return writer_slice(&w);
+}
+
+static void transition_decode(struct reader *r, struct command_transition *t)
+{
+    t->order_id = (int64_t)read_be64(r);
+    t->event = read_counted(r);
+    t->to_status = read_counted(r);
+    uint64_t n = read_varint(r);
+    if (n > COMMAND_STATUSES_MAX) r->bad = true;
+    for (uint64_t i = 0; i < n && !r->bad; i++) t->expected_statuses[t->expected_status_count++] = read_counted(r);
+    t->expected_version = (int64_t)read_be64(r);
+}
+
+static enum status import_history_decode(struct reader *r, struct arena *arena, struct command_import *m)
+{
+    uint64_t n = read_varint(r);
+    if (r->bad || n < 1 || n > reader_left(r) / ENTRY_HISTORY_BYTES_MIN) return STATUS_CHECKSUM_MISMATCH;
+    struct history_entry *entries = arena_array(arena, struct history_entry, n);
+    if (!entries) return STATUS_MEMORY_LIMIT;
+    for (struct history_entry *e = entries; e < entries + n; e++) {
+        e->version = (int64_t)read_varint(r);
+        e->time_us = (int64_t)read_be64(r);
+        e->from = read_be16(r);
+        e->to = read_be16(r);
+        e->event = read_counted(r);
+        e->operator_ = read_counted(r);
+        e->reason = read_counted(r);
+        e->request_id = read_counted(r);
+        e->traceparent = read_counted(r);
+    }
+    m->history = entries;
+    m->history_count = (unsigned)n;
+    return STATUS_OK;
+}
+
+enum status command_decode(struct slice bytes, struct arena *arena, struct command *out)
+{
+    struct reader r = reader_of(bytes);
+    enum status st = STATUS_OK;
+    *out = (struct command){.type = read_u8(&r)};
+    out->origin.request_id = read_counted(&r);
+    out->origin.fingerprint.low = read_be64(&r);
+    out->origin.fingerprint.high = read_be64(&r);
+    out->origin.ttl_us = read_varint(&r);
+    out->origin.operator_ = read_counted(&r);
+    out->origin.reason = read_counted(&r);
+    out->origin.traceparent = read_counted(&r);
+    switch (out->type) {
+    case COMMAND_CREATE:
+        out->create.user_id = read_counted(&r);
+        out->create.client_order_no = read_counted(&r);
+        out->create.machine = read_counted(&r);
+        out->create.summary = read_counted(&r);
+        out->create.detail = read_counted(&r);
+        break;
+    case COMMAND_TRANSITION:
+        transition_decode(&r, &out->transition);
+        break;
+    case COMMAND_IMPORT:
+        out->import.user_id = read_counted(&r);
+        out->import.client_order_no = read_counted(&r);
+        out->import.machine = read_counted(&r);
+        out->import.summary = read_counted(&r);
+        out->import.detail = read_counted(&r);
+        st = import_history_decode(&r, arena, &out->import);
+        break;
+    default: /* of a newer version, or damaged */
+        return bytes.len ? STATUS_FORMAT_UNKNOWN : STATUS_CHECKSUM_MISMATCH;
+    }
+    if (st) return st;
+    return r.bad || r.at != r.end ? STATUS_CHECKSUM_MISMATCH : STATUS_OK;
+}
+
+/* ---- entries */
+
+void entry_head_encode(struct writer *w, uint64_t log_time_us, uint64_t count)
+{
+    write_u8(w, ENTRY_FORMAT);
+    write_be64(w, log_time_us);
+    write_varint(w, count);
+}
+
+enum status entry_open(struct slice data, struct entry_reader *out)
+{
+    *out = (struct entry_reader){.reader = reader_of(data)};
+    if (read_u8(&out->reader) != ENTRY_FORMAT) return data.len ? STATUS_FORMAT_UNKNOWN : STATUS_CHECKSUM_MISMATCH;
+    out->log_time_us = read_be64(&out->reader);
+    out->left = read_varint(&out->reader);
+    return out->reader.bad ? STATUS_CHECKSUM_MISMATCH : STATUS_OK;
+}
+
+bool entry_next(struct entry_reader *r, struct slice *command, enum status *status)
+{
+    *status = STATUS_OK;
+    if (!r->left) { /* bytes behind the last command are damage too */
+        if (r->reader.bad || r->reader.at != r->reader.end) *status = STATUS_CHECKSUM_MISMATCH;
+        return false;
+    }
+    r->left--;
+    *command = read_counted(&r->reader);
+    if (!r->reader.bad) return true;
+    *status = STATUS_CHECKSUM_MISMATCH;
+    r->left = 0;
+    return false;
+}
