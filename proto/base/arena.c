@@ -1,6 +1,5 @@
 #include "proto/base/arena.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 
 #include "proto/base/mem.h"
@@ -77,7 +76,8 @@ static void *arena_grow(struct arena *a, size_t bytes) {
 
 void *arena_alloc(struct arena *a, size_t bytes) {
     if (bytes > SIZE_MAX / 2) return NULL;
-    bytes = (bytes + ALIGN - 1) & ~(size_t)(ALIGN - 1);
+    /* At least one unit: an empty array is not a full arena. */
+    bytes = (MAX_OF(bytes, (size_t)1) + ALIGN - 1) & ~(size_t)(ALIGN - 1);
     if (bytes > (size_t)(a->end - a->at)) return arena_grow(a, bytes);
     a->at += bytes;
     return a->at - bytes;
@@ -96,14 +96,20 @@ struct slice arena_copy(struct arena *a, struct slice s) {
     return slice_of(p, s.len);
 }
 
-char *arena_printf(struct arena *a, const char *format, ...) {
-    va_list args, again;
-    va_start(args, format);
+char *arena_vprintf(struct arena *a, const char *format, va_list args) {
+    va_list again;
     va_copy(again, args);
     int n = vsnprintf(NULL, 0, format, args);
-    va_end(args);
     char *p = n < 0 ? NULL : arena_alloc(a, (size_t)n + 1);
     if (p) vsnprintf(p, (size_t)n + 1, format, again);
     va_end(again);
+    return p;
+}
+
+char *arena_printf(struct arena *a, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    char *p = arena_vprintf(a, format, args);
+    va_end(args);
     return p;
 }

@@ -4,6 +4,8 @@
 #ifndef PROTO_BASE_ARENA_H
 #define PROTO_BASE_ARENA_H
 
+#include <stdarg.h>
+
 #include "proto/base/bytes.h"
 
 /* A sum that several arenas share (the request memory of a core): what a chunk takes is charged here, whatever thread takes it. */
@@ -33,5 +35,6 @@ size_t arena_budget_used(const struct arena_budget *b);
 /* A copy with a NUL behind it; data = NULL on a full arena. */
 struct slice arena_copy(struct arena *a, struct slice s) MUST_USE;
 char *arena_printf(struct arena *a, const char *format, ...) MUST_USE PRINTF_LIKE(2, 3);
+char *arena_vprintf(struct arena *a, const char *format, va_list args) MUST_USE PRINTF_LIKE(2, 0);
 
 #endif
