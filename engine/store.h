@@ -40,16 +40,25 @@ struct store_mem_disk;
 struct store_mem_disk *store_mem_disk_new(void);
 void store_mem_disk_free(struct store_mem_disk *d);
 enum status store_open_mem(struct store **out, struct store_mem_disk *disk) MUST_USE;
+/* Faults for tests. full: flush and apply answer DISK_FULL, the store is failed until reopened. cold: cached_only reads answer WOULD_BLOCK.
+ * read_fault: every read answers it (STATUS_OK: none). pressure: what the stats say. */
+void store_mem_disk_set_full(struct store_mem_disk *d, bool full);
+void store_mem_disk_set_cold(struct store_mem_disk *d, bool cold);
+void store_mem_disk_set_read_fault(struct store_mem_disk *d, enum status fault);
+void store_mem_disk_set_pressure(struct store_mem_disk *d, uint8_t pressure);
+/* Snapshots and iterators first. What was not flushed is lost. NULL is fine. */
 void store_close(struct store *s);
 
-/* ABSENT when there is none. The value is copied into the arena. */
+/* ABSENT when there is none. The value is copied into the arena; MEMORY_LIMIT: it is full. */
 enum status store_get(const struct store_view *view, struct slice key, struct arena *arena, struct slice *value) MUST_USE;
 
+/* NULL: no memory. */
 struct store_snapshot *store_snapshot_get(struct store *s);
 void store_snapshot_put(struct store *s, struct store_snapshot *snapshot);
 
-/* Scans keys in [lower, upper). Bounds are copied. Key and value slices live until the next move. After a move: valid, or not, and then
- * store_iter_status says OK (the end), WOULD_BLOCK, CHECKSUM_MISMATCH or IO_FAILED. An iterator over a batch is invalid after a write to it. */
+/* Scans keys in [lower, upper); upper empty: no bound. Bounds are copied; a seek outside them clamps. Key and value slices live until the next move. After a move: valid, or not, and then
+ * store_iter_status says OK (the end), WOULD_BLOCK, CHECKSUM_MISMATCH or IO_FAILED. An iterator over a batch is invalid after a write to it.
+ * NULL: no memory; every call takes it and sees an iterator that is never valid and whose status is MEMORY_LIMIT. */
 struct store_iter *store_iter_open(const struct store_view *view, struct slice lower, struct slice upper);
 void store_iter_close(struct store_iter *it);
 void store_iter_first(struct store_iter *it);
@@ -63,13 +72,14 @@ struct slice store_iter_key(const struct store_iter *it);
 struct slice store_iter_value(const struct store_iter *it);
 enum status store_iter_status(const struct store_iter *it) MUST_USE;
 
+/* NULL: no memory. A put or delete that finds none is remembered: reads through the batch and its apply answer MEMORY_LIMIT. */
 struct store_batch *store_batch_new(struct store *s);
 void store_batch_free(struct store_batch *b);
 void store_batch_clear(struct store_batch *b);
 void store_batch_put(struct store_batch *b, struct slice key, struct slice value);
 void store_batch_delete(struct store_batch *b, struct slice key);
 size_t store_batch_bytes(const struct store_batch *b);
-/* All or nothing. DISK_FULL or IO_FAILED: nothing was written, the store takes no more writes until reopened; reads go on. */
+/* All or nothing; the batch keeps its rows until cleared. DISK_FULL or IO_FAILED: nothing was written, the store takes no more writes until reopened; reads go on. */
 enum status store_apply(struct store *s, struct store_batch *b) MUST_USE;
 
 /* Blocks until everything applied before this call is durable. Runs on a job, any thread, one at a time per store. DISK_FULL, IO_FAILED. */

@@ -1,0 +1,64 @@
+/* What the two implementations of store.h share with its front (store.c) and nobody else sees. An implementation embeds these structs
+ * as its first member and fills in the table. The front checks arguments, counts live snapshots and iterators, and dispatches. */
+#ifndef ENGINE_STORE_OPS_H
+#define ENGINE_STORE_OPS_H
+
+#include <stdatomic.h>
+
+#include "engine/store.h"
+
+struct store_ops {
+    void (*close)(struct store *s);
+    enum status (*get)(const struct store_view *view, struct slice key, struct arena *arena, struct slice *value);
+    struct store_snapshot *(*snapshot_get)(struct store *s);
+    void (*snapshot_put)(struct store *s, struct store_snapshot *snapshot);
+    struct store_iter *(*iter_open)(const struct store_view *view, struct slice lower, struct slice upper);
+    void (*iter_close)(struct store_iter *it);
+    void (*iter_first)(struct store_iter *it);
+    void (*iter_last)(struct store_iter *it);
+    void (*iter_seek)(struct store_iter *it, struct slice key);      /* key is inside the bounds */
+    void (*iter_seek_back)(struct store_iter *it, struct slice key); /* key is inside the bounds */
+    void (*iter_next)(struct store_iter *it);
+    void (*iter_prev)(struct store_iter *it);
+    struct store_batch *(*batch_new)(struct store *s);
+    void (*batch_free)(struct store_batch *b);
+    void (*batch_clear)(struct store_batch *b);
+    void (*batch_put)(struct store_batch *b, struct slice key, struct slice value);
+    void (*batch_delete)(struct store_batch *b, struct slice key);
+    enum status (*apply)(struct store *s, struct store_batch *b);
+    enum status (*flush)(struct store *s);
+    void (*set_expiry)(struct store *s, uint8_t kind, uint64_t horizon_us);
+    void (*get_stats)(struct store *s, struct store_stats *out); /* all but snapshots and iterators */
+    uint64_t (*range_bytes)(struct store *s, struct slice lower, struct slice upper);
+};
+
+enum { STORE_MAGIC = 0x53544f52, STORE_ITER_MAGIC = 0x49544552, STORE_BATCH_MAGIC = 0x42415443 };
+
+struct store {
+    const struct store_ops *ops;
+    uint32_t magic;
+    _Atomic uint64_t snapshots, iterators;
+};
+struct store_batch {
+    struct store *store;
+    uint32_t magic;
+    size_t bytes;      /* of keys and values put */
+    uint64_t versions; /* counts the writes: a cached view of the batch is of one version */
+    bool failed;       /* no memory for a row: apply and reads answer MEMORY_LIMIT */
+};
+struct store_iter {
+    struct store *store;
+    uint32_t magic;
+    bool valid;
+    enum status status;
+    struct slice key, value;   /* when valid */
+    struct slice lower, upper; /* upper empty: no bound */
+};
+void store_init(struct store *s, const struct store_ops *ops);
+
+/* Both implementations: is this row of the expiring kind, and expired at the horizon? */
+static inline bool store_row_expired(struct slice key, struct slice value, uint8_t kind, uint64_t horizon_us) {
+    return key.len >= 3 && key.data[2] == kind && value.len >= 8 && get_be64(value.data) <= horizon_us;
+}
+
+#endif
