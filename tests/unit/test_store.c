@@ -7,6 +7,15 @@
 #include "engine/store.h"
 #include "proto/base/mem.h"
 
+static const char *name_of(enum status st) {
+    static const char *const names[] = {
+#define STATUS(name, code, reason, retry) #name,
+#include "proto/status.tbl"
+#undef STATUS
+    };
+    return names[st];
+}
+
 /* One world per test: a store that can be closed and opened again. */
 struct world {
     bool rocks;
@@ -68,7 +77,7 @@ static void write_rows(struct world *w, const char *rows) {
 static const char *get(struct world *w, const struct store_view *view, const char *key) {
     struct slice v;
     enum status st = store_get(view, slice_str(key), &w->arena, &v);
-    if (st) return status_name(st);
+    if (st) return name_of(st);
     return arena_printf(&w->arena, "%.*s", (int)v.len, (const char *)v.data);
 }
 static const char *scan(struct world *w, const struct store_view *view, const char *lower, const char *upper, bool back) {
@@ -80,7 +89,7 @@ static const char *scan(struct world *w, const struct store_view *view, const ch
         struct slice k = store_iter_key(it), v = store_iter_value(it);
         len += (size_t)snprintf(text + len, sizeof text - len, "%s%.*s=%.*s", len ? " " : "", (int)k.len, (const char *)k.data, (int)v.len, (const char *)v.data);
     }
-    if (store_iter_status(it)) snprintf(text + len, sizeof text - len, "!%s", status_name(store_iter_status(it)));
+    if (store_iter_status(it)) snprintf(text + len, sizeof text - len, "!%s", name_of(store_iter_status(it)));
     store_iter_close(it);
     return arena_printf(&w->arena, "%s", text);
 }
