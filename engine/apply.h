@@ -16,6 +16,13 @@ struct partition_record {
 void partition_record_encode(const struct partition_record *r, struct writer *w);
 enum status partition_record_decode(struct slice row, struct partition_record *out) MUST_USE;
 
+/* The slot record (keys.h, 'S'). */
+struct slot_record {
+    int64_t last_order_id, last_seq, order_count;
+};
+void slot_record_encode(const struct slot_record *r, struct writer *w);
+enum status slot_record_decode(struct slice row, struct slot_record *out) MUST_USE;
+
 /* What a command came to; the proposer turns it into an answer. Slices are copied into the outcome's arena. */
 struct outcome {
     enum status status;
@@ -35,6 +42,7 @@ struct apply {
     struct store_view view; /* store + batch: read your writes */
     const struct machines *machines;
     struct partition_record record;
+    int64_t orders_created; /* by the commands applied with this struct: counted up by apply_command */
     struct arena *scratch; /* reset by the caller between commands */
 };
 

@@ -24,6 +24,9 @@ enum {
 #define CHECK_TTL_US_DEFAULT (7ll * 86400 * US_PER_S)
 #define CHECK_TTL_US_MAX (30ll * 86400 * US_PER_S)
 
+/* A Timestamp as Unix microseconds (nanos are cut); a violation of `field` when it is not within 0001-01-01..9999-12-31 or nanos not 0..999,999,999. */
+bool check_timestamp(const Google__Protobuf__Timestamp *t, const char *field, int64_t *unix_us, struct failure *f);
+
 struct checked {
     struct slice user_id; /* create, import: decides the slot */
     int64_t order_id;     /* transition: decides the slot */
