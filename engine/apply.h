@@ -13,15 +13,28 @@ struct partition_record {
     uint64_t log_time_us; /* never goes back */
     struct group_members members;
 };
+enum { PARTITION_RECORD_BYTES_MAX = 1 + 8 + 8 + 8 + 8 + 1 + 9 * GROUP_MEMBERS_MAX };
 void partition_record_encode(const struct partition_record *r, struct writer *w);
 enum status partition_record_decode(struct slice row, struct partition_record *out) MUST_USE;
 
-/* The slot record (keys.h, 'S'). */
+/* The slot record (keys.h, 'S'): one per slot that ever took an order. */
 struct slot_record {
     int64_t last_order_id, last_seq, order_count;
 };
+enum { SLOT_RECORD_BYTES = 1 + 8 + 8 + 8 };
 void slot_record_encode(const struct slot_record *r, struct writer *w);
 enum status slot_record_decode(struct slice row, struct slot_record *out) MUST_USE;
+
+/* The idempotency record (keys.h, 'D'): what the first request was and what came of it. Starts with its expiry, as store.h wants of rows
+ * that may be dropped. */
+struct dedup_record {
+    uint64_t expiry_us; /* log time; at or past it the record is as good as gone */
+    struct hash128 fingerprint;
+    int64_t order_id, version, seq, time_us;
+};
+enum { DEDUP_RECORD_BYTES = 8 + 1 + 16 + 8 + 8 + 8 + 8 };
+void dedup_record_encode(const struct dedup_record *r, struct writer *w);
+enum status dedup_record_decode(struct slice row, struct dedup_record *out) MUST_USE;
 
 /* What a command came to; the proposer turns it into an answer. Slices are copied into the outcome's arena. */
 struct outcome {
@@ -36,7 +49,15 @@ struct outcome {
     int64_t winner_time_us;
     int64_t first_order_id, first_time_us; /* IDEMPOTENCY_KEY_REUSED, CLIENT_ORDER_NO_TAKEN */
     struct slice machine_reference, event;  /* EDGE_NOT_DEFINED, MACHINE_NOT_FOUND */
+    bool by_target;               /* EDGE_NOT_DEFINED: `event` is the to_status that was named */
+    int64_t order_id;             /* transition: as asked for, found or not */
+    unsigned expected_index;      /* FIELD_INVALID: which of expected_statuses no machine knows, */
+    struct slice expected_name;   /* and its name */
 };
+
+/* What the scratch arena must hold for the largest command: a body row written (1 MiB order + 4 KiB) and one read (the same, for the winner
+ * of a first version), 1,000 decoded history entries of an import (160 B each), rows of the user list and small rows (below 256 KiB). */
+enum { APPLY_SCRATCH_BYTES = 4 << 20 };
 
 struct apply {
     struct store_view view; /* store + batch: read your writes */
@@ -47,7 +68,9 @@ struct apply {
 };
 
 /* Applies one encoded command at log time a->record.log_time_us. `arena`: where the outcome's slices go; NULL: nobody waits, the outcome is not filled.
- * A return other than OK is a fault of the store (IO_FAILED, CHECKSUM_MISMATCH), never a refusal: the entry was not applied. */
+ * A return other than OK is a fault (IO_FAILED, CHECKSUM_MISMATCH, FORMAT_UNKNOWN; MEMORY_LIMIT: the heap is empty), never a refusal: the entry
+ * was not applied, the batch is to be dropped. An answer that does not fit `arena` (it needs below 8 KiB) becomes DEADLINE_EXCEEDED, outcome
+ * unknown: the write itself took place. */
 enum status apply_command(struct apply *a, struct slice command, struct arena *arena, struct outcome *out) MUST_USE;
 /* Before the commands of an entry: moves log time on (never back). After: puts the partition record for this index. */
 void apply_begin(struct apply *a, uint64_t log_time_us);

@@ -1,0 +1,91 @@
+#include <stdio.h>
+#include <time.h>
+
+#include "engine/apply.h"
+
+/* How a refusal reads: one sentence for people, metadata for programs. Keys of the metadata are part of the contract (docs/API.md). */
+
+/* "2026-11-23T06:30:00.000001Z" */
+static void time_text(int64_t us, char out[40])
+{
+    int64_t seconds = us / US_PER_S - (us % US_PER_S < 0), micros = us - seconds * US_PER_S;
+    time_t t = (time_t)seconds;
+    struct tm tm = {0};
+    gmtime_r(&t, &tm);
+    snprintf(out, 40, "%04d-%02d-%02dT%02d:%02d:%02d.%06dZ", (tm.tm_year + 1900) % 10000, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec, (int)micros);
+}
+
+#define TEXT(s) (int)(s).len, (const char *)((s).data ? (s).data : (const uint8_t *)"")
+
+static void meta_state(const struct outcome *o, const struct machines *ms, struct failure *f)
+{
+    struct slice status = machines_status_name(ms, o->head.status);
+    failure_meta(f, "order_id", "%lld", (long long)o->head.order_id);
+    failure_meta(f, "status", "%.*s", TEXT(status));
+    failure_meta(f, "version", "%lld", (long long)o->head.version);
+}
+
+static void meta_first(const struct outcome *o, struct failure *f)
+{
+    char at[40];
+    time_text(o->first_time_us, at);
+    failure_meta(f, "order_id", "%lld", (long long)o->first_order_id);
+    failure_meta(f, "time", "%s", at);
+}
+
+static void mismatch(const struct outcome *o, const struct machines *ms, struct failure *f)
+{
+    char at[40];
+    struct slice status = machines_status_name(ms, o->head.status);
+    time_text(o->winner_time_us, at);
+    failure_set(f, o->status, "order %lld is %.*s (version %lld)%s", (long long)o->head.order_id, TEXT(status), (long long)o->head.version,
+                o->already_there ? ", where this transition leads: it has been made already" : ", from where this transition is not possible or not expected");
+    meta_state(o, ms, f);
+    failure_meta(f, "already_there", "%s", o->already_there ? "true" : "false");
+    failure_meta(f, "winner_request_id", "%.*s", TEXT(o->winner_request_id));
+    failure_meta(f, "winner_time", "%s", at);
+}
+
+void outcome_failure(const struct outcome *o, const struct machines *ms, struct failure *f)
+{
+    char field[48];
+    switch (o->status) {
+    case STATUS_ORDER_NOT_FOUND:
+        failure_set(f, o->status, "there is no order %lld", (long long)o->order_id);
+        failure_meta(f, "order_id", "%lld", (long long)o->order_id);
+        return;
+    case STATUS_MACHINE_NOT_FOUND:
+        failure_set(f, o->status, "there is no status machine \"%.*s\"", TEXT(o->machine_reference));
+        failure_meta(f, "machine", "%.*s", TEXT(o->machine_reference));
+        return;
+    case STATUS_CLIENT_ORDER_NO_TAKEN:
+        failure_set(f, o->status, "the user has an order with this client_order_no: %lld", (long long)o->first_order_id);
+        meta_first(o, f);
+        return;
+    case STATUS_IDEMPOTENCY_KEY_REUSED:
+        failure_set(f, o->status, "this request_id was used for another request, which wrote order %lld", (long long)o->first_order_id);
+        meta_first(o, f);
+        return;
+    case STATUS_EDGE_NOT_DEFINED:
+        failure_set(f, o->status, "status machine %.*s has no %s \"%.*s\"", TEXT(o->machine_reference), o->by_target ? "edge to" : "event", TEXT(o->event));
+        failure_meta(f, "machine", "%.*s", TEXT(o->machine_reference));
+        failure_meta(f, o->by_target ? "to_status" : "event", "%.*s", TEXT(o->event));
+        return;
+    case STATUS_VERSION_MISMATCH:
+        failure_set(f, o->status, "order %lld is at version %lld", (long long)o->head.order_id, (long long)o->head.version);
+        meta_state(o, ms, f);
+        return;
+    case STATUS_STATUS_MISMATCH:
+        mismatch(o, ms, f);
+        return;
+    case STATUS_FIELD_INVALID:
+        snprintf(field, sizeof field, "expected_statuses[%u]", o->expected_index);
+        failure_violation(f, o->status, field, "no status machine has a status \"%.*s\"", TEXT(o->expected_name));
+        return;
+    case STATUS_DEADLINE_EXCEEDED:
+        failure_set(f, o->status, "the write took place, but there was no memory for its answer: ask again with the same request_id");
+        return;
+    default:
+        failure_set(f, o->status, "%s", status_reason(o->status));
+    }
+}

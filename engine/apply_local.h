@@ -1,0 +1,42 @@
+/* Shared by the files of apply alone: one command under way, rows in and out. */
+#ifndef ENGINE_APPLY_LOCAL_H
+#define ENGINE_APPLY_LOCAL_H
+
+#include "engine/apply.h"
+#include "engine/keys.h"
+
+/* One command being applied. `out` borrows from scratch, the command and the registry until apply_command copies it. */
+struct applying {
+    struct apply *a;
+    const struct command *command;
+    uint64_t now_us; /* log time */
+    uint16_t slot;
+    struct outcome *out;
+};
+
+/* Each answers a fault of the store, or OK; refusals go to x->out->status. */
+enum status apply_create(struct applying *x) MUST_USE;
+enum status apply_import(struct applying *x) MUST_USE;
+enum status apply_transition(struct applying *x) MUST_USE;
+
+/* ABSENT: no such order. A row that names another order is damage. */
+enum status apply_load_head(struct applying *x, int64_t order_id, struct order_head *head) MUST_USE;
+/* Of a version that must exist. */
+enum status apply_load_entry(struct applying *x, int64_t order_id, int64_t version, struct history_entry *entry) MUST_USE;
+enum status apply_load_slot(struct applying *x, struct slot_record *record) MUST_USE;
+enum status apply_put_head(struct applying *x, const struct order_head *head) MUST_USE;
+enum status apply_put_entry(struct applying *x, int64_t order_id, const struct history_entry *entry) MUST_USE;
+void apply_put_slot(struct applying *x, const struct slot_record *record);
+
+/* The idempotency record of this command's request_id, if it has one and the record lives. *settled: x->out has the answer (the first one again, or
+ * IDEMPOTENCY_KEY_REUSED) and there is nothing left to do. */
+enum status apply_replay(struct applying *x, struct slice user_id, enum request_method method, bool *settled) MUST_USE;
+void apply_remember(struct applying *x, struct slice user_id, enum request_method method, const struct order_head *head, int64_t seq);
+
+static inline enum status apply_refuse(struct applying *x, enum status why)
+{
+    x->out->status = why;
+    return STATUS_OK;
+}
+
+#endif
