@@ -63,10 +63,15 @@ static const char *path_of(const struct scan_level *at, char path[PATH_BYTES_MAX
 
 #define refuse(s, at, status, ...) (failure_violation((s)->f, (status), path_of((at), (char[PATH_BYTES_MAX]){0}), __VA_ARGS__))
 
-static enum status charge(struct scan *s, const struct scan_level *at, size_t bytes) {
-    s->bytes += (MAX_OF(bytes, (size_t)1) + ARENA_UNIT - 1) & ~(size_t)(ARENA_UNIT - 1);
+static enum status charge_bytes(struct scan *s, const struct scan_level *at, size_t bytes) {
+    s->bytes += bytes;
     if (s->bytes <= s->limits->unpacked_bytes_max) return STATUS_OK;
     return refuse(s, at, STATUS_LIMIT_EXCEEDED, "the message unpacks to more than %zu bytes", s->limits->unpacked_bytes_max);
+}
+
+/* One allocation of its own. */
+static enum status charge(struct scan *s, const struct scan_level *at, size_t bytes) {
+    return charge_bytes(s, at, (MAX_OF(bytes, (size_t)1) + ARENA_UNIT - 1) & ~(size_t)(ARENA_UNIT - 1));
 }
 
 static enum status count_elements(struct scan *s, const struct scan_level *at, uint64_t n) {
@@ -134,7 +139,7 @@ static enum status scan_value(struct scan *s, const struct scan_level *at, const
     enum status st = STATUS_OK;
     /* A singular field that comes again costs as much as an element. */
     if (repeated || again || field->type == PROTOBUF_C_TYPE_MESSAGE) st = count_elements(s, at, n);
-    if (!st && repeated) st = charge(s, at, (size_t)n * element_bytes(field->type));
+    if (!st && repeated) st = charge_bytes(s, at, (size_t)n * element_bytes(field->type) + (again ? 0 : ARENA_UNIT));
     if (st) return st;
     switch (field->type) {
     case PROTOBUF_C_TYPE_STRING: return scan_text(s, at, v->bytes);
