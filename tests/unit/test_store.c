@@ -1,7 +1,15 @@
 /* The promises of engine/store.h, each run against both stores; then the faults of each. */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include "engine/store.h"
@@ -19,13 +27,23 @@ static const char *name_of(enum status st) {
 /* One world per test: a store that can be closed and opened again. */
 struct world {
     bool rocks;
-    struct store_mem_disk *disk;
+    struct store_mem_disk *disk; /* in memory */
+    char dir[64], path[80];      /* RocksDB: a directory of our own, the store's inside */
+    uint64_t memtable_bytes;
+    struct store_shared *shared;
     struct store *store;
     struct arena arena;
 };
 
+static enum status world_try_open(struct world *w, char error[256]) {
+    struct store_config config = {.memtable_bytes = w->memtable_bytes, .shared = w->shared};
+    return w->rocks ? store_open_rocks(&w->store, w->path, &config, error) : store_open_mem(&w->store, w->disk);
+}
 static void world_open(struct world *w) {
-    assert_int_equal(store_open_mem(&w->store, w->disk), STATUS_OK);
+    char error[256] = "";
+    enum status st = world_try_open(w, error);
+    if (st) print_error("%s\n", error);
+    assert_int_equal(st, STATUS_OK);
 }
 static void world_close(struct world *w) {
     struct store_stats stats;
@@ -39,18 +57,48 @@ static void world_reopen(struct world *w) {
     world_close(w);
     world_open(w);
 }
-static int setup(void **state) {
+static struct world *world_new(bool rocks) {
     struct world *w = mem_new(struct world);
-    w->disk = store_mem_disk_new();
+    w->rocks = rocks;
+    w->memtable_bytes = 4 * MIB;
     arena_init(&w->arena, 64 * MIB);
-    world_open(w);
-    *state = w;
+    if (rocks) {
+        strcpy(w->dir, "/tmp/test_store.XXXXXX");
+        assert_non_null(mkdtemp(w->dir));
+        snprintf(w->path, sizeof w->path, "%s/part", w->dir);
+        w->shared = store_shared_new(16 * MIB, 1);
+    } else {
+        w->disk = store_mem_disk_new();
+    }
+    return w;
+}
+static int setup_mem(void **state) {
+    world_open(*state = world_new(false));
     return 0;
+}
+static int setup_rocks(void **state) {
+    world_open(*state = world_new(true));
+    return 0;
+}
+static void remove_tree(const char *path) {
+    DIR *dir = opendir(path);
+    if (dir) {
+        for (const struct dirent *d; (d = readdir(dir));) {
+            char name[512];
+            if (d->d_name[0] == '.') continue;
+            snprintf(name, sizeof name, "%s/%s", path, d->d_name);
+            remove_tree(name);
+        }
+        closedir(dir);
+    }
+    remove(path);
 }
 static int teardown(void **state) {
     struct world *w = *state;
     if (w->store) world_close(w);
     store_mem_disk_free(w->disk);
+    store_shared_free(w->shared);
+    if (w->rocks) remove_tree(w->dir);
     arena_fini(&w->arena);
     mem_free(w);
     return 0;
@@ -445,8 +493,9 @@ static void test_mem_a_hundred_thousand_rows(void **state) {
     assert_int_equal(store_range_bytes(w->store, slice_str(""), slice_str("")), ROWS * 8);
 }
 
-#define BOTH(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
-#define MEM(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+#define MEM(test) {#test, test, setup_mem, teardown, NULL}
+#define ROCKS(test) {#test " (rocks)", test, setup_rocks, teardown, NULL}
+#define BOTH(test) MEM(test), ROCKS(test)
 int main(void) {
     const struct CMUnitTest tests[] = {
         BOTH(test_get_of_what_was_applied),
