@@ -12,7 +12,15 @@
 #include "engine/wal.h"
 #include "proto/base/list.h"
 
-enum op_kind { OP_WRITE, OP_GET, OP_LIST, OP_HISTORY };
+enum op_kind { OP_WRITE, OP_GET, OP_LIST, OP_HISTORY, OP_STATS };
+
+struct partition_stats {
+    uint32_t partition;
+    uint16_t first_slot, last_slot;
+    uint64_t applied_index, commit_index, flushed_index, term;
+    bool leader, ready, read_only;
+    uint64_t orders, writes, reads, table_bytes, memtable_bytes;
+};
 
 struct op {
     struct list link; /* whoever holds the op may use it */
@@ -32,8 +40,8 @@ struct op {
     /* what came of it */
     struct failure failure;   /* .status STATUS_OK, or the refusal */
     struct outcome outcome;   /* OP_WRITE */
+    struct partition_stats stats; /* OP_STATS: of the slot's partition */
     struct slice answer;      /* OK. OP_GET: Order. OP_LIST, OP_HISTORY: the response. OP_WRITE: the Order as the answer shows it, FULL. Wire bytes */
-    struct env_job job;       /* private: a read on a reader thread */
     uint64_t index;           /* private */
 };
 
@@ -72,13 +80,6 @@ bool engine_drained(const struct engine *e);
 /* Frees everything; ops still inside are answered DRAINING first. Not flushing is fine: the log has it. */
 void engine_close(struct engine *e);
 
-struct partition_stats {
-    uint32_t partition;
-    uint16_t first_slot, last_slot;
-    uint64_t applied_index, commit_index, flushed_index, term;
-    bool leader, ready, read_only;
-    uint64_t orders, writes, reads, table_bytes, memtable_bytes;
-};
 struct engine_stats {
     uint64_t ops_done, ops_refused, creates, transitions, imports, reads, replays, entries, commands, queue_ops, queue_bytes, reads_offloaded, flushes;
     uint64_t apply_ns, flush_ns_last;

@@ -1,0 +1,277 @@
+/* The door of the engine: ops in, ops out, and the order of things in a cycle.
+ *
+ *   engine_tick:  groups whose deadline has come
+ *                 votes that changed -> one sync for all           (nothing that depends on them leaves before)
+ *                 log idle? all partitions stage -> wal_commit     (one write, one sync for the whole core)
+ *                 committed entries -> apply, a slice of time each (runs while the sync does)
+ *                 housekeeping: pressure, disk space, flushes
+ *                 finished ops -> done()
+ *
+ * Failure modes: a failed log or vote write stops the process (wal, votes). A store that fails (full disk) turns its partition read-only until it could be
+ * reopened and the log replayed (partition.c). Everything else is a refusal of one op. */
+#include "engine/engine.h"
+
+#include <stdio.h>
+
+#include "engine/partition.h"
+#include "proto/base/log.h"
+#include "proto/base/mem.h"
+
+enum { SCRATCH_BYTES_MAX = 32 << 20 };
+
+/* What the log holds for one partition behind its store's state, collected while the log is opened. */
+struct replayed {
+    struct group_entry *entries;
+    size_t n, cap;
+};
+struct replay {
+    struct replayed *at; /* by owned partition */
+    char *error;
+};
+
+static struct partition *engine_partition_of_group(struct engine *e, uint64_t group_id) {
+    return group_id >= 1 && group_id <= e->config.partition_count ? e->by_id[group_id - 1] : NULL;
+}
+
+static enum status replay_record(void *ctx, const struct wal_record *r) {
+    struct engine *e = ctx;
+    struct replay *replay = e->replay;
+    struct partition *p = engine_partition_of_group(e, r->group);
+    if (!p) {
+        snprintf(replay->error, 256, "the log of core %u holds entries of partition %lld, which is not this core's", e->config.core, (long long)r->group - 1);
+        return STATUS_FORMAT_UNKNOWN;
+    }
+    if (r->index <= p->record.applied_index) return STATUS_OK;
+    struct replayed *at = &replay->at[p - e->partitions];
+    while (at->n && at->entries[at->n - 1].index >= r->index) mem_free((void *)at->entries[--at->n].data.data);
+    uint64_t expected = at->n ? at->entries[at->n - 1].index + 1 : p->record.applied_index + 1;
+    if (r->index != expected) {
+        snprintf(replay->error, 256, "the log of core %u lacks entries of partition %u: %llu follows %llu", e->config.core, p->id, (unsigned long long)r->index,
+                 (unsigned long long)expected - 1);
+        return STATUS_CHECKSUM_MISMATCH;
+    }
+    if (at->n == at->cap) {
+        size_t cap = at->cap ? at->cap * 2 : 64;
+        void *grown = mem_realloc(at->entries, cap * sizeof *at->entries);
+        if (!grown) return STATUS_MEMORY_LIMIT;
+        at->entries = grown, at->cap = cap;
+    }
+    uint8_t *copy = mem_alloc(r->data.len);
+    if (!copy) return STATUS_MEMORY_LIMIT;
+    if (r->data.len) memcpy(copy, r->data.data, r->data.len);
+    at->entries[at->n++] = (struct group_entry){.index = r->index, .term = r->term, .type = r->type, .data = slice_of(copy, r->data.len)};
+    return STATUS_OK;
+}
+
+static void engine_synced(void *ctx, uint64_t batch) {
+    struct engine *e = ctx;
+    for (uint32_t i = 0; i < e->config.owned_count; i++) partition_synced(&e->partitions[i]);
+}
+
+static enum status engine_open_log(struct engine *e, char error[256]) {
+    struct replay replay = {.at = mem_zalloc(e->config.owned_count * sizeof *replay.at), .error = error};
+    if (!replay.at) return STATUS_MEMORY_LIMIT;
+    struct wal_config config = {
+        .dir = "log",
+        .segment_bytes = e->config.log_segment_bytes,
+        .batch_bytes_max = 4 << 20,
+        .live_bytes_max = e->config.log_live_bytes_max,
+        .ctx = e,
+        .synced = engine_synced,
+    };
+    e->replay = &replay;
+    enum status st = wal_open(&e->wal, e->env, &config, replay_record, error);
+    e->replay = NULL;
+    for (uint32_t i = 0; i < e->config.owned_count; i++) {
+        struct replayed *at = &replay.at[i];
+        if (!st) st = partition_start(&e->partitions[i], at->entries, at->n, error);
+        for (size_t k = 0; k < at->n; k++) mem_free((void *)at->entries[k].data.data);
+        mem_free(at->entries);
+    }
+    mem_free(replay.at);
+    return st;
+}
+
+enum status engine_open(struct engine **out, struct env *env, const struct engine_config *config, char error[256]) {
+    check(config->owned_count > 0);
+    check(config->owned_count <= WAL_GROUPS_MAX);
+    *out = NULL;
+    error[0] = 0;
+    struct engine *e = mem_new(struct engine);
+    if (!e) return STATUS_MEMORY_LIMIT;
+    e->env = env;
+    e->config = *config;
+    list_init(&e->finished);
+    arena_init(&e->scratch, SCRATCH_BYTES_MAX);
+    e->now_ns = env->ops->mono_ns(env);
+    e->partitions = mem_zalloc(config->owned_count * sizeof *e->partitions);
+    e->by_id = mem_zalloc(config->partition_count * sizeof *e->by_id);
+    enum status st = e->partitions && e->by_id ? STATUS_OK : STATUS_MEMORY_LIMIT;
+    if (!st) st = votes_open(&e->votes, env, "votes", error);
+    for (uint32_t i = 0; !st && i < config->owned_count; i++) {
+        e->by_id[config->partitions[i]] = &e->partitions[i];
+        st = partition_open(&e->partitions[i], e, config->partitions[i], error);
+    }
+    if (!st) st = engine_open_log(e, error);
+    if (st) {
+        if (!error[0]) snprintf(error, 256, "engine of core %u: %s", config->core, status_name(st));
+        engine_close(e);
+        return st;
+    }
+    e->opened = true;
+    *out = e;
+    return STATUS_OK;
+}
+
+void engine_close(struct engine *e) {
+    if (!e) return;
+    for (uint32_t i = 0; e->partitions && i < e->config.owned_count; i++) partition_close(&e->partitions[i]);
+    for (struct list *l; (l = list_pop_front(&e->finished));) {
+        struct op *op = list_entry(l, struct op, link);
+        op->done(op);
+    }
+    if (e->wal) wal_close(e->wal);
+    if (e->votes) votes_close(e->votes);
+    arena_fini(&e->scratch);
+    mem_free(e->partitions);
+    mem_free(e->by_id);
+    mem_free(e);
+}
+
+uint64_t engine_now_ms(const struct engine *e) { return e->now_ns / NS_PER_MS; }
+
+void engine_finish(struct engine *e, struct op *op) {
+    if (op->failure.status) e->stats.ops_refused++; else e->stats.ops_done++;
+    e->queue_ops--;
+    if (op->kind == OP_WRITE) e->queue_bytes -= op->command.len;
+    list_push_back(&e->finished, &op->link);
+}
+
+static enum status engine_admit(struct engine *e, struct partition *p, struct op *op) {
+    struct failure *f = &op->failure;
+    if (e->draining && op->kind == OP_WRITE) return failure_set(f, STATUS_DRAINING, "this node is shutting down and takes no more writes");
+    if (op->deadline_ns && op->deadline_ns <= e->now_ns) return failure_set(f, STATUS_DEADLINE_EXCEEDED, "the deadline passed before the work began; nothing was done");
+    if (e->queue_ops > e->config.queue_ops_max || e->queue_bytes > e->config.queue_bytes_max) {
+        f->retry_delay_ms = RETRY_DELAY_MS;
+        return failure_set(f, STATUS_OVERLOADED, "the queue of this core is full (%u operations, %llu bytes)", e->config.queue_ops_max, (unsigned long long)e->config.queue_bytes_max);
+    }
+    return op->kind == OP_WRITE ? partition_admit(p, op) : STATUS_OK;
+}
+
+void engine_submit(struct engine *e, struct op *op) {
+    failure_init(&op->failure, op->arena);
+    op->answer = (struct slice){0};
+    op->submitted_ns = e->now_ns;
+    e->queue_ops++;
+    if (op->kind == OP_WRITE) e->queue_bytes += op->command.len;
+    uint32_t id = partition_of_slot(op->slot, e->config.partition_count);
+    struct partition *p = e->by_id[id];
+    if (!p) {
+        failure_set(&op->failure, STATUS_SLOT_MOVED, "slot %u is not on this core", op->slot);
+        engine_finish(e, op);
+    } else if (engine_admit(e, p, op)) {
+        engine_finish(e, op);
+    } else if (op->kind == OP_WRITE) {
+        list_push_back(&p->waiting, &op->link);
+    } else if (op->kind == OP_STATS) {
+        op->stats = partition_get_stats(p);
+        engine_finish(e, op);
+    } else {
+        partition_read(p, op);
+    }
+}
+
+static void votes_durable(void *ctx) { (void)ctx; /* engine_tick goes on: nothing else to record */ }
+
+/* Everything that waits goes to the log, when nothing stands before it. */
+static void engine_propose(struct engine *e) {
+    if (votes_dirty(e->votes) && !votes_busy(e->votes)) votes_commit(e->votes, votes_durable, e);
+    if (wal_busy(e->wal)) return;
+    for (uint32_t i = 0; i < e->config.owned_count; i++) partition_stage(&e->partitions[i]);
+    if (votes_dirty(e->votes) && !votes_busy(e->votes)) votes_commit(e->votes, votes_durable, e);
+    if (votes_dirty(e->votes) || votes_busy(e->votes)) return; /* entries of a term never reach the disk before the term does */
+    if (!wal_commit(e->wal)) return;
+    for (uint32_t i = 0; i < e->config.owned_count; i++) partition_log_committed(&e->partitions[i]);
+}
+
+static void engine_housekeeping(struct engine *e) {
+    e->next_housekeeping_ns = e->now_ns + HOUSEKEEPING_NS;
+    wal_get_stats(e->wal, &e->wal_stats);
+    bool full = e->wal_stats.disk_full || e->env->ops->disk_free(e->env) < e->config.disk_reserve_bytes;
+    if (full != e->disk_full) {
+        if (full) log_warn("disk full: writes are refused", "core=%u free=%llu reserve=%llu", e->config.core, (unsigned long long)e->env->ops->disk_free(e->env),
+                           (unsigned long long)e->config.disk_reserve_bytes);
+        else log_info("disk has room again: writes are taken", "core=%u", e->config.core);
+    }
+    e->disk_full = full;
+    e->log_blocked = false;
+    for (uint32_t i = 0; i < e->config.owned_count; i++) partition_housekeeping(&e->partitions[i]);
+    /* The log is bounded: whoever pins its oldest segment flushes in time. */
+    if (e->wal_stats.live_bytes > e->wal_stats.live_bytes_max / 2 || e->draining) {
+        struct partition *p = engine_partition_of_group(e, e->wal_stats.oldest_group);
+        if (p) partition_flush(p);
+    }
+}
+
+void engine_tick(struct engine *e) {
+    e->now_ns = e->env->ops->mono_ns(e->env);
+    uint64_t now_ms = engine_now_ms(e);
+    for (uint32_t i = 0; i < e->config.owned_count; i++)
+        if (group_deadline_ms(e->partitions[i].group) <= now_ms) group_tick(e->partitions[i].group, now_ms);
+    engine_propose(e);
+    uint64_t until = e->now_ns + APPLY_SLICE_NS;
+    for (uint32_t i = 0; i < e->config.owned_count; i++) partition_apply(&e->partitions[i], until);
+    if (e->now_ns >= e->next_housekeeping_ns) engine_housekeeping(e);
+    for (uint32_t i = 0; e->draining && i < e->config.owned_count; i++) partition_flush(&e->partitions[i]);
+    struct list due;
+    list_init(&due);
+    list_splice_back(&due, &e->finished);
+    for (struct list *l; (l = list_pop_front(&due));) {
+        struct op *op = list_entry(l, struct op, link);
+        op->done(op);
+    }
+}
+
+uint64_t engine_deadline_ns(const struct engine *e) {
+    if (!list_empty(&e->finished)) return 0;
+    uint64_t at = e->next_housekeeping_ns;
+    bool log_idle = !wal_busy(e->wal) && !votes_busy(e->votes);
+    for (uint32_t i = 0; i < e->config.owned_count; i++) {
+        struct partition *p = &e->partitions[i];
+        if (p->state != PARTITION_FAILED && group_applicable(p->group) > p->record.applied_index) return 0;
+        if (log_idle && !e->log_blocked && partition_has_to_stage(p)) return 0;
+        at = MIN_OF(at, group_deadline_ms(p->group) * NS_PER_MS);
+    }
+    return log_idle && votes_dirty(e->votes) ? 0 : at;
+}
+
+bool engine_ready(const struct engine *e) {
+    for (uint32_t i = 0; i < e->config.owned_count; i++)
+        if (e->partitions[i].state == PARTITION_OPENING) return false;
+    return true;
+}
+
+void engine_drain(struct engine *e) { e->draining = true; }
+
+bool engine_drained(const struct engine *e) {
+    if (e->queue_ops || !list_empty(&e->finished) || wal_busy(e->wal) || votes_busy(e->votes)) return false;
+    for (uint32_t i = 0; i < e->config.owned_count; i++) {
+        const struct partition *p = &e->partitions[i];
+        if (p->flushing || p->reads_away || (p->state == PARTITION_READY && !partition_flushed(p))) return false;
+    }
+    return true;
+}
+
+void engine_get_stats(struct engine *e, struct engine_stats *out) {
+    wal_get_stats(e->wal, &e->wal_stats);
+    *out = e->stats;
+    out->queue_ops = e->queue_ops;
+    out->queue_bytes = e->queue_bytes;
+    out->wal = &e->wal_stats;
+}
+
+uint32_t engine_partition_stats(struct engine *e, struct partition_stats *out, uint32_t max) {
+    uint32_t n = MIN_OF(max, e->config.owned_count);
+    for (uint32_t i = 0; i < n; i++) out[i] = partition_get_stats(&e->partitions[i]);
+    return n;
+}

@@ -1,0 +1,583 @@
+/* One partition: from waiting ops to applied entries, its store's flushes, and what happens when the store can't write.
+ *
+ * Full disk: RocksDB's background write fails, the store takes nothing more (PARTITION_FAILED). What was committed and not applied stays in the log; its ops stay in `proposed`
+ * and are answered when it is applied after all, or their deadline passes (the caller's business). Reads go on from what is in memory and on disk. When there is room again
+ * partition_reopen closes the store, opens it at its flushed state and applies the log from there, as a restart would; no restart of the process is needed. */
+#include "engine/partition.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "proto/base/log.h"
+#include "proto/base/mem.h"
+
+/* ---- open and close */
+
+static enum status record_load(struct partition *p, bool *found) {
+    struct key key;
+    struct slice row;
+    struct store_view view = {.store = p->store};
+    key_partition(&key);
+    arena_reset(&p->engine->scratch);
+    enum status st = store_get(&view, key_slice(&key), &p->engine->scratch, &row);
+    *found = st == STATUS_OK;
+    if (st) return st == STATUS_ABSENT ? STATUS_OK : st;
+    return partition_record_decode(row, &p->record);
+}
+
+static enum status record_create(struct partition *p) {
+    struct engine *e = p->engine;
+    p->record = (struct partition_record){
+        .applied_index = GROUP_FIRST_INDEX,
+        .applied_term = 1,
+        .members = {.member = {{.node_id = e->config.node_id, .kind = GROUP_VOTER}}, .count = 1, .index = GROUP_FIRST_INDEX},
+    };
+    struct apply a = {.view = {.store = p->store, .batch = p->batch}, .machines = e->config.machines, .record = p->record, .scratch = &e->scratch};
+    store_batch_clear(p->batch);
+    apply_end(&a, GROUP_FIRST_INDEX, 1);
+    enum status st = store_apply(p->store, p->batch);
+    return st ? st : store_flush(p->store); /* an empty store and a trimmed log must not look alike */
+}
+
+static enum status count_orders(struct partition *p) {
+    struct engine *e = p->engine;
+    struct store_view view = {.store = p->store};
+    p->orders = 0;
+    for (uint32_t slot = partition_first_slot(p->id, e->config.partition_count); slot <= partition_last_slot(p->id, e->config.partition_count); slot++) {
+        struct key key;
+        struct slice row;
+        struct slot_record record;
+        key_slot(&key, (uint16_t)slot);
+        arena_reset(&e->scratch);
+        enum status st = store_get(&view, key_slice(&key), &e->scratch, &row);
+        if (st == STATUS_ABSENT) continue;
+        if (!st) st = slot_record_decode(row, &record);
+        if (st) return st;
+        p->orders += record.order_count;
+    }
+    return STATUS_OK;
+}
+
+static enum status store_load(struct partition *p, char error[256]) {
+    struct engine *e = p->engine;
+    enum status st = e->config.store_open(e->config.store_ctx, p->id, e->config.memtable_bytes / e->config.owned_count, &p->store, error);
+    if (st) return st;
+    p->batch = store_batch_new(p->store);
+    if (!p->batch) return STATUS_MEMORY_LIMIT;
+    bool found;
+    st = record_load(p, &found);
+    if (!st && !found) st = record_create(p);
+    if (!st) st = count_orders(p);
+    p->flushed = p->record;
+    if (st) snprintf(error, 256, "partition %u: its record can't be read: %s", p->id, status_name(st));
+    return st;
+}
+
+static void store_unload(struct partition *p) {
+    if (p->batch) store_batch_free(p->batch);
+    if (p->store) store_close(p->store);
+    p->batch = NULL;
+    p->store = NULL;
+}
+
+enum status partition_open(struct partition *p, struct engine *e, uint32_t id, char error[256]) {
+    *p = (struct partition){.engine = e, .id = id, .group_id = (uint64_t)id + 1};
+    list_init(&p->waiting);
+    list_init(&p->proposed);
+    return store_load(p, error);
+}
+
+enum status partition_start(struct partition *p, const struct group_entry *entries, size_t n, char error[256]) {
+    struct engine *e = p->engine;
+    struct group_config config = {
+        .group_id = p->group_id,
+        .node_id = e->config.node_id,
+        .election_ms = e->config.election_ms,
+        .heartbeat_ms = e->config.heartbeat_ms,
+        .inflight_max = 256,
+        .uncommitted_max = 64,
+        .seed = (uint32_t)e->env->ops->random(e->env),
+        .ops = &partition_group_ops,
+        .ctx = p,
+    };
+    struct group_snapshot snapshot = {.index = p->record.applied_index, .term = p->record.applied_term, .members = p->record.members};
+    uint64_t term = 0, voted_for = 0;
+    if (!votes_get(e->votes, p->group_id, &term, &voted_for) && (n || p->record.applied_index > GROUP_FIRST_INDEX)) {
+        /* A node that forgot whom it voted for may vote twice in a term. */
+        snprintf(error, 256, "partition %u has data, but the votes file of core %u does not know its group", p->id, e->config.core);
+        return STATUS_CHECKSUM_MISMATCH;
+    }
+    p->next_stage = p->record.applied_index + n + 1;
+    if (n) log_info("replaying the log", "partition=%u entries=%zu from=%" PRIu64, p->id, n, p->record.applied_index + 1);
+    enum status st = group_open(&p->group, &config, engine_now_ms(e), term, voted_for, &snapshot, entries, n);
+    if (st) snprintf(error, 256, "partition %u: the group does not start: %s", p->id, status_name(st));
+    return st;
+}
+
+static void ops_refuse(struct partition *p, struct list *ops, enum status st, const char *why) {
+    for (struct list *l; (l = list_pop_front(ops));) {
+        struct op *op = list_entry(l, struct op, link);
+        failure_set(&op->failure, st, "%s", why);
+        engine_finish(p->engine, op);
+    }
+}
+
+void partition_close(struct partition *p) {
+    if (!p->engine) return;
+    check(!p->flushing);
+    check(p->reads_away == 0);
+    ops_refuse(p, &p->waiting, STATUS_DRAINING, "this node is shutting down");
+    ops_refuse(p, &p->proposed, STATUS_DRAINING, "this node is shutting down; the write may have been logged: send it again with the same request_id");
+    if (p->group) group_close(p->group);
+    store_unload(p);
+}
+
+/* ---- reads */
+
+static void read_run(struct partition *p, struct op *op, const struct store_view *view) {
+    struct engine *e = p->engine;
+    struct query q = {
+        .view = *view,
+        .machines = e->config.machines,
+        .token_key = slice_of(e->config.token_key, sizeof e->config.token_key),
+        .arena = op->arena,
+        .failure = &op->failure,
+    };
+    enum status st = STATUS_INTERNAL;
+    switch (op->kind) {
+    case OP_GET: st = query_get(&q, op->get.order_id, op->get.full, &op->answer); break;
+    case OP_LIST: st = query_list(&q, &op->list, &op->answer); break;
+    case OP_HISTORY: st = query_history(&q, &op->history, &op->answer); break;
+    case OP_WRITE:
+    case OP_STATS: check(!"not a read of the store");
+    }
+    op->index = st; /* WOULD_BLOCK is for us, not for the failure */
+    if (st && st != STATUS_WOULD_BLOCK) failure_set(&op->failure, st, "%s", status_name(st));
+}
+
+struct read_away { /* lives in the op's arena */
+    struct env_job job;
+    struct partition *partition;
+    struct op *op;
+    struct store_snapshot *snapshot;
+};
+
+static void read_job(struct env_job *job) {
+    struct read_away *r = container_of(job, struct read_away, job);
+    struct store_view view = {.store = r->partition->store, .snapshot = r->snapshot};
+    read_run(r->partition, r->op, &view);
+}
+
+static void read_home(struct env_job *job) {
+    struct read_away *r = container_of(job, struct read_away, job);
+    struct partition *p = r->partition;
+    struct op *op = r->op;
+    store_snapshot_put(p->store, r->snapshot);
+    p->reads_away--;
+    engine_finish(p->engine, op);
+}
+
+void partition_read(struct partition *p, struct op *op) {
+    struct engine *e = p->engine;
+    e->stats.reads++;
+    p->reads++;
+    if (p->state == PARTITION_OPENING) {
+        op->failure.retry_delay_ms = RETRY_DELAY_MS;
+        failure_set(&op->failure, STATUS_NOT_LEADER, "partition %u is still starting", p->id);
+        engine_finish(e, op);
+        return;
+    }
+    struct store_view view = {.store = p->store, .cached_only = true};
+    read_run(p, op, &view);
+    if (op->index != STATUS_WOULD_BLOCK) {
+        engine_finish(e, op);
+        return;
+    }
+    struct read_away *r = arena_new(op->arena, struct read_away);
+    if (!r) {
+        failure_set(&op->failure, STATUS_MEMORY_LIMIT, "the request's memory is used up");
+        engine_finish(e, op);
+        return;
+    }
+    op->answer = (struct slice){0};
+    *r = (struct read_away){.job = {.run = read_job, .done = read_home}, .partition = p, .op = op, .snapshot = store_snapshot_get(p->store)};
+    p->reads_away++;
+    e->stats.reads_offloaded++;
+    e->env->ops->offload(e->env, &r->job);
+}
+
+/* ---- writes: into the log */
+
+enum status partition_admit(struct partition *p, struct op *op) {
+    struct engine *e = p->engine;
+    struct failure *f = &op->failure;
+    f->retry_delay_ms = RETRY_DELAY_MS;
+    if (e->disk_full || p->state == PARTITION_FAILED) {
+        f->retry_delay_ms = RETRY_DELAY_DISK_MS;
+        return failure_set(f, STATUS_DISK_FULL, "the disk is full: no writes are taken until there is room; reads go on");
+    }
+    if (p->state == PARTITION_OPENING) return failure_set(f, STATUS_NOT_LEADER, "partition %u is still starting", p->id);
+    if (p->pressure >= 2) return failure_set(f, STATUS_OVERLOADED, "partition %u is behind with writing its tables", p->id);
+    if (op->command.len > ENTRY_BYTES_MAX - ENTRY_HEAD_BYTES_MAX - 10) return failure_set(f, STATUS_LIMIT_EXCEEDED, "the command takes %zu bytes, more than a log entry holds", op->command.len);
+    enum status st = wal_admit(e->wal, op->command.len + ENTRY_HEAD_BYTES_MAX + 10);
+    if (st == STATUS_DISK_FULL) return failure_set(f, st, "the disk is full: no room for the log");
+    /* A full gather buffer empties with the next sync: wait for it. A full log needs a flush first: close the door, one segment early, so that
+     * a restart finds room for its barriers. */
+    if (e->wal_stats.live_bytes + e->config.log_segment_bytes > e->wal_stats.live_bytes_max)
+        return failure_set(f, STATUS_OVERLOADED, "the log holds %llu bytes that no flush has covered yet", (unsigned long long)e->wal_stats.live_bytes);
+    f->retry_delay_ms = 0;
+    return STATUS_OK;
+}
+
+/* One entry from the front of the waiting ops. They move to `taken`. */
+static uint8_t *entry_build(struct partition *p, struct list *taken, size_t *len) {
+    struct engine *e = p->engine;
+    size_t bytes = ENTRY_HEAD_BYTES_MAX, count = 0;
+    list_each(l, &p->waiting) {
+        struct op *op = list_entry(l, struct op, link);
+        if (op->deadline_ns && op->deadline_ns <= e->now_ns) {
+            list_remove(l);
+            failure_set(&op->failure, STATUS_DEADLINE_EXCEEDED, "the deadline passed while the write waited for the log; nothing was done");
+            engine_finish(e, op);
+            continue;
+        }
+        size_t more = varint_len(op->command.len) + op->command.len;
+        if (count == ENTRY_COMMANDS_MAX || bytes + more > ENTRY_BYTES_MAX || wal_admit(e->wal, bytes + more)) break;
+        bytes += more, count++;
+        list_remove(l);
+        list_push_back(taken, l);
+    }
+    if (!count) return NULL;
+    uint8_t *data = mem_alloc(bytes);
+    if (!data) return NULL;
+    struct writer w = writer_of(data, bytes);
+    e->last_log_time_us = MAX_OF(e->last_log_time_us, (uint64_t)MAX_OF(e->env->ops->wall_us(e->env), (int64_t)0));
+    entry_head_encode(&w, e->last_log_time_us, count);
+    list_each(l, taken) write_counted(&w, list_entry(l, struct op, link)->command);
+    check(!w.full);
+    *len = w.len;
+    return data;
+}
+
+static void propose_waiting(struct partition *p) {
+    struct engine *e = p->engine;
+    while (!list_empty(&p->waiting)) {
+        struct list taken;
+        list_init(&taken);
+        size_t len;
+        uint8_t *data = entry_build(p, &taken, &len);
+        uint64_t index = 0;
+        enum status st = data ? group_submit(p->group, engine_now_ms(e), data, len, &index) : STATUS_OVERLOADED;
+        if (st) {
+            mem_free(data);
+            list_splice_back(&taken, &p->waiting); /* back in front */
+            list_splice_back(&p->waiting, &taken);
+            if (st != STATUS_OVERLOADED && st != STATUS_NOT_LEADER) ops_refuse(p, &p->waiting, st, "the group refused the entry");
+            e->log_blocked = !list_empty(&p->waiting);
+            return;
+        }
+        list_each(l, &taken) list_entry(l, struct op, link)->index = index;
+        list_splice_back(&p->proposed, &taken);
+        e->stats.entries++;
+    }
+}
+
+bool partition_has_to_stage(const struct partition *p) {
+    return (p->state == PARTITION_READY && !list_empty(&p->waiting)) || p->next_stage <= group_last_index(p->group);
+}
+
+void partition_stage(struct partition *p) {
+    if (p->state == PARTITION_READY) propose_waiting(p);
+    for (; p->next_stage <= group_last_index(p->group); p->next_stage++) {
+        struct group_entry entry;
+        check(group_entry(p->group, p->next_stage, &entry));
+        enum status st = wal_append(p->engine->wal, p->group_id, entry.index, entry.term, (uint8_t)entry.type, &entry.data, 1);
+        if (st) {
+            p->engine->log_blocked = true;
+            return;
+        }
+        p->staged = true;
+    }
+}
+
+void partition_log_committed(struct partition *p) {
+    if (!p->staged || p->next_stage <= group_last_index(p->group)) return; /* partly staged: the rest goes with the next batch */
+    p->staged = false;
+    p->syncing = group_append_count(p->group);
+}
+
+void partition_synced(struct partition *p) {
+    uint64_t appends = p->syncing;
+    p->syncing = 0;
+    if (appends) group_appends_persisted(p->group, engine_now_ms(p->engine), appends);
+}
+
+/* ---- effects of the group */
+
+static void group_on_vote(void *ctx, uint64_t term, uint64_t voted_for) {
+    struct partition *p = ctx;
+    check(votes_set(p->engine->votes, p->group_id, term, voted_for) == STATUS_OK);
+}
+
+static void group_on_append(void *ctx, const struct group_entry *entries, size_t n) {
+    struct partition *p = ctx;
+    p->next_stage = MIN_OF(p->next_stage, entries[0].index); /* staged by the next tick; an entry that supersedes is staged again */
+}
+
+static void group_on_send(void *ctx, uint64_t node_id, struct slice frame) {
+    check(!"a group of one member sends nothing");
+}
+
+static void group_on_role(void *ctx, enum group_role role, uint64_t term, uint64_t leader_node_id) {
+    struct partition *p = ctx;
+    log_info("role", "partition=%u role=%s term=%" PRIu64 " leader=%" PRIu64, p->id, role == GROUP_LEADER ? "leader" : role == GROUP_CANDIDATE ? "candidate" : "follower", term,
+             leader_node_id);
+    if (role == GROUP_LEADER || p->state != PARTITION_READY) return;
+    p->state = PARTITION_OPENING;
+    ops_refuse(p, &p->waiting, STATUS_NOT_LEADER, "this node no longer leads the partition");
+    ops_refuse(p, &p->proposed, STATUS_NOT_LEADER, "this node no longer leads the partition; send the write again with the same request_id");
+}
+
+const struct group_ops partition_group_ops = {
+    .vote = group_on_vote,
+    .append = group_on_append,
+    .send = group_on_send,
+    .role = group_on_role,
+};
+
+/* ---- out of the log: apply */
+
+/* The order's bytes as the answer to a write shows them. */
+static enum status answer_build(struct partition *p, struct op *op) {
+    struct outcome *o = &op->outcome;
+    struct order_body body;
+    struct command command;
+    enum status st = command_decode(op->command, op->arena, &command);
+    if (st) return st;
+    if (command.type == COMMAND_IMPORT) return STATUS_OK; /* counted, not shown */
+    if (command.type == COMMAND_CREATE && !o->replayed) {
+        body.summary = command.create.summary, body.detail = command.create.detail;
+    } else {
+        struct key key;
+        struct slice row;
+        struct store_view view = {.store = p->store};
+        key_body(&key, o->head.order_id);
+        st = store_get(&view, key_slice(&key), op->arena, &row);
+        if (!st) st = order_body_decode(row, &body);
+        if (st) return st;
+    }
+    op->answer = query_order_wire(&o->head, &body, true, p->engine->config.machines, op->arena);
+    return op->answer.data ? STATUS_OK : STATUS_MEMORY_LIMIT;
+}
+
+static void answer(struct partition *p, struct op *op) {
+    struct engine *e = p->engine;
+    struct outcome *o = &op->outcome;
+    if (o->status) {
+        outcome_failure(o, e->config.machines, &op->failure);
+    } else {
+        enum status st = answer_build(p, op);
+        /* The write is done, only its answer can't be shown: the caller may ask again with the same request_id. */
+        if (st) failure_set(&op->failure, st, "the write was done; its answer could not be built (%s)", status_name(st));
+        if (o->replayed) e->stats.replays++;
+        p->writes++;
+    }
+    engine_finish(e, op);
+}
+
+static enum status apply_commands(struct partition *p, struct apply *a, const struct group_entry *entry) {
+    struct engine *e = p->engine;
+    struct entry_reader reader;
+    struct slice command;
+    enum status st = entry_open(entry->data, &reader);
+    if (st) return st;
+    apply_begin(a, reader.log_time_us);
+    struct list *waiter = p->proposed.next;
+    while (entry_next(&reader, &command, &st)) {
+        struct op *op = waiter != &p->proposed ? list_entry(waiter, struct op, link) : NULL;
+        if (op && op->index != entry->index) op = NULL;
+        struct outcome unseen = {0};
+        struct outcome *o = op ? &op->outcome : &unseen;
+        if (op) waiter = waiter->next, *o = (struct outcome){0};
+        arena_reset(&e->scratch);
+        st = apply_command(a, command, op ? op->arena : NULL, o);
+        if (st) return st;
+        e->stats.commands++;
+    }
+    return st;
+}
+
+static enum status apply_entry(struct partition *p, const struct group_entry *entry) {
+    struct engine *e = p->engine;
+    struct apply a = {.view = {.store = p->store, .batch = p->batch}, .machines = e->config.machines, .record = p->record, .scratch = &e->scratch};
+    store_batch_clear(p->batch);
+    enum status st = STATUS_OK;
+    if (entry->type == GROUP_COMMAND) st = apply_commands(p, &a, entry);
+    if (entry->type == GROUP_CHANGE) {
+        check(group_members_decode(entry->data, &a.record.members));
+        a.record.members.index = entry->index;
+    }
+    if (st) return st;
+    arena_reset(&e->scratch);
+    apply_end(&a, entry->index, entry->term);
+    st = store_apply(p->store, p->batch);
+    if (st) return st;
+    p->orders += a.orders_created;
+    p->record = a.record;
+    p->log_bytes_unflushed += entry->data.len + 64;
+    if (entry->type == GROUP_CHANGE) group_members_applied(p->group, engine_now_ms(e), entry->index);
+    return STATUS_OK;
+}
+
+static void apply_failed(struct partition *p, uint64_t index, enum status st) {
+    /* What the store says is damaged can't be decided upon, and skipping it would make this replica differ from what was acknowledged. */
+    if (st != STATUS_DISK_FULL && st != STATUS_IO_FAILED)
+        panic_now("partition %u: entry %" PRIu64 " can't be applied: %s; the stored data is damaged", p->id, index, status_name(st));
+    p->state = PARTITION_FAILED;
+    log_error("the store takes no writes; reads go on", "partition=%u entry=%" PRIu64 " status=%s", p->id, index, status_name(st));
+    ops_refuse(p, &p->waiting, STATUS_DISK_FULL, "the disk is full: no writes are taken until there is room; reads go on");
+}
+
+static void partition_release(struct partition *p) {
+    uint64_t keep = p->record.members.count > 1 ? TRAILING_ENTRIES : 0;
+    if (p->record.applied_index > keep) group_release(p->group, p->record.applied_index - keep);
+}
+
+bool partition_apply(struct partition *p, uint64_t until_ns) {
+    struct engine *e = p->engine;
+    uint64_t begin = e->env->ops->mono_ns(e->env), now = begin;
+    if (p->state == PARTITION_FAILED) return false;
+    while (p->record.applied_index < group_applicable(p->group) && now < until_ns) {
+        struct group_entry entry;
+        check(group_entry(p->group, p->record.applied_index + 1, &entry));
+        enum status st = apply_entry(p, &entry);
+        if (st) {
+            apply_failed(p, entry.index, st);
+            return false;
+        }
+        while (!list_empty(&p->proposed) && list_entry(p->proposed.next, struct op, link)->index <= entry.index)
+            answer(p, list_entry(list_pop_front(&p->proposed), struct op, link));
+        partition_release(p);
+        now = e->env->ops->mono_ns(e->env);
+    }
+    e->stats.apply_ns += now - begin;
+    if (p->state == PARTITION_OPENING && group_ready(p->group) && p->record.applied_index == group_applicable(p->group)) {
+        p->state = PARTITION_READY;
+        log_info("partition ready", "partition=%u applied=%" PRIu64 " term=%" PRIu64 " orders=%" PRId64, p->id, p->record.applied_index, group_term(p->group), p->orders);
+    }
+    return p->record.applied_index < group_applicable(p->group);
+}
+
+/* ---- flush, and a store that failed */
+
+bool partition_flushed(const struct partition *p) { return p->flushed.applied_index == p->record.applied_index; }
+
+static void flush_run(struct env_job *job) {
+    struct partition *p = container_of(job, struct partition, flush_job);
+    p->flush_status = store_flush(p->store);
+}
+
+static void flush_done(struct env_job *job) {
+    struct partition *p = container_of(job, struct partition, flush_job);
+    struct engine *e = p->engine;
+    p->flushing = false;
+    e->now_ns = e->env->ops->mono_ns(e->env);
+    e->stats.flushes++;
+    e->stats.flush_ns_last = e->now_ns - p->flush_begin_ns;
+    if (p->flush_status) {
+        if (p->state == PARTITION_READY) apply_failed(p, p->record.applied_index, p->flush_status);
+        return;
+    }
+    p->flushed = p->flush_record;
+    p->log_bytes_unflushed -= p->flush_log_bytes;
+    /* The flush has returned: only now may the log go, and rows expire (docs/STORAGE.md). */
+    struct group_snapshot snapshot = {.index = p->flushed.applied_index, .term = p->flushed.applied_term, .members = p->flushed.members};
+    uint32_t trailing = p->flushed.members.count > 1 ? TRAILING_ENTRIES : 0;
+    group_snapshotted(p->group, engine_now_ms(e), &snapshot, trailing);
+    if (p->flushed.applied_index > trailing) wal_trim(e->wal, p->group_id, p->flushed.applied_index - trailing);
+    store_set_expiry(p->store, KEY_DEDUP, p->flushed.log_time_us);
+}
+
+void partition_flush(struct partition *p) {
+    struct engine *e = p->engine;
+    if (p->flushing || p->state == PARTITION_FAILED || partition_flushed(p)) return;
+    p->flushing = true;
+    p->flush_record = p->record;
+    p->flush_log_bytes = p->log_bytes_unflushed;
+    p->flush_begin_ns = e->now_ns;
+    p->flush_job = (struct env_job){.run = flush_run, .done = flush_done};
+    e->env->ops->offload(e->env, &p->flush_job);
+}
+
+static enum status reapply(void *ctx, const struct wal_record *r) {
+    struct partition *p = ctx;
+    if (r->index <= p->record.applied_index) return STATUS_OK;
+    check(r->index == p->record.applied_index + 1);
+    struct group_entry entry = {.index = r->index, .term = r->term, .type = r->type, .data = r->data};
+    enum status st = apply_entry(p, &entry);
+    /* Only what was never applied still has someone waiting. */
+    while (!st && !list_empty(&p->proposed) && list_entry(p->proposed.next, struct op, link)->index <= r->index)
+        answer(p, list_entry(list_pop_front(&p->proposed), struct op, link));
+    return st;
+}
+
+/* As a restart would, for this partition alone. Blocks the core for as long as replay takes: the unflushed log is bounded. */
+static void partition_reopen(struct partition *p) {
+    struct engine *e = p->engine;
+    char error[256] = "";
+    uint64_t target = group_applicable(p->group), begin = e->env->ops->mono_ns(e->env);
+    store_unload(p);
+    enum status st = store_load(p, error);
+    if (st && st != STATUS_DISK_FULL && st != STATUS_IO_FAILED) panic_now("partition %u can't be opened again: %s", p->id, error);
+    p->log_bytes_unflushed = 0;
+    if (!st && target > p->record.applied_index) st = wal_read(e->wal, p->group_id, p->record.applied_index + 1, target, reapply, p);
+    if (!st) check(p->record.applied_index == target);
+    if (st) {
+        check(p->store); /* reads must go on: a store that does not even open stops the process */
+        log_warn("the store still fails", "partition=%u status=%s", p->id, status_name(st));
+        return;
+    }
+    p->state = PARTITION_READY;
+    partition_release(p);
+    log_info("partition recovered", "partition=%u applied=%" PRIu64 " ms=%" PRIu64, p->id, p->record.applied_index, (uint64_t)((e->env->ops->mono_ns(e->env) - begin) / NS_PER_MS));
+}
+
+void partition_housekeeping(struct partition *p) {
+    struct engine *e = p->engine;
+    struct store_stats stats;
+    if (p->state == PARTITION_FAILED && !e->disk_full && !p->flushing && !p->reads_away) partition_reopen(p);
+    if (p->state == PARTITION_FAILED) return;
+    store_get_stats(p->store, &stats);
+    p->pressure = stats.pressure;
+    p->table_bytes = stats.table_bytes;
+    p->memtable_bytes = stats.memtable_bytes;
+    if (stats.failed && p->state == PARTITION_READY && !p->flushing) {
+        apply_failed(p, p->record.applied_index, STATUS_DISK_FULL);
+        return;
+    }
+    /* We flush before RocksDB would by itself, so that we know what is durable: at half of the memtables, or at a quarter of the log. */
+    uint64_t memtable_share = e->config.memtable_bytes / e->config.owned_count / 2;
+    uint64_t log_share = e->config.log_live_bytes_max / 4;
+    if (stats.unflushed_bytes > memtable_share || p->log_bytes_unflushed > log_share || e->draining) partition_flush(p);
+}
+
+struct partition_stats partition_get_stats(const struct partition *p) {
+    const struct engine *e = p->engine;
+    return (struct partition_stats){
+        .partition = p->id,
+        .first_slot = partition_first_slot(p->id, e->config.partition_count),
+        .last_slot = partition_last_slot(p->id, e->config.partition_count),
+        .applied_index = p->record.applied_index,
+        .commit_index = group_applicable(p->group),
+        .flushed_index = p->flushed.applied_index,
+        .term = group_term(p->group),
+        .leader = group_role(p->group) == GROUP_LEADER,
+        .ready = p->state == PARTITION_READY,
+        .read_only = p->state == PARTITION_FAILED || e->disk_full,
+        .orders = (uint64_t)p->orders,
+        .writes = p->writes,
+        .reads = p->reads,
+        .table_bytes = p->table_bytes,
+        .memtable_bytes = p->memtable_bytes,
+    };
+}

@@ -1,0 +1,97 @@
+/* One partition of an engine: its group, its store, the ops that wait for them. Private to the engine (engine.c is the door); all calls on its core.
+ *
+ *   op -> waiting -> [stage: one entry of all that waits] -> proposed -> [log synced, committed] -> [apply] -> finished
+ *
+ * Invariants (partition_check): proposed ops stand in log order; record.applied_index <= group_applicable; flushed.applied_index <= record.applied_index;
+ * everything after flushed.applied_index is in the log. */
+#ifndef ENGINE_PARTITION_H
+#define ENGINE_PARTITION_H
+
+#include "engine/engine.h"
+#include "engine/group.h"
+#include "engine/votes.h"
+
+enum {
+    ENTRY_COMMANDS_MAX = 512,          /* commands in one entry */
+    ENTRY_BYTES_MAX = 2 << 20,         /* and their bytes; one command (1 MiB and its head) always fits */
+    APPLY_SLICE_NS = 1000000,          /* apply this long, then let the loop look at its ring */
+    HOUSEKEEPING_NS = 20000000,        /* pressure, disk space, flushes are looked at this often */
+    RETRY_DELAY_MS = 100,              /* told to who is refused for overload */
+    RETRY_DELAY_DISK_MS = 1000,
+    TRAILING_ENTRIES = 1024,           /* kept for followers when there are any */
+};
+
+enum partition_state {
+    PARTITION_OPENING,   /* the group does not lead yet, or what the log held is not applied */
+    PARTITION_READY,
+    PARTITION_FAILED,    /* the store takes no writes (full disk): reads go on, reopened when there is room */
+};
+
+struct partition {
+    struct engine *engine;
+    uint32_t id;
+    uint64_t group_id;               /* id + 1: libraft and votes know no group 0 */
+    enum partition_state state;
+    struct group *group;
+    struct store *store;
+    struct store_batch *batch;
+    struct partition_record record;  /* applied */
+    struct partition_record flushed; /* durable in the store */
+    uint64_t next_stage;             /* index of the next entry to hand to the log */
+    bool staged;                     /* entries are in the log's batch being gathered */
+    uint64_t syncing;                /* group_append_count at the start of the sync that runs; 0: none */
+    struct list waiting, proposed;
+    uint64_t log_bytes_unflushed;    /* command bytes applied since the flush that `flushed` tells of began */
+    struct env_job flush_job;
+    enum status flush_status;
+    struct partition_record flush_record;
+    uint64_t flush_log_bytes, flush_begin_ns;
+    bool flushing;
+    uint32_t reads_away;             /* on reader threads */
+    uint8_t pressure;
+    int64_t orders;                  /* in its slots; counted at open, kept by apply */
+    uint64_t writes, reads, table_bytes, memtable_bytes;
+};
+
+struct engine {
+    struct env *env;
+    struct engine_config config;
+    struct wal *wal;
+    struct votes *votes;
+    struct partition *partitions;
+    struct partition **by_id;        /* of all partitions of the map; NULL: another engine's */
+    struct list finished;            /* ops whose done() is due */
+    struct arena scratch;            /* apply's */
+    uint64_t queue_ops, queue_bytes;
+    uint64_t now_ns, next_housekeeping_ns, last_log_time_us;
+    bool draining, disk_full, opened;
+    bool log_blocked;                /* the log took no more: looked at again by housekeeping, not by spinning */
+    struct replay *replay;           /* while the log is opened */
+    struct engine_stats stats;
+    struct wal_stats wal_stats;
+};
+
+enum status partition_open(struct partition *p, struct engine *e, uint32_t id, char error[256]) MUST_USE;
+/* The group, from what the log held behind the store's state. */
+enum status partition_start(struct partition *p, const struct group_entry *entries, size_t n, char error[256]) MUST_USE;
+void partition_close(struct partition *p);
+
+void partition_read(struct partition *p, struct op *op);
+/* Refusal for a write now, or OK. */
+enum status partition_admit(struct partition *p, struct op *op);
+void partition_stage(struct partition *p);              /* waiting ops into one entry, new entries into the log's batch */
+bool partition_has_to_stage(const struct partition *p);
+void partition_log_committed(struct partition *p);      /* the batch with what was staged is under way */
+void partition_synced(struct partition *p);
+bool partition_apply(struct partition *p, uint64_t until_ns); /* true: there is more */
+void partition_housekeeping(struct partition *p);
+void partition_flush(struct partition *p);              /* starts one, unless one runs or nothing is new */
+bool partition_flushed(const struct partition *p);      /* all that is applied */
+struct partition_stats partition_get_stats(const struct partition *p);
+
+/* engine.c's, for partition.c */
+void engine_finish(struct engine *e, struct op *op);
+uint64_t engine_now_ms(const struct engine *e);
+extern const struct group_ops partition_group_ops;
+
+#endif
