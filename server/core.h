@@ -3,6 +3,8 @@
 #ifndef SERVER_CORE_H
 #define SERVER_CORE_H
 
+#include <pthread.h>
+
 #include "engine/engine.h"
 #include "server/metrics.h"
 #include "server/ring.h"
@@ -11,13 +13,28 @@
 struct node;
 struct mail;
 struct readers;
+struct host;
+struct core;
+struct sockaddr_storage;
+
+/* What the connection layer lends the core (main.c ties them; tests use their own). All on the core's thread. */
+struct core_hooks {
+    bool (*open)(struct core *core);  /* its pools; false: no memory */
+    void (*accept)(struct core *core, int fd, const struct sockaddr_storage *peer);
+    void (*flush)(struct core *core); /* end of each cycle */
+    void (*drain)(struct core *core); /* no new calls; connection_count and calls_live reach 0 */
+    void (*close)(struct core *core); /* frees everything, connections that are left included */
+};
 
 struct core {
     uint32_t id;
     struct node *node;     /* shared, read-only after start but for its atomics */
     struct ring *ring;
+    int ring_fd;           /* where others send messages */
     struct engine *engine;
     struct mail *mail;
+    struct readers *readers;
+    struct host *host;     /* the engine's world */
     struct timers timers;
     struct metrics metrics; /* this core's counters; read by others through atomics */
     uint64_t now_ns;        /* monotonic, read once a cycle */
@@ -28,9 +45,25 @@ struct core {
     uint32_t calls_live;
     bool draining;
     struct list flush;      /* connections with something to send at the end of the cycle */
+    void *conn;             /* conn.c's own for this core */
+    const struct core_hooks *hooks;
+    void (*on_cycle)(struct core *core); /* node.c's: start and drain move on here */
+    bool stop;
+    uint64_t beat_ns;       /* relaxed atomic: when the loop last turned, for /healthz */
+    bool ready;             /* relaxed atomic: all engines are ready, clients are let in */
+    pthread_t thread;
+    void *node_state;       /* node.c's own for this core */
 };
 
 /* The core that this thread runs. */
 extern _Thread_local struct core *core_self;
+
+/* Memory alone; core_open opens ring and mail on the core's own thread (the kernel ties a ring to it). */
+struct core *core_new(struct node *node, uint32_t id);
+enum status core_open(struct core *core, const struct ring_config *config, char error[256]) MUST_USE;
+/* The duty cycle until core->stop. */
+void core_run(struct core *core);
+void core_close(struct core *core);
+void core_free(struct core *core);
 
 #endif

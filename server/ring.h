@@ -49,7 +49,11 @@ void ring_buffer_put(struct ring *r, uint16_t id);
  * pair). From a core: ring_message. From a thread without a ring (reader): it owns a small ring of its own for this. */
 void ring_on_message(struct ring *r, void (*on_message)(void *ctx, void *pointer), void *ctx);
 void ring_message(struct ring *r, int target_ring_fd, void *pointer);
+/* The same from a ring that does nothing else (a reader's, the main thread's): returns when the kernel has delivered it. */
+void ring_message_now(struct ring *r, int target_ring_fd, void *pointer);
 
+/* Runs when a wait is over, before its completions: the owner reads the clock once for all of them. */
+void ring_on_wake(struct ring *r, void (*on_wake)(void *ctx), void *ctx);
 /* Submits, waits until something completed or deadline_ns (monotonic) has come, runs the completions. Returns how many ran. */
 unsigned ring_wait(struct ring *r, uint64_t deadline_ns);
 
@@ -57,5 +61,7 @@ struct ring_stats {
     uint64_t submits, completions, overflows, no_buffers;
 };
 void ring_get_stats(const struct ring *r, struct ring_stats *out);
+/* For tests: no request moves more than this many bytes, so that short sends and writes happen. */
+void ring_set_chunk(struct ring *r, uint32_t bytes);
 
 #endif

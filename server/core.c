@@ -1,0 +1,96 @@
+#include "server/core.h"
+
+#include "proto/base/mem.h"
+#include "server/clock.h"
+#include "server/mail.h"
+#include "server/node.h"
+
+/* The duty cycle. Everything that happens on a core happens in this order, once a turn:
+ *
+ *      .--> ring_wait: submit, sleep until something completed or a deadline, run the completions
+ *      |        bytes in -> conn -> h2 -> call -> mail_send_op (this core's ops go straight to its engine)
+ *      |        a write or sync ended -> wal;  a message -> ops for our engine, ops home, tasks, jobs home
+ *      |    timers
+ *      |    engine_tick: batch, commit, apply, answer
+ *      |    mail_flush: chains to other cores
+ *      '--- hooks->flush (conn): what was answered this turn leaves in as few sends as possible
+ *
+ * No step waits but the first, and the first never waits for more than one completion: at low load an op is alone in its turn and nothing is held
+ * back for company; under load a turn gathers what arrived while the last one ran. */
+
+enum { IDLE_MS_MAX = 250 }; /* the loop turns at least so often: /healthz tells a stuck core by it */
+
+struct core *core_new(struct node *node, uint32_t id) {
+    struct core *core = mem_new(struct core);
+    if (!core) return NULL;
+    core->id = id;
+    core->node = node;
+    core->ring_fd = -1;
+    list_init(&core->connections);
+    list_init(&core->flush);
+    return core;
+}
+
+static void on_wake(void *ctx) {
+    struct core *core = ctx;
+    core->now_ns = clock_mono_ns();
+    __atomic_store_n(&core->beat_ns, core->now_ns, __ATOMIC_RELAXED);
+}
+
+enum status core_open(struct core *core, const struct ring_config *config, char error[256]) {
+    core_self = core;
+    core->now_ns = clock_mono_ns();
+    __atomic_store_n(&core->beat_ns, core->now_ns, __ATOMIC_RELAXED);
+    enum status st = ring_open(&core->ring, config, error);
+    if (st) return st;
+    core->ring_fd = ring_fd(core->ring);
+    ring_on_wake(core->ring, on_wake, core);
+    core->mail = mail_new(core);
+    if (core->mail) return STATUS_OK;
+    ring_close(core->ring);
+    core->ring = NULL;
+    return memcpy(error, "out of memory for mail", sizeof "out of memory for mail"), STATUS_MEMORY_LIMIT;
+}
+
+static uint64_t next_deadline_ns(const struct core *core) {
+    uint64_t deadline_ns = core->now_ns + IDLE_MS_MAX * NS_PER_MS;
+    deadline_ns = MIN_OF(deadline_ns, timers_next_ns(&core->timers));
+    return core->engine ? MIN_OF(deadline_ns, engine_deadline_ns(core->engine)) : deadline_ns;
+}
+
+static void count_cycle(struct core *core) {
+    struct ring_stats rs;
+    uint64_t busy_ns = clock_mono_ns() - core->now_ns;
+    ring_get_stats(core->ring, &rs);
+    metric_set(&core->metrics, METRIC_RING_COMPLETIONS, rs.completions);
+    metric_set(&core->metrics, METRIC_RING_SUBMITS, rs.submits);
+    metric_set(&core->metrics, METRIC_RING_OVERFLOWS, rs.overflows);
+    metric_set(&core->metrics, METRIC_RING_NO_BUFFERS, rs.no_buffers);
+    metric_set(&core->metrics, METRIC_CONNECTIONS_LIVE, core->connection_count);
+    metric_set(&core->metrics, METRIC_CALLS_LIVE, core->calls_live);
+    metric_add(&core->metrics, METRIC_LOOP_CYCLES, 1);
+    metric_add(&core->metrics, METRIC_LOOP_BUSY_NS, busy_ns);
+    metric_time(&core->metrics, METRIC_CYCLE_NS, busy_ns);
+}
+
+void core_run(struct core *core) {
+    check(core_self == core);
+    while (!core->stop) {
+        ring_wait(core->ring, next_deadline_ns(core));
+        timers_run(&core->timers, core->now_ns);
+        if (core->engine) engine_tick(core->engine);
+        mail_flush(core);
+        if (core->hooks) core->hooks->flush(core);
+        if (core->on_cycle) core->on_cycle(core);
+        count_cycle(core);
+    }
+}
+
+void core_close(struct core *core) {
+    mail_free(core->mail);
+    ring_close(core->ring);
+    timers_fini(&core->timers);
+    core->mail = NULL, core->ring = NULL, core->ring_fd = -1;
+}
+
+void core_free(struct core *core) { mem_free(core); }

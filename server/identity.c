@@ -1,0 +1,129 @@
+#include "server/identity.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "proto/base/hash.h"
+
+static const char magic[8] = "ODB NODE";
+enum { AT_FORMAT = 8, AT_NODE = 12, AT_CLUSTER = 20, AT_CORES = 36, AT_PARTITIONS = 40, AT_KEY = 44, AT_CRC = 76 };
+static_assert(AT_KEY + TOKEN_KEY_BYTES == AT_CRC, "layout as drawn in the header");
+static_assert(AT_CRC + 4 == IDENTITY_BYTES, "layout as drawn in the header");
+
+enum { CORES_MAX = 64, PARTITIONS_MAX = 1024 };
+
+void identity_encode(const struct identity *id, uint8_t out[IDENTITY_BYTES]) {
+    memcpy(out, magic, sizeof magic);
+    put_le32(out + AT_FORMAT, IDENTITY_FORMAT);
+    put_le64(out + AT_NODE, id->node_id);
+    memcpy(out + AT_CLUSTER, id->cluster_id, CLUSTER_ID_BYTES);
+    put_le32(out + AT_CORES, id->cores);
+    put_le32(out + AT_PARTITIONS, id->partitions);
+    memcpy(out + AT_KEY, id->token_key, TOKEN_KEY_BYTES);
+    put_le32(out + AT_CRC, crc32c(0, out, AT_CRC));
+}
+
+enum status identity_decode(struct identity *id, struct slice bytes) {
+    /* Magic and format before length and checksum: a later format may differ in both, and should be told from damage. */
+    if (bytes.len < AT_NODE || memcmp(bytes.data, magic, sizeof magic) != 0) return STATUS_CHECKSUM_MISMATCH;
+    if (get_le32(bytes.data + AT_FORMAT) != IDENTITY_FORMAT) return STATUS_FORMAT_UNKNOWN;
+    if (bytes.len != IDENTITY_BYTES || get_le32(bytes.data + AT_CRC) != crc32c(0, bytes.data, AT_CRC)) return STATUS_CHECKSUM_MISMATCH;
+    id->node_id = get_le64(bytes.data + AT_NODE);
+    memcpy(id->cluster_id, bytes.data + AT_CLUSTER, CLUSTER_ID_BYTES);
+    id->cores = get_le32(bytes.data + AT_CORES);
+    id->partitions = get_le32(bytes.data + AT_PARTITIONS);
+    memcpy(id->token_key, bytes.data + AT_KEY, TOKEN_KEY_BYTES);
+    bool sane = id->cores >= 1 && id->cores <= CORES_MAX && id->partitions >= id->cores && id->partitions <= PARTITIONS_MAX;
+    return sane ? STATUS_OK : STATUS_CHECKSUM_MISMATCH;
+}
+
+/* ---- the directory and its lock */
+
+enum status data_dir_open(const char *path, int *dir_fd, int *lock_fd, char error[512]) {
+    *dir_fd = *lock_fd = -1;
+    if (mkdir(path, 0700) != 0 && errno != EEXIST) return snprintf(error, 512, "data directory %s cannot be made: %s", path, strerror(errno)), STATUS_IO_FAILED;
+    int dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir < 0) return snprintf(error, 512, "data directory %s cannot be opened: %s", path, strerror(errno)), STATUS_IO_FAILED;
+    int lock = openat(dir, "LOCK", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (lock < 0) {
+        snprintf(error, 512, "data directory %s is not writable: %s", path, strerror(errno));
+        return close(dir), STATUS_IO_FAILED;
+    }
+    if (flock(lock, LOCK_EX | LOCK_NB) != 0) {
+        if (errno == EWOULDBLOCK) snprintf(error, 512, "data directory %s is in use by another orderd (%s/LOCK is held)", path, path);
+        else snprintf(error, 512, "%s/LOCK cannot be locked: %s", path, strerror(errno));
+        return close(lock), close(dir), STATUS_IO_FAILED;
+    }
+    *dir_fd = dir, *lock_fd = lock;
+    return STATUS_OK;
+}
+
+/* ---- NODE */
+
+static int write_all(int fd, const uint8_t *p, size_t n) {
+    while (n) {
+        ssize_t done = write(fd, p, n);
+        if (done < 0 && errno == EINTR) continue;
+        if (done <= 0) return done < 0 ? -errno : -EIO;
+        p += done, n -= (size_t)done;
+    }
+    return 0;
+}
+
+/* Whole or not at all, also through a power cut: temporary file, sync, rename, sync of the directory. */
+static int node_file_write(int dir_fd, const uint8_t bytes[IDENTITY_BYTES]) {
+    int fd = openat(dir_fd, "NODE.tmp", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0) return -errno;
+    int rc = write_all(fd, bytes, IDENTITY_BYTES);
+    if (rc == 0 && fsync(fd) != 0) rc = -errno;
+    if (close(fd) != 0 && rc == 0) rc = -errno;
+    if (rc == 0 && renameat(dir_fd, "NODE.tmp", dir_fd, "NODE") != 0) rc = -errno;
+    if (rc == 0 && fsync(dir_fd) != 0) rc = -errno;
+    return rc;
+}
+
+static enum status node_file_make(struct identity *id, int dir_fd, const char *path, const struct identity_wish *wish, char error[512]) {
+    struct stat st;
+    if (fstatat(dir_fd, "core-0", &st, 0) == 0)
+        return snprintf(error, 512, "%s holds logs but no NODE file: this is no data directory of a server that ever started, or NODE was lost; refusing to guess", path),
+               STATUS_CHECKSUM_MISMATCH;
+    *id = (struct identity){.node_id = 1, .cores = wish->cores ? wish->cores : wish->cores_by_default};
+    if (!wish->cores && wish->partitions && wish->partitions < id->cores) id->cores = wish->partitions;
+    id->partitions = wish->partitions ? wish->partitions : wish->partitions_by_default ? wish->partitions_by_default : id->cores * 2;
+    if (id->partitions < id->cores)
+        return snprintf(error, 512, "--partitions %u is less than --cores %u: a core without a partition has nothing to do", id->partitions, id->cores), STATUS_FIELD_INVALID;
+    random_bytes(id->cluster_id, sizeof id->cluster_id);
+    random_bytes(id->token_key, sizeof id->token_key);
+    uint8_t bytes[IDENTITY_BYTES];
+    identity_encode(id, bytes);
+    int rc = node_file_write(dir_fd, bytes);
+    if (rc) return snprintf(error, 512, "%s/NODE cannot be written: %s", path, strerror(-rc)), STATUS_IO_FAILED;
+    return STATUS_OK;
+}
+
+static enum status refuse_other(const char *path, const char *what, uint32_t there, uint32_t asked, char error[512]) {
+    snprintf(error, 512, "%s was made with %s %u and that cannot be changed: start with %s %u (or leave it out), not %s %u", path, what, there, what, there, what, asked);
+    return STATUS_FIELD_INVALID;
+}
+
+enum status identity_open(struct identity *id, int dir_fd, const char *path, const struct identity_wish *wish, char error[512]) {
+    uint8_t bytes[IDENTITY_BYTES + 1];
+    int fd = openat(dir_fd, "NODE", O_RDONLY | O_CLOEXEC);
+    if (fd < 0 && errno == ENOENT) return node_file_make(id, dir_fd, path, wish, error);
+    if (fd < 0) return snprintf(error, 512, "%s/NODE cannot be opened: %s", path, strerror(errno)), STATUS_IO_FAILED;
+    ssize_t n = pread(fd, bytes, sizeof bytes, 0);
+    int err = errno;
+    close(fd);
+    if (n < 0) return snprintf(error, 512, "%s/NODE cannot be read: %s", path, strerror(err)), STATUS_IO_FAILED;
+    enum status st = identity_decode(id, slice_of(bytes, (size_t)n));
+    if (st == STATUS_FORMAT_UNKNOWN)
+        return snprintf(error, 512, "%s/NODE has format %u; this program knows format %u: it was written by a newer orderd", path, get_le32(bytes + AT_FORMAT), IDENTITY_FORMAT), st;
+    if (st) return snprintf(error, 512, "%s/NODE is damaged: its checksum or its content is wrong (%zd bytes)", path, n), st;
+    if (wish->cores && wish->cores != id->cores) return refuse_other(path, "--cores", id->cores, wish->cores, error);
+    if (wish->partitions && wish->partitions != id->partitions) return refuse_other(path, "--partitions", id->partitions, wish->partitions, error);
+    return STATUS_OK;
+}
