@@ -1,0 +1,789 @@
+/* Calls, links, loop.
+ *
+ *   channel ---- active ----> link (one TCP connection, one HTTP/2 session) ---- calls (streams)
+ *           \--- links ----->  older links that got a GOAWAY and finish their calls
+ *
+ * Happy path: channel_start() submits the stream to the active link's session, which is made (and starts to connect) when there is none;
+ * nothing is written yet. channel_loop_turn() lets the session serialize what is queued, sends it, polls, feeds what arrived to the session,
+ * whose callbacks only record what they saw in the call. A call that ended waits in loop->done until the turn's last step runs its callback:
+ * no user code runs below nghttp2, so it may do what it likes.
+ *
+ * Failure: a link that cannot connect, loses its connection or breaks the protocol ends all its calls with UNAVAILABLE. What was handed to
+ * the kernel may have taken effect (CHANNEL_UNKNOWN); streams that never left the session, and those that the server refused or excluded by
+ * its GOAWAY, did not (CHANNEL_NOT_SENT). A connection that died silently shows when deadlines pass: a call that expires on a link which has
+ * heard nothing for LINK_SILENCE_NS takes the link with it, so that the next call gets a new one; TCP_USER_TIMEOUT covers what is unsent. */
+#include "client/channel.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <nghttp2/nghttp2.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "proto/base/buf.h"
+#include "proto/base/list.h"
+#include "proto/base/mem.h"
+#include "proto/grpc.h"
+
+enum {
+    CALL_MAGIC = 0x43414c4c,
+    SEND_BYTES = 64 << 10,      /* gathered before one send() */
+    RECEIVE_BYTES = 256 << 10,  /* one recv(); the loop's buffer */
+    WINDOW_BYTES = 8 << 20,     /* per stream and per connection: what may be on its way unread */
+    RECEIVES_PER_TURN = 16,     /* one busy link must not starve the others */
+    TCP_UNSENT_TIMEOUT_MS = 10000,
+};
+#define CONNECT_NS (3 * NS_PER_S)      /* per address, before the next one is tried */
+#define LINK_SILENCE_NS (2 * NS_PER_S)
+
+struct channel_call {
+    uint32_t magic;
+    struct channel_loop *loop;
+    struct link *link;  /* NULL: ended */
+    struct list node;   /* in link->calls, then in loop->done */
+    int32_t stream_id;  /* 0: the stream is closed */
+    bool sent;          /* HEADERS were serialized */
+    bool sending_done;  /* no message follows */
+    bool content_type_ok;
+    int http_status, grpc_status; /* -1: none came */
+    int64_t pushback_ms;
+    size_t metadata_bytes, out_at;
+    struct buf out, response, message, details;
+    uint64_t deadline_ns;
+    size_t heap_index; /* SIZE_MAX: not in the heap */
+    enum grpc_code code;
+    enum channel_fate fate;
+    char note[200]; /* what went wrong on this side */
+    channel_answer_cb *on_answer;
+    void *user;
+};
+
+struct link {
+    struct channel *channel;
+    struct list node;
+    int fd;
+    bool connected, draining, failed;
+    bool want_write; /* the socket is full */
+    const struct addrinfo *address; /* the one in use */
+    nghttp2_session *session;
+    struct buf out;
+    size_t out_at;
+    struct list calls;
+    uint64_t heard_ns, connect_deadline_ns;
+    char note[160];
+};
+
+struct channel {
+    struct channel_loop *loop;
+    struct list node, links;
+    struct link *active;
+    char *host, *port, *authority;
+    struct addrinfo *addresses;
+    bool was_connected;
+};
+
+struct channel_loop {
+    struct list channels, done;
+    struct channel_call **heap; /* by deadline */
+    size_t heap_count, heap_cap;
+    struct pollfd *polls;
+    struct link **polled;
+    size_t poll_cap;
+    nghttp2_session_callbacks *callbacks;
+    uint8_t *receive;
+};
+
+uint64_t channel_now_ns(void) {
+    struct timespec t;
+    check(clock_gettime(CLOCK_MONOTONIC, &t) == 0);
+    return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
+}
+
+/* ---- deadlines: a binary heap, each call knows its place */
+
+static void heap_put(struct channel_loop *l, size_t i, struct channel_call *call) { l->heap[i] = call, call->heap_index = i; }
+
+static void heap_up(struct channel_loop *l, size_t i) {
+    struct channel_call *call = l->heap[i];
+    for (; i > 0 && l->heap[(i - 1) / 2]->deadline_ns > call->deadline_ns; i = (i - 1) / 2) heap_put(l, i, l->heap[(i - 1) / 2]);
+    heap_put(l, i, call);
+}
+
+static void heap_down(struct channel_loop *l, size_t i) {
+    struct channel_call *call = l->heap[i];
+    for (;;) {
+        size_t child = 2 * i + 1;
+        if (child >= l->heap_count) break;
+        if (child + 1 < l->heap_count && l->heap[child + 1]->deadline_ns < l->heap[child]->deadline_ns) child++;
+        if (l->heap[child]->deadline_ns >= call->deadline_ns) break;
+        heap_put(l, i, l->heap[child]);
+        i = child;
+    }
+    heap_put(l, i, call);
+}
+
+static bool heap_add(struct channel_loop *l, struct channel_call *call) {
+    if (l->heap_count == l->heap_cap) {
+        size_t cap = MAX_OF(l->heap_cap * 2, (size_t)64);
+        struct channel_call **grown = mem_realloc(l->heap, cap * sizeof(*grown));
+        if (!grown) return false;
+        l->heap = grown, l->heap_cap = cap;
+    }
+    heap_put(l, l->heap_count++, call);
+    heap_up(l, call->heap_index);
+    return true;
+}
+
+static void heap_remove(struct channel_loop *l, struct channel_call *call) {
+    size_t i = call->heap_index;
+    if (i == SIZE_MAX) return;
+    check(i < l->heap_count);
+    check(l->heap[i] == call);
+    call->heap_index = SIZE_MAX;
+    struct channel_call *last = l->heap[--l->heap_count];
+    if (last == call) return;
+    heap_put(l, i, last);
+    heap_up(l, i);
+    heap_down(l, last->heap_index);
+}
+
+/* ---- the end of a call */
+
+static void call_free(struct channel_call *call) {
+    heap_remove(call->loop, call);
+    buf_fini(&call->out), buf_fini(&call->response), buf_fini(&call->message), buf_fini(&call->details);
+    call->magic = 0;
+    mem_free(call);
+}
+
+static void call_end(struct channel_call *call, enum grpc_code code, enum channel_fate fate, const char *format, ...) PRINTF_LIKE(4, 5);
+static void call_end(struct channel_call *call, enum grpc_code code, enum channel_fate fate, const char *format, ...) {
+    check(call->link);
+    call->code = code, call->fate = fate;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(call->note, sizeof(call->note), format, args);
+    va_end(args);
+    if (call->stream_id && !call->link->failed) {
+        /* No memory here means that the server goes on with a call that nobody waits for: harmless, and the link notices. */
+        (void)nghttp2_session_set_stream_user_data(call->link->session, call->stream_id, NULL);
+        (void)nghttp2_submit_rst_stream(call->link->session, NGHTTP2_FLAG_NONE, call->stream_id, NGHTTP2_CANCEL);
+    }
+    call->stream_id = 0;
+    call->link = NULL;
+    heap_remove(call->loop, call);
+    list_remove(&call->node);
+    list_push_back(&call->loop->done, &call->node);
+}
+
+static enum channel_fate call_fate_lost(const struct channel_call *call) { return call->sent ? CHANNEL_UNKNOWN : CHANNEL_NOT_SENT; }
+
+/* https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md */
+static enum grpc_code code_of_http(int status) {
+    switch (status) {
+    case 400: return GRPC_INTERNAL;
+    case 401: return GRPC_UNAUTHENTICATED;
+    case 403: return GRPC_PERMISSION_DENIED;
+    case 404: return GRPC_UNIMPLEMENTED;
+    case 429: case 502: case 503: case 504: return GRPC_UNAVAILABLE;
+    default: return GRPC_UNKNOWN;
+    }
+}
+
+/* PROTOCOL-HTTP2.md, "Errors": the code of RST_STREAM where no grpc-status came. */
+static enum grpc_code code_of_reset(uint32_t h2_error) {
+    switch (h2_error) {
+    case NGHTTP2_REFUSED_STREAM: return GRPC_UNAVAILABLE;
+    case NGHTTP2_CANCEL: return GRPC_CANCELLED;
+    case NGHTTP2_ENHANCE_YOUR_CALM: return GRPC_RESOURCE_EXHAUSTED;
+    case NGHTTP2_INADEQUATE_SECURITY: return GRPC_PERMISSION_DENIED;
+    default: return GRPC_INTERNAL;
+    }
+}
+
+/* The one message of a unary answer is there, whole and not compressed. */
+static bool call_response_whole(const struct channel_call *call) {
+    bool compressed;
+    uint32_t len;
+    return call->response.len >= GRPC_FRAME_HEAD && grpc_frame_parse(call->response.data, &compressed, &len) && !compressed &&
+           call->response.len - GRPC_FRAME_HEAD == len;
+}
+
+static void call_end_closed(struct channel_call *call, uint32_t h2_error) {
+    if (call->grpc_status > 0) {
+        call_end(call, (enum grpc_code)call->grpc_status, CHANNEL_ANSWERED, "%s", "");
+    } else if (call->grpc_status == 0 && call_response_whole(call)) {
+        call_end(call, GRPC_OK, CHANNEL_ANSWERED, "%s", "");
+    } else if (call->grpc_status == 0) {
+        call_end(call, GRPC_INTERNAL, CHANNEL_UNKNOWN, "the answer is not one whole message (%zu bytes)", call->response.len);
+    } else if (call->http_status > 0 && (call->http_status != 200 || !call->content_type_ok)) {
+        call_end(call, code_of_http(call->http_status), CHANNEL_UNKNOWN, "not a gRPC answer: HTTP status %d", call->http_status);
+    } else if (h2_error == NGHTTP2_REFUSED_STREAM) {
+        call_end(call, GRPC_UNAVAILABLE, CHANNEL_NOT_SENT, "the server takes no more calls on this connection");
+    } else {
+        call_end(call, code_of_reset(h2_error), call_fate_lost(call), "stream closed without a status (%s)", nghttp2_http2_strerror(h2_error));
+    }
+}
+
+/* ---- nghttp2's callbacks: they record */
+
+static struct channel_call *call_of_stream(nghttp2_session *session, int32_t stream_id) {
+    struct channel_call *call = nghttp2_session_get_stream_user_data(session, stream_id);
+    check(!call || call->magic == CALL_MAGIC);
+    return call;
+}
+
+/* Leading zeros aside, a number of at most nine digits; -1: not one. */
+static int number_parse(const uint8_t *s, size_t n) {
+    int v = 0;
+    if (n == 0 || n > 9) return -1;
+    for (size_t i = 0; i < n; i++) {
+        if (s[i] < '0' || s[i] > '9') return -1;
+        v = v * 10 + (s[i] - '0');
+    }
+    return v;
+}
+
+static bool call_take_message(struct channel_call *call, struct slice v) {
+    call->message.len = 0;
+    if (!buf_reserve(&call->message, v.len + 1)) return false;
+    call->message.len = grpc_percent_decode(v, (char *)call->message.data);
+    return true;
+}
+
+static bool call_take_details(struct channel_call *call, struct slice v) {
+    call->details.len = 0;
+    if (!buf_reserve(&call->details, v.len + 4)) return false;
+    size_t n = base64_decode(v, call->details.data);
+    call->details.len = n == SIZE_MAX ? 0 : n; /* malformed details: the code alone has to do */
+    return true;
+}
+
+static bool call_take_header(struct channel_call *call, struct slice name, struct slice v) {
+    if (slice_equal(name, SLICE_LIT(":status"))) {
+        call->http_status = number_parse(v.data, v.len);
+    } else if (slice_equal(name, SLICE_LIT("content-type"))) {
+        call->content_type_ok = slice_starts_with(v, SLICE_LIT("application/grpc"));
+    } else if (slice_equal(name, SLICE_LIT("grpc-status"))) {
+        int status = number_parse(v.data, v.len);
+        call->grpc_status = status < 0 || status > GRPC_UNAUTHENTICATED ? GRPC_UNKNOWN : status;
+    } else if (slice_equal(name, SLICE_LIT("grpc-message"))) {
+        return call_take_message(call, v);
+    } else if (slice_equal(name, SLICE_LIT("grpc-status-details-bin"))) {
+        return call_take_details(call, v);
+    } else if (slice_equal(name, SLICE_LIT("grpc-retry-pushback-ms"))) {
+        int ms = number_parse(v.data, v.len);
+        call->pushback_ms = ms < 0 ? CHANNEL_PUSHBACK_STOP : ms; /* negative or unreadable: do not retry (gRFC A6) */
+    }
+    return true;
+}
+
+static int header_cb(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name, size_t name_len, const uint8_t *value,
+                     size_t value_len, uint8_t flags, void *user) {
+    struct channel_call *call = call_of_stream(session, frame->hd.stream_id);
+    if (!call) return 0;
+    call->metadata_bytes += name_len + value_len;
+    if (call->metadata_bytes > CHANNEL_METADATA_BYTES_MAX) {
+        call_end(call, GRPC_RESOURCE_EXHAUSTED, CHANNEL_UNKNOWN, "the answer's metadata is larger than %d bytes", CHANNEL_METADATA_BYTES_MAX);
+    } else if (!call_take_header(call, slice_of(name, name_len), slice_of(value, value_len))) {
+        call_end(call, GRPC_RESOURCE_EXHAUSTED, CHANNEL_UNKNOWN, "no memory for the answer");
+    }
+    return 0;
+}
+
+static int data_cb(nghttp2_session *session, uint8_t flags, int32_t stream_id, const uint8_t *data, size_t len, void *user) {
+    struct channel_call *call = call_of_stream(session, stream_id);
+    if (!call) return 0;
+    if (len > CHANNEL_MESSAGE_BYTES_MAX + GRPC_FRAME_HEAD - call->response.len) {
+        call_end(call, GRPC_RESOURCE_EXHAUSTED, CHANNEL_UNKNOWN, "the answer is larger than %d bytes", CHANNEL_MESSAGE_BYTES_MAX);
+    } else if (!buf_append(&call->response, slice_of(data, len))) {
+        call_end(call, GRPC_RESOURCE_EXHAUSTED, CHANNEL_UNKNOWN, "no memory for the answer");
+    }
+    return 0;
+}
+
+static int frame_received_cb(nghttp2_session *session, const nghttp2_frame *frame, void *user) {
+    struct link *k = user;
+    if (frame->hd.type == NGHTTP2_GOAWAY) {
+        k->draining = true;
+        if (k->channel->active == k) k->channel->active = NULL;
+        return 0;
+    }
+    bool ends = (frame->hd.type == NGHTTP2_DATA || frame->hd.type == NGHTTP2_HEADERS) && (frame->hd.flags & NGHTTP2_FLAG_END_STREAM);
+    struct channel_call *call = ends ? call_of_stream(session, frame->hd.stream_id) : NULL;
+    /* An answer before we have sent all: nobody wants the rest. call_end_closed() resets the stream, as RFC 9113 8.1 allows. */
+    if (call && !call->sending_done) call_end_closed(call, NGHTTP2_NO_ERROR);
+    return 0;
+}
+
+static int frame_sent_cb(nghttp2_session *session, const nghttp2_frame *frame, void *user) {
+    struct channel_call *call = frame->hd.type == NGHTTP2_HEADERS ? call_of_stream(session, frame->hd.stream_id) : NULL;
+    if (call) call->sent = true;
+    return 0;
+}
+
+static int stream_closed_cb(nghttp2_session *session, int32_t stream_id, uint32_t h2_error, void *user) {
+    struct channel_call *call = call_of_stream(session, stream_id);
+    if (!call) return 0;
+    call->stream_id = 0;
+    call_end_closed(call, h2_error);
+    return 0;
+}
+
+static ssize_t body_cb(nghttp2_session *session, int32_t stream_id, uint8_t *out, size_t cap, uint32_t *flags, nghttp2_data_source *source,
+                       void *user) {
+    struct channel_call *call = call_of_stream(session, stream_id);
+    if (!call) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE; /* ended meanwhile; its reset is queued */
+    size_t n = MIN_OF(call->out.len - call->out_at, cap);
+    if (n) memcpy(out, call->out.data + call->out_at, n);
+    call->out_at += n;
+    bool empty = call->out_at == call->out.len;
+    if (empty) call->out.len = call->out_at = 0;
+    if (empty && call->sending_done) *flags |= NGHTTP2_DATA_FLAG_EOF;
+    return n == 0 && !call->sending_done ? NGHTTP2_ERR_DEFERRED : (ssize_t)n;
+}
+
+static void *heap_malloc_cb(size_t n, void *user) { return mem_alloc(n); }
+static void heap_free_cb(void *p, void *user) { mem_free(p); }
+static void *heap_calloc_cb(size_t n, size_t size, void *user) { return size && n > SIZE_MAX / size ? NULL : mem_zalloc(n * size); }
+static void *heap_realloc_cb(void *p, size_t n, void *user) { return mem_realloc(p, n); }
+static nghttp2_mem heap = {NULL, heap_malloc_cb, heap_free_cb, heap_calloc_cb, heap_realloc_cb};
+
+/* ---- links */
+
+static void link_note(struct link *k, const char *what, const char *why) {
+    snprintf(k->note, sizeof(k->note), "%s %s: %s", what, k->channel->authority, why);
+}
+
+static void link_free(struct link *k) {
+    if (k->channel->active == k) k->channel->active = NULL;
+    check(list_empty(&k->calls));
+    list_remove(&k->node);
+    if (k->fd >= 0) close(k->fd);
+    nghttp2_session_del(k->session);
+    buf_fini(&k->out);
+    mem_free(k);
+}
+
+/* Ends the link and all its calls; note says why. */
+static void link_fail(struct link *k) {
+    k->failed = true;
+    list_each(it, &k->calls) {
+        struct channel_call *call = list_entry(it, struct channel_call, node);
+        call_end(call, GRPC_UNAVAILABLE, call_fate_lost(call), "%s", k->note);
+    }
+    link_free(k);
+}
+
+/* Starts to connect to k->address or, where that fails at once, to one after it. false: there is none left. */
+static bool link_connect(struct link *k) {
+    int error = EADDRNOTAVAIL;
+    for (; k->address; k->address = k->address->ai_next) {
+        k->fd = socket(k->address->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        if (k->fd < 0) {
+            error = errno;
+            continue;
+        }
+        int on = 1, unsent_ms = TCP_UNSENT_TIMEOUT_MS;
+        (void)setsockopt(k->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+        (void)setsockopt(k->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &unsent_ms, sizeof(unsent_ms));
+        k->connect_deadline_ns = channel_now_ns() + CONNECT_NS;
+        if (connect(k->fd, k->address->ai_addr, k->address->ai_addrlen) == 0 || errno == EINPROGRESS) return true;
+        error = errno;
+        close(k->fd);
+        k->fd = -1;
+    }
+    link_note(k, "cannot connect to", strerror(error));
+    return false;
+}
+
+/* This address did not work: the next one, or the end. */
+static void link_connect_next(struct link *k, int error) {
+    close(k->fd);
+    k->fd = -1;
+    k->address = k->address->ai_next;
+    if (k->address && link_connect(k)) return;
+    link_note(k, "cannot connect to", strerror(error));
+    link_fail(k);
+}
+
+static bool link_resolve(struct link *k) {
+    struct channel *c = k->channel;
+    if (c->addresses) freeaddrinfo(c->addresses);
+    c->addresses = NULL;
+    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV};
+    int e = getaddrinfo(c->host, c->port, &hints, &c->addresses);
+    if (e) link_note(k, "cannot look up", gai_strerror(e));
+    k->address = c->addresses;
+    return e == 0;
+}
+
+static bool link_session(struct link *k) {
+    nghttp2_option *o = NULL;
+    if (nghttp2_option_new(&o)) return false;
+    nghttp2_option_set_max_reserved_remote_streams(o, 0);
+    int e = nghttp2_session_client_new3(&k->session, k->channel->loop->callbacks, k, o, &heap);
+    nghttp2_option_del(o);
+    if (e) return false;
+    nghttp2_settings_entry settings[] = {
+        {NGHTTP2_SETTINGS_ENABLE_PUSH, 0},
+        {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, WINDOW_BYTES},
+        {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, CHANNEL_METADATA_BYTES_MAX},
+    };
+    return nghttp2_submit_settings(k->session, NGHTTP2_FLAG_NONE, settings, ARRAY_LEN(settings)) == 0 &&
+           nghttp2_session_set_local_window_size(k->session, NGHTTP2_FLAG_NONE, 0, WINDOW_BYTES) == 0;
+}
+
+/* The channel's new active link, connecting or, with `failed` set and a note, already lost. NULL: no memory. */
+static struct link *link_open(struct channel *c) {
+    struct link *k = mem_new(struct link);
+    if (!k) return NULL;
+    k->channel = c;
+    k->fd = -1;
+    k->heard_ns = channel_now_ns();
+    list_init(&k->calls);
+    list_push_back(&c->links, &k->node);
+    if (!link_session(k)) {
+        link_free(k);
+        return NULL;
+    }
+    k->failed = !link_resolve(k) || !link_connect(k);
+    c->active = k;
+    return k;
+}
+
+/* Lets the session serialize and hands it to the kernel until either has enough. false: the link is lost, note says why. */
+static bool link_write(struct link *k) {
+    k->want_write = false;
+    if (!k->connected) return true;
+    for (;;) {
+        while (k->out.len - k->out_at < SEND_BYTES) {
+            const uint8_t *data;
+            ssize_t n = nghttp2_session_mem_send(k->session, &data);
+            if (n < 0 || (n > 0 && !buf_append(&k->out, slice_of(data, (size_t)n)))) return link_note(k, "lost", "no memory to send"), false;
+            if (n == 0) break;
+        }
+        if (k->out_at == k->out.len) {
+            k->out.len = k->out_at = 0;
+            return true;
+        }
+        ssize_t n = send(k->fd, k->out.data + k->out_at, k->out.len - k->out_at, MSG_NOSIGNAL);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0 && errno == EAGAIN) return k->want_write = true;
+        if (n < 0) return link_note(k, "lost the connection to", strerror(errno)), false;
+        k->out_at += (size_t)n;
+        if (k->out_at == k->out.len) k->out.len = k->out_at = 0;
+    }
+}
+
+static bool link_read(struct link *k) {
+    struct channel_loop *l = k->channel->loop;
+    for (int i = 0; i < RECEIVES_PER_TURN; i++) {
+        ssize_t n = recv(k->fd, l->receive, RECEIVE_BYTES, 0);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0 && errno == EAGAIN) return true;
+        if (n < 0) return link_note(k, "lost the connection to", strerror(errno)), false;
+        if (n == 0) return link_note(k, "lost the connection to", "closed by the server"), false;
+        k->heard_ns = channel_now_ns();
+        ssize_t used = nghttp2_session_mem_recv(k->session, l->receive, (size_t)n);
+        if (used < 0) return link_note(k, "lost the connection to", nghttp2_strerror((int)used)), false;
+        if ((size_t)n < RECEIVE_BYTES) return true;
+    }
+    return true;
+}
+
+static void link_on_poll(struct link *k, short events) {
+    if (!k->connected && (events & (POLLOUT | POLLERR | POLLHUP))) {
+        int error = 0;
+        socklen_t len = sizeof(error);
+        if (getsockopt(k->fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0) error = errno;
+        if (error) return link_connect_next(k, error);
+        k->connected = k->channel->was_connected = true;
+        k->heard_ns = channel_now_ns();
+    }
+    if (k->connected && (events & (POLLIN | POLLERR | POLLHUP)) && !link_read(k)) return link_fail(k);
+    if (k->connected && !link_write(k)) return link_fail(k);
+}
+
+/* What is due without an event. */
+static void link_on_turn(struct link *k, uint64_t now) {
+    if (k->failed) return link_fail(k);
+    if (!k->connected && now >= k->connect_deadline_ns) return link_connect_next(k, ETIMEDOUT);
+    if (k->connected && !k->want_write && !link_write(k)) return link_fail(k);
+    bool over = k->connected && !nghttp2_session_want_read(k->session) && !nghttp2_session_want_write(k->session) && k->out.len == 0;
+    if ((k->draining && list_empty(&k->calls)) || over) {
+        link_note(k, "lost the connection to", "closed");
+        link_fail(k);
+    }
+}
+
+/* ---- the loop */
+
+static bool loop_callbacks(struct channel_loop *l) {
+    if (nghttp2_session_callbacks_new(&l->callbacks)) return false;
+    nghttp2_session_callbacks_set_on_header_callback(l->callbacks, header_cb);
+    nghttp2_session_callbacks_set_on_data_chunk_recv_callback(l->callbacks, data_cb);
+    nghttp2_session_callbacks_set_on_frame_recv_callback(l->callbacks, frame_received_cb);
+    nghttp2_session_callbacks_set_on_frame_send_callback(l->callbacks, frame_sent_cb);
+    nghttp2_session_callbacks_set_on_stream_close_callback(l->callbacks, stream_closed_cb);
+    return true;
+}
+
+struct channel_loop *channel_loop_new(void) {
+    struct channel_loop *l = mem_new(struct channel_loop);
+    if (!l) return NULL;
+    list_init(&l->channels);
+    list_init(&l->done);
+    l->receive = mem_alloc(RECEIVE_BYTES);
+    if (l->receive && loop_callbacks(l)) return l;
+    channel_loop_free(l);
+    return NULL;
+}
+
+void channel_loop_free(struct channel_loop *l) {
+    if (!l) return;
+    check(list_empty(&l->channels));
+    list_each(it, &l->done) {
+        list_remove(it);
+        call_free(list_entry(it, struct channel_call, node));
+    }
+    check(l->heap_count == 0);
+    if (l->callbacks) nghttp2_session_callbacks_del(l->callbacks);
+    mem_free(l->heap), mem_free(l->polls), mem_free(l->polled), mem_free(l->receive);
+    mem_free(l);
+}
+
+/* Gives each link what is due and fills the poll table. Returns its size. */
+static size_t loop_prepare(struct channel_loop *l, uint64_t now, uint64_t *until_ns) {
+    size_t n = 0;
+    list_each(ci, &l->channels) {
+        struct channel *c = list_entry(ci, struct channel, node);
+        list_each(ki, &c->links) link_on_turn(list_entry(ki, struct link, node), now);
+        list_each(ki, &c->links) {
+            struct link *k = list_entry(ki, struct link, node);
+            if (n == l->poll_cap) {
+                size_t cap = MAX_OF(l->poll_cap * 2, (size_t)16);
+                struct pollfd *polls = mem_realloc(l->polls, cap * sizeof(*polls));
+                if (polls) l->polls = polls;
+                struct link **polled = mem_realloc(l->polled, cap * sizeof(*polled));
+                if (polled) l->polled = polled;
+                if (!polls || !polled) return *until_ns = MIN_OF(*until_ns, now + NS_PER_MS), n; /* the others first; this one next turn */
+                l->poll_cap = cap;
+            }
+            l->polled[n] = k;
+            l->polls[n++] = (struct pollfd){.fd = k->fd, .events = (short)(k->connected ? POLLIN | (k->want_write ? POLLOUT : 0) : POLLOUT)};
+            if (!k->connected) *until_ns = MIN_OF(*until_ns, k->connect_deadline_ns);
+        }
+    }
+    return n;
+}
+
+static void loop_expire(struct channel_loop *l, uint64_t now) {
+    while (l->heap_count && l->heap[0]->deadline_ns <= now) {
+        struct channel_call *call = l->heap[0];
+        struct link *k = call->link;
+        call_end(call, GRPC_DEADLINE_EXCEEDED, call_fate_lost(call), "%s", k->connected ? "no answer before the deadline" : "not connected before the deadline");
+        if (k->connected && now - k->heard_ns > LINK_SILENCE_NS) {
+            link_note(k, "lost the connection to", "the server is silent");
+            link_fail(k);
+        }
+    }
+}
+
+static unsigned loop_run_done(struct channel_loop *l) {
+    struct list batch; /* calls that callbacks end wait for the next turn */
+    list_init(&batch);
+    list_splice_back(&batch, &l->done);
+    unsigned n = 0;
+    for (struct list *it; (it = list_pop_front(&batch)); n++) {
+        struct channel_call *call = list_entry(it, struct channel_call, node);
+        struct channel_answer a = {.code = call->code, .fate = call->fate, .pushback_ms = call->pushback_ms};
+        if (call->code == GRPC_OK) a.response = slice_of(call->response.data + GRPC_FRAME_HEAD, call->response.len - GRPC_FRAME_HEAD);
+        a.message = call->note[0] ? slice_str(call->note) : buf_slice(&call->message);
+        if (call->fate == CHANNEL_ANSWERED) a.details = buf_slice(&call->details);
+        call->on_answer(call->user, &a);
+        call_free(call);
+    }
+    return n;
+}
+
+unsigned channel_loop_turn(struct channel_loop *l, uint64_t wait_ns) {
+    uint64_t now = channel_now_ns(), until = wait_ns > UINT64_MAX - now ? UINT64_MAX : now + wait_ns;
+    size_t n = loop_prepare(l, now, &until);
+    if (l->heap_count) until = MIN_OF(until, l->heap[0]->deadline_ns);
+    if (!list_empty(&l->done)) until = now;
+    uint64_t left = until > now ? until - now : 0;
+    struct timespec t = {(time_t)(left / NS_PER_S), (long)(left % NS_PER_S)};
+    int ready = ppoll(l->polls, n, until == UINT64_MAX ? NULL : &t, NULL);
+    check(ready >= 0 || errno == EINTR || errno == ENOMEM);
+    for (size_t i = 0; ready > 0 && i < n; i++) {
+        if (l->polls[i].revents) link_on_poll(l->polled[i], l->polls[i].revents);
+    }
+    loop_expire(l, channel_now_ns());
+    return loop_run_done(l);
+}
+
+/* ---- channels */
+
+/* Splits "host:port" in place; false: neither that nor "[v6]:port" nor a bare host. */
+static bool target_split(char *target, char **host, char **port) {
+    char *colon = strrchr(target, ':'), *bracket = strchr(target, ']');
+    *host = target, *port = NULL;
+    if (target[0] == '[') {
+        if (!bracket || (bracket[1] && bracket[1] != ':')) return false;
+        *host = target + 1;
+        *bracket = 0;
+        if (bracket[1]) *port = bracket + 2;
+    } else if (colon && strchr(target, ':') == colon) {
+        *colon = 0;
+        *port = colon + 1;
+    } /* more than one colon and no brackets: an IPv6 address without a port */
+    if (!**host) return false;
+    if (!*port) return true;
+    int n = number_parse((const uint8_t *)*port, strlen(*port));
+    return n > 0 && n <= 65535;
+}
+
+static char *text_printf(const char *format, const char *a, const char *b) {
+    size_t n = strlen(format) + strlen(a) + strlen(b) + 1;
+    char *s = mem_alloc(n);
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+    if (s) snprintf(s, n, format, a, b);
+#pragma GCC diagnostic pop
+    return s;
+}
+
+struct channel *channel_open(struct channel_loop *l, const char *target) {
+    struct channel *c = mem_new(struct channel);
+    char *copy = mem_strdup(target), *host, *port;
+    if (!c || !copy) goto no_memory;
+    list_init(&c->links);
+    if (!target_split(copy, &host, &port)) {
+        mem_free(c), mem_free(copy);
+        errno = EINVAL;
+        return NULL;
+    }
+    c->loop = l;
+    c->host = mem_strdup(host);
+    c->port = mem_strdup(port ? port : "7400");
+    static_assert(CHANNEL_PORT_DEFAULT == 7400, "the text above");
+    c->authority = c->port ? text_printf(strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, c->port) : NULL;
+    if (!c->host || !c->port || !c->authority) goto no_memory;
+    mem_free(copy);
+    list_push_back(&l->channels, &c->node);
+    return c;
+no_memory:
+    if (c) mem_free(c->host), mem_free(c->port), mem_free(c->authority);
+    mem_free(c), mem_free(copy);
+    errno = ENOMEM;
+    return NULL;
+}
+
+void channel_close(struct channel *c) {
+    if (!c) return;
+    list_each(ki, &c->links) {
+        struct link *k = list_entry(ki, struct link, node);
+        list_each(it, &k->calls) {
+            struct channel_call *call = list_entry(it, struct channel_call, node);
+            call_end(call, GRPC_CANCELLED, call_fate_lost(call), "the channel was closed");
+        }
+        if (k->connected) (void)link_write(k); /* resets, as far as the socket takes them */
+        link_free(k);
+    }
+    list_remove(&c->node);
+    if (c->addresses) freeaddrinfo(c->addresses);
+    mem_free(c->host), mem_free(c->port), mem_free(c->authority);
+    mem_free(c);
+}
+
+bool channel_was_connected(const struct channel *c) { return c->was_connected; }
+
+/* ---- calls */
+
+static bool call_append(struct channel_call *call, struct slice message) {
+    uint8_t head[GRPC_FRAME_HEAD];
+    if (message.len > UINT32_MAX || !buf_reserve(&call->out, GRPC_FRAME_HEAD + message.len)) return false;
+    grpc_frame_head(head, (uint32_t)message.len);
+    return buf_append(&call->out, slice_of(head, sizeof(head))) && buf_append(&call->out, message);
+}
+
+#define NV(n, v, vlen) ((nghttp2_nv){(uint8_t *)(n), (uint8_t *)(v), sizeof(n) - 1, (vlen), NGHTTP2_NV_FLAG_NONE})
+
+static bool call_submit(struct channel_call *call, const char *path) {
+    struct link *k = call->link;
+    char timeout[16];
+    size_t timeout_len = 0;
+    if (call->deadline_ns) {
+        uint64_t now = channel_now_ns();
+        timeout_len = grpc_timeout_format(call->deadline_ns > now ? call->deadline_ns - now : 1, timeout);
+    }
+    nghttp2_nv headers[] = {
+        NV(":method", "POST", 4), NV(":scheme", "http", 4), NV(":path", path, strlen(path)),
+        NV(":authority", k->channel->authority, strlen(k->channel->authority)), NV("te", "trailers", 8),
+        NV("content-type", "application/grpc", 16), NV("user-agent", "orderdb-c/1", 11), NV("grpc-timeout", timeout, timeout_len),
+    };
+    size_t count = ARRAY_LEN(headers) - (timeout_len == 0);
+    nghttp2_data_provider body = {.source.ptr = call, .read_callback = body_cb};
+    int32_t id = nghttp2_submit_request(k->session, NULL, headers, count, &body, call);
+    if (id < 0) return false;
+    call->stream_id = id;
+    return true;
+}
+
+struct channel_call *channel_start(struct channel *c, const struct channel_request *r) {
+    struct channel_call *call = mem_new(struct channel_call);
+    if (!call) return NULL;
+    *call = (struct channel_call){.magic = CALL_MAGIC, .loop = c->loop, .http_status = -1, .grpc_status = -1, .heap_index = SIZE_MAX,
+                                  .pushback_ms = CHANNEL_PUSHBACK_NONE, .sending_done = !r->stream, .deadline_ns = r->deadline_ns,
+                                  .on_answer = r->on_answer, .user = r->user};
+    list_init(&call->node);
+    /* Stream ids of a connection are used up after 2^30 calls: then, too, the next one gets a new link. */
+    if (c->active && nghttp2_session_check_request_allowed(c->active->session) == 0) {
+        c->active->draining = true;
+        c->active = NULL;
+    }
+    call->link = c->active ? c->active : link_open(c);
+    if (!call->link || (!r->stream && !call_append(call, r->message)) || (r->deadline_ns && !heap_add(c->loop, call)) || !call_submit(call, r->path)) {
+        call_free(call);
+        return NULL;
+    }
+    list_push_back(&call->link->calls, &call->node);
+    return call;
+}
+
+bool channel_send(struct channel_call *call, struct slice message) {
+    check(call->magic == CALL_MAGIC);
+    if (!call->link) return false;
+    check(!call->sending_done);
+    if (call->out_at) { /* what was taken needs no room */
+        memmove(call->out.data, call->out.data + call->out_at, call->out.len - call->out_at);
+        call->out.len -= call->out_at;
+        call->out_at = 0;
+    }
+    if (!call_append(call, message)) return false;
+    (void)nghttp2_session_resume_data(call->link->session, call->stream_id); /* fails when it is not deferred: it will be read anyway */
+    return true;
+}
+
+void channel_send_end(struct channel_call *call) {
+    check(call->magic == CALL_MAGIC);
+    if (!call->link || call->sending_done) return;
+    call->sending_done = true;
+    (void)nghttp2_session_resume_data(call->link->session, call->stream_id);
+}
+
+size_t channel_unsent_bytes(const struct channel_call *call) { return call->out.len - call->out_at; }
+
+void channel_cancel(struct channel_call *call) {
+    check(call->magic == CALL_MAGIC);
+    if (call->link) call_end(call, GRPC_CANCELLED, call_fate_lost(call), "cancelled by the caller");
+}

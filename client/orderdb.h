@@ -1,0 +1,98 @@
+/* The C client of OrderDB: blocking calls with deadlines, retries that keep their request id, and decoded refusals. Manual: docs/CLIENT.md.
+ *
+ *   struct orderdb_client *db = orderdb_open("127.0.0.1:7400", NULL);
+ *   Orderdb__V1__CreateOrderResponse *r = orderdb_create_order(db, &request, NULL);
+ *   if (!r) fprintf(stderr, "%s\n", orderdb_error_message(orderdb_error(db)));
+ *   orderdb_message_free(r);
+ *   orderdb_close(db);
+ *
+ * Threads: a handle belongs to one thread at a time; open one per thread. There is no global state.
+ * Memory: requests stay the caller's and are only read. An answer is the caller's: orderdb_message_free() it (not the generated *_free_unpacked).
+ * What orderdb_error(), orderdb_request_id() and orderdb_call() point to is the handle's, until its next call. */
+#ifndef ORDERDB_H
+#define ORDERDB_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "orderdb/v1/admin.pb-c.h"
+#include "orderdb/v1/order.pb-c.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct orderdb_client;
+struct orderdb_error;
+struct orderdb_import;
+
+/* Zero everywhere is the default. */
+struct orderdb_options {
+    uint32_t timeout_ms;    /* of a whole call, retries included; 0: 10 s */
+    uint32_t retries_max;   /* per call; 0: as many as deadline and budget allow */
+    bool no_retries;
+    bool wait_for_server;   /* also retry while no connection has ever been made; else the first refusal is reported at once */
+};
+struct orderdb_call_options {
+    uint32_t timeout_ms; /* 0: the handle's */
+    bool repeatable;     /* orderdb_call() alone: it only reads or carries a request id, so it may be sent again when the outcome is unknown */
+};
+
+/* target: "host:port", "[::1]:port", port 7400 unless told. Connects with the first call. NULL: errno is EINVAL (target) or ENOMEM. */
+struct orderdb_client *orderdb_open(const char *target, const struct orderdb_options *options);
+/* Imports under way end; their handles are to be finished first. NULL is fine. */
+void orderdb_close(struct orderdb_client *db);
+
+/* The calls. NULL: refused or failed, orderdb_error() says why. Writes without a request_id get one (32 hex characters from the kernel), the
+ * same one for every attempt. Reads and writes alike are sent again after UNAVAILABLE, after RESOURCE_EXHAUSTED with a delay, and after a lost
+ * connection, with growing random pauses inside the deadline. Retries are bounded by a budget: 1 per 10 calls, at most 10 saved up. */
+Orderdb__V1__CreateOrderResponse *orderdb_create_order(struct orderdb_client *db, const Orderdb__V1__CreateOrderRequest *request,
+                                                       const struct orderdb_call_options *options);
+Orderdb__V1__TransitionOrderResponse *orderdb_transition_order(struct orderdb_client *db, const Orderdb__V1__TransitionOrderRequest *request,
+                                                               const struct orderdb_call_options *options);
+Orderdb__V1__Order *orderdb_get_order(struct orderdb_client *db, const Orderdb__V1__GetOrderRequest *request,
+                                      const struct orderdb_call_options *options);
+Orderdb__V1__ListOrdersResponse *orderdb_list_orders(struct orderdb_client *db, const Orderdb__V1__ListOrdersRequest *request,
+                                                     const struct orderdb_call_options *options);
+Orderdb__V1__ListOrderHistoryResponse *orderdb_list_order_history(struct orderdb_client *db, const Orderdb__V1__ListOrderHistoryRequest *request,
+                                                                  const struct orderdb_call_options *options);
+Orderdb__V1__Topology *orderdb_get_topology(struct orderdb_client *db, const Orderdb__V1__GetTopologyRequest *request,
+                                            const struct orderdb_call_options *options);
+void orderdb_message_free(void *message); /* an answer of the above; NULL is fine */
+
+/* Any unary method by its path, "/orderdb.v1.OrderService/GetOrder", request and answer as protobuf bytes. */
+bool orderdb_call(struct orderdb_client *db, const char *path, const void *request, size_t request_bytes, const struct orderdb_call_options *options,
+                  const uint8_t **answer, size_t *answer_bytes);
+
+/* A stream of orders into ImportOrders. Several may be open on one handle. Not retried: import again, what is there stays as it is. */
+struct orderdb_import *orderdb_import_begin(struct orderdb_client *db, uint32_t timeout_ms); /* 0: 10 minutes. NULL: orderdb_error() */
+/* Waits while much is unsent. false: the stream has ended or memory has run out; orderdb_import_finish() says why. */
+bool orderdb_import_send(struct orderdb_import *i, const Orderdb__V1__ImportOrdersRequest *order);
+void orderdb_import_end(struct orderdb_import *i); /* no more orders; does not wait */
+/* Ends, waits for the server's count and frees the handle. NULL: orderdb_error() says why. */
+Orderdb__V1__ImportOrdersResponse *orderdb_import_finish(struct orderdb_import *i);
+
+const char *orderdb_request_id(const struct orderdb_client *db); /* of the last write, given or made; "": there was none */
+unsigned orderdb_attempts(const struct orderdb_client *db);       /* of the last call; 1: no retry */
+
+/* Why the last call failed; NULL: it did not. Texts are never NULL. */
+const struct orderdb_error *orderdb_error(const struct orderdb_client *db);
+int orderdb_error_code(const struct orderdb_error *e);              /* gRPC's number, 5 */
+const char *orderdb_error_code_name(const struct orderdb_error *e); /* "NOT_FOUND" */
+const char *orderdb_error_reason(const struct orderdb_error *e);    /* "ORDER_NOT_FOUND"; "": none, as when the server was not reached */
+const char *orderdb_error_message(const struct orderdb_error *e);   /* a sentence for people */
+const char *orderdb_error_request_id(const struct orderdb_error *e);
+int64_t orderdb_error_retry_delay_ms(const struct orderdb_error *e); /* -1: the server named none */
+/* A write that may have taken effect: repeat it with the same request id to know. */
+bool orderdb_error_outcome_unknown(const struct orderdb_error *e);
+size_t orderdb_error_meta_count(const struct orderdb_error *e);
+void orderdb_error_meta_at(const struct orderdb_error *e, size_t i, const char **key, const char **value);
+const char *orderdb_error_meta(const struct orderdb_error *e, const char *key); /* "status", "winner_request_id", ...; NULL: not there */
+size_t orderdb_error_violation_count(const struct orderdb_error *e);
+void orderdb_error_violation_at(const struct orderdb_error *e, size_t i, const char **field, const char **description);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
