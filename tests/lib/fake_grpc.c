@@ -46,19 +46,9 @@ struct fake_grpc {
     atomic_uint max_streams, connections, resets;
 };
 
-static ssize_t fake_read_cb(nghttp2_session *session, int32_t id, uint8_t *out, size_t cap, uint32_t *flags, nghttp2_data_source *source, void *user) {
-    struct fake_stream *s = source->ptr;
-    size_t n = MIN_OF(cap, s->out.len - s->out_at);
-    if (n) memcpy(out, s->out.data + s->out_at, n);
-    s->out_at += n;
-    if (s->out_at < s->out.len) return (ssize_t)n;
-    *flags |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM;
-    return (ssize_t)n;
-}
-
 #define FAKE_NV(n, v) ((nghttp2_nv){(uint8_t *)(n), (uint8_t *)(v), strlen(n), strlen(v), NGHTTP2_NV_FLAG_NONE})
 
-static size_t fake_trailers(const struct fake_reply *r, nghttp2_nv *out, char *texts, size_t texts_cap) {
+static size_t fake_trailers(const struct fake_reply *r, nghttp2_nv *out, char *texts) {
     size_t n = 0;
     int used = snprintf(texts, 16, "%d", r->grpc_status);
     out[n++] = FAKE_NV("grpc-status", texts);
@@ -74,6 +64,19 @@ static size_t fake_trailers(const struct fake_reply *r, nghttp2_nv *out, char *t
         out[n++] = FAKE_NV("grpc-status-details-bin", at);
     }
     return n;
+}
+
+static ssize_t fake_read_cb(nghttp2_session *session, int32_t id, uint8_t *out, size_t cap, uint32_t *flags, nghttp2_data_source *source, void *user) {
+    struct fake_stream *s = source->ptr;
+    size_t n = MIN_OF(cap, s->out.len - s->out_at);
+    if (n) memcpy(out, s->out.data + s->out_at, n);
+    s->out_at += n;
+    if (s->out_at < s->out.len) return (ssize_t)n;
+    *flags |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM;
+    char texts[4096];
+    nghttp2_nv trailers[4]; /* submitted here and not earlier: nghttp2 sends HEADERS before DATA that waits */
+    nghttp2_submit_trailer(session, id, trailers, fake_trailers(&s->reply, trailers, texts));
+    return (ssize_t)n;
 }
 
 static void fake_reply_send(struct fake_stream *s) {
@@ -92,7 +95,7 @@ static void fake_reply_send(struct fake_stream *s) {
         nghttp2_submit_response(p->session, s->id, nv, 2, NULL);
         return;
     case FAKE_STATUS_ONLY:
-        nghttp2_submit_response(p->session, s->id, nv, 2 + fake_trailers(r, nv + 2, texts, sizeof(texts)), NULL);
+        nghttp2_submit_response(p->session, s->id, nv, 2 + fake_trailers(r, nv + 2, texts), NULL);
         return;
     case FAKE_GOAWAY: nghttp2_submit_goaway(p->session, 0, s->id, NGHTTP2_NO_ERROR, NULL, 0); break;
     case FAKE_ANSWER: case FAKE_RAW: break;
@@ -103,8 +106,6 @@ static void fake_reply_send(struct fake_stream *s) {
     check(!framed || buf_append(&s->out, slice_of(head, sizeof(head))));
     check(buf_append(&s->out, slice_of(r->body, r->body_len)));
     nghttp2_submit_response(p->session, s->id, nv, 2, &body);
-    nghttp2_nv trailers[4];
-    nghttp2_submit_trailer(p->session, s->id, trailers, fake_trailers(r, trailers, texts, sizeof(texts)));
 }
 
 static void fake_handle(struct fake_stream *s, bool early) {
