@@ -12,7 +12,8 @@ static void time_text(int64_t us, char out[40])
     time_t t = (time_t)seconds;
     struct tm tm = {0};
     gmtime_r(&t, &tm);
-    snprintf(out, 40, "%04d-%02d-%02dT%02d:%02d:%02d.%06dZ", (tm.tm_year + 1900) % 10000, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec, (int)micros);
+    size_t n = strftime(out, 40, "%Y-%m-%dT%H:%M:%S", &tm);
+    snprintf(out + n, 40 - n, ".%06dZ", (int)micros);
 }
 
 #define TEXT(s) (int)(s).len, (const char *)((s).data ? (s).data : (const uint8_t *)"")

@@ -1,6 +1,7 @@
 /* The shape of requests: every rule that can be decided without the store. Takes an unpacked message, adds a violation per broken rule
  * to the failure (path, limit, actual), and on success yields the encoded command. Pure; runs on the core that took the request. Unpack
- * only after scan.h has passed the bytes. Limits: docs/API.md, and here. */
+ * only after scan.h has passed the bytes. The message is put into canonical form in place: maps sorted by key, unknown fields dropped.
+ * Limits: docs/API.md, and here. */
 #ifndef ENGINE_CHECK_H
 #define ENGINE_CHECK_H
 
@@ -19,8 +20,11 @@ enum {
     CHECK_QUANTITY_MAX = 1000000,
     CHECK_NAME_BYTES_MAX = 128, /* sku_id, merchant_id, client_order_no, order_type, operator, channel, carrier, ... */
     CHECK_TEXT_BYTES_MAX = 1024, /* reason, attribute value, address.line */
+    CHECK_ATTRIBUTE_KEY_BYTES_MAX = 64,
+    CHECK_REFS_MAX = 100,        /* payments; shipments */
     CHECK_HISTORY_MAX = 1000,    /* entries of an imported order */
 };
+#define CHECK_TTL_US_MIN US_PER_S
 #define CHECK_TTL_US_DEFAULT (7ll * 86400 * US_PER_S)
 #define CHECK_TTL_US_MAX (30ll * 86400 * US_PER_S)
 
@@ -33,9 +37,9 @@ struct checked {
     struct slice command; /* encoded, in the arena */
 };
 /* false: f says why. traceparent: from the call's metadata, or empty. */
-bool check_create(const Orderdb__V1__CreateOrderRequest *m, struct slice traceparent, struct arena *arena, struct checked *out, struct failure *f);
-bool check_transition(const Orderdb__V1__TransitionOrderRequest *m, struct slice traceparent, struct arena *arena, struct checked *out, struct failure *f);
+bool check_create(Orderdb__V1__CreateOrderRequest *m, struct slice traceparent, struct arena *arena, struct checked *out, struct failure *f);
+bool check_transition(Orderdb__V1__TransitionOrderRequest *m, struct slice traceparent, struct arena *arena, struct checked *out, struct failure *f);
 /* History needs the machine: legal edges, versions 1..n, times not going back, last status = order.status. */
-bool check_import(const Orderdb__V1__ImportOrdersRequest *m, const struct machines *ms, struct arena *arena, struct checked *out, struct failure *f);
+bool check_import(Orderdb__V1__ImportOrdersRequest *m, const struct machines *ms, struct arena *arena, struct checked *out, struct failure *f);
 
 #endif

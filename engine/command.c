@@ -20,7 +20,8 @@ static size_t counted_bytes_max(struct slice s) { return COUNT_BYTES_MAX + s.len
 static size_t command_bytes_max(const struct command *c)
 {
     const struct command_origin *o = &c->origin;
-    size_t n = 1 + counted_bytes_max(o->request_id) + 16 + COUNT_BYTES_MAX + counted_bytes_max(o->operator_) + counted_bytes_max(o->reason) + counted_bytes_max(o->traceparent);
+    size_t n = 1 + counted_bytes_max(o->request_id) + 16 + COUNT_BYTES_MAX;
+    n += counted_bytes_max(o->operator_) + counted_bytes_max(o->reason) + counted_bytes_max(o->traceparent);
     switch (c->type) {
     case COMMAND_CREATE:
         n += counted_bytes_max(c->create.user_id) + counted_bytes_max(c->create.client_order_no) + counted_bytes_max(c->create.machine);

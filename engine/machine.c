@@ -229,7 +229,8 @@ static enum status verify_states(const Orderdb__V1__StatusMachine *d, char error
             if (!timer->after || timer->after->seconds < 0 || timer->after->nanos < 0 || timer->after->nanos > 999999999 ||
                 (timer->after->seconds == 0 && timer->after->nanos == 0))
                 REFUSE("timer %s of state %s needs an `after` above zero", timer->timer_id, s->name);
-            if (timer->event[0] && !edge_from(d, timer->event, s->name)) REFUSE("timer %s: event %.64s is no edge from %s", timer->timer_id, timer->event, s->name);
+            if (timer->event[0] && !edge_from(d, timer->event, s->name))
+                REFUSE("timer %s: event %.64s is no edge from %s", timer->timer_id, timer->event, s->name);
             for (size_t u = 0; u < t; u++)
                 if (strcmp(s->timers[u]->timer_id, timer->timer_id) == 0) REFUSE("state %s has timer %s twice", s->name, timer->timer_id);
         }
@@ -282,7 +283,8 @@ static enum status verify(const struct machines *ms, const Orderdb__V1__StatusMa
     if (!name_valid(d->name, NAME_BYTES_MAX)) REFUSE("the machine has no valid name");
     if (d->version < 1) REFUSE("version %d; from 1", d->version);
     for (unsigned i = 1; i <= ms->machine_count; i++)
-        if (slice_equal(ms->machines[i]->name, slice_str(d->name)) && ms->machines[i]->version == d->version) REFUSE("%s@%d is there already", d->name, d->version);
+        if (slice_equal(ms->machines[i]->name, slice_str(d->name)) && ms->machines[i]->version == d->version)
+            REFUSE("%s@%d is there already", d->name, d->version);
     enum status st = verify_edges(d, flat_count, error);
     if (!st) st = verify_states(d, error);
     if (!st) st = verify_reachable(d, error);
@@ -313,7 +315,8 @@ static enum status add_parsed(struct machines *ms, const Orderdb__V1__StatusMach
     enum status st = verify(ms, d, &flat_count, error);
     if (st) return st;
     if (ms->machine_count == MACHINES_MAX) return snprintf(error, 256, "%d machines; no more", MACHINES_MAX), STATUS_LIMIT_EXCEEDED;
-    if (ms->status_count + names_new(ms, d) > STATUS_IDS_MAX) return snprintf(error, 256, "more than %d status names", STATUS_IDS_MAX), STATUS_LIMIT_EXCEEDED;
+    if (ms->status_count + names_new(ms, d) > STATUS_IDS_MAX)
+        return snprintf(error, 256, "more than %d status names", STATUS_IDS_MAX), STATUS_LIMIT_EXCEEDED;
 
     /* All memory first: a definition is in as a whole or not at all. */
     struct machine *m = arena_zalloc(&ms->memory, sizeof *m + flat_count * sizeof m->edges[0]);
