@@ -1,0 +1,68 @@
+/* Raft messages between nodes, as bytes. Pure: nothing here allocates or knows what a message means; group.c does.
+ *
+ *     0  u32 magic "ODPM"    4  u8 format (1)   5  u8 kind   6  u16 zero
+ *     8  u32 length of the whole frame
+ *    12  u32 CRC-32C of bytes 0..11 and 16..length
+ *    16  u64 group   24  u64 from   32  u64 to   40  u64 term
+ *    48  body, by kind; u8 flags are followed by seven zero bytes
+ *        VOTE           u64 last_index, u64 last_term, u8 flags (1 pre_vote, 2 disrupt)
+ *        VOTE_RESULT    u8 flags (1 pre_vote, 2 granted)
+ *        APPEND         u64 prev_index, u64 prev_term, u64 commit, u32 count, u32 zero, then count times:
+ *                       u64 term, u32 length, u8 type, 3 zero bytes, length bytes
+ *        APPEND_RESULT  u64 rejected (0: accepted), u64 last_index
+ *        SNAPSHOT       u64 index, u64 index_term, u64 members_index, u32 length, u32 zero, members' bytes
+ *        TIMEOUT_NOW    u64 last_index, u64 last_term
+ *
+ * Little endian. One meaning has one encoding: spare bits and bytes must be zero, the length must be exact. A frame that decodes holds only
+ * terms and indexes in [1, 2^62) (0 where named), entry terms that do not go back and do not pass the message's, and a membership entry alone. */
+#ifndef PROTO_PEER_H
+#define PROTO_PEER_H
+
+#include "proto/base/bytes.h"
+#include "proto/status.h"
+
+enum {
+    PEER_FORMAT = 1,
+    PEER_HEAD_BYTES = 48,
+    PEER_ENTRY_HEAD_BYTES = 16,
+    PEER_ENTRIES_MAX = 256,
+    PEER_ENTRY_BYTES_MAX = 8 << 20,  /* as WAL_RECORD_BYTES_MAX */
+    PEER_FRAME_BYTES_MAX = 16 << 20,
+    PEER_MEMBERS_BYTES_MAX = 256,
+    PEER_TYPE_MEMBERS = 3,           /* group.h's GROUP_CHANGE, 1 and 2 are the other types */
+};
+#define PEER_NUMBER_MAX ((1ull << 62) - 1) /* terms and indexes: adding to one never overflows */
+static_assert(PEER_FRAME_BYTES_MAX >= PEER_ENTRY_BYTES_MAX + 4096, "the largest entry fits a frame of its own");
+
+enum peer_kind { PEER_VOTE = 1, PEER_VOTE_RESULT, PEER_APPEND, PEER_APPEND_RESULT, PEER_SNAPSHOT, PEER_TIMEOUT_NOW };
+
+struct peer_entry {
+    uint64_t term;
+    uint8_t type;
+    struct slice data;
+};
+struct peer_message {
+    enum peer_kind kind;
+    uint64_t group, from, to, term;
+    union {
+        struct { uint64_t last_index, last_term; bool pre_vote, disrupt; } vote;
+        struct { bool pre_vote, granted; } vote_result;
+        struct { uint64_t prev_index, prev_term, commit; const struct peer_entry *entries; uint32_t count; } append;
+        struct { uint64_t rejected, last_index; } append_result;
+        struct { uint64_t index, index_term, members_index; struct slice members; } snapshot;
+        struct { uint64_t last_index, last_term; } timeout_now;
+    };
+};
+
+/* Bytes that the message takes; at most PEER_FRAME_BYTES_MAX, else 0. */
+size_t peer_encoded_bytes(const struct peer_message *m);
+/* false: the writer is too small. */
+bool peer_encode(const struct peer_message *m, struct writer *w) MUST_USE;
+/* entries: room for PEER_ENTRIES_MAX, out->append.entries points there; their data and out->snapshot.members point into the frame.
+ * FORMAT_UNKNOWN: a frame of another format; CHECKSUM_MISMATCH; FIELD_INVALID: anything else that the essay above rules out. */
+enum status peer_decode(struct slice frame, struct peer_message *out, struct peer_entry *entries) MUST_USE;
+/* For a byte stream: the length of the frame that starts here. WOULD_BLOCK: fewer than 12 bytes; FORMAT_UNKNOWN, FIELD_INVALID: no frame of ours
+ * starts here, or one too long. */
+enum status peer_frame_length(struct slice start, uint32_t *length) MUST_USE;
+
+#endif
