@@ -11,7 +11,22 @@
 #include "server/mail.h"
 
 struct call;
+struct calls;
 struct core;
+
+struct call_limits {
+    uint32_t message_bytes_max;   /* checked on the length prefix, before a byte is buffered */
+    uint32_t header_bytes_max;    /* names, values and 32 each (RFC 9113 section 6.5.2) */
+    uint64_t timeout_ns_max;      /* longer grpc-timeouts are cut to this */
+    uint32_t arena_bytes_max;     /* of one call; while it decodes: 8 x message + 64 KiB */
+    uint64_t memory_bytes_max;    /* requests of this core together */
+    uint32_t live_max, idle_max;  /* calls of this core; idle ones kept with their first arena chunk */
+};
+/* The calls of a core; core->calls. calls_free: none lives. */
+struct calls *calls_new(struct core *core, const struct call_limits *limits);
+void calls_free(struct calls *cs);
+size_t calls_memory_bytes(const struct calls *cs); /* charged now, idle calls' first chunks among it */
+size_t calls_memory_idle_bytes(const struct calls *cs);
 
 struct arena *call_arena(struct call *call);
 struct core *call_core(struct call *call);
@@ -25,9 +40,14 @@ void **call_state(struct call *call);                 /* the handler's own, for 
 void call_on_end(struct call *call, void (*end)(struct call *call));
 /* For writes: OUTCOME_UNKNOWN (the deadline passed while the op was away) then names it. Copied into the call's arena. */
 void call_set_request_id(struct call *call, struct slice request_id);
+const char *call_method_name(const struct call *call); /* "OrderService/CreateOrder" */
+/* Memory for one message of a client stream and its op, charged like the call's own; given back before the call ends, or with it once all ops are home.
+ * NULL: no memory. An op of a stream needs an arena that is not the call's (op.arena): the call's stays with the handler. */
+struct arena *call_arena_take(struct call *call);
+void call_arena_give(struct call *call, struct arena *arena);
 
-/* Sends the op to its partition; next runs on the call's core when it is home. The call is kept until then even if the peer has gone, a deadline passed meanwhile
- * is answered by call itself and next is then not run. One op at a time for unary; streams may have several (each with its own struct). */
+/* Sends the op to its partition (deadline and, for unary calls, arena are filled in); next runs on the call's core when it is home. The call is kept
+ * until then even if the peer has gone; a deadline passed meanwhile is answered by call itself and next is then not run. One op at a time for unary; streams may have several (each with its own struct). */
 struct call_op {
     struct op op;
     struct mail_hop hop;

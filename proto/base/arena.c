@@ -17,19 +17,19 @@ void arena_init_charged(struct arena *a, size_t bytes_max, struct arena_budget *
 
 size_t arena_budget_used(const struct arena_budget *b) { return __atomic_load_n(&b->bytes_used, __ATOMIC_RELAXED); }
 
-static void budget_give(struct arena_budget *b, size_t bytes) {
+void arena_budget_give(struct arena_budget *b, size_t bytes) {
     if (b) check(__atomic_fetch_sub(&b->bytes_used, bytes, __ATOMIC_RELAXED) >= bytes);
 }
 
 /* Charged first, taken back when it is too much: two threads at the limit may both be refused, never both let in. */
-static bool budget_take(struct arena_budget *b, size_t bytes) {
+bool arena_budget_take(struct arena_budget *b, size_t bytes) {
     if (!b || __atomic_add_fetch(&b->bytes_used, bytes, __ATOMIC_RELAXED) <= b->bytes_max) return true;
-    budget_give(b, bytes);
+    arena_budget_give(b, bytes);
     return false;
 }
 
 static void chunk_free(struct arena *a, struct arena_chunk *c) {
-    budget_give(a->budget, c->bytes);
+    arena_budget_give(a->budget, c->bytes);
     mem_free(c);
 }
 
@@ -58,9 +58,9 @@ void arena_fini(struct arena *a) {
 static void *arena_grow(struct arena *a, size_t bytes) {
     size_t want = MAX_OF(bytes, (size_t)CHUNK_BYTES);
     if (want > a->bytes_max - MIN_OF(a->bytes_used, a->bytes_max)) return NULL;
-    if (!budget_take(a->budget, want)) return NULL;
+    if (!arena_budget_take(a->budget, want)) return NULL;
     struct arena_chunk *c = mem_alloc(sizeof *c + want);
-    if (!c) return budget_give(a->budget, want), NULL;
+    if (!c) return arena_budget_give(a->budget, want), NULL;
     *c = (struct arena_chunk){.next = a->chunks, .bytes = want};
     a->bytes_used += want;
     if (a->chunks && bytes > CHUNK_BYTES / 4) { /* a big one gets a chunk of its own; go on filling the current */

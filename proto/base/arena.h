@@ -32,6 +32,8 @@ void *arena_zalloc(struct arena *a, size_t bytes) MUST_USE;
 #define arena_new(a, type) ((type *)arena_zalloc((a), sizeof(type)))
 #define arena_array(a, type, n) ((n) > SIZE_MAX / sizeof(type) ? NULL : (type *)arena_zalloc((a), (n) * sizeof(type)))
 size_t arena_budget_used(const struct arena_budget *b);
+bool arena_budget_take(struct arena_budget *b, size_t bytes) MUST_USE; /* for what is charged but not an arena; NULL: always true */
+void arena_budget_give(struct arena_budget *b, size_t bytes);
 /* A copy with a NUL behind it; data = NULL on a full arena. */
 struct slice arena_copy(struct arena *a, struct slice s) MUST_USE;
 char *arena_printf(struct arena *a, const char *format, ...) MUST_USE PRINTF_LIKE(2, 3);

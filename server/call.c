@@ -1,0 +1,667 @@
+/* call: one RPC, from its headers to the end of its stream.
+ *
+ *                  refused (method, encoding, timeout)      too long, two messages, compressed,
+ *            .-------------------------------------.        deadline, no memory
+ *            |                                     v
+ *   CALL_HEAD ---> CALL_MESSAGE -----------------> CALL_SEND ---> CALL_LEAVING ---> (freed)
+ *                    |  ^ client stream: handler       ^             ^   ^   stream closed and
+ *                    |  '-' per message                |             |   |   every op home
+ *                    |                                 |             |   |
+ *                    '--> CALL_SERVE ------------------'             |   |
+ *                         handler runs; its op is away               |   |
+ *                         answered, or deadline                      |   |
+ *            any state: stream reset, connection gone ---------------'---'
+ *
+ *   CALL_HEAD     headers arrive                         CALL_SEND     answered; h2 is sending
+ *   CALL_MESSAGE  message bytes arrive                   CALL_LEAVING  no stream any more; waits for ops
+ *   CALL_SERVE    the whole request is with the handler
+ *
+ * h2's callbacks, the timer and the mail only record what happened and tick; the tick decides. Handlers run from the tick or from an op's way home, never
+ * inside one another.
+ *
+ * Memory. What a request takes is charged to one budget of the core: the arena's chunks (also those that an op's results take on another core), and
+ * bytes of a client stream that wait. The call is kept until its last op is home, because the op points into it: a reset stream still counts.
+ * While an op of a unary call is away, the arena is the op's, perhaps on another thread: an answer at the deadline is made in memory of its own. */
+#include "server/call.h"
+
+#include <stdio.h>
+
+#include "proto/base/buf.h"
+#include "proto/base/mem.h"
+#include "proto/grpc.h"
+#include "server/core.h"
+#include "server/h2.h"
+#include "server/methods.h"
+#include "server/serve_common.h"
+
+enum {
+    CALL_MAGIC = 0x43414c4c,
+    ARENA_BASE_BYTES = 64 << 10,  /* beside 8 x message */
+    PENDING_STEP_BYTES = 16 << 10,
+    DETAILS_BYTES_MAX = 4500,     /* 6,000 in base64: stock clients take 8 KiB of trailers */
+    TEXT_BYTES_MAX = 512,         /* grpc-message before percent-encoding, at most 1,536 after */
+    TRACEPARENT_LEN = 55,
+};
+
+enum call_state { CALL_HEAD, CALL_MESSAGE, CALL_SERVE, CALL_SEND, CALL_LEAVING };
+static const uint8_t allowed_moves[] = {
+    [CALL_HEAD] = 1 << CALL_MESSAGE | 1 << CALL_SEND | 1 << CALL_LEAVING,
+    [CALL_MESSAGE] = 1 << CALL_SERVE | 1 << CALL_SEND | 1 << CALL_LEAVING,
+    [CALL_SERVE] = 1 << CALL_SEND | 1 << CALL_LEAVING,
+    [CALL_SEND] = 1 << CALL_LEAVING,
+    [CALL_LEAVING] = 0,
+};
+
+struct calls {
+    struct core *core;
+    struct call_limits limits;
+    struct arena_budget budget;
+    struct list idle, idle_arenas; /* call.link, call_memory.link */
+    uint32_t idle_count, idle_arena_count, live_count;
+};
+
+/* An arena beside the call's own. */
+struct call_memory {
+    struct list link;
+    struct arena arena;
+};
+
+struct call {
+    uint32_t magic;
+    enum call_state state;
+    struct core *core;
+    struct calls *calls;
+    struct list link; /* among the idle */
+    struct h2_stream stream;
+    struct arena arena;
+    struct list arenas; /* taken for messages */
+    struct failure failure;
+    const struct method *method;
+    void *handler_state;
+    void (*end)(struct call *call);
+    uint64_t begun_ns, deadline_ns;
+    struct timer deadline;
+    uint32_t ops_away, header_bytes;
+    /* what happened, for the tick */
+    bool head_whole, peer_closed, gone, expired, held, ticking, answered;
+    /* what the headers said */
+    bool is_post, has_content_type, has_te;
+    char traceparent[TRACEPARENT_LEN];
+    bool has_traceparent;
+    struct slice request_id;
+    /* the message */
+    uint8_t head[GRPC_FRAME_HEAD];
+    uint32_t head_len, message_len, message_got;
+    bool message_whole;
+    uint8_t *message_data;
+    struct slice message;
+    /* client streams: bytes that came and are not handed over */
+    struct slice input;   /* while ticking: what is there */
+    struct buf pending;   /* between ticks */
+    size_t pending_charged;
+    uint64_t bytes_in, bytes_consumed;
+};
+
+static void call_tick(struct call *call);
+
+static struct call *call_of(struct h2_stream *s) {
+    struct call *call = container_of(s, struct call, stream);
+    check(call->magic == CALL_MAGIC);
+    return call;
+}
+static bool is_stream(const struct call *call) { return call->method && (call->method->kind == METHOD_CLIENT_STREAM || call->method->kind == METHOD_BIDI); }
+
+static void call_check(const struct call *call) {
+    check(call->magic == CALL_MAGIC);
+    check(call->state >= CALL_SEND || !call->answered);
+    check(call->state <= CALL_HEAD || call->state >= CALL_SEND || call->method);
+    check(call->state != CALL_LEAVING || call->gone);
+}
+
+static void call_move(struct call *call, enum call_state to) {
+    check(allowed_moves[call->state] & 1 << to);
+    call->state = to;
+}
+
+/* ---- the calls of a core */
+struct calls *calls_new(struct core *core, const struct call_limits *limits) {
+    struct calls *cs = mem_new(struct calls);
+    if (!cs) return NULL;
+    *cs = (struct calls){.core = core, .limits = *limits, .budget.bytes_max = limits->memory_bytes_max};
+    list_init(&cs->idle);
+    list_init(&cs->idle_arenas);
+    return cs;
+}
+
+static void call_delete(struct call *call) {
+    arena_fini(&call->arena);
+    mem_free(call);
+}
+
+void calls_free(struct calls *cs) {
+    if (!cs) return;
+    check(cs->live_count == 0);
+    for (struct list *l; (l = list_pop_front(&cs->idle));) call_delete(list_entry(l, struct call, link));
+    for (struct list *l; (l = list_pop_front(&cs->idle_arenas));) {
+        struct call_memory *m = list_entry(l, struct call_memory, link);
+        arena_fini(&m->arena);
+        mem_free(m);
+    }
+    check(arena_budget_used(&cs->budget) == 0);
+    mem_free(cs);
+}
+
+size_t calls_memory_bytes(const struct calls *cs) { return arena_budget_used(&cs->budget); }
+size_t calls_memory_idle_bytes(const struct calls *cs) {
+    size_t n = 0;
+    for (const struct list *l = cs->idle.next; l != &cs->idle; l = l->next) n += container_of(l, const struct call, link)->arena.bytes_used;
+    for (const struct list *l = cs->idle_arenas.next; l != &cs->idle_arenas; l = l->next) n += container_of(l, const struct call_memory, link)->arena.bytes_used;
+    return n;
+}
+
+static void on_deadline(struct timer *t) {
+    struct call *call = container_of(t, struct call, deadline);
+    check(call->magic == CALL_MAGIC);
+    call->expired = true;
+    call_tick(call);
+}
+
+struct h2_stream *call_begin(struct core *core) {
+    struct calls *cs = core->calls;
+    struct call *call = NULL;
+    if (cs->live_count < cs->limits.live_max) {
+        struct list *l = list_pop_front(&cs->idle);
+        if (l) call = list_entry(l, struct call, link), cs->idle_count--;
+        else if ((call = mem_new(struct call))) arena_init_charged(&call->arena, ARENA_BASE_BYTES, &cs->budget);
+    }
+    if (!call) return metric_add(&core->metrics, METRIC_CALLS_REFUSED, 1), NULL;
+    struct arena arena = call->arena;
+    *call = (struct call){.magic = CALL_MAGIC, .core = core, .calls = cs, .arena = arena, .begun_ns = core->now_ns, .deadline.fire = on_deadline};
+    call->arena.bytes_max = ARENA_BASE_BYTES;
+    list_init(&call->link);
+    list_init(&call->arenas);
+    list_init(&call->stream.link);
+    failure_init(&call->failure, &call->arena);
+    cs->live_count++;
+    core->calls_live++;
+    return &call->stream;
+}
+
+static void pending_free(struct call *call) {
+    buf_fini(&call->pending);
+    arena_budget_give(&call->calls->budget, call->pending_charged);
+    call->pending_charged = 0;
+}
+
+static void call_end(struct call *call) {
+    struct calls *cs = call->calls;
+    check(call->state == CALL_LEAVING);
+    check(call->ops_away == 0);
+    if (call->end) call->end(call);
+    timer_clear(&call->core->timers, &call->deadline);
+    h2_stream_end(&call->stream);
+    while (!list_empty(&call->arenas)) call_arena_give(call, &list_entry(call->arenas.next, struct call_memory, link)->arena);
+    pending_free(call);
+    check(cs->live_count > 0);
+    cs->live_count--;
+    call->core->calls_live--;
+    call->magic = 0;
+    if (cs->idle_count >= cs->limits.idle_max) return call_delete(call);
+    arena_reset(&call->arena);
+    list_push_front(&cs->idle, &call->link); /* the warmest first */
+    cs->idle_count++;
+}
+
+/* ---- request headers */
+static void parse_timeout(struct call *call, struct slice value) {
+    uint64_t ns;
+    if (!grpc_timeout_parse(value, &ns)) {
+        failure_set(&call->failure, STATUS_FIELD_INVALID, "grpc-timeout is malformed: 1 to 8 digits and one of H M S m u n");
+        return;
+    }
+    call->deadline_ns = call->core->now_ns + MIN_OF(ns, call->calls->limits.timeout_ns_max);
+}
+
+static bool lower_hex_nonzero(const uint8_t *p, size_t n, bool zero_is_fine) {
+    bool nonzero = false;
+    for (size_t i = 0; i < n; i++) {
+        if (!((p[i] >= '0' && p[i] <= '9') || (p[i] >= 'a' && p[i] <= 'f'))) return false;
+        nonzero |= p[i] != '0';
+    }
+    return nonzero || zero_is_fine;
+}
+
+/* W3C Trace Context section 3.2: version 00 exactly; what does not parse is as if it were not there. */
+static void parse_traceparent(struct call *call, struct slice v) {
+    if (v.len != TRACEPARENT_LEN || v.data[0] != '0' || v.data[1] != '0' || v.data[2] != '-' || v.data[35] != '-' || v.data[52] != '-') return;
+    if (!lower_hex_nonzero(v.data + 3, 32, false) || !lower_hex_nonzero(v.data + 36, 16, false) || !lower_hex_nonzero(v.data + 53, 2, true)) return;
+    memcpy(call->traceparent, v.data, TRACEPARENT_LEN);
+    call->has_traceparent = true;
+}
+
+static bool is_grpc(struct slice content_type) {
+    struct slice prefix = SLICE_LIT("application/grpc");
+    if (!slice_starts_with(content_type, prefix)) return false;
+    struct slice rest = slice_of(content_type.data + prefix.len, content_type.len - prefix.len);
+    return rest.len == 0 || rest.data[0] == ';' || slice_equal(rest, SLICE_LIT("+proto")) || slice_starts_with(rest, SLICE_LIT("+proto;"));
+}
+
+static void parse_path(struct call *call, struct slice path) {
+    call->method = method_find(path);
+    if (call->method) return;
+    struct slice shown = slice_of(path.data, MIN_OF(path.len, (size_t)200));
+    failure_set(&call->failure, STATUS_METHOD_UNKNOWN, "no method %.*s", (int)shown.len, (const char *)shown.data);
+}
+
+bool call_on_header(struct h2_stream *s, struct slice name, struct slice value) {
+    struct call *call = call_of(s);
+    const struct call_limits *l = &call->calls->limits;
+    /* HPACK turns one byte into 4 KiB; past the limit the peer is refused, far past it the connection ends. */
+    call->header_bytes += (uint32_t)(name.len + value.len + 32);
+    if (call->header_bytes > l->header_bytes_max) {
+        failure_set(&call->failure, STATUS_MESSAGE_TOO_LARGE, "headers are longer than %u bytes", l->header_bytes_max);
+        return call->header_bytes <= 4 * l->header_bytes_max;
+    }
+#define IS(text) (name.len == sizeof(text) - 1 && memcmp(name.data, text, sizeof(text) - 1) == 0)
+    switch (name.len) {
+    case 2: if (IS("te")) call->has_te = true; break; /* nghttp2 lets nothing but "trailers" through */
+    case 5: if (IS(":path")) parse_path(call, value); break;
+    case 7: if (IS(":method")) call->is_post = slice_equal(value, SLICE_LIT("POST")); break;
+    case 11: if (IS("traceparent")) parse_traceparent(call, value); break;
+    case 12:
+        if (IS("content-type")) call->has_content_type = is_grpc(value);
+        else if (IS("grpc-timeout")) parse_timeout(call, value);
+        break;
+    case 13:
+        if (IS("grpc-encoding") && !slice_equal(value, SLICE_LIT("identity")))
+            failure_set(&call->failure, STATUS_ENCODING_UNKNOWN, "grpc-encoding: messages are taken uncompressed (identity) only");
+        break;
+    default: break;
+    }
+#undef IS
+    return true;
+}
+
+/* ---- answers */
+
+/* HTTP's own refusal, for what is not gRPC at all. */
+static void refuse_http(struct call *call, const char *status) {
+    const struct h2_field field = {SLICE_LIT(":status"), slice_str(status)};
+    call->answered = true;
+    call_move(call, CALL_SEND);
+    h2_send_end(&call->stream, &field, 1);
+}
+
+static void count_answer(struct call *call, enum grpc_code code) {
+    uint64_t now = call->core->now_ns;
+    if (call->method) metric_call(&call->core->metrics, call->method->row, code, now > call->begun_ns ? now - call->begun_ns : 0);
+}
+
+/* google.rpc.Status in base64; violations are left out until it fits what clients take. */
+static struct slice encode_details(struct failure *f) {
+    for (;;) {
+        struct slice raw = failure_encode(f);
+        if (raw.len > DETAILS_BYTES_MAX && f->violations && f->violations->next) {
+            unsigned n = 0;
+            for (struct failure_violation *v = f->violations; v; v = v->next) n++;
+            struct failure_violation *last = f->violations;
+            for (unsigned i = 1; i < n / 2; i++) last = last->next;
+            last->next = NULL;
+            continue;
+        }
+        char *text = raw.len && raw.len <= DETAILS_BYTES_MAX ? arena_alloc(f->arena, BASE64_LEN(raw.len)) : NULL;
+        return text ? slice_of(text, base64_encode(raw, text)) : (struct slice){0};
+    }
+}
+
+/* Trailers-only. f's arena must be ours at this moment. */
+static void send_failure(struct call *call, struct failure *f) {
+    check(f->status != STATUS_OK);
+    enum grpc_code code = status_grpc_code(f->status);
+    char code_text[4], delay_text[12];
+    struct h2_field fields[8] = {
+        {SLICE_LIT(":status"), SLICE_LIT("200")},
+        {SLICE_LIT("content-type"), SLICE_LIT("application/grpc")},
+        {SLICE_LIT("grpc-status"), slice_of(code_text, (size_t)snprintf(code_text, sizeof code_text, "%u", (unsigned)code))},
+    };
+    size_t n = 3;
+    struct slice text = slice_str(f->message ? f->message : status_reason(f->status));
+    text.len = MIN_OF(text.len, (size_t)TEXT_BYTES_MAX);
+    char encoded[3 * TEXT_BYTES_MAX];
+    fields[n++] = (struct h2_field){SLICE_LIT("grpc-message"), slice_of(encoded, grpc_percent_encode(text, encoded))};
+    struct slice details = encode_details(f);
+    if (details.len) fields[n++] = (struct h2_field){SLICE_LIT("grpc-status-details-bin"), details};
+    if (f->retry_delay_ms)
+        fields[n++] = (struct h2_field){SLICE_LIT("grpc-retry-pushback-ms"), slice_of(delay_text, (size_t)snprintf(delay_text, sizeof delay_text, "%u", f->retry_delay_ms))};
+    if (f->status == STATUS_ENCODING_UNKNOWN) fields[n++] = (struct h2_field){SLICE_LIT("grpc-accept-encoding"), SLICE_LIT("identity")};
+    check(n <= ARRAY_LEN(fields));
+    call->answered = true;
+    call_move(call, CALL_SEND);
+    h2_send_end(&call->stream, fields, n);
+    count_answer(call, code);
+}
+
+void call_fail(struct call *call) {
+    check(call->magic == CALL_MAGIC);
+    if (call->gone || call->answered) return; /* an op of a stream came home to a call that was answered */
+    send_failure(call, &call->failure);
+}
+
+static void fail_memory(struct call *call) {
+    failure_set(&call->failure, STATUS_MEMORY_LIMIT, "no memory for this request now");
+    call->failure.retry_delay_ms = SERVE_RETRY_DELAY_MS;
+}
+
+void call_reply(struct call *call, const struct slice *parts, size_t n) {
+    check(call->magic == CALL_MAGIC);
+    check(call->ops_away == 0 || is_stream(call));
+    if (call->gone || call->answered) return;
+    struct slice inline_parts[H2_PARTS_MAX + 1], *all = inline_parts;
+    if (n > H2_PARTS_MAX) all = arena_array(&call->arena, struct slice, n + 1);
+    uint8_t *head = arena_alloc(&call->arena, GRPC_FRAME_HEAD);
+    if (!all || !head) {
+        fail_memory(call);
+        return call_fail(call);
+    }
+    uint64_t len = 0;
+    for (size_t i = 0; i < n; i++) all[i + 1] = parts[i], len += parts[i].len;
+    check(len <= UINT32_MAX);
+    grpc_frame_head(head, (uint32_t)len);
+    all[0] = slice_of(head, GRPC_FRAME_HEAD);
+    call->answered = true;
+    call_move(call, CALL_SEND);
+    h2_send_message(&call->stream, all, n + 1);
+    count_answer(call, GRPC_OK);
+}
+
+/* The deadline has come. A write that is under way may yet happen: OUTCOME_UNKNOWN, with the request id to ask again with. */
+static void call_expire(struct call *call) {
+    struct arena apart; /* the call's own may be in use by the op */
+    struct failure f;
+    arena_init(&apart, ARENA_BASE_BYTES);
+    failure_init(&f, &apart);
+    failure_set(&f, STATUS_DEADLINE_EXCEEDED, call->ops_away ? "the deadline passed while the request was under way" : "the deadline passed");
+    if (call->request_id.len) failure_meta(&f, "request_id", "%.*s", (int)call->request_id.len, (const char *)call->request_id.data);
+    send_failure(call, &f);
+    arena_fini(&apart);
+}
+
+/* ---- messages */
+
+/* The length prefix: refuses what will not be taken, before anything is buffered. */
+static bool check_prefix(struct call *call, const uint8_t *head, uint32_t *len) {
+    bool compressed;
+    uint32_t max = call->calls->limits.message_bytes_max;
+    if (!grpc_frame_parse(head, &compressed, len)) return failure_set(&call->failure, STATUS_FIELD_INVALID, "a message starts with flag byte %u", head[0]), false;
+    if (compressed) return failure_set(&call->failure, STATUS_ENCODING_UNKNOWN, "a compressed message: messages are taken uncompressed only"), false;
+    if (*len > max) return failure_set(&call->failure, STATUS_MESSAGE_TOO_LARGE, "a message of %u bytes; the limit is %u", *len, max), false;
+    return true;
+}
+
+static size_t arena_cap(const struct call *call, size_t message_len) {
+    return MIN_OF(8 * message_len + ARENA_BASE_BYTES, (size_t)call->calls->limits.arena_bytes_max);
+}
+
+/* Unary: exactly one message, copied into the arena as it comes. */
+static void collect(struct call *call, struct slice in) {
+    if (call->failure.status) return;
+    if (call->head_len < GRPC_FRAME_HEAD) {
+        size_t n = MIN_OF(in.len, (size_t)GRPC_FRAME_HEAD - call->head_len);
+        memcpy(call->head + call->head_len, in.data, n);
+        call->head_len += (uint32_t)n;
+        in = slice_of(in.data + n, in.len - n);
+        if (call->head_len < GRPC_FRAME_HEAD) return;
+        if (!check_prefix(call, call->head, &call->message_len)) return;
+        call->arena.bytes_max = arena_cap(call, call->message_len);
+        call->message_data = arena_alloc(&call->arena, call->message_len);
+        if (!call->message_data) return fail_memory(call);
+    }
+    size_t n = MIN_OF(in.len, (size_t)call->message_len - call->message_got);
+    if (n) memcpy(call->message_data + call->message_got, in.data, n);
+    call->message_got += (uint32_t)n;
+    call->message_whole = call->message_got == call->message_len;
+    call->message = slice_of(call->message_data, call->message_len);
+    if (n < in.len) failure_set(&call->failure, STATUS_FIELD_INVALID, "more than one message for a call that takes one");
+}
+
+/* Client stream: the next whole message of what is there. */
+static bool take_message(struct call *call) {
+    uint32_t len;
+    if (call->input.len < GRPC_FRAME_HEAD || !check_prefix(call, call->input.data, &len)) return false;
+    if (call->input.len - GRPC_FRAME_HEAD < len) return false;
+    call->message = slice_of(call->input.data + GRPC_FRAME_HEAD, len);
+    call->input = slice_of(call->message.data + len, call->input.len - GRPC_FRAME_HEAD - len);
+    return true;
+}
+
+static bool pending_append(struct call *call, struct slice bytes) {
+    size_t need = call->pending.len + bytes.len;
+    if (need > call->pending_charged) {
+        size_t more = need - call->pending_charged + PENDING_STEP_BYTES;
+        if (!arena_budget_take(&call->calls->budget, more)) return false;
+        call->pending_charged += more;
+    }
+    return buf_append(&call->pending, bytes);
+}
+
+/* Puts away what the tick left of the input, and opens the window for what need not be held back. */
+static void put_input_away(struct call *call) {
+    struct slice left = call->input;
+    call->input = (struct slice){0};
+    if (call->state != CALL_MESSAGE) left.len = 0;
+    bool is_pending = call->pending.len && left.len && left.data >= call->pending.data && left.data < call->pending.data + call->pending.len;
+    if (left.len == 0) {
+        pending_free(call);
+    } else if (is_pending) {
+        memmove(call->pending.data, left.data, left.len);
+        call->pending.len = left.len;
+    } else {
+        check(call->pending.len == 0);
+        if (!pending_append(call, left)) fail_memory(call);
+    }
+    uint64_t consumed = call->bytes_in - (call->held ? left.len : 0);
+    if (call->state == CALL_MESSAGE && consumed > call->bytes_consumed) {
+        h2_consume(&call->stream, consumed - call->bytes_consumed);
+        call->bytes_consumed = consumed;
+    }
+}
+
+/* ---- the tick */
+static void run_handler(struct call *call) {
+    call->stream.waiting = false; /* it is our turn: the peer does not stall */
+    call->method->handler(call);
+}
+
+static enum call_state after_head(struct call *call) {
+    if (call->failure.status) return CALL_SEND;
+    if (call->deadline_ns && !timer_set(&call->core->timers, &call->deadline, call->deadline_ns)) fail_memory(call);
+    return call->failure.status ? CALL_SEND : CALL_MESSAGE;
+}
+
+static void tick_head(struct call *call) {
+    if (!call->is_post) return refuse_http(call, "405");
+    if (!call->has_content_type) return refuse_http(call, "415");
+    if (!call->has_te) failure_set(&call->failure, STATUS_FIELD_INVALID, "te: trailers is missing; a proxy on the way does not speak HTTP/2");
+    if (after_head(call) == CALL_SEND) return send_failure(call, &call->failure);
+    call_move(call, CALL_MESSAGE);
+    /* A subscriber may wait for us before it says anything. */
+    if (call->method->kind == METHOD_BIDI && call->method->handler == serve_not_built_yet) run_handler(call);
+}
+
+/* false: nothing to do until more happens. */
+static bool tick_unary(struct call *call) {
+    if (!call->peer_closed) return false;
+    if (!call->message_whole) {
+        failure_set(&call->failure, STATUS_FIELD_INVALID, "the request ended before its message was whole");
+        return send_failure(call, &call->failure), true;
+    }
+    call_move(call, CALL_SERVE);
+    run_handler(call);
+    return true;
+}
+
+static bool tick_stream(struct call *call) {
+    if (call->held) return false;
+    if (take_message(call)) return run_handler(call), true;
+    if (call->failure.status) return true; /* a bad prefix: the tick answers */
+    call->stream.waiting = true;
+    if (!call->peer_closed) return false;
+    if (call->input.len) return failure_set(&call->failure, STATUS_FIELD_INVALID, "the stream ended in the middle of a message"), true;
+    call_move(call, CALL_SERVE);
+    call->message = (struct slice){0};
+    run_handler(call);
+    return true;
+}
+
+static void call_tick(struct call *call) {
+    check(!call->ticking);
+    call->ticking = true;
+    for (bool more = true; more;) {
+        call_check(call);
+        if (call->gone && call->state != CALL_LEAVING) call_move(call, CALL_LEAVING);
+        if (call->expired && call->state < CALL_SEND) call_expire(call);
+        switch (call->state) {
+        case CALL_HEAD:
+            more = call->head_whole;
+            if (more) tick_head(call);
+            break;
+        case CALL_MESSAGE:
+            if (call->failure.status) send_failure(call, &call->failure);
+            else more = is_stream(call) ? tick_stream(call) : tick_unary(call);
+            break;
+        case CALL_SERVE: more = false; break;
+        case CALL_SEND:
+            if (call->expired && call->stream.bytes_left) h2_reset(&call->stream, H2_RESET_CANCEL); /* the peer does not take the answer */
+            more = false;
+            break;
+        case CALL_LEAVING:
+            if (call->ops_away == 0) return call_end(call);
+            more = false;
+            break;
+        }
+    }
+    call->ticking = false;
+}
+
+/* ---- what h2 tells */
+void call_on_head(struct h2_stream *s) {
+    struct call *call = call_of(s);
+    call->head_whole = true;
+    call_tick(call);
+}
+
+void call_on_data(struct h2_stream *s, struct slice bytes) {
+    struct call *call = call_of(s);
+    if (call->state != CALL_MESSAGE) return; /* refused already; the window stays shut */
+    call->bytes_in += bytes.len;
+    if (!is_stream(call)) {
+        collect(call, bytes);
+        if (call->failure.status) return call_tick(call);
+        return h2_consume(s, bytes.len); /* its memory is charged */
+    }
+    call->input = bytes;
+    if (call->pending.len) {
+        if (!pending_append(call, bytes)) fail_memory(call);
+        call->input = buf_slice(&call->pending);
+    }
+    call_tick(call);
+    put_input_away(call);
+    if (call->failure.status && call->state == CALL_MESSAGE) call_tick(call);
+}
+
+/* Streams: goes on with what waits. */
+static void tick_pending(struct call *call) {
+    call->input = buf_slice(&call->pending);
+    call_tick(call);
+    put_input_away(call);
+}
+
+void call_on_half_close(struct h2_stream *s) {
+    struct call *call = call_of(s);
+    call->peer_closed = true;
+    if (is_stream(call)) tick_pending(call); else call_tick(call);
+}
+
+void call_on_gone(struct h2_stream *s) {
+    struct call *call = call_of(s);
+    if (!call->answered) {
+        metric_add(&call->core->metrics, METRIC_CALLS_CANCELLED, 1);
+        count_answer(call, GRPC_CANCELLED);
+    }
+    call->gone = true;
+    timer_clear(&call->core->timers, &call->deadline);
+    call_tick(call);
+}
+
+/* ---- ops */
+static void on_op_home(struct mail_hop *hop) {
+    struct call_op *op = container_of(hop, struct call_op, hop);
+    struct call *call = op->call;
+    check(call->magic == CALL_MAGIC);
+    check(call->ops_away > 0);
+    call->ops_away--;
+    if (!call->gone && !call->answered) op->next(call, op);
+    else if (op->drop) op->drop(op);
+    if (call->held || call->state != CALL_MESSAGE || !is_stream(call)) return call_tick(call);
+    tick_pending(call); /* next released the stream */
+}
+
+void call_submit(struct call *call, struct call_op *op, void (*next)(struct call *call, struct call_op *op)) {
+    check(call->magic == CALL_MAGIC);
+    check(call->state == CALL_SERVE || (call->state == CALL_MESSAGE && is_stream(call)));
+    if (is_stream(call)) {
+        check(op->op.arena && op->op.arena != &call->arena);
+    } else {
+        check(call->ops_away == 0);
+        op->op.arena = &call->arena;
+        call->arena.bytes_max = call->calls->limits.arena_bytes_max; /* decoded: the results may be larger than the request */
+    }
+    op->call = call;
+    op->next = next;
+    op->op.deadline_ns = call->deadline_ns;
+    failure_init(&op->op.failure, op->op.arena);
+    call->ops_away++;
+    mail_send_op(call->core, &op->hop, &op->op, on_op_home);
+}
+
+/* ---- what handlers ask */
+struct arena *call_arena(struct call *call) { return &call->arena; }
+struct core *call_core(struct call *call) { return call->core; }
+struct failure *call_failure(struct call *call) { return &call->failure; }
+struct slice call_message(const struct call *call) { return call->message; }
+bool call_half_closed(const struct call *call) { return call->state == CALL_SERVE; }
+uint64_t call_deadline_ns(const struct call *call) { return call->deadline_ns; }
+struct slice call_traceparent(const struct call *call) { return call->has_traceparent ? slice_of(call->traceparent, TRACEPARENT_LEN) : (struct slice){0}; }
+void **call_state(struct call *call) { return &call->handler_state; }
+const char *call_method_name(const struct call *call) { return call->method->name; }
+void call_set_request_id(struct call *call, struct slice request_id) { call->request_id = arena_copy(&call->arena, request_id); }
+void call_on_end(struct call *call, void (*end)(struct call *call)) { call->end = end; }
+
+void call_hold(struct call *call) { call->held = true; }
+/* The waiting bytes are handed over when the caller has returned: from the tick that runs now, or at the op's way home. */
+void call_release(struct call *call) { call->held = false; }
+
+struct arena *call_arena_take(struct call *call) {
+    struct calls *cs = call->calls;
+    struct list *l = list_pop_front(&cs->idle_arenas);
+    struct call_memory *m = l ? list_entry(l, struct call_memory, link) : mem_new(struct call_memory);
+    if (!m) return NULL;
+    if (l) cs->idle_arena_count--;
+    else arena_init_charged(&m->arena, 0, &cs->budget);
+    m->arena.bytes_max = cs->limits.arena_bytes_max;
+    list_push_back(&call->arenas, &m->link);
+    return &m->arena;
+}
+
+void call_arena_give(struct call *call, struct arena *arena) {
+    struct calls *cs = call->calls;
+    struct call_memory *m = container_of(arena, struct call_memory, arena);
+    list_remove(&m->link);
+    if (cs->idle_arena_count >= cs->limits.idle_max) {
+        arena_fini(&m->arena);
+        return mem_free(m);
+    }
+    arena_reset(&m->arena);
+    list_push_front(&cs->idle_arenas, &m->link);
+    cs->idle_arena_count++;
+}

@@ -1,0 +1,446 @@
+/* conn: a socket between the ring and h2.
+ *
+ *   ring_receive (multishot) --> on_received --> conn_input  --> h2_feed
+ *   ring_send    <-- conn_flush  <------------- conn_output <-- h2_output
+ *
+ * Output. Whoever has something to say puts the connection on core->flush; conn_flush_all, at the end of the cycle, fills one buffer and sends it. One send is
+ * in flight per connection; what comes meanwhile waits in h2 (streams and control frames are bounded there) for the completion. Buffers come from a pool and
+ * go back with the completion, so an idle connection holds none.
+ *
+ * Life. CONN_OPEN -> CONN_CLOSING (no more input, no more h2; its calls are told) -> freed when receive, send and close have all completed.
+ * Closing is shutdown + close, which ends the receive and a stuck send. Nothing closes a connection from inside h2 or a call: they set an error that the flush finds.
+ *
+ * One timer. It looks at everything that can be late: first request, idle, keepalive, send; stalled streams through h2_sweep. While calls are open it
+ * runs every TICK; else at the one deadline that is next.
+ *
+ * Memory of a connection: struct conn + h2's counted heap (176 KiB at most) + one output buffer (64 KiB) < 256 KiB. */
+#include "server/conn.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <errno.h>
+
+#include "proto/base/log.h"
+#include "proto/base/mem.h"
+#include "server/node.h"
+
+enum { CONN_MAGIC = 0x434f4e4e, OUTPUT_BYTES = 64 << 10, OUTPUT_IDLE_MAX = 64, ADDRESS_BUCKETS = 256 };
+static_assert(OUTPUT_BYTES >= (int)H2_OUTPUT_BYTES_MIN, "h2 can always make a frame");
+#define TICK_NS (2 * NS_PER_S)
+
+const struct conn_limits conn_limits_default = {
+    .connections_max = 10000,
+    .per_address_max = 10000,
+    .first_request_ns = 5 * NS_PER_S,
+    .idle_ns = 600 * NS_PER_S,
+    .keepalive_ns = 60 * NS_PER_S,
+    .send_ns = 30 * NS_PER_S,
+    .drain_notice_ns = 500 * NS_PER_MS,
+    .h2 = {
+        .streams_max = 128,
+        .stream_window_bytes = 256 * KIB,
+        .connection_window_bytes = 1 * MIB,
+        .header_bytes_max = 16 * KIB,
+        .memory_bytes_max = 176 * KIB,
+        .reset_burst = 1000,
+        .reset_per_s = 33,
+        .stall_ns = 30 * NS_PER_S,
+    },
+    .call = {
+        .message_bytes_max = 4 << 20,
+        .header_bytes_max = 16 * KIB,
+        .timeout_ns_max = 3600 * NS_PER_S,
+        .arena_bytes_max = 16 * MIB,
+        .memory_bytes_max = 128 * MIB,
+        .live_max = 16384,
+        .idle_max = 512,
+    },
+};
+
+/* Connections per address: 16 bytes of IPv6, or IPv4 mapped into it. */
+struct address {
+    struct list link; /* in its bucket */
+    uint8_t bytes[16];
+    uint32_t count;
+};
+
+struct output {
+    struct list link; /* among the idle */
+    uint8_t data[OUTPUT_BYTES];
+};
+
+struct conns {
+    struct conn_limits limits;
+    struct list idle_outputs;
+    uint32_t idle_output_count, output_count;
+    struct list addresses[ADDRESS_BUCKETS];
+};
+
+enum conn_state { CONN_OPEN, CONN_CLOSING };
+
+struct conn {
+    uint32_t magic;
+    enum conn_state state;
+    struct core *core;
+    struct list link;       /* core->connections */
+    struct list flush_link; /* core->flush, when there may be output */
+    struct h2 *h2;          /* NULL when closing */
+    struct address *address;
+    int fd;
+    struct ring_op receive, send, close;
+    bool receiving, sending, close_pending;
+    bool pinged, ending; /* ending: close once what h2 has is sent */
+    struct output *output; /* while sending */
+    struct timer timer;
+    uint64_t accepted_ns, received_ns, send_begun_ns, final_ns; /* final_ns: when the second GOAWAY is due; 0: none */
+};
+
+static struct conn *conn_checked(struct conn *c) {
+    check(c->magic == CONN_MAGIC);
+    return c;
+}
+
+/* ---- pools */
+bool conn_open_with(struct core *core, const struct conn_limits *limits) {
+    check(!core->conns);
+    struct conns *cs = mem_new(struct conns);
+    struct calls *calls = cs ? calls_new(core, &limits->call) : NULL;
+    if (!calls) return mem_free(cs), false;
+    cs->limits = *limits;
+    list_init(&cs->idle_outputs);
+    for (size_t i = 0; i < ADDRESS_BUCKETS; i++) list_init(&cs->addresses[i]);
+    core->conns = cs;
+    core->calls = calls;
+    return true;
+}
+
+bool conn_open(struct core *core) {
+    const struct limits *l = &core->node->limits;
+    struct conn_limits limits = conn_limits_default;
+    limits.connections_max = limits.per_address_max = l->connections_max;
+    limits.first_request_ns = l->first_request_ns;
+    limits.idle_ns = l->idle_ns;
+    limits.h2.streams_max = l->calls_per_connection_max;
+    limits.call.live_max = l->calls_max;
+    limits.call.arena_bytes_max = (uint32_t)MIN_OF(l->request_bytes_max, (size_t)UINT32_MAX);
+    limits.call.memory_bytes_max = l->requests_bytes_max;
+    limits.call.timeout_ns_max = l->deadline_ns_max;
+    return conn_open_with(core, &limits);
+}
+
+void conn_fini(struct core *core) {
+    struct conns *cs = core->conns;
+    if (!cs) return;
+    check(list_empty(&core->connections));
+    for (struct list *l; (l = list_pop_front(&cs->idle_outputs));) mem_free(list_entry(l, struct output, link)), cs->output_count--;
+    check(cs->output_count == 0);
+    for (size_t i = 0; i < ADDRESS_BUCKETS; i++) check(list_empty(&cs->addresses[i]));
+    calls_free(core->calls);
+    mem_free(cs);
+    core->conns = NULL;
+    core->calls = NULL;
+}
+
+static struct output *output_get(struct conns *cs) {
+    struct list *l = list_pop_front(&cs->idle_outputs);
+    if (l) return cs->idle_output_count--, list_entry(l, struct output, link);
+    struct output *o = mem_alloc(sizeof *o);
+    if (o) cs->output_count++;
+    return o;
+}
+
+static void output_put(struct conns *cs, struct output *o) {
+    if (!o) return;
+    if (cs->idle_output_count >= OUTPUT_IDLE_MAX) {
+        cs->output_count--;
+        return mem_free(o);
+    }
+    list_push_front(&cs->idle_outputs, &o->link);
+    cs->idle_output_count++;
+}
+
+/* One more of this address; NULL: too many, or no memory. */
+static struct address *address_get(struct conns *cs, const struct sockaddr_storage *peer) {
+    uint8_t bytes[16] = {0};
+    if (peer->ss_family == AF_INET6) {
+        memcpy(bytes, &((const struct sockaddr_in6 *)peer)->sin6_addr, 16);
+    } else if (peer->ss_family == AF_INET) {
+        bytes[10] = bytes[11] = 0xff;
+        memcpy(bytes + 12, &((const struct sockaddr_in *)peer)->sin_addr, 4);
+    }
+    uint32_t h = 2166136261u;
+    for (size_t i = 0; i < sizeof bytes; i++) h = (h ^ bytes[i]) * 16777619u;
+    struct list *bucket = &cs->addresses[h % ADDRESS_BUCKETS];
+    list_each(l, bucket) {
+        struct address *a = list_entry(l, struct address, link);
+        if (memcmp(a->bytes, bytes, sizeof bytes) != 0) continue;
+        if (a->count >= cs->limits.per_address_max) return NULL;
+        return a->count++, a;
+    }
+    struct address *a = mem_new(struct address);
+    if (!a) return NULL;
+    memcpy(a->bytes, bytes, sizeof bytes);
+    a->count = 1;
+    list_push_back(bucket, &a->link);
+    return a;
+}
+
+static void address_put(struct address *a) {
+    if (!a || --a->count > 0) return;
+    list_remove(&a->link);
+    mem_free(a);
+}
+
+/* ---- life */
+static void conn_free_when_idle(struct conn *c) {
+    if (c->state != CONN_CLOSING || c->receiving || c->sending || c->close_pending) return;
+    check(!c->h2);
+    check(!c->output);
+    timer_clear(&c->core->timers, &c->timer);
+    list_remove(&c->link);
+    list_remove(&c->flush_link);
+    address_put(c->address);
+    check(c->core->connection_count > 0);
+    c->core->connection_count--;
+    c->magic = 0;
+    mem_free(c);
+}
+
+static void on_closed(struct ring_op *op, int32_t result, bool more) {
+    struct conn *c = conn_checked(container_of(op, struct conn, close));
+    if (more) return;
+    c->close_pending = false;
+    conn_free_when_idle(c);
+}
+
+/* Not from inside h2: it is freed here. */
+static void conn_close(struct conn *c, const char *why) {
+    if (c->state == CONN_CLOSING) return;
+    log_debug("connection closed", "core=%u fd=%d why=%s", c->core->id, c->fd, why);
+    c->state = CONN_CLOSING;
+    list_remove(&c->flush_link);
+    timer_clear(&c->core->timers, &c->timer);
+    h2_free(c->h2);
+    c->h2 = NULL;
+    c->close_pending = true;
+    c->close.done = on_closed;
+    ring_shutdown_close(c->core->ring, &c->close, c->fd);
+}
+
+static void conn_want_flush(void *owner) {
+    struct conn *c = conn_checked(owner);
+    if (list_empty(&c->flush_link)) list_push_back(&c->core->flush, &c->flush_link);
+}
+
+/* ---- time */
+static uint64_t conn_deadline(const struct conn *c) {
+    const struct conn_limits *l = &c->core->conns->limits;
+    uint64_t now = c->core->now_ns, at = c->received_ns + l->idle_ns;
+    if (c->ending) return now + TICK_NS; /* for the last words */
+    if (!h2_requests(c->h2)) at = MIN_OF(at, c->accepted_ns + l->first_request_ns);
+    if (h2_open_streams(c->h2) || c->sending) at = MIN_OF(at, now + TICK_NS);
+    if (c->final_ns) at = MIN_OF(at, c->final_ns);
+    return MAX_OF(at, now + 1);
+}
+
+/* What is late now, in words; NULL: nothing. */
+static const char *conn_late(struct conn *c) {
+    const struct conn_limits *l = &c->core->conns->limits;
+    uint64_t now = c->core->now_ns;
+    if (!h2_requests(c->h2) && now >= c->accepted_ns + l->first_request_ns) return "no request came in time";
+    if (c->sending && now >= c->send_begun_ns + l->send_ns) return "the peer takes no bytes";
+    if (h2_open_streams(c->h2)) return now >= c->received_ns + 2 * l->keepalive_ns ? "a ping was not answered" : NULL;
+    return now >= c->received_ns + l->idle_ns ? "idle" : NULL;
+}
+
+static void conn_set_timer(struct conn *c) {
+    if (c->state == CONN_OPEN && !timer_set(&c->core->timers, &c->timer, conn_deadline(c))) conn_close(c, "no memory for a timer");
+}
+
+static void on_timer(struct timer *t) {
+    struct conn *c = conn_checked(container_of(t, struct conn, timer));
+    const struct conn_limits *l = &c->core->conns->limits;
+    uint64_t now = c->core->now_ns;
+    const char *late = conn_late(c);
+    if (late) {
+        metric_add(&c->core->metrics, METRIC_CONNECTIONS_TIMED_OUT, 1);
+        if (c->sending || c->ending) return conn_close(c, late);
+        c->ending = true; /* GOAWAY first, then close: the peer knows that nothing was lost */
+        c->send_begun_ns = now;
+        h2_drain_final(c->h2);
+        conn_want_flush(c);
+        return conn_set_timer(c);
+    }
+    if (c->final_ns && now >= c->final_ns) c->final_ns = 0, h2_drain_final(c->h2);
+    if (h2_open_streams(c->h2)) {
+        h2_sweep(c->h2);
+        if (!c->pinged && now >= c->received_ns + l->keepalive_ns) c->pinged = true, h2_ping(c->h2);
+    }
+    conn_set_timer(c);
+}
+
+/* ---- bytes in */
+
+/* Where TLS will decrypt. */
+static void conn_input(struct conn *c, struct slice bytes) {
+    uint64_t requests = h2_requests(c->h2);
+    if (!h2_feed(c->h2, bytes)) c->ending = true;
+    if ((requests == 0) != (h2_requests(c->h2) == 0)) conn_set_timer(c); /* the first request has come: idle and keepalive from now on */
+    conn_want_flush(c);
+}
+
+static void conn_receive(struct conn *c);
+
+static void on_received(struct ring_op *op, int32_t result, bool more) {
+    struct conn *c = conn_checked(container_of(op, struct conn, receive));
+    c->receiving = more;
+    if (result > 0) {
+        uint16_t id;
+        struct slice bytes = ring_buffer(c->core->ring, op, result, &id);
+        metric_add(&c->core->metrics, METRIC_BYTES_RECEIVED, (uint64_t)result);
+        if (c->state == CONN_OPEN && !c->ending) {
+            c->received_ns = c->core->now_ns;
+            c->pinged = false;
+            conn_input(c, bytes);
+        }
+        ring_buffer_put(c->core->ring, id);
+    }
+    if (c->state == CONN_CLOSING) return conn_free_when_idle(c);
+    if (result == 0) return conn_close(c, "the peer closed");
+    if (result < 0 && result != -ENOBUFS && result != -EINTR && result != -EAGAIN) return conn_close(c, strerror(-result));
+    if (!more) conn_receive(c); /* out of buffers, or the multishot ended: on with the next submit */
+}
+
+static void conn_receive(struct conn *c) {
+    c->receiving = true;
+    c->receive.done = on_received;
+    ring_receive(c->core->ring, &c->receive, c->fd);
+}
+
+/* ---- bytes out */
+
+/* Where TLS will encrypt. */
+static void conn_output(struct conn *c, struct writer *w) { h2_output(c->h2, w); }
+
+static void on_sent(struct ring_op *op, int32_t result, bool more) {
+    struct conn *c = conn_checked(container_of(op, struct conn, send));
+    if (more) return;
+    c->sending = false;
+    output_put(c->core->conns, c->output);
+    c->output = NULL;
+    if (result > 0) metric_add(&c->core->metrics, METRIC_BYTES_SENT, (uint64_t)result);
+    if (c->state == CONN_CLOSING) return conn_free_when_idle(c);
+    if (result < 0) return conn_close(c, strerror(-result));
+    conn_want_flush(c); /* there may be more, or it was the last word */
+}
+
+static void conn_flush(struct conn *c) {
+    if (c->state != CONN_OPEN || c->sending) return; /* on_sent comes back to it */
+    struct output *o = NULL;
+    size_t len = 0;
+    if (h2_wants_output(c->h2)) {
+        if (!(o = output_get(c->core->conns))) return conn_close(c, "no memory for output");
+        struct writer w = writer_of(o->data, sizeof o->data);
+        conn_output(c, &w);
+        len = w.len;
+    }
+    if (len == 0) {
+        output_put(c->core->conns, o);
+        if (c->ending || h2_finished(c->h2)) {
+            if (h2_error(c->h2)) metric_add(&c->core->metrics, METRIC_CONNECTIONS_ABUSED, 1);
+            conn_close(c, h2_error(c->h2) ? h2_error(c->h2) : "done");
+        }
+        return;
+    }
+    c->output = o;
+    c->sending = true;
+    c->send.done = on_sent;
+    c->send_begun_ns = c->core->now_ns;
+    ring_send(c->core->ring, &c->send, c->fd, o->data, len);
+    if (c->timer.deadline_ns > c->core->now_ns + TICK_NS) conn_set_timer(c);
+}
+
+void conn_flush_all(struct core *core) {
+    for (struct list *l; (l = list_pop_front(&core->flush));) conn_flush(conn_checked(list_entry(l, struct conn, flush_link)));
+}
+
+/* ---- the door */
+static struct conn *conn_new(struct core *core, int fd, const struct sockaddr_storage *peer) {
+    struct conns *cs = core->conns;
+    if (core->draining || core->connection_count >= cs->limits.connections_max) return NULL;
+    struct conn *c = mem_new(struct conn);
+    if (!c) return NULL;
+    c->magic = CONN_MAGIC;
+    c->core = core;
+    c->fd = fd;
+    c->accepted_ns = c->received_ns = core->now_ns;
+    c->timer.fire = on_timer;
+    list_init(&c->link);
+    list_init(&c->flush_link);
+    c->address = address_get(cs, peer);
+    c->h2 = c->address ? h2_new(core, &cs->limits.h2, conn_want_flush, c) : NULL;
+    if (c->h2 && timer_set(&core->timers, &c->timer, conn_deadline(c))) return c;
+    list_remove(&c->flush_link);
+    h2_free(c->h2);
+    address_put(c->address);
+    mem_free(c);
+    return NULL;
+}
+
+void conn_accept(struct core *core, int fd, const struct sockaddr_storage *peer) {
+    struct conn *c = conn_new(core, fd, peer);
+    if (!c) {
+        metric_add(&core->metrics, METRIC_CONNECTIONS_REFUSED, 1);
+        close(fd);
+        return;
+    }
+    int on = 1;
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* we gather by ourselves; a peer on a Unix socket has no such thing */
+    metric_add(&core->metrics, METRIC_CONNECTIONS_ACCEPTED, 1);
+    list_push_back(&core->connections, &c->link);
+    core->connection_count++;
+    conn_receive(c);
+}
+
+void conn_drain(struct core *core) {
+    core->draining = true;
+    list_each(l, &core->connections) {
+        struct conn *c = conn_checked(list_entry(l, struct conn, link));
+        if (c->state != CONN_OPEN || c->final_ns) continue;
+        h2_drain_notice(c->h2);
+        /* A connection without calls has nothing to lose but a request that is on its way: half a second for the notice to get there. */
+        c->final_ns = core->now_ns + core->conns->limits.drain_notice_ns;
+        conn_set_timer(c);
+    }
+}
+
+void conn_close_all(struct core *core) {
+    list_each(l, &core->connections) conn_close(conn_checked(list_entry(l, struct conn, link)), "closing all");
+}
+
+enum { CLOSE_MS_MAX = 1000 };
+
+/* The loop has ended; the ring still turns, for the requests of connections that are left. */
+void conn_close_and_fini(struct core *core) {
+    if (!core->conns) return;
+    conn_close_all(core);
+    for (uint64_t end_ns = core->now_ns + CLOSE_MS_MAX * NS_PER_MS; core->connection_count && core->now_ns < end_ns;)
+        ring_wait(core->ring, core->now_ns + 10 * NS_PER_MS);
+    if (core->connection_count || core->calls_live)
+        log_warn("calls abandoned at exit", "core=%u connections=%u calls=%u", core->id, core->connection_count, core->calls_live);
+    else
+        conn_fini(core);
+}
+
+const struct core_hooks conn_hooks = {.open = conn_open, .accept = conn_accept, .flush = conn_flush_all, .drain = conn_drain, .close = conn_close_and_fini};
+
+size_t conn_memory_bytes(const struct core *core) {
+    size_t n = core->conns->output_count * sizeof(struct output);
+    for (const struct list *l = core->connections.next; l != &core->connections; l = l->next) {
+        const struct conn *c = container_of(l, const struct conn, link);
+        n += sizeof *c + (c->h2 ? h2_memory_bytes(c->h2) : 0);
+    }
+    return n;
+}

@@ -1,0 +1,411 @@
+/* h2: bytes <-> frames <-> calls.
+ *
+ *   h2_feed ---> nghttp2_session_mem_recv ---> on_begin_headers, on_header, on_frame, on_data, on_stream_close ---> call_on_*
+ *   h2_output <- nghttp2_session_mem_send <--- nghttp2_submit_* <--------------------------------------------- h2_send_message, h2_send_end
+ *
+ * Callbacks run inside mem_recv or mem_send, where nghttp2 allows submits but neither feeding nor sending nor deleting the session. So nothing here closes a
+ * connection: a fatal error is remembered (error) and told by the return of h2_feed, or by h2_finished at the next flush.
+ *
+ * Bytes out: answers are not copied into nghttp2. The read callback only counts (NO_COPY); on_send_data then copies from the call's parts straight
+ * into the connection's buffer. A reply is three frames (HEADERS, DATA, HEADERS) in one flush.
+ *
+ * Windows: automatic updates are off. The connection's window is opened as soon as bytes arrive (one held stream must not stop the others; what it can hold
+ * back is bounded by its own window); a stream's window when call says h2_consume.
+ *
+ * Hostile peers: nghttp2 bounds SETTINGS, CONTINUATION, acknowledgements and incoming resets. It does not count the resets that a peer provokes
+ * (CVE-2025-8671): on_frame_sent does, with the same bucket. Memory is a counted heap with a cap; beyond it nghttp2 sees a failed allocation and the
+ * connection ends. A reset stream's call counts against the connection until its op is home (calls_max). */
+#include "server/h2.h"
+
+#include <nghttp2/nghttp2.h>
+
+#include "proto/base/mem.h"
+#include "server/core.h"
+
+enum { FRAME_ROOM = H2_OUTPUT_BYTES_MIN / 2, HEAP_HEAD = 16, OUTBOUND_ACK_MAX = 128, CONTINUATION_MAX = 8, SETTINGS_MAX = 32, INFLATE_TABLE_BYTES = 4096 };
+static_assert(FRAME_ROOM >= 16384 + 9, "one frame of the default size fits");
+
+struct h2 {
+    struct core *core;
+    nghttp2_session *session;
+    struct h2_limits limits;
+    h2_on_output on_output;
+    void *owner;
+    struct list calls; /* h2_stream.link; the open ones and those whose op is still away */
+    uint32_t call_count, open_count;
+    uint64_t requests;
+    size_t heap_bytes;
+    struct writer *out; /* while h2_output runs */
+    const char *error;  /* the first fatal error */
+    bool draining, goaway_sent;
+    /* Token bucket of provoked resets. */
+    uint64_t reset_tokens, reset_filled_ns;
+};
+
+/* ---- nghttp2's heap: counted per connection. The size stands before the block, for nghttp2's free does not tell it. */
+static void *heap_realloc(void *old, size_t bytes, struct h2 *h2) {
+    uint8_t *block = old ? (uint8_t *)old - HEAP_HEAD : NULL;
+    size_t old_bytes = 0;
+    if (block) memcpy(&old_bytes, block, sizeof old_bytes);
+    check(old_bytes <= h2->heap_bytes);
+    if (bytes > h2->limits.memory_bytes_max || h2->heap_bytes - old_bytes + bytes > h2->limits.memory_bytes_max) return NULL;
+    block = mem_realloc(block, HEAP_HEAD + bytes);
+    if (!block) return NULL;
+    memcpy(block, &bytes, sizeof bytes);
+    h2->heap_bytes += bytes - old_bytes;
+    return block + HEAP_HEAD;
+}
+static void *heap_malloc_cb(size_t bytes, void *h2) { return heap_realloc(NULL, bytes, h2); }
+static void *heap_realloc_cb(void *p, size_t bytes, void *h2) { return heap_realloc(p, bytes, h2); }
+static void *heap_calloc_cb(size_t n, size_t bytes, void *h2) {
+    if (bytes && n > SIZE_MAX / 2 / bytes) return NULL;
+    void *p = heap_realloc(NULL, n * bytes, h2);
+    return p ? memset(p, 0, n * bytes) : NULL;
+}
+static void heap_free_cb(void *p, void *user) {
+    struct h2 *h2 = user;
+    if (!p) return;
+    size_t bytes;
+    memcpy(&bytes, (uint8_t *)p - HEAP_HEAD, sizeof bytes);
+    check(bytes <= h2->heap_bytes);
+    h2->heap_bytes -= bytes;
+    mem_free((uint8_t *)p - HEAP_HEAD);
+}
+
+static void h2_set_error(struct h2 *h2, const char *error) {
+    if (!h2->error) h2->error = error;
+    h2->on_output(h2->owner); /* the flush sees that it is finished */
+}
+/* nghttp2's return of a submit: what fails for lack of memory ends the connection. */
+static void h2_check_submit(struct h2 *h2, int rv) {
+    if (rv < 0 && nghttp2_is_fatal(rv)) h2_set_error(h2, nghttp2_strerror(rv));
+    h2->on_output(h2->owner);
+}
+
+/* ---- callbacks: in */
+static struct h2_stream *stream_of(struct h2 *h2, int32_t id) {
+    struct h2_stream *s = nghttp2_session_get_stream_user_data(h2->session, id);
+    if (s) check(s->h2 == h2), check(s->id == id);
+    return s;
+}
+
+/* One provoked reset or invalid frame. Beyond the bucket the connection ends with ENHANCE_YOUR_CALM. */
+static void h2_count_reset(struct h2 *h2) {
+    uint64_t now = h2->core->now_ns, seconds = now > h2->reset_filled_ns ? (now - h2->reset_filled_ns) / NS_PER_S : 0;
+    if (seconds) {
+        h2->reset_tokens = MIN_OF(h2->limits.reset_burst, h2->reset_tokens + MIN_OF(seconds, UINT32_MAX) * h2->limits.reset_per_s);
+        h2->reset_filled_ns += seconds * NS_PER_S;
+    }
+    if (h2->reset_tokens) h2->reset_tokens--;
+    else if (!h2->goaway_sent) h2->goaway_sent = true, h2_check_submit(h2, nghttp2_session_terminate_session(h2->session, NGHTTP2_ENHANCE_YOUR_CALM));
+}
+
+static int on_begin_headers_cb(nghttp2_session *session, const nghttp2_frame *frame, void *user) {
+    struct h2 *h2 = user;
+    if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST) return 0;
+    struct h2_stream *s = h2->call_count < 2 * h2->limits.streams_max ? call_begin(h2->core) : NULL;
+    if (!s) { /* REFUSED_STREAM says that nothing was done: clients retry elsewhere by themselves */
+        int rv = nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_REFUSED_STREAM);
+        return nghttp2_is_fatal(rv) ? NGHTTP2_ERR_CALLBACK_FAILURE : 0;
+    }
+    s->h2 = h2;
+    s->id = frame->hd.stream_id;
+    s->open = s->waiting = true;
+    s->progress_ns = h2->core->now_ns;
+    list_push_back(&h2->calls, &s->link);
+    h2->call_count++;
+    h2->open_count++;
+    check(nghttp2_session_set_stream_user_data(session, s->id, s) == 0);
+    return 0;
+}
+
+static int on_header_cb(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name, size_t name_len, const uint8_t *value, size_t value_len,
+                        uint8_t flags, void *user) {
+    if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST) return 0; /* a client's trailers say nothing to us */
+    struct h2_stream *s = stream_of(user, frame->hd.stream_id);
+    if (!s) return 0;
+    return call_on_header(s, slice_of(name, name_len), slice_of(value, value_len)) ? 0 : NGHTTP2_ERR_CALLBACK_FAILURE;
+}
+
+static int on_frame_recv_cb(nghttp2_session *session, const nghttp2_frame *frame, void *user) {
+    struct h2 *h2 = user;
+    if (frame->hd.type != NGHTTP2_HEADERS && frame->hd.type != NGHTTP2_DATA) return 0;
+    struct h2_stream *s = stream_of(h2, frame->hd.stream_id);
+    if (!s) return 0;
+    if (frame->hd.type == NGHTTP2_HEADERS && frame->headers.cat == NGHTTP2_HCAT_REQUEST) h2->requests++, call_on_head(s);
+    if (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) call_on_half_close(s);
+    return 0;
+}
+
+static int on_data_chunk_cb(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *data, size_t len, void *user) {
+    struct h2 *h2 = user;
+    if (nghttp2_session_consume_connection(session, len)) return NGHTTP2_ERR_CALLBACK_FAILURE;
+    struct h2_stream *s = stream_of(h2, id);
+    if (!s) return 0;
+    s->progress_ns = h2->core->now_ns;
+    call_on_data(s, slice_of(data, len));
+    return 0;
+}
+
+static int on_invalid_frame_cb(nghttp2_session *session, const nghttp2_frame *frame, int error, void *user) {
+    h2_count_reset(user);
+    return 0;
+}
+
+static int on_stream_close_cb(nghttp2_session *session, int32_t id, uint32_t error_code, void *user) {
+    struct h2 *h2 = user;
+    struct h2_stream *s = stream_of(h2, id);
+    if (!s) return 0;
+    check(s->open);
+    s->open = false;
+    check(h2->open_count > 0);
+    h2->open_count--;
+    call_on_gone(s);
+    return 0;
+}
+
+/* ---- callbacks: out */
+static int on_frame_sent_cb(nghttp2_session *session, const nghttp2_frame *frame, void *user) {
+    struct h2 *h2 = user;
+    int rv = 0;
+    if (frame->hd.type == NGHTTP2_HEADERS && (frame->hd.flags & NGHTTP2_FLAG_END_STREAM)) {
+        /* Answered before the request was whole: tell the peer to stop sending (RFC 9113 section 8.1). */
+        if (nghttp2_session_get_stream_remote_close(session, frame->hd.stream_id) == 0)
+            rv = nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_NO_ERROR);
+    } else if (frame->hd.type == NGHTTP2_RST_STREAM) {
+        uint32_t code = frame->rst_stream.error_code;
+        if (code != NGHTTP2_NO_ERROR && code != NGHTTP2_CANCEL && code != NGHTTP2_REFUSED_STREAM) h2_count_reset(h2);
+    }
+    return nghttp2_is_fatal(rv) ? NGHTTP2_ERR_CALLBACK_FAILURE : 0;
+}
+
+static int on_frame_not_sent_cb(nghttp2_session *session, const nghttp2_frame *frame, int error, void *user) {
+    if (frame->hd.type != NGHTTP2_HEADERS || !stream_of(user, frame->hd.stream_id)) return 0;
+    /* The header block could not be made; without it the stream would hang. */
+    int rv = nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_INTERNAL_ERROR);
+    return nghttp2_is_fatal(rv) ? NGHTTP2_ERR_CALLBACK_FAILURE : 0;
+}
+
+#define FIELD(n, v) {(uint8_t *)(n), (uint8_t *)(v), sizeof(n) - 1, sizeof(v) - 1, NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE}
+static const nghttp2_nv reply_head[] = {FIELD(":status", "200"), FIELD("content-type", "application/grpc")};
+static const nghttp2_nv reply_trailers[] = {FIELD("grpc-status", "0")};
+
+static ssize_t read_cb(nghttp2_session *session, int32_t id, uint8_t *buf, size_t length, uint32_t *flags, nghttp2_data_source *source, void *user) {
+    struct h2_stream *s = source->ptr;
+    check(s->open);
+    size_t n = MIN_OF(length, s->bytes_left);
+    s->bytes_left -= n;
+    *flags |= NGHTTP2_DATA_FLAG_NO_COPY;
+    if (s->bytes_left == 0) {
+        *flags |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM;
+        int rv = nghttp2_submit_trailer(session, id, reply_trailers, ARRAY_LEN(reply_trailers));
+        if (rv) return nghttp2_is_fatal(rv) ? NGHTTP2_ERR_CALLBACK_FAILURE : NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+    }
+    return (ssize_t)n;
+}
+
+static void stream_copy_out(struct h2_stream *s, struct writer *w, size_t n) {
+    while (n) {
+        check(s->part_count > 0);
+        size_t m = MIN_OF(n, s->parts->len - s->part_offset);
+        if (m) write_bytes(w, s->parts->data + s->part_offset, m);
+        n -= m;
+        s->part_offset += m;
+        if (s->part_offset == s->parts->len) s->parts++, s->part_count--, s->part_offset = 0;
+    }
+}
+
+/* Leaves room for the frame that mem_send may return after this one. */
+static int send_data_cb(nghttp2_session *session, nghttp2_frame *frame, const uint8_t *head, size_t length, nghttp2_data_source *source, void *user) {
+    struct h2 *h2 = user;
+    struct h2_stream *s = source->ptr;
+    check(h2->out);
+    if (h2->out->cap - h2->out->len < 9 + length + FRAME_ROOM) return NGHTTP2_ERR_WOULDBLOCK;
+    check(frame->data.padlen == 0);
+    write_bytes(h2->out, head, 9);
+    stream_copy_out(s, h2->out, length);
+    s->progress_ns = h2->core->now_ns;
+    return 0;
+}
+
+/* ---- open and close */
+static bool callbacks_new(nghttp2_session_callbacks **out) {
+    nghttp2_session_callbacks *cbs;
+    if (nghttp2_session_callbacks_new(&cbs)) return false;
+    nghttp2_session_callbacks_set_on_begin_headers_callback(cbs, on_begin_headers_cb);
+    nghttp2_session_callbacks_set_on_header_callback(cbs, on_header_cb);
+    nghttp2_session_callbacks_set_on_frame_recv_callback(cbs, on_frame_recv_cb);
+    nghttp2_session_callbacks_set_on_data_chunk_recv_callback(cbs, on_data_chunk_cb);
+    nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(cbs, on_invalid_frame_cb);
+    nghttp2_session_callbacks_set_on_stream_close_callback(cbs, on_stream_close_cb);
+    nghttp2_session_callbacks_set_on_frame_send_callback(cbs, on_frame_sent_cb);
+    nghttp2_session_callbacks_set_on_frame_not_send_callback(cbs, on_frame_not_sent_cb);
+    nghttp2_session_callbacks_set_send_data_callback(cbs, send_data_cb);
+    *out = cbs;
+    return true;
+}
+
+static bool options_new(const struct h2_limits *l, nghttp2_option **out) {
+    nghttp2_option *o;
+    if (nghttp2_option_new(&o)) return false;
+    nghttp2_option_set_no_auto_window_update(o, 1);
+    nghttp2_option_set_no_closed_streams(o, 1);
+    nghttp2_option_set_max_settings(o, SETTINGS_MAX);
+    nghttp2_option_set_max_outbound_ack(o, OUTBOUND_ACK_MAX);
+    nghttp2_option_set_max_continuations(o, CONTINUATION_MAX);
+    nghttp2_option_set_stream_reset_rate_limit(o, l->reset_burst, l->reset_per_s);
+    *out = o;
+    return true;
+}
+
+static bool session_open(struct h2 *h2) {
+    nghttp2_session_callbacks *cbs = NULL;
+    nghttp2_option *option = NULL;
+    nghttp2_mem mem = {h2, heap_malloc_cb, heap_free_cb, heap_calloc_cb, heap_realloc_cb};
+    bool ok = callbacks_new(&cbs) && options_new(&h2->limits, &option) && nghttp2_session_server_new3(&h2->session, cbs, h2, option, &mem) == 0;
+    nghttp2_session_callbacks_del(cbs);
+    nghttp2_option_del(option);
+    if (!ok) return h2->session = NULL, false;
+    const nghttp2_settings_entry settings[] = {
+        {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, h2->limits.streams_max},
+        {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, h2->limits.stream_window_bytes},
+        {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, h2->limits.header_bytes_max},
+        {NGHTTP2_SETTINGS_HEADER_TABLE_SIZE, INFLATE_TABLE_BYTES},
+        {NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, 1},
+    };
+    return nghttp2_submit_settings(h2->session, NGHTTP2_FLAG_NONE, settings, ARRAY_LEN(settings)) == 0 &&
+           nghttp2_session_set_local_window_size(h2->session, NGHTTP2_FLAG_NONE, 0, (int32_t)h2->limits.connection_window_bytes) == 0;
+}
+
+struct h2 *h2_new(struct core *core, const struct h2_limits *limits, h2_on_output on_output, void *owner) {
+    struct h2 *h2 = mem_new(struct h2);
+    if (!h2) return NULL;
+    *h2 = (struct h2){.core = core, .limits = *limits, .on_output = on_output, .owner = owner, .reset_tokens = limits->reset_burst, .reset_filled_ns = core->now_ns};
+    list_init(&h2->calls);
+    if (!session_open(h2)) return h2_free(h2), NULL;
+    on_output(owner);
+    return h2;
+}
+
+void h2_free(struct h2 *h2) {
+    if (!h2) return;
+    check(!h2->out);
+    for (struct list *l; (l = list_pop_front(&h2->calls));) {
+        struct h2_stream *s = list_entry(l, struct h2_stream, link);
+        bool was_open = s->open;
+        s->open = false;
+        s->h2 = NULL;
+        if (was_open) call_on_gone(s);
+    }
+    if (h2->session) nghttp2_session_del(h2->session);
+    check(h2->heap_bytes == 0);
+    mem_free(h2);
+}
+
+/* ---- bytes */
+bool h2_feed(struct h2 *h2, struct slice bytes) {
+    if (h2->error) return false;
+    ssize_t n = nghttp2_session_mem_recv(h2->session, bytes.data, bytes.len);
+    if (n < 0) h2_set_error(h2, nghttp2_strerror((int)n));
+    if (nghttp2_session_want_write(h2->session)) h2->on_output(h2->owner);
+    return !h2->error;
+}
+
+void h2_output(struct h2 *h2, struct writer *w) {
+    check(w->cap - w->len >= H2_OUTPUT_BYTES_MIN);
+    h2->out = w;
+    while (w->cap - w->len >= FRAME_ROOM) {
+        const uint8_t *data;
+        ssize_t n = nghttp2_session_mem_send(h2->session, &data);
+        if (n < 0) h2_set_error(h2, nghttp2_strerror((int)n));
+        if (n <= 0) break;
+        write_bytes(w, data, (size_t)n);
+    }
+    check(!w->full);
+    h2->out = NULL;
+}
+
+bool h2_wants_output(const struct h2 *h2) { return nghttp2_session_want_write(h2->session) != 0; }
+/* want_read falls when GOAWAY was sent or received and no stream is left. */
+bool h2_finished(const struct h2 *h2) {
+    return h2->error || (!nghttp2_session_want_read(h2->session) && !nghttp2_session_want_write(h2->session));
+}
+const char *h2_error(const struct h2 *h2) { return h2->error; }
+uint32_t h2_open_streams(const struct h2 *h2) { return h2->open_count; }
+uint64_t h2_requests(const struct h2 *h2) { return h2->requests; }
+size_t h2_memory_bytes(const struct h2 *h2) { return sizeof *h2 + h2->heap_bytes; }
+
+void h2_drain_notice(struct h2 *h2) {
+    if (h2->draining) return;
+    h2->draining = true;
+    h2_check_submit(h2, nghttp2_submit_shutdown_notice(h2->session));
+}
+
+void h2_drain_final(struct h2 *h2) {
+    if (h2->goaway_sent) return;
+    h2->draining = h2->goaway_sent = true;
+    int32_t last = nghttp2_session_get_last_proc_stream_id(h2->session);
+    h2_check_submit(h2, nghttp2_submit_goaway(h2->session, NGHTTP2_FLAG_NONE, last, NGHTTP2_NO_ERROR, NULL, 0));
+}
+
+void h2_ping(struct h2 *h2) { h2_check_submit(h2, nghttp2_submit_ping(h2->session, NGHTTP2_FLAG_NONE, NULL)); }
+
+void h2_sweep(struct h2 *h2) {
+    uint64_t now = h2->core->now_ns;
+    list_each(l, &h2->calls) {
+        struct h2_stream *s = list_entry(l, struct h2_stream, link);
+        if (s->open && s->waiting && now > s->progress_ns && now - s->progress_ns > h2->limits.stall_ns) h2_reset(s, H2_RESET_CANCEL);
+    }
+}
+
+/* ---- streams */
+void h2_send_message(struct h2_stream *s, const struct slice *parts, size_t count) {
+    if (!s->open) return;
+    struct h2 *h2 = s->h2;
+    if (count <= ARRAY_LEN(s->parts_inline)) {
+        for (size_t i = 0; i < count; i++) s->parts_inline[i] = parts[i];
+        parts = s->parts_inline;
+    }
+    s->parts = parts;
+    s->part_count = count;
+    s->part_offset = 0;
+    s->bytes_left = 0;
+    for (size_t i = 0; i < count; i++) s->bytes_left += parts[i].len;
+    s->waiting = true;
+    s->progress_ns = h2->core->now_ns;
+    nghttp2_data_provider provider = {.source.ptr = s, .read_callback = read_cb};
+    h2_check_submit(h2, nghttp2_submit_response(h2->session, s->id, reply_head, ARRAY_LEN(reply_head), &provider));
+}
+
+void h2_send_end(struct h2_stream *s, const struct h2_field *fields, size_t count) {
+    enum { FIELDS_MAX = 8 };
+    check(count <= FIELDS_MAX);
+    if (!s->open) return;
+    nghttp2_nv nv[FIELDS_MAX];
+    for (size_t i = 0; i < count; i++)
+        nv[i] = (nghttp2_nv){(uint8_t *)fields[i].name.data, (uint8_t *)fields[i].value.data, fields[i].name.len, fields[i].value.len, NGHTTP2_NV_FLAG_NONE};
+    s->waiting = true;
+    s->progress_ns = s->h2->core->now_ns;
+    h2_check_submit(s->h2, nghttp2_submit_response(s->h2->session, s->id, nv, count, NULL));
+}
+
+void h2_reset(struct h2_stream *s, enum h2_reset why) {
+    static const uint32_t codes[] = {[H2_RESET_CANCEL] = NGHTTP2_CANCEL, [H2_RESET_REFUSED] = NGHTTP2_REFUSED_STREAM, [H2_RESET_INTERNAL] = NGHTTP2_INTERNAL_ERROR};
+    if (!s->open) return;
+    s->waiting = false;
+    h2_check_submit(s->h2, nghttp2_submit_rst_stream(s->h2->session, NGHTTP2_FLAG_NONE, s->id, codes[why]));
+}
+
+void h2_consume(struct h2_stream *s, size_t n) {
+    if (!s->open || n == 0) return;
+    h2_check_submit(s->h2, nghttp2_session_consume_stream(s->h2->session, s->id, n));
+}
+
+void h2_stream_end(struct h2_stream *s) {
+    check(!s->open);
+    if (!s->h2) return;
+    list_remove(&s->link);
+    check(s->h2->call_count > 0);
+    s->h2->call_count--;
+    s->h2 = NULL;
+}

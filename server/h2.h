@@ -1,0 +1,90 @@
+/* HTTP/2, server side: one nghttp2 session per connection. The only includer of <nghttp2/nghttp2.h> in the server. Knows bytes, frames, streams and
+ * windows; what a request means is call's. No sockets here: bytes go in through h2_feed and come out through h2_output, so tests and the fuzzer drive it
+ * from memory, and TLS will sit between it and conn.
+ *
+ * All calls on the core's thread. nghttp2 copies nothing of ours that is static or lives in the call's arena: a call lives until its stream is closed. */
+#ifndef SERVER_H2_H
+#define SERVER_H2_H
+
+#include "proto/base/bytes.h"
+#include "proto/base/list.h"
+#include "proto/status.h"
+
+struct core;
+struct h2;
+
+struct h2_limits {
+    uint32_t streams_max;             /* open at once, as told to the peer; twice as many calls when those of reset streams are still at work */
+    uint32_t stream_window_bytes;     /* what a peer may send on a stream before it is consumed */
+    uint32_t connection_window_bytes;
+    uint32_t header_bytes_max;        /* of one header list, RFC 9113 section 6.5.2 */
+    uint32_t memory_bytes_max;        /* nghttp2's heap of one connection; beyond it the connection ends */
+    uint32_t reset_burst, reset_per_s; /* streams that a peer may reset, or make us reset: beyond it the connection ends */
+    uint64_t stall_ns;                /* a request that does not come in whole, or an answer that the peer does not take, is reset after this */
+};
+
+/* What an h2 asks of its connection: to be flushed at the end of the cycle. May be called again before that. */
+typedef void (*h2_on_output)(void *owner);
+
+struct h2 *h2_new(struct core *core, const struct h2_limits *limits, h2_on_output on_output, void *owner); /* NULL: no memory */
+/* Streams that are still open are told (call_on_gone). */
+void h2_free(struct h2 *h2);
+/* false: the connection is over, for the reason in h2_error; flush what there is (GOAWAY), then close. */
+bool h2_feed(struct h2 *h2, struct slice bytes) MUST_USE;
+/* Fills w with frames, as far as windows and room allow. Give it at least H2_OUTPUT_BYTES_MIN. */
+enum { H2_OUTPUT_BYTES_MIN = 2 * (16384 + 9 + 64) };
+void h2_output(struct h2 *h2, struct writer *w);
+bool h2_wants_output(const struct h2 *h2);
+bool h2_finished(const struct h2 *h2); /* asked when h2_output had nothing: close the connection */
+const char *h2_error(const struct h2 *h2);
+uint32_t h2_open_streams(const struct h2 *h2);
+uint64_t h2_requests(const struct h2 *h2);     /* header blocks that came whole: the first one ends the first-request timeout */
+size_t h2_memory_bytes(const struct h2 *h2);
+/* GOAWAY in two steps, so that requests under way to us are not lost (RFC 9113 section 6.8): notice first, the last stream after a round trip. */
+void h2_drain_notice(struct h2 *h2);
+void h2_drain_final(struct h2 *h2);
+void h2_ping(struct h2 *h2);
+/* Resets streams that have stalled; called every few seconds. */
+void h2_sweep(struct h2 *h2);
+
+/* ---- One stream; embedded in its call. */
+enum { H2_PARTS_MAX = 6 };
+struct h2_stream {
+    struct h2 *h2;      /* NULL: the connection is gone */
+    struct list link;   /* among the connection's calls, until h2_stream_end */
+    int32_t id;
+    bool open;          /* false: closed or reset; nothing can be sent */
+    bool waiting;       /* for the request's bytes or the peer's window: h2_sweep looks at progress_ns */
+    uint64_t progress_ns;
+    /* private: the message on its way out */
+    const struct slice *parts;
+    size_t part_count, part_offset;
+    uint64_t bytes_left; /* not yet handed to a frame */
+    struct slice parts_inline[H2_PARTS_MAX + 1];
+};
+/* HTTP status 200, one DATA body of these parts, trailers grpc-status: 0. The array is copied when count <= H2_PARTS_MAX + 1, else it and in any case the bytes live
+ * until the stream is gone. */
+void h2_send_message(struct h2_stream *s, const struct slice *parts, size_t count);
+/* A header block that ends the stream. Names and values are copied. */
+struct h2_field {
+    struct slice name, value;
+};
+void h2_send_end(struct h2_stream *s, const struct h2_field *fields, size_t count);
+enum h2_reset { H2_RESET_CANCEL, H2_RESET_REFUSED, H2_RESET_INTERNAL };
+void h2_reset(struct h2_stream *s, enum h2_reset why);
+/* Opens the stream's window again by n bytes of request that were taken. */
+void h2_consume(struct h2_stream *s, size_t n);
+/* The call is over: its stream is forgotten. */
+void h2_stream_end(struct h2_stream *s);
+
+/* ---- What h2 tells the call (call.c). None of them may free the h2. */
+struct h2_stream *call_begin(struct core *core); /* NULL: no more calls on this core */
+/* A request header; pseudo-headers first. false: the header list is beyond bounds of patience, the connection ends. */
+bool call_on_header(struct h2_stream *s, struct slice name, struct slice value);
+void call_on_head(struct h2_stream *s); /* all headers are there */
+void call_on_data(struct h2_stream *s, struct slice bytes);
+void call_on_half_close(struct h2_stream *s);
+/* Closed: sent whole, reset by either side, or the connection is gone. The call may be freed within. */
+void call_on_gone(struct h2_stream *s);
+
+#endif

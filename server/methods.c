@@ -1,0 +1,36 @@
+/* A table of 128 cells for some 40 paths: hash, then look at the next cells. Made on first use by each thread, read-only after. */
+#include "server/methods.h"
+
+#include "proto/base/hash.h"
+
+enum { CELL_COUNT = 128 };
+
+static const struct method methods[] = {
+#define METHOD(service, method, kind, handler) {SLICE_LIT("/orderdb.v1." #service "/" #method), #service "/" #method, METHOD_##kind, handler, 0},
+#include "proto/methods.tbl"
+#undef METHOD
+};
+static_assert(ARRAY_LEN(methods) * 2 <= CELL_COUNT, "half of the cells are free, so that a miss ends soon");
+
+/* Of the thread: cores share nothing that is written. */
+static _Thread_local struct {
+    bool made;
+    struct method cells[CELL_COUNT];
+} table;
+
+static void table_make(void) {
+    for (unsigned i = 0; i < ARRAY_LEN(methods); i++) {
+        unsigned at = (unsigned)hash64(methods[i].path) % CELL_COUNT;
+        while (table.cells[at].path.data) at = (at + 1) % CELL_COUNT;
+        table.cells[at] = methods[i];
+        table.cells[at].row = i;
+    }
+    table.made = true;
+}
+
+const struct method *method_find(struct slice path) {
+    if (!table.made) table_make();
+    for (unsigned at = (unsigned)hash64(path) % CELL_COUNT; table.cells[at].path.data; at = (at + 1) % CELL_COUNT)
+        if (slice_equal(table.cells[at].path, path)) return &table.cells[at];
+    return NULL;
+}

@@ -1,0 +1,19 @@
+/* The RPCs of the contract, looked up by path. Rows come from proto/methods.tbl. */
+#ifndef SERVER_METHODS_H
+#define SERVER_METHODS_H
+
+#include "server/call.h"
+
+enum method_kind { METHOD_UNARY, METHOD_CLIENT_STREAM, METHOD_SERVER_STREAM, METHOD_BIDI };
+
+struct method {
+    struct slice path;  /* "/orderdb.v1.OrderService/CreateOrder" */
+    const char *name;   /* "OrderService/CreateOrder" */
+    enum method_kind kind;
+    call_handler handler;
+    unsigned row;       /* in methods.tbl: metrics count by it */
+};
+
+const struct method *method_find(struct slice path); /* NULL: no such method */
+
+#endif
