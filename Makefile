@@ -3,7 +3,9 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := all
 SAN ?=
-B := build$(if $(SAN),-$(SAN))
+# MUTANT=name builds a server that is broken on purpose, for the tests that must catch it.
+MUTANT ?=
+B := build$(if $(SAN),-$(SAN))$(if $(MUTANT),-mutant-$(MUTANT))
 
 CC := gcc
 PKGS := rocksdb liburing libnghttp2 libprotobuf-c jansson libxxhash
@@ -22,6 +24,9 @@ CFLAGS_BASE += -fsanitize=thread -DORDERDB_TSAN=1
 LDFLAGS_BASE += -fsanitize=thread
 else
 $(error SAN is asan or tsan)
+endif
+ifneq ($(MUTANT),)
+CFLAGS_BASE += -DORDERDB_MUTANT_$(shell echo $(MUTANT) | tr a-z A-Z)=1
 endif
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 

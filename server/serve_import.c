@@ -1,0 +1,199 @@
+/* ImportOrders: a stream of orders with their history, answered once at its end with counts and the first rejections.
+ *
+ * Each message becomes an op with memory of its own, so that a stream may run for hours in constant memory. At most IMPORT_IN_FLIGHT of them are under way; then
+ * the stream's window stays shut (call_hold). A refusal for overload is tried again after a pause: the sender of a bulk load need not know. */
+#include <string.h>
+
+#include "engine/check.h"
+#include "orderdb/v1/order.pb-c.h"
+#include "proto/base/mem.h"
+#include "proto/pbwire.h"
+#include "proto/route.h"
+#include "proto/scan.h"
+#include "server/call.h"
+#include "server/core.h"
+#include "server/node.h"
+
+enum {
+    IMPORT_IN_FLIGHT = 256,
+    IMPORT_REJECTED_KEPT = 100, /* in the answer; all are counted */
+    IMPORT_NAME_BYTES = 128,
+    IMPORT_MEMORY_MAX = 16 << 20, /* of one message's work */
+    IMPORT_RETRY_NS = 50000000,
+};
+
+struct import {
+    int64_t imported, already_there, rejected;
+    uint32_t in_flight;
+    bool held, closing;
+    struct list waiting; /* items that will be tried again */
+    struct buf rejections; /* field 3 of the answer, as wire bytes */
+    uint32_t rejections_kept;
+};
+
+struct import_item {
+    struct call_op op; /* first: freed through it */
+    struct arena arena;
+    struct timer retry;
+    struct list link; /* import.waiting */
+    struct slice command, user_id;
+    char client_order_no[IMPORT_NAME_BYTES + 1];
+};
+
+static void item_free(struct import_item *item) {
+    timer_clear(&core_self->timers, &item->retry);
+    arena_fini(&item->arena);
+    mem_free(item);
+}
+
+static void item_drop(struct call_op *o) { item_free(container_of(o, struct import_item, op)); }
+
+static void import_end(struct call *call) {
+    struct import *im = *call_state(call);
+    for (struct list *l; (l = list_pop_front(&im->waiting));) item_free(list_entry(l, struct import_item, link));
+    buf_fini(&im->rejections);
+    mem_free(im);
+}
+
+static struct import *import_state(struct call *call) {
+    void **state = call_state(call);
+    if (*state) return *state;
+    struct import *im = mem_new(struct import);
+    if (!im) return NULL;
+    list_init(&im->waiting);
+    *state = im;
+    call_on_end(call, import_end);
+    return im;
+}
+
+static void import_reject(struct import *im, const char *client_order_no, const struct failure *f) {
+    im->rejected++;
+    if (im->rejections_kept == IMPORT_REJECTED_KEPT) return;
+    struct slice status = failure_encode(f), name = slice_str(client_order_no);
+    uint8_t head[64 + IMPORT_NAME_BYTES];
+    struct writer inner = writer_of(head, sizeof head);
+    pb_bytes(&inner, 1, name);
+    pb_tag(&inner, 2, PB_LEN);
+    write_varint(&inner, status.len);
+    check(!inner.full);
+    if (!buf_reserve(&im->rejections, inner.len + status.len + 16)) return; /* counted all the same */
+    struct writer w = writer_of(im->rejections.data + im->rejections.len, im->rejections.cap - im->rejections.len);
+    struct slice parts[] = {writer_slice(&inner), status};
+    pb_message(&w, 3, parts, 2);
+    check(!w.full);
+    im->rejections.len += w.len;
+    im->rejections_kept++;
+}
+
+static void import_answer(struct call *call, struct import *im) {
+    enum { CAP = 64 };
+    uint8_t *bytes = arena_alloc(call_arena(call), 2 * CAP);
+    struct slice rejections = arena_copy(call_arena(call), buf_slice(&im->rejections));
+    if (!bytes || !rejections.data) {
+        failure_set(call_failure(call), STATUS_MEMORY_LIMIT, "the orders are in, but the answer does not fit the request's memory");
+        call_fail(call);
+        return;
+    }
+    struct writer front = writer_of(bytes, CAP), back = writer_of(bytes + CAP, CAP);
+    pb_int64(&front, 1, im->imported);
+    pb_int64(&front, 2, im->already_there);
+    pb_int64(&back, 4, im->rejected);
+    struct slice parts[] = {writer_slice(&front), rejections, writer_slice(&back)};
+    call_reply(call, parts, ARRAY_LEN(parts));
+}
+
+static void item_submit(struct call *call, struct import_item *item);
+
+static void item_retry(struct timer *t) {
+    struct import_item *item = container_of(t, struct import_item, retry);
+    list_remove(&item->link);
+    item_submit(item->op.call, item);
+}
+
+/* Overload passes, and the next node leads soon: the item waits. true: it does. */
+static bool item_wait(struct call *call, struct import *im, struct import_item *item) {
+    enum status st = item->op.op.failure.status;
+    if (st != STATUS_OVERLOADED && st != STATUS_NOT_LEADER) return false;
+    struct core *core = call_core(call);
+    if (!timer_set(&core->timers, &item->retry, core->now_ns + IMPORT_RETRY_NS)) return false;
+    list_push_back(&im->waiting, &item->link);
+    return true;
+}
+
+static void item_done(struct call *call, struct call_op *o) {
+    struct import_item *item = container_of(o, struct import_item, op);
+    struct import *im = *call_state(call);
+    const struct failure *f = &o->op.failure;
+    if (item_wait(call, im, item)) return;
+    im->in_flight--;
+    if (f->status && status_retry(f->status) != RETRY_NEVER) {
+        /* Not this order's fault (full disk, shutdown): the stream ends here, and the sender may run it again. */
+        call_failure(call)->retry_delay_ms = f->retry_delay_ms;
+        failure_set(call_failure(call), f->status, "%s (imported %lld, already there %lld so far)", f->message ? f->message : status_name(f->status),
+                    (long long)im->imported, (long long)im->already_there);
+        item_free(item);
+        call_fail(call);
+        return;
+    }
+    if (f->status) import_reject(im, item->client_order_no, f);
+    else if (o->op.outcome.already_there) im->already_there++;
+    else im->imported++;
+    item_free(item);
+    if (im->held && im->in_flight <= IMPORT_IN_FLIGHT / 2) im->held = false, call_release(call);
+    if (im->closing && im->in_flight == 0) import_answer(call, im);
+}
+
+static void item_submit(struct call *call, struct import_item *item) {
+    struct op *op = &item->op.op;
+    op->kind = OP_WRITE;
+    op->slot = slot_of_user(item->user_id);
+    op->arena = &item->arena;
+    op->deadline_ns = call_deadline_ns(call);
+    op->command = item->command;
+    item->op.drop = item_drop;
+    call_submit(call, &item->op, item_done);
+}
+
+static void import_message(struct call *call, struct import *im) {
+    struct import_item *item = mem_new(struct import_item);
+    if (!item) {
+        failure_set(call_failure(call), STATUS_MEMORY_LIMIT, "no memory for another order");
+        call_fail(call);
+        return;
+    }
+    arena_init(&item->arena, IMPORT_MEMORY_MAX);
+    item->retry.fire = item_retry;
+    list_init(&item->link);
+    struct failure f;
+    struct checked checked;
+    failure_init(&f, &item->arena);
+    Orderdb__V1__ImportOrdersRequest *m =
+        (Orderdb__V1__ImportOrdersRequest *)scan_unpack(&orderdb__v1__import_orders_request__descriptor, call_message(call), &scan_limits_default, &f);
+    if (m && m->order) {
+        size_t n = MIN_OF(strlen(m->order->client_order_no), (size_t)IMPORT_NAME_BYTES);
+        memcpy(item->client_order_no, m->order->client_order_no, n);
+    }
+    if (!m || !check_import(m, call_core(call)->node->machines, &item->arena, &checked, &f)) {
+        import_reject(im, item->client_order_no, &f);
+        item_free(item);
+        return;
+    }
+    item->command = checked.command;
+    item->user_id = checked.user_id;
+    im->in_flight++;
+    if (im->in_flight >= IMPORT_IN_FLIGHT && !im->held) im->held = true, call_hold(call);
+    item_submit(call, item);
+}
+
+void serve_import_orders(struct call *call) {
+    struct import *im = import_state(call);
+    if (!im) {
+        failure_set(call_failure(call), STATUS_MEMORY_LIMIT, "no memory for an import");
+        call_fail(call);
+    } else if (!call_half_closed(call)) {
+        import_message(call, im);
+    } else {
+        im->closing = true;
+        if (im->in_flight == 0) import_answer(call, im);
+    }
+}
