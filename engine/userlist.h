@@ -1,16 +1,17 @@
 /* A user's orders, newest first, with exact counts by status at any position: the order statistics behind pages and totals.
  *
  * Rows 'L' are the list, one per order, sorted by (create_us, order_id). Rows 'N' are a counted tree over it: level 0 is one row of totals
- * per user; when a user has more than USERLIST_SPAN orders, level 1 rows each count a run of at most USERLIST_SPAN list rows, level 2 rows a
- * run of level 1 rows, and so on. A create or a transition touches one row per level; a page at any depth costs a few dozen row reads.
- * Invariant: at each level the rows partition the level below; counts add up (userlist_verify). Docs: docs/STORAGE.md. */
+ * per user, the root; when a user has more than 2 * USERLIST_SPAN orders, level 1 rows each count a run of SPAN to 2 * SPAN list rows, level 2
+ * rows a run of level 1 rows, and so on. A create or a transition touches one row per level (one in all for most users); a page at any depth
+ * costs a few dozen row reads. Invariant: at each level the rows partition the level below; counts add up (userlist_verify). Docs: docs/STORAGE.md. */
 #ifndef ENGINE_USERLIST_H
 #define ENGINE_USERLIST_H
 
 #include "engine/keys.h"
 #include "engine/store.h"
 
-enum { USERLIST_SPAN = 128, USERLIST_STATUSES_MAX = 64 };
+/* STATUSES_MAX: different statuses that one user's orders are in at a time; a machine has at most as many states. */
+enum { USERLIST_SPAN = 32, USERLIST_STATUSES_MAX = 64 };
 
 struct status_count {
     uint16_t status;
@@ -24,11 +25,11 @@ struct list_position {
     int64_t create_us, order_id;
 };
 
-/* Owning core, over a batch view. Status of the store only. */
+/* Owning core, over a batch view. Status of the store only. The order must not be in the list yet; or must be in it, in status `from`. */
 enum status userlist_insert(const struct store_view *view, struct arena *scratch, uint16_t slot, struct slice user_id, struct list_position at, uint16_t status) MUST_USE;
 enum status userlist_move(const struct store_view *view, struct arena *scratch, uint16_t slot, struct slice user_id, struct list_position at, uint16_t from, uint16_t to) MUST_USE;
 
-/* What to count and walk. Any thread. */
+/* What to count and walk. Any thread; where others write meanwhile the view must be a snapshot, or counts and rows are of different times. */
 struct userlist_range {
     uint16_t slot;
     struct slice user_id;

@@ -42,7 +42,7 @@ void arena_reset(struct arena *a) {
     struct arena_chunk *keep = NULL;
     for (struct arena_chunk *c = a->chunks, *next; c; c = next) {
         next = c->next;
-        if (!next && c->bytes == CHUNK_BYTES) keep = c; else chunk_free(a, c);
+        if (!keep && c->bytes == CHUNK_BYTES) keep = c; else chunk_free(a, c);
     }
     a->chunks = keep;
     a->at = a->end = NULL;

@@ -25,7 +25,7 @@ struct arena {
 
 void arena_init(struct arena *a, size_t bytes_max); /* takes nothing from the heap yet */
 void arena_init_charged(struct arena *a, size_t bytes_max, struct arena_budget *budget); /* the budget outlives the arena */
-void arena_reset(struct arena *a);                   /* keeps the first chunk for the next request */
+void arena_reset(struct arena *a);                   /* keeps one chunk for the next request */
 void arena_fini(struct arena *a);
 void *arena_alloc(struct arena *a, size_t bytes) MUST_USE; /* 16-byte aligned, not cleared */
 void *arena_zalloc(struct arena *a, size_t bytes) MUST_USE;

@@ -54,7 +54,7 @@ static void arena_keeps_filling_its_chunk_beside_large_pieces(void **state) {
     memset(arena_alloc(&a, 100 * KIB), 1, 100 * KIB);
     assert_ptr_equal(arena_alloc(&a, 16), p + 16);
     arena_reset(&a);
-    assert_ptr_equal(arena_alloc(&a, 16), p); /* the first chunk was kept */
+    assert_ptr_equal(arena_alloc(&a, 16), p); /* the chunk was kept, the large piece was not */
     arena_fini(&a);
 }
 

@@ -1,0 +1,469 @@
+/* The counted tree behind a user's list.
+ *
+ *   'N' level 0        root: height 2, 3 children, totals by status
+ *   'N' level 2        [-inf ........) [p5 ...............) [p9 .......)       a row covers from its position to the next row's
+ *   'N' level 1        [-inf) [p2 ) [p3 ) [p5 ) [p6 ) [p7 ) [p9 ) [p10 )
+ *   'L'                o o o  o o   o o o o    o o ...                         list rows, oldest first
+ *
+ * It is a B-tree whose nodes are implicit: a node is a row at the position where its run starts, its children are the rows of the level
+ * below from there to where the next node starts. The first row of a level stands at the lowest position there is, so every position is
+ * covered and an order older than all others (an import) needs no special case. Rows are never removed, since orders are not.
+ *
+ * Growth: a run of more than 2 * SPAN children is split in two, the first half stays. When the root has too many, a level is put under it.
+ * All from the rows alone, so every replica builds the same tree.
+ *
+ * Row: format(1) level(1) children(varint) n(varint) { status(2) count(varint) }*, by status, zero counts left out. In the root, level is the
+ * tree's height. children of level 1 (of a root of height 0): list rows.
+ *
+ * Reads walk from the new end to the old one, top level first. A row that lies in the range as a whole is taken or skipped by its counts;
+ * only rows on the edge of the range, and those that hold what the page shows, are opened. */
+#include "engine/userlist.h"
+
+#include <stdio.h>
+
+#define COUNT_MAX (1ll << 48) /* more is damage; sums of a few of these do not overflow */
+enum {
+    FORMAT = 1,
+    CHILDREN_MAX = 2 * USERLIST_SPAN,
+    LEVELS_MAX = 12, /* 32^12 orders */
+    ROW_BYTES_MAX = 2 + 10 + 10 + USERLIST_STATUSES_MAX * (2 + 10),
+};
+
+static const struct list_position lowest = {INT64_MIN, 0}, highest = {INT64_MAX, -1}; /* ids compare as unsigned, as in keys */
+
+struct node {
+    struct list_position at;
+    uint8_t level; /* of the root: the height */
+    uint64_t children;
+    struct status_counts counts;
+};
+
+static int position_compare(struct list_position a, struct list_position b) {
+    if (a.create_us != b.create_us) return a.create_us < b.create_us ? -1 : 1;
+    uint64_t x = (uint64_t)a.order_id, y = (uint64_t)b.order_id;
+    return (x > y) - (x < y);
+}
+static struct list_position position_min(struct list_position a, struct list_position b) { return position_compare(a, b) < 0 ? a : b; }
+
+static struct list_position position_of(struct slice key) {
+    struct list_position p;
+    key_list_position(key, &p.create_us, &p.order_id);
+    return p;
+}
+
+/* ---- counts ---- */
+
+static void counts_add(struct status_counts *c, uint16_t status, int64_t n) {
+    unsigned i = 0;
+    while (i < c->n && c->at[i].status < status) i++;
+    if (i == c->n || c->at[i].status != status) {
+        check(n > 0);
+        check(c->n < USERLIST_STATUSES_MAX);
+        memmove(&c->at[i + 1], &c->at[i], (c->n++ - i) * sizeof c->at[0]);
+        c->at[i] = (struct status_count){status, 0};
+    }
+    c->at[i].count += n;
+    check(c->at[i].count >= 0);
+    if (c->at[i].count == 0) memmove(&c->at[i], &c->at[i + 1], (--c->n - i) * sizeof c->at[0]);
+}
+
+static void counts_merge(struct status_counts *c, const struct status_counts *more, int sign) {
+    for (unsigned i = 0; i < more->n; i++) counts_add(c, more->at[i].status, sign * more->at[i].count);
+}
+
+static bool counts_equal(const struct status_counts *a, const struct status_counts *b) {
+    if (a->n != b->n) return false;
+    for (unsigned i = 0; i < a->n; i++)
+        if (a->at[i].status != b->at[i].status || a->at[i].count != b->at[i].count) return false;
+    return true;
+}
+
+static bool range_wants(const struct userlist_range *r, uint16_t status) {
+    for (unsigned i = 0; i < r->status_count; i++)
+        if (r->statuses[i] == status) return true;
+    return r->status_count == 0;
+}
+
+static int64_t counts_matching(const struct status_counts *c, const struct userlist_range *r) {
+    int64_t sum = 0;
+    for (unsigned i = 0; i < c->n; i++)
+        if (range_wants(r, c->at[i].status)) sum += c->at[i].count;
+    return sum;
+}
+
+/* ---- rows ---- */
+
+static void node_write(const struct node *n, struct writer *w) {
+    write_u8(w, FORMAT);
+    write_u8(w, n->level);
+    write_varint(w, n->children);
+    write_varint(w, n->counts.n);
+    for (unsigned i = 0; i < n->counts.n; i++) write_be16(w, n->counts.at[i].status), write_varint(w, (uint64_t)n->counts.at[i].count);
+    check(!w->full);
+}
+
+static enum status node_read(struct slice row, struct node *out) {
+    struct reader r = reader_of(row);
+    uint8_t format = read_u8(&r);
+    out->level = read_u8(&r);
+    out->children = read_varint(&r);
+    uint64_t n = read_varint(&r);
+    if (r.bad || format != FORMAT || out->level > LEVELS_MAX || n > USERLIST_STATUSES_MAX) return STATUS_CHECKSUM_MISMATCH;
+    out->counts.n = (unsigned)n;
+    for (unsigned i = 0; i < n; i++) {
+        out->counts.at[i].status = read_be16(&r);
+        out->counts.at[i].count = (int64_t)read_varint(&r);
+        if (out->counts.at[i].count <= 0 || out->counts.at[i].count > COUNT_MAX || (i && out->counts.at[i].status <= out->counts.at[i - 1].status)) return STATUS_CHECKSUM_MISMATCH;
+    }
+    return r.bad || reader_left(&r) ? STATUS_CHECKSUM_MISMATCH : STATUS_OK;
+}
+
+static enum status list_row_read(struct slice row, uint16_t *status) {
+    if (row.len != 2) return STATUS_CHECKSUM_MISMATCH;
+    *status = get_be16(row.data);
+    return STATUS_OK;
+}
+
+/* A user's rows in one view. */
+struct tree {
+    const struct store_view *view;
+    uint16_t slot;
+    struct slice user_id;
+};
+
+/* The key of a row: level 0 is the list here, as seen from level 1. */
+static void row_key(const struct tree *t, struct key *k, unsigned level, struct list_position at) {
+    if (level) key_counts(k, t->slot, t->user_id, (uint8_t)level, at.create_us, at.order_id);
+    else key_list(k, t->slot, t->user_id, at.create_us, at.order_id);
+}
+
+static struct store_iter *level_open(const struct tree *t, unsigned level) {
+    struct key lower, upper;
+    if (level) key_counts_prefix(&lower, t->slot, t->user_id, (uint8_t)level);
+    else key_list_prefix(&lower, t->slot, t->user_id);
+    upper = lower;
+    key_after_prefix(&upper);
+    return store_iter_open(t->view, key_slice(&lower), key_slice(&upper));
+}
+
+static enum status root_get(const struct tree *t, struct arena *scratch, struct node *root) {
+    *root = (struct node){.at = lowest};
+    struct key k;
+    struct slice row;
+    key_counts(&k, t->slot, t->user_id, 0, 0, 0);
+    enum status st = store_get(t->view, key_slice(&k), scratch, &row);
+    if (st == STATUS_ABSENT) return STATUS_OK; /* a user without orders */
+    return st ? st : node_read(row, root);
+}
+
+static void node_put(const struct tree *t, unsigned level, const struct node *n) {
+    uint8_t bytes[ROW_BYTES_MAX];
+    struct writer w = writer_of(bytes, sizeof bytes);
+    node_write(n, &w);
+    struct key k;
+    key_counts(&k, t->slot, t->user_id, (uint8_t)level, n->at.create_us, n->at.order_id);
+    store_batch_put(t->view->batch, key_slice(&k), writer_slice(&w));
+}
+
+static void list_put(const struct tree *t, struct list_position at, uint16_t status) {
+    struct key k;
+    uint8_t value[2];
+    put_be16(value, status);
+    row_key(t, &k, 0, at);
+    store_batch_put(t->view->batch, key_slice(&k), slice_of(value, sizeof value));
+}
+
+/* ---- writes ---- */
+
+/* The rows that count a position: nodes[0] the root, nodes[k] of level k. */
+struct path {
+    struct node nodes[LEVELS_MAX + 1];
+    unsigned height;
+};
+
+static enum status path_load(const struct tree *t, struct arena *scratch, struct list_position at, struct path *p) {
+    enum status st = root_get(t, scratch, &p->nodes[0]);
+    p->height = p->nodes[0].level;
+    if (st || !p->height) return st;
+    struct key lower, upper;
+    key_counts_prefix(&lower, t->slot, t->user_id, 1);
+    key_counts_prefix(&upper, t->slot, t->user_id, (uint8_t)(p->height + 1));
+    struct store_iter *it = store_iter_open(t->view, key_slice(&lower), key_slice(&upper));
+    for (unsigned level = 1; level <= p->height && !st; level++) {
+        struct key k;
+        row_key(t, &k, level, at);
+        store_iter_seek_back(it, key_slice(&k));
+        if (!store_iter_valid(it)) {
+            st = store_iter_status(it);
+            if (!st) st = STATUS_CHECKSUM_MISMATCH; /* the row at the lowest position is missing */
+            break;
+        }
+        st = node_read(store_iter_value(it), &p->nodes[level]);
+        p->nodes[level].at = position_of(store_iter_key(it));
+        if (!st && p->nodes[level].level != level) st = STATUS_CHECKSUM_MISMATCH;
+    }
+    store_iter_close(it);
+    return st;
+}
+
+/* Moves all but the first half of n's children, rows of level - 1, to a new node. */
+static enum status node_split(const struct tree *t, unsigned level, struct node *n, struct node *right) {
+    *right = (struct node){.level = (uint8_t)level, .children = n->children - n->children / 2, .counts = n->counts};
+    struct store_iter *it = level_open(t, level - 1);
+    struct key k;
+    row_key(t, &k, level - 1, n->at);
+    store_iter_seek(it, key_slice(&k));
+    enum status st = STATUS_OK;
+    for (uint64_t i = 0; i < n->children / 2 && !st && store_iter_valid(it); i++, store_iter_next(it)) {
+        struct node child = {.counts.n = 1, .counts.at[0].count = 1};
+        st = level > 1 ? node_read(store_iter_value(it), &child) : list_row_read(store_iter_value(it), &child.counts.at[0].status);
+        if (!st) counts_merge(&right->counts, &child.counts, -1);
+    }
+    if (!st && store_iter_valid(it)) right->at = position_of(store_iter_key(it));
+    else if (!st && !(st = store_iter_status(it))) st = STATUS_CHECKSUM_MISMATCH; /* fewer children than counted */
+    store_iter_close(it);
+    if (st) return st;
+    n->children /= 2;
+    counts_merge(&n->counts, &right->counts, -1);
+    return STATUS_OK;
+}
+
+/* From the bottom up: a split reads the level below through the batch, and gives the level above one more child. */
+static enum status path_store(const struct tree *t, struct path *p) {
+    struct node right;
+    for (unsigned level = 1; level <= p->height; level++) {
+        struct node *n = &p->nodes[level];
+        if (n->children > CHILDREN_MAX) {
+            enum status st = node_split(t, level, n, &right);
+            if (st) return st;
+            node_put(t, level, &right);
+            p->nodes[level == p->height ? 0 : level + 1].children++;
+        }
+        node_put(t, level, n);
+    }
+    struct node *root = &p->nodes[0];
+    if (root->children > CHILDREN_MAX) {
+        struct node left = {.at = lowest, .level = (uint8_t)(p->height + 1), .children = root->children, .counts = root->counts};
+        check(left.level <= LEVELS_MAX);
+        enum status st = node_split(t, left.level, &left, &right);
+        if (st) return st;
+        node_put(t, left.level, &left);
+        node_put(t, left.level, &right);
+        root->level = left.level;
+        root->children = 2;
+    }
+    node_put(t, 0, root);
+    return STATUS_OK;
+}
+
+enum status userlist_insert(const struct store_view *view, struct arena *scratch, uint16_t slot, struct slice user_id, struct list_position at, uint16_t status) {
+    check(view->batch);
+    struct tree t = {view, slot, user_id};
+    struct path p;
+    enum status st = path_load(&t, scratch, at, &p);
+    if (st) return st;
+    list_put(&t, at, status);
+    for (unsigned i = 0; i <= p.height; i++) counts_add(&p.nodes[i].counts, status, 1);
+    p.nodes[p.height ? 1 : 0].children++;
+    return path_store(&t, &p);
+}
+
+enum status userlist_move(const struct store_view *view, struct arena *scratch, uint16_t slot, struct slice user_id, struct list_position at, uint16_t from, uint16_t to) {
+    check(view->batch);
+    if (from == to) return STATUS_OK;
+    struct tree t = {view, slot, user_id};
+    struct path p;
+    enum status st = path_load(&t, scratch, at, &p);
+    if (st) return st;
+    list_put(&t, at, to);
+    for (unsigned i = 0; i <= p.height; i++) counts_add(&p.nodes[i].counts, from, -1), counts_add(&p.nodes[i].counts, to, 1);
+    return path_store(&t, &p);
+}
+
+/* ---- reads ---- */
+
+struct walk {
+    struct tree tree;
+    const struct userlist_range *range;
+    struct list_position lower, upper; /* [lower, upper) */
+    struct store_iter *levels[LEVELS_MAX + 1];
+    struct status_counts *counts; /* count: where to; NULL: a page */
+    int64_t skip;
+    struct userlist_item *items;
+    unsigned limit, count;
+    bool more, done;
+};
+
+static void walk_begin(struct walk *w, const struct store_view *view, const struct userlist_range *range) {
+    *w = (struct walk){.tree = {view, range->slot, range->user_id}, .range = range, .lower = {range->from_us, 0}, .upper = highest};
+    if (range->to_us != INT64_MAX) w->upper = (struct list_position){range->to_us, 0};
+}
+
+static void walk_end(struct walk *w) {
+    for (unsigned i = 0; i < ARRAY_LEN(w->levels); i++) store_iter_close(w->levels[i]);
+}
+
+static void walk_order(struct walk *w, struct list_position at, uint16_t status) {
+    if (w->counts) {
+        counts_add(w->counts, status, 1);
+    } else if (!range_wants(w->range, status)) {
+        return;
+    } else if (w->skip) {
+        w->skip--;
+    } else if (w->count < w->limit) {
+        w->items[w->count++] = (struct userlist_item){at, status};
+    } else {
+        w->more = w->done = true;
+    }
+}
+
+/* Is the row dealt with by its counts alone? whole: all of it lies in the range. */
+static bool walk_by_counts(struct walk *w, const struct node *n, bool whole) {
+    if (w->counts) {
+        if (whole) counts_merge(w->counts, &n->counts, 1);
+        return whole;
+    }
+    int64_t matching = counts_matching(&n->counts, w->range);
+    if (matching == 0) return true;
+    if (!whole || matching > w->skip) return false;
+    w->skip -= matching;
+    return true;
+}
+
+/* The rows of a level with positions in [low, high), newest first; all below them is within [low, high). */
+static enum status walk_level(struct walk *w, unsigned level, struct list_position low, struct list_position high) {
+    if (position_compare(high, w->lower) <= 0 || position_compare(low, w->upper) >= 0) return STATUS_OK;
+    struct store_iter **it = &w->levels[level];
+    if (!*it) *it = level_open(&w->tree, level);
+    struct list_position end = high, start = position_min(high, w->upper);
+    struct key k;
+    row_key(&w->tree, &k, level, start);
+    store_iter_seek_back(*it, key_slice(&k));
+    if (store_iter_valid(*it) && slice_equal(store_iter_key(*it), key_slice(&k))) store_iter_prev(*it);
+    for (; store_iter_valid(*it) && !w->done; store_iter_prev(*it)) {
+        struct list_position at = position_of(store_iter_key(*it));
+        if (position_compare(at, low) < 0) return STATUS_OK;
+        enum status st;
+        if (level == 0) {
+            uint16_t status;
+            if (position_compare(at, w->lower) < 0) return STATUS_OK;
+            if ((st = list_row_read(store_iter_value(*it), &status))) return st;
+            walk_order(w, at, status);
+            continue;
+        }
+        struct node n;
+        if ((st = node_read(store_iter_value(*it), &n))) return st;
+        bool whole = position_compare(at, w->lower) >= 0 && position_compare(end, w->upper) <= 0;
+        if (!walk_by_counts(w, &n, whole) && (st = walk_level(w, level - 1, at, end))) return st;
+        if (position_compare(at, w->lower) <= 0) return STATUS_OK;
+        end = at;
+    }
+    return store_iter_status(*it);
+}
+
+static enum status walk_tree(struct walk *w, struct arena *scratch) {
+    struct node root;
+    enum status st = root_get(&w->tree, scratch, &root);
+    if (st) return st;
+    bool whole = position_compare(w->lower, lowest) <= 0 && position_compare(w->upper, highest) >= 0;
+    return walk_by_counts(w, &root, whole) ? STATUS_OK : walk_level(w, root.level, lowest, highest);
+}
+
+enum status userlist_count(const struct store_view *view, struct arena *scratch, const struct userlist_range *range, struct status_counts *out) {
+    *out = (struct status_counts){0};
+    struct walk w;
+    walk_begin(&w, view, range);
+    w.counts = out;
+    enum status st = walk_tree(&w, scratch);
+    walk_end(&w);
+    return st;
+}
+
+enum status userlist_page(const struct store_view *view, struct arena *scratch, const struct userlist_range *range, int64_t skip,
+                          const struct list_position *after, struct userlist_item *out, unsigned limit, unsigned *count, bool *more) {
+    check(skip >= 0);
+    struct walk w;
+    walk_begin(&w, view, range);
+    if (after) w.upper = position_min(w.upper, *after);
+    w.skip = skip, w.items = out, w.limit = limit;
+    enum status st = walk_tree(&w, scratch);
+    walk_end(&w);
+    *count = w.count, *more = w.more;
+    return st;
+}
+
+/* ---- verify ---- */
+
+struct verify {
+    struct tree tree;
+    char *error;
+};
+
+#define verify_fail(v, ...) (snprintf((v)->error, 256, __VA_ARGS__), STATUS_CHECKSUM_MISMATCH)
+
+/* Sums up the children of one row, from where `it` stands up to `end`. */
+static enum status verify_run(struct verify *v, unsigned level, struct store_iter *it, const struct list_position *end, struct node *sum) {
+    for (; store_iter_valid(it); store_iter_next(it)) {
+        struct list_position at = position_of(store_iter_key(it));
+        if (end && position_compare(at, *end) >= 0) break;
+        struct node n = {.counts.n = 1, .counts.at[0].count = 1};
+        enum status st = level ? node_read(store_iter_value(it), &n) : list_row_read(store_iter_value(it), &n.counts.at[0].status);
+        if (st || (level && n.level != level)) return verify_fail(v, "level %u: a row cannot be read", level);
+        sum->children++;
+        counts_merge(&sum->counts, &n.counts, 1);
+    }
+    return store_iter_status(it);
+}
+
+/* Every row of a level against the level below. */
+static enum status verify_level(struct verify *v, unsigned level, struct store_iter *rows, struct store_iter *below) {
+    store_iter_first(rows), store_iter_first(below);
+    enum status st = STATUS_OK;
+    for (unsigned i = 0; !st && store_iter_valid(rows); i++) {
+        struct node n, sum = {0};
+        struct list_position at = position_of(store_iter_key(rows)), end = highest;
+        if ((st = node_read(store_iter_value(rows), &n))) return verify_fail(v, "level %u, row %u: cannot be read", level, i);
+        if (i == 0 && position_compare(at, lowest) != 0) return verify_fail(v, "level %u: does not begin at the lowest position", level);
+        if (level > 1 && (!store_iter_valid(below) || position_compare(position_of(store_iter_key(below)), at) != 0))
+            return verify_fail(v, "level %u, row %u: no row below begins where it does", level, i);
+        store_iter_next(rows);
+        bool last = !store_iter_valid(rows);
+        if (!last) end = position_of(store_iter_key(rows));
+        if ((st = verify_run(v, level - 1, below, last ? NULL : &end, &sum))) return st;
+        if (sum.children != n.children || !counts_equal(&sum.counts, &n.counts))
+            return verify_fail(v, "level %u, row %u: counts %llu children, there are %llu, or counts by status differ", level, i, (unsigned long long)n.children,
+                               (unsigned long long)sum.children);
+        if (n.children > CHILDREN_MAX) return verify_fail(v, "level %u, row %u: %llu children", level, i, (unsigned long long)n.children);
+    }
+    return st ? st : store_iter_status(rows);
+}
+
+static enum status verify_root(struct verify *v, const struct node *root) {
+    struct node sum = {0};
+    struct store_iter *top = level_open(&v->tree, root->level);
+    store_iter_first(top);
+    enum status st = verify_run(v, root->level, top, NULL, &sum);
+    store_iter_close(top);
+    if (st) return st;
+    if (sum.children != root->children || !counts_equal(&sum.counts, &root->counts)) return verify_fail(v, "the root differs from level %u", root->level);
+    struct store_iter *above = level_open(&v->tree, root->level + 1u);
+    store_iter_first(above);
+    if (store_iter_valid(above)) st = verify_fail(v, "rows above the root's height %u", root->level);
+    else st = store_iter_status(above);
+    store_iter_close(above);
+    return st;
+}
+
+enum status userlist_verify(const struct store_view *view, struct arena *scratch, uint16_t slot, struct slice user_id, char error[256]) {
+    struct verify v = {{view, slot, user_id}, error};
+    error[0] = 0;
+    struct node root;
+    enum status st = root_get(&v.tree, scratch, &root);
+    if (st) return st == STATUS_CHECKSUM_MISMATCH ? verify_fail(&v, "the root cannot be read") : st;
+    for (unsigned level = 1; level <= root.level && !st; level++) {
+        struct store_iter *rows = level_open(&v.tree, level), *below = level_open(&v.tree, level - 1);
+        st = verify_level(&v, level, rows, below);
+        store_iter_close(rows), store_iter_close(below);
+    }
+    return st ? st : verify_root(&v, &root);
+}
