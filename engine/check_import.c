@@ -146,6 +146,10 @@ bool check_import(Orderdb__V1__ImportOrdersRequest *m, const struct machines *ms
     check_assigned(&c, AT(at, "timers"), order->n_timers != 0);
     check_assigned(&c, AT(at, "archived"), order->archived);
     check_order(&c, at, order);
+    /* One command, one log entry: what comes with the order counts as the order does. */
+    size_t bytes = orderdb__v1__import_orders_request__get_packed_size(m);
+    if (m->n_history && bytes > CHECK_ORDER_BYTES_MAX)
+        check_violation(&c, STATUS_LIMIT_EXCEEDED, AT(NULL, "history"), "%zu bytes with its order; at most %d", bytes, CHECK_ORDER_BYTES_MAX);
     if (!order->client_order_no[0]) check_violation(&c, STATUS_FIELD_INVALID, AT(at, "client_order_no"), "is required: a second import finds the order by it");
     if (!walk.machine) {
         if (f->status) return false;

@@ -41,3 +41,9 @@ size_t test_golden(const char *name, uint8_t *out, size_t cap) {
     fclose(f);
     return n;
 }
+
+void assert_golden(const char *name, struct slice s) {
+    static uint8_t golden[1 << 20];
+    size_t n = test_golden(name, golden, sizeof golden);
+    if (!slice_equal(s, slice_of(golden, n))) fail_msg("tests/golden/%s.hex differs; now: %s", name, test_hex(s));
+}

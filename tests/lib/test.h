@@ -22,6 +22,8 @@ const char *test_hex(struct slice s);
 size_t test_unhex(const char *hex, uint8_t *out, size_t cap);
 /* tests/golden/NAME.hex, blanks and '#' comments skipped, into memory of the caller's. Fails the test when it isn't there. */
 size_t test_golden(const char *name, uint8_t *out, size_t cap);
+/* The bytes are those of tests/golden/NAME.hex. */
+void assert_golden(const char *name, struct slice s);
 
 /* xorshift64*, for tests that want the same chance every time. */
 struct test_random {

@@ -1,0 +1,251 @@
+/* engine/command.h: commands and entries come back as they went; damage is refused, never read past. */
+#include "tests/lib/test.h"
+
+#include "engine/command.h"
+#include "proto/base/mem.h"
+
+static struct arena arena;
+
+static const struct history_entry past[] = {
+    {.version = 1, .time_us = 1500000000000000, .to = 1, .event = {(const uint8_t *)"import", 6}},
+    {.version = 2, .time_us = 1500000000000001, .from = 1, .to = 2, .event = {(const uint8_t *)"pay", 3}, .operator_ = {(const uint8_t *)"o", 1},
+     .reason = {(const uint8_t *)"r", 1}, .request_id = {(const uint8_t *)"q", 1}, .traceparent = {(const uint8_t *)"t", 1}},
+};
+
+static struct command sample(enum command_type type)
+{
+    struct command c = {.type = type};
+    c.origin = (struct command_origin){
+        .request_id = SLICE_LIT("request-0000000001"),
+        .fingerprint = {0x0102030405060708, 0x1112131415161718},
+        .ttl_us = 604800000000,
+        .operator_ = SLICE_LIT("op"),
+        .reason = SLICE_LIT("why"),
+        .traceparent = SLICE_LIT("00-a-b-01"),
+    };
+    switch (type) {
+    case COMMAND_CREATE:
+        c.create = (struct command_create){SLICE_LIT("alice"), SLICE_LIT("no-1"), SLICE_LIT("retail"), SLICE_LIT("summary"), SLICE_LIT("detail")};
+        break;
+    case COMMAND_TRANSITION:
+        c.transition = (struct command_transition){.order_id = 0x0102030405060708, .event = SLICE_LIT("pay"), .to_status = {0}, .expected_status_count = 2, .expected_version = 3};
+        c.transition.expected_statuses[0] = SLICE_LIT("PENDING_PAYMENT");
+        c.transition.expected_statuses[1] = SLICE_LIT("PAID");
+        break;
+    case COMMAND_IMPORT:
+        c.import = (struct command_import){SLICE_LIT("alice"), SLICE_LIT("no-1"), SLICE_LIT("retail@1"), SLICE_LIT("summary"), SLICE_LIT("detail"), 2, past};
+        break;
+    }
+    return c;
+}
+
+static const enum command_type types[] = {COMMAND_CREATE, COMMAND_TRANSITION, COMMAND_IMPORT};
+
+static void assert_commands_equal(const struct command *a, const struct command *b)
+{
+    assert_int_equal(a->type, b->type);
+    assert_true(slice_equal(a->origin.request_id, b->origin.request_id));
+    assert_int_equal(a->origin.fingerprint.low, b->origin.fingerprint.low);
+    assert_int_equal(a->origin.fingerprint.high, b->origin.fingerprint.high);
+    assert_int_equal(a->origin.ttl_us, b->origin.ttl_us);
+    assert_true(slice_equal(a->origin.operator_, b->origin.operator_));
+    assert_true(slice_equal(a->origin.reason, b->origin.reason));
+    assert_true(slice_equal(a->origin.traceparent, b->origin.traceparent));
+    if (a->type == COMMAND_CREATE) {
+        assert_true(slice_equal(a->create.user_id, b->create.user_id));
+        assert_true(slice_equal(a->create.client_order_no, b->create.client_order_no));
+        assert_true(slice_equal(a->create.machine, b->create.machine));
+        assert_true(slice_equal(a->create.summary, b->create.summary));
+        assert_true(slice_equal(a->create.detail, b->create.detail));
+    } else if (a->type == COMMAND_TRANSITION) {
+        assert_int_equal(a->transition.order_id, b->transition.order_id);
+        assert_true(slice_equal(a->transition.event, b->transition.event));
+        assert_true(slice_equal(a->transition.to_status, b->transition.to_status));
+        assert_int_equal(a->transition.expected_version, b->transition.expected_version);
+        assert_int_equal(a->transition.expected_status_count, b->transition.expected_status_count);
+        for (unsigned i = 0; i < a->transition.expected_status_count; i++)
+            assert_true(slice_equal(a->transition.expected_statuses[i], b->transition.expected_statuses[i]));
+    } else {
+        assert_true(slice_equal(a->import.user_id, b->import.user_id));
+        assert_true(slice_equal(a->import.machine, b->import.machine));
+        assert_int_equal(a->import.history_count, b->import.history_count);
+        for (unsigned i = 0; i < a->import.history_count; i++) {
+            const struct history_entry *x = &a->import.history[i], *y = &b->import.history[i];
+            assert_int_equal(x->version, y->version);
+            assert_int_equal(x->time_us, y->time_us);
+            assert_int_equal(x->from, y->from);
+            assert_int_equal(x->to, y->to);
+            assert_true(slice_equal(x->event, y->event));
+            assert_true(slice_equal(x->traceparent, y->traceparent));
+        }
+    }
+}
+
+static void commands_come_back(void **state)
+{
+    for (size_t i = 0; i < ARRAY_LEN(types); i++) {
+        struct command c = sample(types[i]), back;
+        struct slice s = command_encode(&c, &arena);
+        assert_non_null(s.data);
+        assert_int_equal(command_decode(s, &arena, &back), STATUS_OK);
+        assert_commands_equal(&c, &back);
+    }
+}
+
+static void empty_fields_come_back(void **state)
+{
+    struct command c = {.type = COMMAND_TRANSITION, .transition = {.order_id = 1}}, back;
+    assert_int_equal(command_decode(command_encode(&c, &arena), &arena, &back), STATUS_OK);
+    assert_commands_equal(&c, &back);
+}
+
+static void the_log_bytes_are_golden(void **state)
+{
+    struct command create = sample(COMMAND_CREATE), transition = sample(COMMAND_TRANSITION), import = sample(COMMAND_IMPORT);
+    struct slice commands[] = {command_encode(&create, &arena), command_encode(&transition, &arena), command_encode(&import, &arena)};
+    uint8_t bytes[2048];
+    struct writer w = writer_of(bytes, sizeof bytes);
+    entry_head_encode(&w, 1767225600000000, ARRAY_LEN(commands));
+    for (size_t i = 0; i < ARRAY_LEN(commands); i++) write_counted(&w, commands[i]);
+    assert_golden("command_create", commands[0]);
+    assert_golden("command_transition", commands[1]);
+    assert_golden("command_import", commands[2]);
+    assert_golden("command_entry", writer_slice(&w));
+}
+
+static void a_cut_or_longer_command_is_refused(void **state)
+{
+    for (size_t i = 0; i < ARRAY_LEN(types); i++) {
+        struct command c = sample(types[i]), back;
+        struct slice s = command_encode(&c, &arena);
+        for (size_t n = 0; n <= s.len + 1; n++) {
+            uint8_t *cut = mem_zalloc(n);
+            memcpy(cut, s.data, MIN_OF(n, s.len));
+            enum status st = command_decode(slice_of(cut, n), &arena, &back);
+            if (n == s.len) assert_int_equal(st, STATUS_OK);
+            else assert_int_equal(st, STATUS_CHECKSUM_MISMATCH);
+            mem_free(cut);
+        }
+    }
+}
+
+static void an_unknown_type_is_of_another_version(void **state)
+{
+    struct command back, c = sample(COMMAND_CREATE);
+    struct slice s = command_encode(&c, &arena);
+    uint8_t bytes[512];
+    memcpy(bytes, s.data, s.len);
+    for (int type = 0; type < 256; type++) {
+        if (type >= 1 && type <= 3) continue;
+        bytes[0] = (uint8_t)type;
+        assert_int_equal(command_decode(slice_of(bytes, s.len), &arena, &back), STATUS_FORMAT_UNKNOWN);
+    }
+}
+
+/* A count is believed only as far as the bytes behind it go. */
+static void wild_counts_allocate_nothing(void **state)
+{
+    struct command back, c = sample(COMMAND_IMPORT);
+    c.import.history_count = 0;
+    c.import.history = past;
+    struct slice s = command_encode(&c, &arena);
+    uint8_t bytes[512];
+    struct arena small;
+    arena_init(&small, 1024);
+    memcpy(bytes, s.data, s.len);
+    assert_int_equal(command_decode(s, &small, &back), STATUS_CHECKSUM_MISMATCH); /* no history at all */
+    struct writer w = writer_of(bytes, sizeof bytes);
+    w.len = s.len - 1;
+    write_varint(&w, UINT64_MAX);
+    assert_int_equal(command_decode(writer_slice(&w), &small, &back), STATUS_CHECKSUM_MISMATCH);
+    struct command t = sample(COMMAND_TRANSITION);
+    t.transition.expected_status_count = COMMAND_STATUSES_MAX;
+    for (unsigned i = 0; i < COMMAND_STATUSES_MAX; i++) t.transition.expected_statuses[i] = SLICE_LIT("X");
+    s = command_encode(&t, &arena);
+    assert_int_equal(command_decode(s, &small, &back), STATUS_OK);
+    uint8_t *more = mem_alloc(s.len);
+    memcpy(more, s.data, s.len);
+    for (size_t i = 0; i < s.len; i++)
+        if (more[i] == COMMAND_STATUSES_MAX && more[i + 1] == 1 && more[i + 2] == 'X') more[i] = COMMAND_STATUSES_MAX + 1;
+    assert_int_equal(command_decode(slice_of(more, s.len), &small, &back), STATUS_CHECKSUM_MISMATCH);
+    mem_free(more);
+    arena_fini(&small);
+}
+
+static void a_full_arena_is_said(void **state)
+{
+    struct arena none;
+    struct command back, c = sample(COMMAND_IMPORT);
+    struct slice s = command_encode(&c, &arena);
+    arena_init(&none, 0);
+    assert_null(command_encode(&c, &none).data);
+    assert_int_equal(command_decode(s, &none, &back), STATUS_MEMORY_LIMIT);
+    arena_init(&none, 1 << 20);
+    mem_fail_nth(1);
+    assert_null(command_encode(&c, &none).data);
+    mem_fail_nth(1);
+    assert_int_equal(command_decode(s, &none, &back), STATUS_MEMORY_LIMIT);
+    mem_fail_nth(0);
+    arena_fini(&none);
+}
+
+static void entries_hand_out_their_commands(void **state)
+{
+    uint8_t bytes[64];
+    struct writer w = writer_of(bytes, sizeof bytes);
+    struct entry_reader r;
+    struct slice command;
+    enum status st;
+    entry_head_encode(&w, 123, 2);
+    write_counted(&w, SLICE_LIT("one"));
+    write_counted(&w, SLICE_LIT("two"));
+    assert_int_equal(entry_open(writer_slice(&w), &r), STATUS_OK);
+    assert_int_equal(r.log_time_us, 123);
+    assert_true(entry_next(&r, &command, &st));
+    assert_slice(command, "one");
+    assert_true(entry_next(&r, &command, &st));
+    assert_slice(command, "two");
+    assert_false(entry_next(&r, &command, &st));
+    assert_int_equal(st, STATUS_OK);
+    assert_false(entry_next(&r, &command, &st));
+    assert_in_range(ENTRY_HEAD_BYTES_MAX, 1 + 8 + varint_len(UINT64_MAX), 32);
+}
+
+static void damaged_entries_are_refused(void **state)
+{
+    uint8_t bytes[64];
+    struct writer w = writer_of(bytes, sizeof bytes);
+    struct entry_reader r;
+    struct slice command;
+    entry_head_encode(&w, 123, 2);
+    write_counted(&w, SLICE_LIT("one"));
+    write_counted(&w, SLICE_LIT("two"));
+    size_t whole = w.len;
+    bytes[whole] = 0;
+    for (size_t n = 0; n <= whole + 1; n++) {
+        enum status st = entry_open(slice_of(bytes, n), &r);
+        while (!st && entry_next(&r, &command, &st)) {}
+        assert_int_equal(st, n == whole ? STATUS_OK : STATUS_CHECKSUM_MISMATCH);
+    }
+    bytes[0] = ENTRY_FORMAT + 1;
+    assert_int_equal(entry_open(slice_of(bytes, whole), &r), STATUS_FORMAT_UNKNOWN);
+}
+
+static int setup(void **state) { return arena_init(&arena, 1 << 20), 0; }
+static int teardown(void **state) { return arena_fini(&arena), 0; }
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(commands_come_back),
+        cmocka_unit_test(empty_fields_come_back),
+        cmocka_unit_test(the_log_bytes_are_golden),
+        cmocka_unit_test(a_cut_or_longer_command_is_refused),
+        cmocka_unit_test(an_unknown_type_is_of_another_version),
+        cmocka_unit_test(wild_counts_allocate_nothing),
+        cmocka_unit_test(a_full_arena_is_said),
+        cmocka_unit_test(entries_hand_out_their_commands),
+        cmocka_unit_test(damaged_entries_are_refused),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
