@@ -18,11 +18,11 @@ struct wal_record {
     struct slice data;
 };
 
-struct wal_config {
+struct wal_config {          /* zeros stand for the defaults */
     const char *dir;         /* "log" */
     uint32_t segment_bytes;  /* multiple of 4096, >= 64 KiB; default 64 MiB */
-    uint32_t batch_bytes_max; /* gather buffer; default 4 MiB + one record */
-    uint64_t live_bytes_max; /* log kept on disk at most, default 256 MiB a node; appends beyond answer STATUS_OVERLOADED */
+    uint32_t batch_bytes_max; /* gather buffer (there are two); default 4 MiB + one record; never more than fits in a segment */
+    uint64_t live_bytes_max; /* log kept on disk at most, default 256 MiB a node, >= segment_bytes; work beyond is refused: STATUS_OVERLOADED */
     void *ctx;
     /* A batch is durable: every record appended before the wal_commit() that started it. Runs from the loop. */
     void (*synced)(void *ctx, uint64_t batch);
@@ -33,21 +33,30 @@ struct wal;
  * group supersedes that and all behind it). STATUS_CHECKSUM_MISMATCH / FORMAT_UNKNOWN / IO_FAILED: error[] names file and offset. */
 enum status wal_open(struct wal **out, struct env *env, const struct wal_config *config,
                      enum status (*replay)(void *ctx, const struct wal_record *record), char error[256]) MUST_USE;
-void wal_close(struct wal *w); /* nothing may be in flight */
+/* Any time: what is in flight ends by itself and then frees the rest, without calling synced() again; the env must live until wal_settled or deliver
+ * the rest. An idle log is sealed first (one small synchronous write), so that damage to its last batch can't pass for a torn tail. */
+void wal_close(struct wal *w);
+bool wal_settled(const struct wal *w); /* nothing in flight, on other threads neither: wal_close would end at once */
+/* Call now and then (every 100 ms is plenty): retries making a segment after a full disk, seals a log that has been idle for a second. */
+void wal_tick(struct wal *w);
 
-/* Room for a record of this size now? OVERLOADED: gather buffer or live limit; DISK_FULL: no segment could be made. */
-enum status wal_admit(const struct wal *w, size_t bytes) MUST_USE;
-/* Adds to the batch being gathered; the data is the concatenation of the parts. STATUS as wal_admit. */
+/* Room for a record of this size now? OVERLOADED: gather buffer, live limit or the next segment is on its way; DISK_FULL: no segment could be made;
+ * MESSAGE_TOO_LARGE: never fits. Ask before new work is taken in. */
+enum status wal_admit(struct wal *w, size_t bytes) MUST_USE;
+/* Adds to the batch being gathered; the data is the concatenation of the parts. Refuses only what has no place (buffer, segment), not what is over the
+ * live limit or in the last reserve: what Raft has taken in, and the barrier of a restart with a full log, must get through. STATUS as wal_admit. */
 enum status wal_append(struct wal *w, uint64_t group, uint64_t index, uint64_t term, uint8_t type, const struct slice *parts, size_t n) MUST_USE;
 /* Starts write and sync of what is gathered unless one is running (then it starts by itself after that). Returns the batch number that
  * `synced` will name for what has been appended until now; 0: nothing pending. */
 uint64_t wal_commit(struct wal *w);
 bool wal_busy(const struct wal *w); /* a batch is in flight */
+size_t wal_record_bytes_max(const struct wal *w); /* larger records never fit */
 
 /* Entries of the group up to `index` are no longer needed (flushed here, and held by who may ask). Whole segments are recycled. */
 void wal_trim(struct wal *w, uint64_t group, uint64_t index);
-/* Reads back entries [first, last] of a group, synchronously, for a reopened partition or a follower that lags. Each data slice lives
- * until each() returns. */
+/* Reads back entries [first, last] of a group as the latest synced append of each index left them, in order, synchronously, for a reopened partition or a
+ * follower that lags. Each data slice lives until each() returns; another status than OK of each() ends it. ABSENT: one of them is not in the log
+ * (each() has seen those before it). */
 enum status wal_read(struct wal *w, uint64_t group, uint64_t first, uint64_t last,
                      enum status (*each)(void *ctx, const struct wal_record *record), void *ctx) MUST_USE;
 
