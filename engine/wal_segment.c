@@ -153,6 +153,7 @@ static void job_done(struct env_job *job) {
         return;
     }
     w->job_running = false;
+    if (w->closing) return wal_segment_free(w->env, j->segment); /* a batch is still in flight: its end frees the wal and this job */
     /* After a failed directory sync nobody knows which names will be there after a crash: same as a failed log sync. */
     if (j->error && strcmp(j->step, "directory sync") == 0)
         panic_now("log directory sync failed: file=%s errno=%d (%s): stopping, acknowledged writes are safe", w->dir, -j->error, strerror(-j->error));

@@ -1,6 +1,7 @@
 /* The log against its model, over seeds. */
 #include <stdarg.h>
 #include <setjmp.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include <cmocka.h>
