@@ -88,6 +88,7 @@ void partition_record_encode(const struct partition_record *r, struct writer *w)
     write_be64(w, r->applied_index);
     write_be64(w, r->applied_term);
     write_be64(w, r->log_time_us);
+    write_be64(w, (uint64_t)r->order_count);
     write_be64(w, r->members.index);
     write_u8(w, (uint8_t)r->members.count);
     for (uint32_t i = 0; i < r->members.count; i++) {
@@ -104,6 +105,7 @@ enum status partition_record_decode(struct slice row, struct partition_record *o
     out->applied_index = read_be64(&r);
     out->applied_term = read_be64(&r);
     out->log_time_us = read_be64(&r);
+    out->order_count = (int64_t)read_be64(&r);
     out->members.index = read_be64(&r);
     out->members.count = read_u8(&r);
     if (out->members.count > GROUP_MEMBERS_MAX) return STATUS_CHECKSUM_MISMATCH;

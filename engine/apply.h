@@ -11,6 +11,7 @@
 struct partition_record {
     uint64_t applied_index, applied_term;
     uint64_t log_time_us; /* never goes back */
+    int64_t order_count;
     struct group_members members;
 };
 enum { PARTITION_RECORD_BYTES_MAX = 1 + 8 + 8 + 8 + 8 + 1 + 9 * GROUP_MEMBERS_MAX };
@@ -63,7 +64,6 @@ struct apply {
     struct store_view view; /* store + batch: read your writes */
     const struct machines *machines;
     struct partition_record record;
-    int64_t orders_created; /* by the commands applied with this struct: counted up by apply_command */
     struct arena *scratch; /* reset by the caller between commands */
 };
 

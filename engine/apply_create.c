@@ -91,7 +91,7 @@ static enum status place(struct applying *x, const struct placement *p)
     x->out->entry = *last;
     x->out->seq = slot.last_seq;
     st = userlist_insert(&x->a->view, x->a->scratch, x->slot, p->user_id, at, head->status);
-    if (!st) x->a->orders_created++;
+    if (!st) x->a->record.order_count++;
     return st;
 }
 

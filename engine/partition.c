@@ -39,25 +39,6 @@ static enum status record_create(struct partition *p) {
     return st ? st : store_flush(p->store); /* an empty store and a trimmed log must not look alike */
 }
 
-static enum status count_orders(struct partition *p) {
-    struct engine *e = p->engine;
-    struct store_view view = {.store = p->store};
-    p->orders = 0;
-    for (uint32_t slot = partition_first_slot(p->id, e->config.partition_count); slot <= partition_last_slot(p->id, e->config.partition_count); slot++) {
-        struct key key;
-        struct slice row;
-        struct slot_record record;
-        key_slot(&key, (uint16_t)slot);
-        arena_reset(&e->scratch);
-        enum status st = store_get(&view, key_slice(&key), &e->scratch, &row);
-        if (st == STATUS_ABSENT) continue;
-        if (!st) st = slot_record_decode(row, &record);
-        if (st) return st;
-        p->orders += record.order_count;
-    }
-    return STATUS_OK;
-}
-
 static enum status store_load(struct partition *p, char error[256]) {
     struct engine *e = p->engine;
     enum status st = e->config.store_open(e->config.store_ctx, p->id, e->config.memtable_bytes / e->config.owned_count, &p->store, error);
@@ -67,7 +48,6 @@ static enum status store_load(struct partition *p, char error[256]) {
     bool found;
     st = record_load(p, &found);
     if (!st && !found) st = record_create(p);
-    if (!st) st = count_orders(p);
     p->flushed = p->record;
     if (st) snprintf(error, 256, "partition %u: its record can't be read: %s", p->id, status_name(st));
     return st;
@@ -422,7 +402,6 @@ static enum status apply_entry(struct partition *p, const struct group_entry *en
     apply_end(&a, entry->index, entry->term);
     st = store_apply(p->store, p->batch);
     if (st) return st;
-    p->orders += a.orders_created;
     p->record = a.record;
     p->log_bytes_unflushed += entry->data.len + 64;
     if (entry->type == GROUP_CHANGE) group_members_applied(p->group, engine_now_ms(e), entry->index);
@@ -463,7 +442,7 @@ bool partition_apply(struct partition *p, uint64_t until_ns) {
     e->stats.apply_ns += now - begin;
     if (p->state == PARTITION_OPENING && group_ready(p->group) && p->record.applied_index == group_applicable(p->group)) {
         p->state = PARTITION_READY;
-        log_info("partition ready", "partition=%u applied=%" PRIu64 " term=%" PRIu64 " orders=%" PRId64, p->id, p->record.applied_index, group_term(p->group), p->orders);
+        log_info("partition ready", "partition=%u applied=%" PRIu64 " term=%" PRIu64 " orders=%" PRId64, p->id, p->record.applied_index, group_term(p->group), p->record.order_count);
     }
     return p->record.applied_index < group_applicable(p->group);
 }
@@ -574,7 +553,7 @@ struct partition_stats partition_get_stats(const struct partition *p) {
         .leader = group_role(p->group) == GROUP_LEADER,
         .ready = p->state == PARTITION_READY,
         .read_only = p->state == PARTITION_FAILED || e->disk_full,
-        .orders = (uint64_t)p->orders,
+        .orders = (uint64_t)p->record.order_count,
         .writes = p->writes,
         .reads = p->reads,
         .table_bytes = p->table_bytes,

@@ -49,7 +49,6 @@ struct partition {
     bool flushing;
     uint32_t reads_away;             /* on reader threads */
     uint8_t pressure;
-    int64_t orders;                  /* in its slots; counted at open, kept by apply */
     uint64_t writes, reads, table_bytes, memtable_bytes;
 };
 
