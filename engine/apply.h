@@ -14,7 +14,7 @@ struct partition_record {
     int64_t order_count;
     struct group_members members;
 };
-enum { PARTITION_RECORD_BYTES_MAX = 1 + 8 + 8 + 8 + 8 + 1 + 9 * GROUP_MEMBERS_MAX };
+enum { PARTITION_RECORD_BYTES_MAX = 1 + 8 + 8 + 8 + 8 + 8 + 1 + 9 * GROUP_MEMBERS_MAX };
 void partition_record_encode(const struct partition_record *r, struct writer *w);
 enum status partition_record_decode(struct slice row, struct partition_record *out) MUST_USE;
 
