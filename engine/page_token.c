@@ -1,0 +1,39 @@
+#include "engine/page_token.h"
+
+#include "proto/grpc.h"
+
+enum { TOKEN_FORMAT = 1, MAC_BYTES = 16, SIGNED_BYTES = PAGE_TOKEN_BYTES - MAC_BYTES };
+static_assert(BASE64_LEN(PAGE_TOKEN_BYTES) >= PAGE_TOKEN_TEXT_BYTES, "no padding is written");
+
+static void token_write(const struct page_token *t, struct slice key, uint8_t bytes[PAGE_TOKEN_BYTES]) {
+    struct writer w = writer_of(bytes, PAGE_TOKEN_BYTES);
+    write_u8(&w, TOKEN_FORMAT);
+    write_u8(&w, (uint8_t)t->kind);
+    write_be64(&w, t->query.high);
+    write_be64(&w, t->query.low);
+    write_be64(&w, (uint64_t)t->position[0]);
+    write_be64(&w, (uint64_t)t->position[1]);
+    uint8_t mac[SHA256_BYTES];
+    hmac_sha256(mac, key, writer_slice(&w));
+    write_bytes(&w, mac, MAC_BYTES);
+    check(!w.full);
+    check(w.len == PAGE_TOKEN_BYTES);
+}
+
+struct slice page_token_encode(const struct page_token *t, struct slice key, char out[PAGE_TOKEN_TEXT_BYTES]) {
+    uint8_t bytes[PAGE_TOKEN_BYTES];
+    token_write(t, key, bytes);
+    return slice_of(out, base64_encode_url(slice_of(bytes, sizeof bytes), out));
+}
+
+/* Written again from what it claims, a genuine token comes out the same: one comparison covers format, kind, query and signature, and tells a
+ * forger by its timing nothing about which of them was wrong. */
+bool page_token_decode(struct slice text, struct slice key, struct page_token *t) {
+    uint8_t sent[PAGE_TOKEN_BYTES + 3], genuine[PAGE_TOKEN_BYTES];
+    if (text.len != PAGE_TOKEN_TEXT_BYTES || base64_decode(text, sent) != PAGE_TOKEN_BYTES) return false;
+    struct page_token claimed = {t->kind, t->query, {(int64_t)get_be64(sent + 18), (int64_t)get_be64(sent + 26)}};
+    token_write(&claimed, key, genuine);
+    if (!bytes_equal_constant_time(sent, genuine, PAGE_TOKEN_BYTES)) return false;
+    *t = claimed;
+    return true;
+}

@@ -1,0 +1,23 @@
+/* Page tokens: where a list or a history goes on, signed, and bound to the query that it came from. Opaque to callers. Pure.
+ *
+ *   token = base64url of: format(1) kind(1) fingerprint(16) position(16) mac(16)
+ *   mac   = the first 16 bytes of HMAC-SHA256(token key, all before it)
+ * The position is one of the data (a time and an id, a version), not of a place or a page, so a token outlives restart, resharding and changes. */
+#ifndef ENGINE_PAGE_TOKEN_H
+#define ENGINE_PAGE_TOKEN_H
+
+#include "proto/base/hash.h"
+
+enum page_token_kind { PAGE_TOKEN_LIST = 'L', PAGE_TOKEN_HISTORY = 'Y' };
+enum { PAGE_TOKEN_BYTES = 1 + 1 + 16 + 16 + 16, PAGE_TOKEN_TEXT_BYTES = (PAGE_TOKEN_BYTES * 4 + 2) / 3 };
+
+struct page_token {
+    enum page_token_kind kind;
+    struct hash128 query; /* fingerprint of what the token is for */
+    int64_t position[2];
+};
+struct slice page_token_encode(const struct page_token *t, struct slice key, char out[PAGE_TOKEN_TEXT_BYTES]);
+/* Fills t->position; kind and query are what the token must be for. false: forged, damaged, of another query or cluster. */
+bool page_token_decode(struct slice text, struct slice key, struct page_token *t) MUST_USE;
+
+#endif
