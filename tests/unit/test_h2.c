@@ -1,0 +1,374 @@
+/* The promises of server/h2.h: bytes in, bytes out, streams, windows, hostile peers. What a call makes of it: test_call.c. */
+#include "tests/lib/test.h"
+
+#include "tests/lib/h2_world.h"
+
+static struct world w;
+
+static void test_a_request_is_answered(void **state) {
+    world_open(&w);
+    struct answer *a = world_call(&w, SVC "CreateOrder", "hello");
+    assert_true(a->closed);
+    assert_int_equal(a->error_code, NGHTTP2_NO_ERROR);
+    assert_string_equal(a->http_status, "200");
+    assert_true(answer_is(a, "hello"));
+    assert_int_equal(h2_requests(w.h2), 1);
+    assert_int_equal(h2_open_streams(w.h2), 0);
+    world_close(&w);
+}
+
+static void test_a_reply_leaves_in_one_flush(void **state) {
+    world_open(&w);
+    world_call(&w, SVC "CreateOrder", "warm up");
+    struct answer *a = world_request(&w, SVC "CreateOrder", framed_text("one"), false, NULL, NULL);
+    const uint8_t *data;
+    for (ssize_t n; (n = nghttp2_session_mem_send(w.client, &data)) > 0;) assert_true(world_feed(&w, data, (size_t)n));
+    assert_true(world_output(&w)); /* HEADERS, DATA, HEADERS */
+    assert_true(a->closed);
+    assert_true(answer_is(a, "one"));
+    world_close(&w);
+}
+
+static void test_bytes_may_come_one_by_one(void **state) {
+    world_open(&w);
+    w.feed_bytes = 1;
+    assert_true(answer_is(world_call(&w, SVC "CreateOrder", "drip"), "drip"));
+    world_close(&w);
+}
+
+static void test_large_answers_wait_for_the_peers_window(void **state) {
+    assert_true(world_open_with(&w, &world_h2_limits, &world_call_limits, 1000));
+    struct answer *a = world_call(&w, SVC "ListOrders", "0200000");
+    assert_int_equal(a->body_len, 1000);
+    assert_false(a->closed);
+    assert_int_equal(w.core.calls_live, 1);
+    for (unsigned i = 0; i < 300 && !a->closed; i++) {
+        nghttp2_session_consume(w.client, a->id, 1000);
+        world_pump(&w);
+    }
+    assert_true(a->closed);
+    assert_int_equal(a->body_len, 200000 + GRPC_FRAME_HEAD);
+    assert_string_equal(a->grpc_status, "0");
+    for (size_t i = 0; i < 200000; i++) assert_int_equal(a->body[GRPC_FRAME_HEAD + i], i % 250);
+    world_close(&w);
+}
+
+static void test_large_answers_fit_small_buffers(void **state) {
+    world_open(&w);
+    w.output_bytes = H2_OUTPUT_BYTES_MIN;
+    struct answer *a = world_call(&w, SVC "ListOrders", "0900000");
+    assert_true(a->closed);
+    assert_int_equal(a->body_len, 900000 + GRPC_FRAME_HEAD);
+    for (size_t i = 0; i < 900000; i += 97) assert_int_equal(a->body[GRPC_FRAME_HEAD + i], i % 250);
+    assert_true(w.output_calls > 900000 / H2_OUTPUT_BYTES_MIN);
+    world_close(&w);
+}
+
+static void test_many_streams(void **state) {
+    world_open(&w);
+    for (unsigned i = 0; i < 300; i++) world_request(&w, i % 2 ? SVC "GetOrder" : SVC "CreateOrder", framed_text("m"), false, NULL, NULL);
+    world_pump(&w);
+    assert_true(h2_open_streams(w.h2) <= 128);
+    assert_true(h2_memory_bytes(w.h2) < 176 * KIB);
+    while (!list_empty(&w.away)) world_home(&w), world_pump(&w);
+    for (unsigned i = 0; i < 300; i++) assert_true(answer_is(&w.answers[i], i % 2 ? "home" : "m"));
+    assert_int_equal(h2_open_streams(w.h2), 0);
+    world_close(&w);
+}
+
+static void test_full_house_stays_within_its_memory(void **state) {
+    world_open(&w);
+    for (unsigned i = 0; i < 128; i++) world_request(&w, SVC "GetOrder", framed_text("m"), false, "grpc-timeout", "9S");
+    world_pump(&w);
+    assert_int_equal(h2_open_streams(w.h2), 128);
+    assert_true(h2_memory_bytes(w.h2) < 128 * KIB);
+    while (!list_empty(&w.away)) world_home(&w);
+    world_pump(&w);
+    assert_int_equal(w.core.calls_live, 0);
+    world_close(&w);
+}
+
+static void test_drain_in_two_steps(void **state) {
+    world_open(&w);
+    struct answer *a = world_call(&w, SVC "GetOrder", "1");
+    h2_drain_notice(w.h2);
+    assert_true(world_output(&w));
+    assert_true(w.goaway_seen);
+    assert_int_equal(w.goaway_last, INT32_MAX);
+    assert_false(h2_finished(w.h2));
+    h2_drain_final(w.h2);
+    h2_drain_final(w.h2); /* again: fine */
+    world_pump(&w);
+    assert_int_equal(w.goaway_last, a->id);
+    assert_int_equal(w.goaway_code, NGHTTP2_NO_ERROR);
+    assert_false(h2_finished(w.h2)); /* a call is in flight */
+    world_home(&w);
+    world_pump(&w);
+    assert_true(answer_is(a, "home"));
+    assert_true(h2_finished(w.h2));
+    world_close(&w);
+}
+
+static void test_after_the_notice_requests_are_served(void **state) {
+    world_open(&w);
+    world_pump(&w);
+    struct answer *a = world_request(&w, SVC "CreateOrder", framed_text("late"), false, NULL, NULL);
+    const uint8_t *data;
+    h2_drain_notice(w.h2); /* crosses the request on the wire */
+    for (ssize_t n; (n = nghttp2_session_mem_send(w.client, &data)) > 0;) assert_true(world_feed(&w, data, (size_t)n));
+    world_pump(&w);
+    assert_true(answer_is(a, "late"));
+    world_close(&w);
+}
+
+static void test_an_idle_connection_is_finished_by_the_final_goaway(void **state) {
+    world_open(&w);
+    world_call(&w, SVC "CreateOrder", "x");
+    h2_drain_final(w.h2);
+    world_pump(&w);
+    assert_true(h2_finished(w.h2));
+    world_close(&w);
+}
+
+static void test_garbage_ends_the_connection(void **state) {
+    world_open(&w);
+    const char garbage[] = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    assert_false(world_feed(&w, garbage, sizeof garbage - 1));
+    assert_non_null(h2_error(w.h2));
+    assert_true(h2_finished(w.h2));
+    assert_false(h2_feed(w.h2, SLICE_LIT("more"))); /* stays over */
+    world_close(&w);
+}
+
+static void test_a_broken_frame_ends_with_goaway(void **state) {
+    world_open(&w);
+    world_call(&w, SVC "CreateOrder", "x");
+    const uint8_t frame[] = {0, 0, 5, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5}; /* PING of 5 bytes */
+    world_feed(&w, frame, sizeof frame);
+    while (world_output(&w)) {}
+    assert_true(w.goaway_seen);
+    assert_int_equal(w.goaway_code, NGHTTP2_FRAME_SIZE_ERROR);
+    assert_true(h2_finished(w.h2));
+    world_close(&w);
+}
+
+static void test_long_headers_are_refused(void **state) {
+    world_open(&w);
+    char *value = malloc(20001);
+    memset(value, 'v', 20000);
+    value[20000] = 0;
+    struct answer *a = world_request(&w, SVC "CreateOrder", framed_text("x"), false, "x-long", value);
+    world_pump(&w);
+    assert_true(a->closed);
+    assert_string_equal(a->grpc_status, "8");
+    assert_true(answer_is(world_call(&w, SVC "CreateOrder", "next"), "next"));
+    free(value);
+    world_close(&w);
+}
+
+static void test_header_bombs_end_the_connection(void **state) {
+    world_open(&w);
+    /* One 2,800-byte entry in the HPACK table, then named again and again, a byte each: 400 x 2.8 KB. */
+    world_pump(&w);
+    static char value[2801];
+    memset(value, 'b', 2800);
+    struct answer *a = world_request(&w, SVC "CreateOrder", framed_text("x"), false, "x-bomb", value);
+    world_pump(&w);
+    assert_true(answer_is(a, "x"));
+    uint8_t frame[9 + 400];
+    for (unsigned round = 0; round < 2 && !w.dead; round++) {
+        memset(frame, 0x80 | 62, sizeof frame); /* indexed field 62: the newest entry */
+        frame[9] = 0x83, frame[10] = 0x86;      /* POST, http */
+        memcpy(frame, (uint8_t[]){0, 400 >> 8, 400 & 255, 1, 0x4, 0, 0, 0, (uint8_t)(a->id + 2 + 2 * (int)round)}, 9);
+        world_feed(&w, frame, sizeof frame);
+    }
+    while (world_output(&w)) {}
+    assert_true(w.dead || h2_finished(w.h2));
+    world_close(&w);
+}
+
+static void test_rapid_resets_end_the_connection(void **state) {
+    struct h2_limits l = world_h2_limits;
+    l.reset_burst = 10, l.reset_per_s = 1;
+    assert_true(world_open_with(&w, &l, &world_call_limits, 0));
+    for (unsigned i = 0; i < 20 && !w.dead; i++) {
+        struct answer *a = world_request(&w, SVC "GetOrder", framed_text("x"), true, NULL, NULL);
+        world_pump(&w);
+        nghttp2_submit_rst_stream(w.client, NGHTTP2_FLAG_NONE, a->id, NGHTTP2_CANCEL);
+        world_pump(&w);
+        if (w.goaway_seen) break;
+    }
+    assert_true(w.goaway_seen);
+    world_close(&w);
+}
+
+static void test_resets_that_the_peer_provokes_count_too(void **state) {
+    struct h2_limits l = world_h2_limits;
+    l.reset_burst = 5, l.reset_per_s = 0;
+    assert_true(world_open_with(&w, &l, &world_call_limits, 0));
+    for (unsigned i = 0; i < 20 && !w.goaway_seen; i++) {
+        struct answer *a = world_request(&w, SVC "GetOrder", framed_text("x"), true, NULL, NULL);
+        world_pump(&w);
+        uint8_t update[13] = {0, 0, 4, 8, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff}; /* a window beyond 2^31: the stream is reset by us */
+        put_be32(update + 5, (uint32_t)a->id);
+        world_feed(&w, update, sizeof update);
+        world_pump(&w);
+        assert_true(a->closed);
+    }
+    assert_true(w.goaway_seen);
+    assert_int_equal(w.goaway_code, NGHTTP2_ENHANCE_YOUR_CALM);
+    world_close(&w);
+}
+
+static void test_the_bucket_of_resets_fills_again(void **state) {
+    struct h2_limits l = world_h2_limits;
+    l.reset_burst = 5, l.reset_per_s = 2;
+    assert_true(world_open_with(&w, &l, &world_call_limits, 0));
+    for (unsigned i = 0; i < 20; i++) {
+        struct answer *a = world_request(&w, SVC "CreateOrder", (struct slice){0}, true, NULL, NULL);
+        world_pump(&w);
+        uint8_t update[13] = {0, 0, 4, 8, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff};
+        put_be32(update + 5, (uint32_t)a->id);
+        world_feed(&w, update, sizeof update);
+        world_pump(&w);
+        w.core.now_ns += NS_PER_S;
+    }
+    assert_false(w.goaway_seen);
+    world_close(&w);
+}
+
+static void test_reset_streams_count_until_their_op_is_home(void **state) {
+    struct h2_limits l = world_h2_limits;
+    l.streams_max = 4;
+    assert_true(world_open_with(&w, &l, &world_call_limits, 0));
+    unsigned refused = 0;
+    for (unsigned i = 0; i < 12; i++) {
+        struct answer *a = world_request(&w, SVC "GetOrder", framed_text("x"), false, NULL, NULL);
+        world_pump(&w);
+        if (a->closed) {
+            assert_int_equal(a->error_code, NGHTTP2_REFUSED_STREAM);
+            refused++;
+            continue;
+        }
+        nghttp2_submit_rst_stream(w.client, NGHTTP2_FLAG_NONE, a->id, NGHTTP2_CANCEL);
+        world_pump(&w);
+    }
+    assert_int_equal(w.away_count, 8); /* twice streams_max */
+    assert_int_equal(refused, 4);
+    while (!list_empty(&w.away)) world_home(&w);
+    assert_int_equal(w.core.calls_live, 0);
+    assert_true(answer_is(world_call(&w, SVC "CreateOrder", "again"), "again"));
+    world_close(&w);
+}
+
+static void test_ping_floods_end_the_connection(void **state) {
+    world_open(&w);
+    world_call(&w, SVC "CreateOrder", "x");
+    uint8_t ping[17] = {0, 0, 8, 6};
+    for (unsigned i = 0; i < 1000 && !w.dead; i++) world_feed(&w, ping, sizeof ping); /* answers are not taken */
+    assert_true(w.dead);
+    world_close(&w);
+}
+
+static void test_stalled_streams_are_swept(void **state) {
+    assert_true(world_open_with(&w, &world_h2_limits, &world_call_limits, 1000));
+    struct answer *slow_request = world_request(&w, SVC "CreateOrder", SLICE_LIT("\0\0\0"), true, NULL, NULL);
+    struct answer *slow_reader = world_call(&w, SVC "ListOrders", "0200000");
+    struct answer *at_work = world_call(&w, SVC "GetOrder", "x");
+    w.core.now_ns += 29 * NS_PER_S;
+    h2_sweep(w.h2);
+    world_pump(&w);
+    assert_false(slow_request->closed || slow_reader->closed);
+    w.core.now_ns += 2 * NS_PER_S;
+    h2_sweep(w.h2);
+    world_pump(&w);
+    assert_true(slow_request->closed && slow_reader->closed);
+    assert_int_equal(slow_reader->error_code, NGHTTP2_CANCEL);
+    assert_false(at_work->closed); /* it is our turn, not the peer's */
+    world_home(&w);
+    world_pump(&w);
+    assert_true(answer_is(at_work, "home"));
+    world_close(&w);
+}
+
+static void test_ping(void **state) {
+    world_open(&w);
+    world_pump(&w);
+    h2_ping(w.h2);
+    assert_true(h2_wants_output(w.h2));
+    world_pump(&w);
+    assert_false(h2_wants_output(w.h2));
+    world_close(&w);
+}
+
+static void test_nghttp2s_heap_is_bounded(void **state) {
+    struct h2_limits l = world_h2_limits;
+    for (l.memory_bytes_max = 0; l.memory_bytes_max < 40 * KIB; l.memory_bytes_max += 512) {
+        if (world_open_with(&w, &l, &world_call_limits, 0)) {
+            for (unsigned i = 0; i < 60; i++) world_request(&w, SVC "GetOrder", framed_text("x"), false, NULL, NULL);
+            world_pump(&w);
+            assert_true(h2_memory_bytes(w.h2) < l.memory_bytes_max + 1024);
+        }
+        world_close(&w);
+    }
+}
+
+static void scenario(void) {
+    if (!world_open_with(&w, &world_h2_limits, &world_call_limits, 0)) return;
+    world_request(&w, SVC "CreateOrder", framed_text("a"), false, NULL, NULL);
+    world_request(&w, SVC "GetOrder", framed_text("b"), false, "grpc-timeout", "5S");
+    world_request(&w, SVC "ListOrders", framed_text("0050000"), false, NULL, NULL);
+    world_request(&w, SVC "ListOrderHistory", framed_text("d"), false, NULL, NULL);
+    world_request(&w, SVC "SearchOrders", framed_text("e"), false, NULL, NULL);
+    struct answer *s = world_request(&w, SVC "ImportOrders", SLICE_LIT("\0\0\0\0\001x\0\0\0\0\003y"), true, NULL, NULL);
+    world_pump(&w);
+    if (!s->closed && s->request_at == s->request_len && !w.dead) world_more(&w, s, SLICE_LIT("zz"), false);
+    world_pump(&w);
+    while (!list_empty(&w.away)) world_home(&w);
+    world_pump(&w);
+}
+
+static void test_the_nth_allocation_fails(void **state) {
+    scenario();
+    for (unsigned i = 0; i < w.answer_count; i++) assert_true(w.answers[i].closed);
+    world_close(&w);
+    for (uint64_t n = 1; n < 4000; n++) {
+        uint64_t before = mem_count();
+        mem_fail_nth(n);
+        scenario();
+        bool reached = mem_count() - before >= n;
+        mem_fail_nth(0);
+        world_close(&w);
+        if (!reached) return;
+    }
+    fail_msg("no end of allocations");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_request_is_answered),
+        cmocka_unit_test(test_a_reply_leaves_in_one_flush),
+        cmocka_unit_test(test_bytes_may_come_one_by_one),
+        cmocka_unit_test(test_large_answers_wait_for_the_peers_window),
+        cmocka_unit_test(test_large_answers_fit_small_buffers),
+        cmocka_unit_test(test_many_streams),
+        cmocka_unit_test(test_full_house_stays_within_its_memory),
+        cmocka_unit_test(test_drain_in_two_steps),
+        cmocka_unit_test(test_after_the_notice_requests_are_served),
+        cmocka_unit_test(test_an_idle_connection_is_finished_by_the_final_goaway),
+        cmocka_unit_test(test_garbage_ends_the_connection),
+        cmocka_unit_test(test_a_broken_frame_ends_with_goaway),
+        cmocka_unit_test(test_long_headers_are_refused),
+        cmocka_unit_test(test_header_bombs_end_the_connection),
+        cmocka_unit_test(test_rapid_resets_end_the_connection),
+        cmocka_unit_test(test_resets_that_the_peer_provokes_count_too),
+        cmocka_unit_test(test_the_bucket_of_resets_fills_again),
+        cmocka_unit_test(test_reset_streams_count_until_their_op_is_home),
+        cmocka_unit_test(test_ping_floods_end_the_connection),
+        cmocka_unit_test(test_stalled_streams_are_swept),
+        cmocka_unit_test(test_ping),
+        cmocka_unit_test(test_nghttp2s_heap_is_bounded),
+        cmocka_unit_test(test_the_nth_allocation_fails),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
