@@ -28,13 +28,12 @@ static enum status record_load(struct partition *p, bool *found) {
 static enum status record_create(struct partition *p) {
     struct engine *e = p->engine;
     p->record = (struct partition_record){
-        .applied_index = GROUP_FIRST_INDEX,
-        .applied_term = 1,
         .members = {.member = {{.node_id = e->config.node_id, .kind = GROUP_VOTER}}, .count = 1, .index = GROUP_FIRST_INDEX},
     };
     struct apply a = {.view = {.store = p->store, .batch = p->batch}, .machines = e->config.machines, .record = p->record, .scratch = &e->scratch};
     store_batch_clear(p->batch);
     apply_end(&a, GROUP_FIRST_INDEX, 1);
+    p->record = a.record;
     enum status st = store_apply(p->store, p->batch);
     return st ? st : store_flush(p->store); /* an empty store and a trimmed log must not look alike */
 }

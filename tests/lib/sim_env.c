@@ -716,3 +716,9 @@ void sim_env_close(struct env *env) {
     e->closed = true;
     env_release(e);
 }
+
+void sim_env_abandon(struct env *env) {
+    struct sim_env *e = env_of(env);
+    check(e->dead);
+    e->disk->env = NULL;
+}

@@ -1,0 +1,402 @@
+/* The whole engine of one core under a seed: log, votes, groups, partitions, apply and queries are real; clock, disk and stores are simulated.
+ *
+ * A seed draws the sizes (segments of 64 KiB, a log of a few of them, queues of a few ops), the users, and the faults: crashes at any event (unsynced sectors
+ * survive, vanish or tear), crashes while recovering. The ledger knows every answer: OK, REFUSED (no effect) or UNKNOWN (in flight at a crash). After each restart
+ *   - every UNKNOWN request is sent again with its request_id and must come to exactly one order or transition;
+ *   - every acknowledged order is there, with at least its acknowledged version, under its id, once in its user's list;
+ *   - counts equal lists; histories are gapless and end in the order's status.
+ * One seed is one bug report: sim_engine --seed N [--trace].  --mutant: a disk that says "synced" and has not; must be caught. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "engine/check.h"
+#include "engine/engine.h"
+#include "orderdb/v1/order.pb-c.h"
+#include "proto/base/log.h"
+#include "proto/base/mem.h"
+#include "tests/lib/sim_env.h"
+
+enum { USERS_MAX = 40, ORDERS_MAX = 3000, IN_FLIGHT_MAX = 64, PARTITIONS = 2, ROUNDS = 5, STEPS_MAX = 1000000 };
+
+enum answer_kind { ANSWER_NONE, ANSWER_OK, ANSWER_REFUSED, ANSWER_UNKNOWN };
+
+struct known_order {
+    int64_t order_id, version; /* acknowledged */
+    unsigned user;
+};
+struct request {
+    struct op op;
+    struct arena arena;
+    struct sim *sim;
+    enum answer_kind answer;
+    unsigned user, order; /* order: index into sim.orders */
+    char request_id[40];
+    const char *event;    /* NULL: a create */
+    bool live;
+};
+struct sim {
+    uint64_t seed;
+    bool trace;
+    struct sim_world *world;
+    struct sim_disk *disk;
+    struct env *env;
+    struct engine *engine;
+    struct store_mem_disk *stores[PARTITIONS];
+    struct machines *machines;
+    struct known_order orders[ORDERS_MAX];
+    unsigned order_count, user_count, users_orders[USERS_MAX];
+    struct request requests[IN_FLIGHT_MAX];
+    uint64_t next_request, acknowledged, replayed, refused, unknown, crashes, segment_bytes, live_bytes;
+};
+
+#define REQUIRE(x, ...)                                                                                                                            \
+    do {                                                                                                                                           \
+        if (!(x)) {                                                                                                                                \
+            printf("# seed=%llu line %d: %s: ", (unsigned long long)s->seed, __LINE__, #x), printf(__VA_ARGS__), printf("\n"), fflush(stdout);     \
+            _exit(1);                                                                                                                              \
+        }                                                                                                                                          \
+    } while (0)
+
+static uint64_t chance(struct sim *s, uint64_t n) { return sim_world_below(s->world, n); }
+
+static uint16_t user_slot(unsigned user, char name[32]) {
+    snprintf(name, 32, "user-%u", user);
+    return slot_of_user(slice_str(name));
+}
+
+static enum status open_store(void *ctx, uint32_t partition, uint64_t memtable_bytes, struct store **out, char error[256]) {
+    struct sim *s = ctx;
+    return store_open_mem(out, s->stores[partition]);
+}
+
+/* ---- requests */
+
+static void acknowledged(struct sim *s, struct request *r) {
+    const struct outcome *o = &r->op.outcome;
+    s->acknowledged++;
+    s->replayed += o->replayed;
+    r->answer = ANSWER_OK;
+    REQUIRE(r->op.answer.len > 0, "an answer without an order");
+    if (r->event) {
+        s->orders[r->order].version = MAX_OF(s->orders[r->order].version, o->head.version);
+        return;
+    }
+    REQUIRE(s->order_count < ORDERS_MAX, "too many orders");
+    for (unsigned i = 0; i < s->order_count; i++) REQUIRE(s->orders[i].order_id != o->head.order_id, "order id %lld given twice", (long long)o->head.order_id);
+    s->orders[s->order_count++] = (struct known_order){.order_id = o->head.order_id, .version = o->head.version, .user = r->user};
+    s->users_orders[r->user]++;
+}
+
+static void request_done(struct op *op) {
+    struct request *r = container_of(op, struct request, op);
+    struct sim *s = r->sim;
+    enum status st = op->failure.status;
+    r->live = false;
+    if (s->trace) printf("%llu %s %s -> %s\n", (unsigned long long)sim_world_now_ns(s->world), r->request_id, r->event ? r->event : "create", status_name(st));
+    if (st == STATUS_OK) {
+        acknowledged(s, r);
+        return;
+    }
+    s->refused++;
+    r->answer = ANSWER_REFUSED;
+    REQUIRE(st == STATUS_OVERLOADED || st == STATUS_STATUS_MISMATCH, "refused with %s: %s", status_name(st), op->failure.message ? op->failure.message : "");
+}
+
+static struct slice create_command(struct sim *s, struct request *r) {
+    char user[32];
+    user_slot(r->user, user);
+    Orderdb__V1__Money price = ORDERDB__V1__MONEY__INIT, total = ORDERDB__V1__MONEY__INIT;
+    price.currency_code = total.currency_code = (char *)"CNY";
+    price.minor_units = 199, total.minor_units = 398;
+    Orderdb__V1__OrderItem item = ORDERDB__V1__ORDER_ITEM__INIT, *items[] = {&item};
+    item.sku_id = (char *)"sku-1", item.title = (char *)"umbrella", item.quantity = 2, item.unit_price = &price;
+    Orderdb__V1__Order order = ORDERDB__V1__ORDER__INIT;
+    order.user_id = user, order.n_items = 1, order.items = items, order.items_total = &total, order.payable = &total;
+    Orderdb__V1__WriteOptions options = ORDERDB__V1__WRITE_OPTIONS__INIT;
+    options.request_id = r->request_id;
+    Orderdb__V1__CreateOrderRequest m = ORDERDB__V1__CREATE_ORDER_REQUEST__INIT;
+    m.order = &order, m.options = &options;
+    struct checked checked;
+    struct failure f;
+    failure_init(&f, &r->arena);
+    REQUIRE(check_create(&m, (struct slice){0}, &r->arena, &checked, &f), "%s", f.violations ? f.violations->description : "?");
+    return checked.command;
+}
+
+static struct slice transition_command(struct sim *s, struct request *r) {
+    Orderdb__V1__WriteOptions options = ORDERDB__V1__WRITE_OPTIONS__INIT;
+    options.request_id = r->request_id;
+    Orderdb__V1__TransitionOrderRequest m = ORDERDB__V1__TRANSITION_ORDER_REQUEST__INIT;
+    m.order_id = s->orders[r->order].order_id, m.event = (char *)r->event, m.options = &options;
+    struct checked checked;
+    struct failure f;
+    failure_init(&f, &r->arena);
+    REQUIRE(check_transition(&m, (struct slice){0}, &r->arena, &checked, &f), "%s", f.violations ? f.violations->description : "?");
+    return checked.command;
+}
+
+static void request_send(struct sim *s, struct request *r) {
+    char name[32];
+    arena_fini(&r->arena);
+    arena_init(&r->arena, 1 << 20);
+    r->op = (struct op){.kind = OP_WRITE, .slot = user_slot(r->user, name), .arena = &r->arena, .done = request_done};
+    r->op.command = r->event ? transition_command(s, r) : create_command(s, r);
+    r->answer = ANSWER_NONE;
+    r->live = true;
+    engine_submit(s->engine, &r->op);
+}
+
+static void request_new(struct sim *s, struct request *r) {
+    static const char *const events[] = {"pay", "cancel", "ship", "deliver", "confirm", "refund_request"};
+    snprintf(r->request_id, sizeof r->request_id, "request-%016llu", (unsigned long long)++s->next_request);
+    r->event = NULL;
+    r->user = (unsigned)chance(s, s->user_count);
+    if (s->order_count + IN_FLIGHT_MAX >= ORDERS_MAX || (s->order_count && chance(s, 3))) {
+        r->order = (unsigned)chance(s, s->order_count);
+        r->user = s->orders[r->order].user;
+        r->event = events[chance(s, ARRAY_LEN(events))];
+    }
+    request_send(s, r);
+}
+
+/* ---- reads, for the checks */
+
+struct read {
+    struct op op;
+    struct arena arena;
+    bool done;
+};
+static void read_done(struct op *op) { container_of(op, struct read, op)->done = true; }
+
+static void run_once(struct sim *s) {
+    engine_tick(s->engine);
+    uint64_t now = sim_world_now_ns(s->world), deadline = engine_deadline_ns(s->engine);
+    if (deadline <= now) sim_world_run(s->world, 1000 + chance(s, 20000)); /* a cycle takes its time */
+    else if (chance(s, 4) == 0 || !sim_world_step(s->world)) sim_world_run(s->world, MIN_OF(deadline - now, 1 + chance(s, 3000000)));
+}
+
+static struct read *read_new(enum op_kind kind, uint16_t slot) {
+    struct read *r = mem_new(struct read);
+    arena_init(&r->arena, 16 << 20);
+    r->op = (struct op){.kind = kind, .slot = slot, .arena = &r->arena, .done = read_done};
+    return r;
+}
+static void read_wait(struct sim *s, struct read *r) {
+    engine_submit(s->engine, &r->op);
+    for (unsigned i = 0; !r->done; i++) {
+        REQUIRE(i < STEPS_MAX, "a read never ended");
+        run_once(s);
+    }
+    REQUIRE(r->op.failure.status == STATUS_OK, "a read was refused: %s %s", status_name(r->op.failure.status), r->op.failure.message ? r->op.failure.message : "");
+}
+static void read_free(struct read *r) {
+    arena_fini(&r->arena);
+    mem_free(r);
+}
+
+static void check_history(struct sim *s, const Orderdb__V1__Order *order) {
+    struct read *r = read_new(OP_HISTORY, order_id_slot(order->order_id));
+    r->op.history = (struct history_request){.order_id = order->order_id, .page_size = 1000};
+    read_wait(s, r);
+    Orderdb__V1__ListOrderHistoryResponse *m = orderdb__v1__list_order_history_response__unpack(NULL, r->op.answer.len, r->op.answer.data);
+    REQUIRE(m && m->n_entries == (size_t)order->version, "%zu history entries at version %lld", m ? m->n_entries : 0, (long long)order->version);
+    for (size_t i = 0; i < m->n_entries; i++) {
+        REQUIRE(m->entries[i]->version == (int64_t)i + 1, "history has a gap");
+        REQUIRE(i == 0 || strcmp(m->entries[i]->from_status, m->entries[i - 1]->to_status) == 0, "history does not chain");
+    }
+    REQUIRE(strcmp(m->entries[m->n_entries - 1]->to_status, order->status) == 0, "history ends in another status");
+    orderdb__v1__list_order_history_response__free_unpacked(m, NULL);
+    read_free(r);
+}
+
+static void check_order(struct sim *s, struct known_order *o) {
+    struct read *r = read_new(OP_GET, order_id_slot(o->order_id));
+    r->op.get.order_id = o->order_id, r->op.get.full = true;
+    read_wait(s, r);
+    Orderdb__V1__Order *m = orderdb__v1__order__unpack(NULL, r->op.answer.len, r->op.answer.data);
+    REQUIRE(m, "the order does not unpack");
+    REQUIRE(m->order_id == o->order_id && m->version >= o->version, "version %lld, acknowledged %lld", (long long)m->version, (long long)o->version);
+    check_history(s, m);
+    o->version = m->version;
+    orderdb__v1__order__free_unpacked(m, NULL);
+    read_free(r);
+}
+
+static void check_user(struct sim *s, unsigned user) {
+    char name[32];
+    uint16_t slot = user_slot(user, name);
+    size_t listed = 0, n = 100;
+    for (int32_t page = 1; n == 100; page++) {
+        struct read *r = read_new(OP_LIST, slot);
+        r->op.list = (struct list_request){.user_id = slice_str(name), .page_size = 100, .page_number = page};
+        read_wait(s, r);
+        Orderdb__V1__ListOrdersResponse *m = orderdb__v1__list_orders_response__unpack(NULL, r->op.answer.len, r->op.answer.data);
+        REQUIRE(m, "the list does not unpack");
+        int64_t sum = 0;
+        for (size_t i = 0; i < m->n_status_counts; i++) sum += m->status_counts[i]->value;
+        REQUIRE(m->total_size == (int64_t)s->users_orders[user] && sum == m->total_size, "user %u: total %lld, counts %lld, ledger %u", user, (long long)m->total_size,
+                (long long)sum, s->users_orders[user]);
+        listed += n = m->n_orders;
+        orderdb__v1__list_orders_response__free_unpacked(m, NULL);
+        read_free(r);
+    }
+    REQUIRE(listed == s->users_orders[user], "user %u: %zu listed, %u acknowledged", user, listed, s->users_orders[user]);
+}
+
+/* ---- the life of a node */
+
+static void open_engine(struct sim *s) {
+    static const uint32_t partitions[PARTITIONS] = {0, 1};
+    char error[256] = "";
+    struct engine_config config = {
+        .node_id = 1,
+        .partition_count = PARTITIONS,
+        .partitions = partitions,
+        .owned_count = PARTITIONS,
+        .machines = s->machines,
+        .log_live_bytes_max = s->live_bytes,
+        .log_segment_bytes = (uint32_t)s->segment_bytes,
+        .memtable_bytes = 256 * KIB,
+        .queue_ops_max = 16 + (uint32_t)chance(s, 100),
+        .queue_bytes_max = 1 << 20,
+        .store_open = open_store,
+        .store_ctx = s,
+        .election_ms = 1000,
+        .heartbeat_ms = 100,
+    };
+    s->env = sim_env_open(s->world, s->disk);
+    enum status st = engine_open(&s->engine, s->env, &config, error);
+    REQUIRE(st == STATUS_OK, "open: %s: %s", status_name(st), error);
+}
+
+static void wait_ready(struct sim *s) {
+    for (unsigned i = 0; !engine_ready(s->engine); i++) {
+        REQUIRE(i < STEPS_MAX, "never ready");
+        run_once(s);
+    }
+}
+
+static void crash(struct sim *s) {
+    s->crashes++;
+    if (s->trace) printf("%llu crash\n", (unsigned long long)sim_world_now_ns(s->world));
+    for (unsigned i = 0; i < IN_FLIGHT_MAX; i++)
+        if (s->requests[i].live) s->requests[i].live = false, s->requests[i].answer = ANSWER_UNKNOWN, s->unknown++;
+    if (chance(s, 4)) sim_disk_crash(s->disk);
+    else sim_disk_kill(s->disk);
+    sim_env_abandon(s->env);
+    s->engine = NULL; /* its memory goes with the process: each seed is one */
+}
+
+/* What was in flight is asked again, with the same request_id, until there is an answer. */
+static void settle(struct sim *s) {
+    for (unsigned i = 0; i < IN_FLIGHT_MAX; i++) {
+        struct request *r = &s->requests[i];
+        if (r->answer != ANSWER_UNKNOWN) continue;
+        for (unsigned tries = 0; r->answer == ANSWER_UNKNOWN || (r->answer == ANSWER_REFUSED && r->op.failure.retry_delay_ms); tries++) {
+            REQUIRE(tries < 10000, "%s is refused for ever: %s", r->request_id, r->op.failure.message);
+            request_send(s, r);
+            for (unsigned k = 0; r->live; k++) {
+                REQUIRE(k < STEPS_MAX, "%s never ended", r->request_id);
+                run_once(s);
+            }
+        }
+    }
+}
+
+static void verify(struct sim *s) {
+    for (unsigned i = 0; i < s->order_count; i++) check_order(s, &s->orders[i]);
+    for (unsigned u = 0; u < s->user_count; u++) check_user(s, u);
+}
+
+static void load(struct sim *s, unsigned steps) {
+    unsigned width = 1 + (unsigned)chance(s, IN_FLIGHT_MAX);
+    for (unsigned i = 0; i < steps; i++) {
+        for (unsigned k = 0; k < width; k++)
+            if (!s->requests[k].live && chance(s, 4) == 0) request_new(s, &s->requests[k]);
+        run_once(s);
+    }
+}
+
+static void drain(struct sim *s) {
+    engine_drain(s->engine);
+    for (unsigned i = 0; !engine_drained(s->engine); i++) {
+        REQUIRE(i < STEPS_MAX, "never drained");
+        run_once(s);
+    }
+    engine_close(s->engine);
+}
+
+static int run_seed(uint64_t seed, bool trace, bool mutant) {
+    struct sim *s = mem_new(struct sim);
+    s->seed = seed, s->trace = trace;
+    s->world = sim_world_new(seed);
+    s->disk = sim_disk_new(s->world);
+    if (mutant) sim_disk_faults(s->disk)->sync_lies = true;
+    s->machines = machines_new();
+    for (unsigned i = 0; i < PARTITIONS; i++) s->stores[i] = store_mem_disk_new();
+    for (unsigned i = 0; i < IN_FLIGHT_MAX; i++) s->requests[i].sim = s;
+    s->user_count = 1 + (unsigned)chance(s, USERS_MAX);
+    s->segment_bytes = (64u << chance(s, 3)) * KIB;
+    s->live_bytes = s->segment_bytes * (6 + chance(s, 6));
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        open_engine(s);
+        if (chance(s, 4) == 0) { /* cut again while recovering */
+            for (uint64_t n = chance(s, 40); n; n--) run_once(s);
+            crash(s);
+            open_engine(s);
+        }
+        wait_ready(s);
+        settle(s);
+        verify(s);
+        load(s, 50 + (unsigned)chance(s, 1000));
+        crash(s);
+    }
+    open_engine(s);
+    wait_ready(s);
+    settle(s);
+    verify(s);
+    drain(s);
+    printf("# seed %llu: %u orders, %llu acknowledged (%llu replayed), %llu refused, %llu unknown, %llu crashes\n", (unsigned long long)seed, s->order_count,
+           (unsigned long long)s->acknowledged, (unsigned long long)s->replayed, (unsigned long long)s->refused, (unsigned long long)s->unknown,
+           (unsigned long long)s->crashes);
+    fflush(stdout);
+    return 0;
+}
+
+static bool seed_passes(uint64_t seed, bool mutant, bool quiet) {
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        if (quiet && !freopen("/dev/null", "w", stdout)) _exit(9);
+        alarm(60);
+        _exit(run_seed(seed, false, mutant));
+    }
+    int status;
+    waitpid(pid, &status, 0);
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+int main(int argc, char **argv) {
+    uint64_t first = 1, count = 150, ran = 0, failed = 0, caught = 0;
+    bool trace = false, mutant = false, one = false;
+    log_set_level(LOG_OFF);
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc) first = strtoull(argv[++i], NULL, 10), one = true;
+        else if (strcmp(argv[i], "--count") == 0 && i + 1 < argc) count = strtoull(argv[++i], NULL, 10);
+        else if (strcmp(argv[i], "--trace") == 0) trace = true, log_set_level(LOG_INFO);
+        else if (strcmp(argv[i], "--mutant") == 0) mutant = true;
+    }
+    if (one) return run_seed(first, trace, mutant);
+    time_t until = time(NULL) + 90; /* on a slow machine fewer seeds, never an endless test */
+    for (; ran < count && time(NULL) < until; ran++)
+        if (!seed_passes(first + ran, false, ran % 50 != 0)) printf("not ok sim_engine seed=%llu\n", (unsigned long long)(first + ran)), failed++;
+    if (!failed) printf("ok sim_engine %llu seeds\n", (unsigned long long)ran);
+    uint64_t mutants = MIN_OF(count, (uint64_t)20);
+    for (uint64_t i = 0; i < mutants && time(NULL) < until + 30; i++) caught += !seed_passes(first + i, true, true);
+    printf("%s sim_engine mutant, a disk that lies about syncs: caught in %llu of %llu seeds\n", caught ? "ok" : "not ok", (unsigned long long)caught, (unsigned long long)mutants);
+    return failed || !caught;
+}
