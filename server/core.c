@@ -18,7 +18,8 @@
  * No step waits but the first, and the first never waits for more than one completion: at low load an op is alone in its turn and nothing is held
  * back for company; under load a turn gathers what arrived while the last one ran. */
 
-enum { IDLE_MS_MAX = 250 }; /* the loop turns at least so often: /healthz tells a stuck core by it */
+/* The loop turns at least so often: /healthz tells a stuck core by it. While the node starts or drains, cores meet one another (node.c): oftener. */
+enum { IDLE_MS_MAX = 250, MEETING_MS_MAX = 3 };
 
 struct core *core_new(struct node *node, uint32_t id) {
     struct core *core = mem_new(struct core);
@@ -53,7 +54,7 @@ enum status core_open(struct core *core, const struct ring_config *config, char 
 }
 
 static uint64_t next_deadline_ns(const struct core *core) {
-    uint64_t deadline_ns = core->now_ns + IDLE_MS_MAX * NS_PER_MS;
+    uint64_t deadline_ns = core->now_ns + (core->ready && !core->draining ? IDLE_MS_MAX : MEETING_MS_MAX) * NS_PER_MS;
     deadline_ns = MIN_OF(deadline_ns, timers_next_ns(&core->timers));
     return core->engine ? MIN_OF(deadline_ns, engine_deadline_ns(core->engine)) : deadline_ns;
 }

@@ -409,3 +409,8 @@ void h2_stream_end(struct h2_stream *s) {
     s->h2->call_count--;
     s->h2 = NULL;
 }
+
+const char *h2_library_version(void) {
+    const nghttp2_info *info = nghttp2_version(0x013400);
+    return info ? info->version_str : NULL;
+}

@@ -87,4 +87,7 @@ void call_on_half_close(struct h2_stream *s);
 /* Closed: sent whole, reset by either side, or the connection is gone. The call may be freed within. */
 void call_on_gone(struct h2_stream *s);
 
+/* Version of the HTTP/2 library that runs; NULL: older than 1.52.0, whose fixes against floods and resets are relied on. */
+const char *h2_library_version(void);
+
 #endif

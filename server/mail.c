@@ -4,6 +4,7 @@
 #include "proto/route.h"
 #include "server/core.h"
 #include "server/node.h"
+#include "server/readers.h"
 
 /* What travels is one pointer; its low bits say to what. A chain's direction needs no bit: a hop that reaches its home core comes home, any other
  * brings work. */
@@ -103,7 +104,7 @@ static void on_message(void *ctx, void *pointer) {
     switch ((uintptr_t)pointer & MAIL_KIND_MASK) {
     case MAIL_CHAIN: on_chain(m, p); break;
     case MAIL_TASK: ((struct mail_task *)p)->run(p, m->core); break;
-    case MAIL_JOB: ((struct env_job *)p)->done(p); break;
+    case MAIL_JOB: readers_on_home(m->core, p); break;
     default: check(false);
     }
 }

@@ -1,6 +1,9 @@
-/* One server: its cores, what they share, start and stop. After node_start everything here is read-only but the atomics. */
+/* One server: its cores, what they share, start and stop. Made and ended by the main thread; after node_start everything here is read-only but the
+ * atomics. Phases and their meeting points: node.c. */
 #ifndef SERVER_NODE_H
 #define SERVER_NODE_H
+
+#include <signal.h>
 
 #include "proto/route.h"
 #include "server/budget.h"
@@ -31,8 +34,32 @@ struct node {
     struct readers *readers;
     const struct machines *machines;
     bool draining; /* relaxed atomic */
-    void *state;   /* node.c's own */
+    struct node_state *state; /* node.c's own */
 };
+
+/* Locks the directory, reads or makes the identity, binds the ports, starts readers and cores. Engines open on their threads: node_state_now tells how
+ * it went. All signals that main waits for must be blocked already. */
+enum status node_start(struct node *node, const struct config *config, const struct core_hooks *hooks, char error[512]) MUST_USE;
+/* The thread that called node_start gets NODE_SIGNAL (blocked, to be waited for) when this changes. */
+#define NODE_SIGNAL SIGUSR1
+enum node_now {
+    NODE_STARTING,
+    NODE_SERVING,
+    NODE_FAILED,  /* to start: node_error says why. Leave with exit */
+    NODE_STOPPED, /* drained: node_close */
+    NODE_LEFT,    /* drained, but something did not end in time (logged). All is durable: leave with _exit */
+};
+enum node_now node_state_now(const struct node *node);
+const char *node_error(const struct node *node);
+/* "listen=127.0.0.1:7400 http=... cores=2 ..." of a serving node, for the ready line. */
+void node_describe(const struct node *node, char out[512]);
+/* New calls are refused, running ones end (config: drain_timeout), engines flush. Once, from the main thread, of a serving node. */
+void node_drain(struct node *node);
+/* Joins the threads and frees all. */
+void node_close(struct node *node);
+
+/* What the operations port says. */
+bool node_all_ready(const struct node *node);
 
 static inline uint32_t node_core_of_partition(const struct node *node, uint32_t partition) { return partition % node->core_count; }
 static inline uint32_t node_core_of_slot(const struct node *node, uint16_t slot) {

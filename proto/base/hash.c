@@ -74,3 +74,5 @@ void random_bytes(void *out, size_t len) {
         p += n, len -= (size_t)n;
     }
 }
+
+const char *hash_library_version(void) { return OpenSSL_version(OPENSSL_VERSION); }

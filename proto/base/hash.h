@@ -19,5 +19,6 @@ void hmac_sha256(uint8_t out[SHA256_BYTES], struct slice key, struct slice data)
 bool bytes_equal_constant_time(const void *a, const void *b, size_t len);
 /* From the kernel; for keys and ids, never in apply. */
 void random_bytes(void *out, size_t len);
+const char *hash_library_version(void); /* "OpenSSL 3.0.17 ..." */
 
 #endif

@@ -1,0 +1,171 @@
+#include "server/ops.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "proto/base/mem.h"
+#include "server/clock.h"
+#include "server/collect.h"
+#include "server/node.h"
+
+enum { STUCK_S = 5 };
+
+/* ---- /healthz: the process is there and every loop turns */
+
+static void healthz(struct node *node, struct http_exchange *x) {
+    uint64_t now_ns = clock_mono_ns();
+    for (uint32_t i = 0; i < node->core_count; i++) {
+        uint64_t beat_ns = metric_load(&node->cores[i]->beat_ns);
+        if (now_ns <= beat_ns || now_ns - beat_ns < STUCK_S * NS_PER_S) continue;
+        char text[96];
+        snprintf(text, sizeof text, "core %u has not turned for %llu s\n", i, (now_ns - beat_ns) / NS_PER_S);
+        http_respond_text(x, 503, text);
+        return;
+    }
+    http_respond_text(x, 200, "ok\n");
+}
+
+/* ---- /readyz: calls would be served */
+
+static void readyz(struct node *node, struct http_exchange *x) {
+    if (node_draining(node)) {
+        http_respond_text(x, 503, "draining\n");
+        return;
+    }
+    for (uint32_t i = 0; i < node->core_count; i++) {
+        if (__atomic_load_n(&node->cores[i]->ready, __ATOMIC_RELAXED)) continue;
+        char text[96];
+        snprintf(text, sizeof text, "core %u is recovering its log\n", i);
+        http_respond_text(x, 503, text);
+        return;
+    }
+    http_respond_text(x, 200, "ready\n");
+}
+
+/* ---- /metrics */
+
+static uint64_t resident_bytes(void) {
+    char text[128] = "";
+    unsigned long pages = 0;
+    int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return 0;
+    ssize_t n = read(fd, text, sizeof text - 1);
+    close(fd);
+    return n > 0 && sscanf(text, "%*u %lu", &pages) == 1 ? pages * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
+}
+
+static uint64_t open_files(void) {
+    uint64_t n = 0;
+    DIR *d = opendir("/proc/self/fd");
+    if (!d) return 0;
+    while (readdir(d)) n++;
+    closedir(d);
+    return n > 3 ? n - 3 : 0; /* ".", ".." and the directory itself */
+}
+
+static bool one(struct buf *out, const char *name, const char *kind, const char *help, uint64_t value) {
+    return metrics_write_head(out, name, kind, help) && metrics_printf(out, "%s %lu\n", name, value);
+}
+
+static bool write_process(struct buf *out, const struct node *node) {
+    const struct budget *b = &node->budget;
+    return one(out, "process_resident_memory_bytes", "gauge", "Resident memory of the process.", resident_bytes()) &&
+           one(out, "process_open_fds", "gauge", "Open file descriptors.", open_files()) &&
+           one(out, "orderdb_memory_budget_bytes", "gauge", "The memory budget.", b->total_bytes) &&
+           one(out, "orderdb_ready", "gauge", "1: serving.", node_all_ready(node) && !node_draining(node)) &&
+           metrics_write_head(out, "orderdb_build_info", "gauge", "Version of the program.") &&
+           metrics_printf(out, "orderdb_build_info{version=\"%s\"} 1\n", ORDERDB_VERSION);
+}
+
+/* Rows of engine_stats and wal_stats: one sample a core. */
+#define ENGINE_FIGURES(row)                                                                                     \
+    row("orderdb_engine_ops_total", "counter", "Operations finished.", stats.ops_done)                          \
+    row("orderdb_engine_refused_total", "counter", "Operations refused at admission.", stats.ops_refused)       \
+    row("orderdb_engine_creates_total", "counter", "Orders created.", stats.creates)                            \
+    row("orderdb_engine_transitions_total", "counter", "Transitions applied.", stats.transitions)               \
+    row("orderdb_engine_imports_total", "counter", "Orders imported.", stats.imports)                           \
+    row("orderdb_engine_reads_total", "counter", "Reads answered.", stats.reads)                                \
+    row("orderdb_engine_replays_total", "counter", "Writes answered from their idempotency record.", stats.replays) \
+    row("orderdb_engine_entries_total", "counter", "Raft entries applied.", stats.entries)                      \
+    row("orderdb_engine_commands_total", "counter", "Commands in them.", stats.commands)                        \
+    row("orderdb_engine_queue_ops", "gauge", "Operations waiting or under way.", stats.queue_ops)               \
+    row("orderdb_engine_queue_bytes", "gauge", "Command bytes waiting or under way.", stats.queue_bytes)        \
+    row("orderdb_engine_reads_offloaded_total", "counter", "Reads that went to a reader thread.", stats.reads_offloaded) \
+    row("orderdb_engine_flushes_total", "counter", "Store flushes.", stats.flushes)                             \
+    row("orderdb_engine_apply_nanoseconds_total", "counter", "Time spent applying entries.", stats.apply_ns)    \
+    row("orderdb_engine_last_flush_nanoseconds", "gauge", "Time of the last store flush.", stats.flush_ns_last) \
+    row("orderdb_log_live_bytes", "gauge", "Log on disk that is still needed.", wal.live_bytes)                 \
+    row("orderdb_log_live_bytes_max", "gauge", "Its limit.", wal.live_bytes_max)                                \
+    row("orderdb_log_segments", "gauge", "Segment files.", wal.segments)                                        \
+    row("orderdb_log_batches_total", "counter", "Batches written and synced.", wal.batches)                     \
+    row("orderdb_log_records_total", "counter", "Records in them.", wal.records)                                \
+    row("orderdb_log_written_bytes_total", "counter", "Bytes written to the log.", wal.bytes_written)           \
+    row("orderdb_log_sync_max_nanoseconds", "gauge", "The longest sync since the start.", wal.sync_ns_max)      \
+    row("orderdb_log_disk_full", "gauge", "1: no segment could be made.", wal.disk_full)
+
+#define PARTITION_FIGURES(row)                                                                        \
+    row("orderdb_partition_ready", "gauge", "1: leads and has applied its log.", ready)               \
+    row("orderdb_partition_read_only", "gauge", "1: takes no writes (disk full).", read_only)         \
+    row("orderdb_partition_orders", "gauge", "Orders held.", orders)                                  \
+    row("orderdb_partition_writes_total", "counter", "Writes applied.", writes)                       \
+    row("orderdb_partition_reads_total", "counter", "Reads answered.", reads)                         \
+    row("orderdb_partition_applied_index", "gauge", "Last entry applied.", applied_index)             \
+    row("orderdb_partition_flushed_index", "gauge", "Last entry that is in the store's files.", flushed_index) \
+    row("orderdb_partition_table_bytes", "gauge", "Store files.", table_bytes)                        \
+    row("orderdb_partition_memtable_bytes", "gauge", "Store memory.", memtable_bytes)
+
+static bool write_engines(struct buf *out, const struct collect *c) {
+    bool ok = true;
+#define ROW(name, kind, help, field)                                 \
+    ok = ok && metrics_write_head(out, name, kind, help);            \
+    for (uint32_t i = 0; ok && i < c->core_count; i++) ok = metrics_printf(out, name "{core=\"%u\"} %lu\n", i, (uint64_t)c->cores[i].field);
+    ENGINE_FIGURES(ROW)
+#undef ROW
+    return ok;
+}
+
+static bool write_partitions(struct buf *out, const struct collect *c) {
+    bool ok = true;
+#define ROW(name, kind, help, field)                                                            \
+    ok = ok && metrics_write_head(out, name, kind, help);                                       \
+    for (uint32_t i = 0; ok && i < c->core_count; i++)                                          \
+        for (uint32_t p = 0; ok && p < c->cores[i].partition_count; p++)                        \
+            ok = metrics_printf(out, name "{partition=\"%u\"} %lu\n", c->cores[i].partitions[p].partition, (uint64_t)c->cores[i].partitions[p].field);
+    PARTITION_FIGURES(ROW)
+#undef ROW
+    return ok;
+}
+
+static bool write_cores(struct buf *out, const struct node *node) {
+    struct metrics **list = mem_alloc(node->core_count * sizeof *list);
+    if (!list) return false;
+    for (uint32_t i = 0; i < node->core_count; i++) list[i] = &node->cores[i]->metrics;
+    bool ok = metrics_write(out, list, node->core_count);
+    mem_free(list);
+    return ok;
+}
+
+static void on_collected(struct collect *c) {
+    struct http_exchange *x = c->ctx;
+    const struct node *node = c->home->node;
+    struct buf out = {0};
+    bool ok = write_process(&out, node) && write_cores(&out, node) && write_engines(&out, c) && write_partitions(&out, c);
+    collect_free(c);
+    if (ok) {
+        http_respond(x, 200, "text/plain; version=0.0.4; charset=utf-8", &out);
+        return;
+    }
+    buf_fini(&out);
+    http_respond_text(x, 503, "out of memory\n");
+}
+
+void ops_handle(void *ctx, struct http_exchange *x, struct slice path) {
+    struct node *node = ctx;
+    if (slice_equal(path, SLICE_LIT("/healthz"))) healthz(node, x);
+    else if (slice_equal(path, SLICE_LIT("/readyz"))) readyz(node, x);
+    else if (!slice_equal(path, SLICE_LIT("/metrics"))) http_respond_text(x, 404, "try /healthz, /readyz or /metrics\n");
+    else if (!collect_start(node->cores[0], on_collected, x)) http_respond_text(x, 503, "out of memory\n");
+}

@@ -1,0 +1,131 @@
+#include "server/readers.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+
+#include "proto/base/list.h"
+#include "proto/base/mem.h"
+#include "server/clock.h"
+#include "server/core.h"
+#include "server/mail.h"
+
+/* What a job carries in its host words while it is ours. */
+struct __attribute__((may_alias)) slot {
+    struct list link;
+    struct core *home;
+    uint64_t since_ns;
+};
+static_assert(sizeof(struct slot) <= sizeof(((struct env_job *)0)->host), "lies in the job");
+static struct slot *slot_of(struct env_job *job) { return (struct slot *)(void *)job->host; }
+static struct env_job *job_of(struct slot *s) { return container_of((void *)s, struct env_job, host); }
+
+struct reader_thread {
+    struct readers *pool;
+    pthread_t thread;
+    struct ring *ring; /* its own: the kernel ties a ring to the thread that made it */
+    char error[256];
+};
+
+struct readers {
+    pthread_mutex_t lock;
+    pthread_cond_t work;    /* a job, or stop */
+    pthread_cond_t started; /* a thread has its ring, or failed */
+    struct list queue;
+    bool stop;
+    unsigned thread_count, up, failed;
+    struct reader_thread threads[];
+};
+
+static struct env_job *next_job(struct readers *rs) {
+    pthread_mutex_lock(&rs->lock);
+    while (list_empty(&rs->queue) && !rs->stop) pthread_cond_wait(&rs->work, &rs->lock);
+    struct list *l = list_pop_front(&rs->queue);
+    pthread_mutex_unlock(&rs->lock);
+    return l ? job_of((struct slot *)(void *)list_entry(l, struct slot, link)) : NULL;
+}
+
+static bool reader_open(struct reader_thread *r) {
+    struct ring_config config = {.entries = 4};
+    bool ok = ring_open(&r->ring, &config, r->error) == STATUS_OK;
+    pthread_mutex_lock(&r->pool->lock);
+    if (ok) r->pool->up++;
+    else r->pool->failed++;
+    pthread_cond_signal(&r->pool->started);
+    pthread_mutex_unlock(&r->pool->lock);
+    return ok;
+}
+
+static void *reader_main(void *arg) {
+    struct reader_thread *r = arg;
+    if (!reader_open(r)) return NULL;
+    for (struct env_job *job; (job = next_job(r->pool));) {
+        struct core *home = slot_of(job)->home; /* before run(): the job may use its words, done() may free it */
+        job->run(job);
+        mail_send_job_home(r->ring, home, job);
+    }
+    ring_close(r->ring);
+    return NULL;
+}
+
+static enum status fail(struct readers *rs, enum status st) {
+    readers_stop(rs);
+    return st;
+}
+
+enum status readers_start(struct readers **out, unsigned thread_count, char error[256]) {
+    *out = NULL;
+    struct readers *rs = mem_zalloc(sizeof *rs + thread_count * sizeof rs->threads[0]);
+    if (!rs) return snprintf(error, 256, "out of memory for reader threads"), STATUS_MEMORY_LIMIT;
+    list_init(&rs->queue);
+    pthread_mutex_init(&rs->lock, NULL);
+    pthread_cond_init(&rs->work, NULL);
+    pthread_cond_init(&rs->started, NULL);
+    for (unsigned i = 0; i < thread_count; i++) {
+        struct reader_thread *r = &rs->threads[i];
+        r->pool = rs;
+        int rc = pthread_create(&r->thread, NULL, reader_main, r);
+        if (rc) return snprintf(error, 256, "reader thread %u cannot be started: %s", i, strerror(rc)), fail(rs, STATUS_MEMORY_LIMIT);
+        rs->thread_count++;
+    }
+    pthread_mutex_lock(&rs->lock);
+    while (rs->up + rs->failed < thread_count) pthread_cond_wait(&rs->started, &rs->lock);
+    pthread_mutex_unlock(&rs->lock);
+    for (unsigned i = 0; i < thread_count && rs->failed; i++)
+        if (rs->threads[i].error[0]) return snprintf(error, 256, "%s", rs->threads[i].error), fail(rs, STATUS_IO_FAILED);
+    *out = rs;
+    return STATUS_OK;
+}
+
+void readers_stop(struct readers *rs) {
+    if (!rs) return;
+    pthread_mutex_lock(&rs->lock);
+    rs->stop = true;
+    pthread_cond_broadcast(&rs->work);
+    pthread_mutex_unlock(&rs->lock);
+    for (unsigned i = 0; i < rs->thread_count; i++) pthread_join(rs->threads[i].thread, NULL);
+    check(list_empty(&rs->queue));
+    pthread_cond_destroy(&rs->work);
+    pthread_cond_destroy(&rs->started);
+    pthread_mutex_destroy(&rs->lock);
+    mem_free(rs);
+}
+
+void readers_submit(struct readers *rs, struct core *home, struct env_job *job) {
+    struct slot *s = slot_of(job);
+    s->home = home;
+    s->since_ns = clock_mono_ns();
+    metric_add(&home->metrics, METRIC_JOBS, 1);
+    metric_add(&home->metrics, METRIC_JOBS_LIVE, 1);
+    pthread_mutex_lock(&rs->lock);
+    check(!rs->stop);
+    list_push_back(&rs->queue, &s->link);
+    pthread_cond_signal(&rs->work);
+    pthread_mutex_unlock(&rs->lock);
+}
+
+void readers_on_home(struct core *core, struct env_job *job) {
+    metric_add(&core->metrics, METRIC_JOBS_LIVE, (uint64_t)-1);
+    metric_time(&core->metrics, METRIC_JOB_NS, clock_mono_ns() - slot_of(job)->since_ns);
+    job->done(job);
+}
