@@ -140,9 +140,12 @@ void engine_close(struct engine *e) {
 
 uint64_t engine_now_ms(const struct engine *e) { return e->now_ns / NS_PER_MS; }
 
+/* Reads and writes are counted apart: writes that wait for a full disk must not shut out reads. */
+static uint64_t *queue_of(struct engine *e, const struct op *op) { return op->kind == OP_WRITE ? &e->queue_writes : &e->queue_reads; }
+
 void engine_finish(struct engine *e, struct op *op) {
     if (op->failure.status) e->stats.ops_refused++; else e->stats.ops_done++;
-    e->queue_ops--;
+    *queue_of(e, op) -= 1;
     if (op->kind == OP_WRITE) e->queue_bytes -= op->command.len;
     list_push_back(&e->finished, &op->link);
 }
@@ -151,7 +154,7 @@ static enum status engine_admit(struct engine *e, struct partition *p, struct op
     struct failure *f = &op->failure;
     if (e->draining && op->kind == OP_WRITE) return failure_set(f, STATUS_DRAINING, "this node is shutting down and takes no more writes");
     if (op->deadline_ns && op->deadline_ns <= e->now_ns) return failure_set(f, STATUS_DEADLINE_EXCEEDED, "the deadline passed before the work began; nothing was done");
-    if (e->queue_ops > e->config.queue_ops_max || e->queue_bytes > e->config.queue_bytes_max) {
+    if (*queue_of(e, op) > e->config.queue_ops_max || (op->kind == OP_WRITE && e->queue_bytes > e->config.queue_bytes_max)) {
         f->retry_delay_ms = RETRY_DELAY_MS;
         return failure_set(f, STATUS_OVERLOADED, "the queue of this core is full (%u operations, %llu bytes)", e->config.queue_ops_max, (unsigned long long)e->config.queue_bytes_max);
     }
@@ -162,7 +165,7 @@ void engine_submit(struct engine *e, struct op *op) {
     failure_init(&op->failure, op->arena);
     op->answer = (struct slice){0};
     op->submitted_ns = e->now_ns;
-    e->queue_ops++;
+    *queue_of(e, op) += 1;
     if (op->kind == OP_WRITE) e->queue_bytes += op->command.len;
     uint32_t id = partition_of_slot(op->slot, e->config.partition_count);
     struct partition *p = e->by_id[id];
@@ -196,6 +199,7 @@ static void engine_propose(struct engine *e) {
 
 static void engine_housekeeping(struct engine *e) {
     e->next_housekeeping_ns = e->now_ns + HOUSEKEEPING_NS;
+    wal_tick(e->wal);
     wal_get_stats(e->wal, &e->wal_stats);
     bool full = e->wal_stats.disk_full || e->env->ops->disk_free(e->env) < e->config.disk_reserve_bytes;
     if (full != e->disk_full) {
@@ -254,7 +258,7 @@ bool engine_ready(const struct engine *e) {
 void engine_drain(struct engine *e) { e->draining = true; }
 
 bool engine_drained(const struct engine *e) {
-    if (e->queue_ops || !list_empty(&e->finished) || wal_busy(e->wal) || votes_busy(e->votes)) return false;
+    if (e->queue_writes || e->queue_reads || !list_empty(&e->finished) || !wal_settled(e->wal) || votes_busy(e->votes)) return false;
     for (uint32_t i = 0; i < e->config.owned_count; i++) {
         const struct partition *p = &e->partitions[i];
         if (p->flushing || p->reads_away || (p->state == PARTITION_READY && !partition_flushed(p))) return false;
@@ -265,7 +269,7 @@ bool engine_drained(const struct engine *e) {
 void engine_get_stats(struct engine *e, struct engine_stats *out) {
     wal_get_stats(e->wal, &e->wal_stats);
     *out = e->stats;
-    out->queue_ops = e->queue_ops;
+    out->queue_ops = e->queue_writes + e->queue_reads;
     out->queue_bytes = e->queue_bytes;
     out->wal = &e->wal_stats;
 }

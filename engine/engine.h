@@ -56,8 +56,8 @@ struct engine_config {
     uint64_t log_live_bytes_max;   /* 256 MiB / cores */
     uint32_t log_segment_bytes;
     uint64_t memtable_bytes;       /* of all partitions of this engine together */
-    uint32_t queue_ops_max;        /* ops waiting or under way: more answer OVERLOADED */
-    uint64_t queue_bytes_max;      /* command bytes of them */
+    uint32_t queue_ops_max;        /* writes waiting or under way, and reads likewise: more answer OVERLOADED */
+    uint64_t queue_bytes_max;      /* command bytes of the writes */
     uint64_t disk_reserve_bytes;   /* below this much free disk, writes answer DISK_FULL */
     /* Opens the partition's store: RocksDB in the server, in memory in the simulator. */
     enum status (*store_open)(void *ctx, uint32_t partition, uint64_t memtable_bytes, struct store **out, char error[256]);

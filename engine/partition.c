@@ -412,6 +412,7 @@ static void apply_failed(struct partition *p, uint64_t index, enum status st) {
     if (st != STATUS_DISK_FULL && st != STATUS_IO_FAILED)
         panic_now("partition %u: entry %" PRIu64 " can't be applied: %s; the stored data is damaged", p->id, index, status_name(st));
     p->state = PARTITION_FAILED;
+    p->reopen_at_ns = p->engine->now_ns + REOPEN_PAUSE_NS;
     log_error("the store takes no writes; reads go on", "partition=%u entry=%" PRIu64 " status=%s", p->id, index, status_name(st));
     ops_refuse(p, &p->waiting, STATUS_DISK_FULL, "the disk is full: no writes are taken until there is room; reads go on");
 }
@@ -523,7 +524,10 @@ static void partition_reopen(struct partition *p) {
 void partition_housekeeping(struct partition *p) {
     struct engine *e = p->engine;
     struct store_stats stats;
-    if (p->state == PARTITION_FAILED && !e->disk_full && !p->flushing && !p->reads_away) partition_reopen(p);
+    if (p->state == PARTITION_FAILED && !e->disk_full && !p->flushing && !p->reads_away && e->now_ns >= p->reopen_at_ns) {
+        p->reopen_at_ns = e->now_ns + REOPEN_PAUSE_NS;
+        partition_reopen(p);
+    }
     if (p->state == PARTITION_FAILED) return;
     store_get_stats(p->store, &stats);
     p->pressure = stats.pressure;

@@ -16,6 +16,7 @@ enum {
     ENTRY_BYTES_MAX = 2 << 20,         /* and their bytes; one command (1 MiB and its head) always fits */
     APPLY_SLICE_NS = 1000000,          /* apply this long, then let the loop look at its ring */
     HOUSEKEEPING_NS = 20000000,        /* pressure, disk space, flushes are looked at this often */
+    REOPEN_PAUSE_NS = 1000000000,      /* a failed store is tried again this often */
     RETRY_DELAY_MS = 100,              /* told to who is refused for overload */
     RETRY_DELAY_DISK_MS = 1000,
     TRAILING_ENTRIES = 1024,           /* kept for followers when there are any */
@@ -47,6 +48,7 @@ struct partition {
     struct partition_record flush_record;
     uint64_t flush_log_bytes, flush_begin_ns;
     bool flushing;
+    uint64_t reopen_at_ns;           /* PARTITION_FAILED */
     uint32_t reads_away;             /* on reader threads */
     uint8_t pressure;
     uint64_t writes, reads, table_bytes, memtable_bytes;
@@ -61,7 +63,7 @@ struct engine {
     struct partition **by_id;        /* of all partitions of the map; NULL: another engine's */
     struct list finished;            /* ops whose done() is due */
     struct arena scratch;            /* apply's */
-    uint64_t queue_ops, queue_bytes;
+    uint64_t queue_writes, queue_reads, queue_bytes;
     uint64_t now_ns, next_housekeeping_ns, last_log_time_us;
     bool draining, disk_full, opened;
     bool log_blocked;                /* the log took no more: looked at again by housekeeping, not by spinning */

@@ -1,7 +1,7 @@
 /* The whole engine of one core under a seed: log, votes, groups, partitions, apply and queries are real; clock, disk and stores are simulated.
  *
  * A seed draws the sizes (segments of 64 KiB, a log of a few of them, queues of a few ops), the users, and the faults: crashes at any event (unsynced sectors
- * survive, vanish or tear), crashes while recovering. The ledger knows every answer: OK, REFUSED (no effect) or UNKNOWN (in flight at a crash). After each restart
+ * survive, vanish or tear), crashes while recovering, full disks. The ledger knows every answer: OK, REFUSED (no effect) or UNKNOWN (in flight at a crash). After each restart
  *   - every UNKNOWN request is sent again with its request_id and must come to exactly one order or transition;
  *   - every acknowledged order is there, with at least its acknowledged version, under its id, once in its user's list;
  *   - counts equal lists; histories are gapless and end in the order's status.
@@ -50,7 +50,7 @@ struct sim {
     struct known_order orders[ORDERS_MAX];
     unsigned order_count, user_count, users_orders[USERS_MAX];
     struct request requests[IN_FLIGHT_MAX];
-    uint64_t next_request, acknowledged, replayed, refused, unknown, crashes, segment_bytes, live_bytes;
+    uint64_t next_request, acknowledged, replayed, refused, unknown, crashes, disk_fulls, segment_bytes, live_bytes;
 };
 
 #define REQUIRE(x, ...)                                                                                                                            \
@@ -103,7 +103,7 @@ static void request_done(struct op *op) {
     }
     s->refused++;
     r->answer = ANSWER_REFUSED;
-    REQUIRE(st == STATUS_OVERLOADED || st == STATUS_STATUS_MISMATCH, "refused with %s: %s", status_name(st), op->failure.message ? op->failure.message : "");
+    REQUIRE(st == STATUS_OVERLOADED || st == STATUS_STATUS_MISMATCH || (st == STATUS_DISK_FULL && s->disk_fulls), "refused with %s: %s", status_name(st), op->failure.message ? op->failure.message : "");
 }
 
 static struct slice create_command(struct sim *s, struct request *r) {
@@ -321,6 +321,34 @@ static void load(struct sim *s, unsigned steps) {
     }
 }
 
+static void set_full(struct sim *s, bool full) {
+    if (s->trace) printf("%llu disk full: %d\n", (unsigned long long)sim_world_now_ns(s->world), full);
+    sim_disk_faults(s->disk)->space_bytes = full ? sim_disk_bytes(s->disk) : 0;
+    for (unsigned i = 0; i < PARTITIONS; i++) store_mem_disk_set_full(s->stores[i], full);
+}
+
+/* The disk fills under load: whatever is acknowledged stays, reads go on; with room again writes are taken, without a restart. */
+static void full_disk(struct sim *s) {
+    s->disk_fulls++;
+    set_full(s, true);
+    load(s, 20 + (unsigned)chance(s, 300));
+    if (s->order_count) check_order(s, &s->orders[chance(s, s->order_count)]);
+    set_full(s, false);
+    for (uint64_t until = sim_world_now_ns(s->world) + 5 * NS_PER_S; sim_world_now_ns(s->world) < until;) run_once(s);
+    struct request *r = &s->requests[0];
+    for (unsigned k = 0; r->live; k++) {
+        REQUIRE(k < STEPS_MAX, "%s never ended", r->request_id);
+        run_once(s);
+    }
+    if (s->order_count + IN_FLIGHT_MAX >= ORDERS_MAX) return;
+    snprintf(r->request_id, sizeof r->request_id, "request-%016llu", (unsigned long long)++s->next_request);
+    r->event = NULL;
+    r->user = 0;
+    r->answer = ANSWER_UNKNOWN;
+    settle(s);
+    REQUIRE(r->answer == ANSWER_OK, "no write is taken after the disk has room: %s", r->op.failure.message);
+}
+
 static void drain(struct sim *s) {
     engine_drain(s->engine);
     for (unsigned i = 0; !engine_drained(s->engine); i++) {
@@ -353,6 +381,8 @@ static int run_seed(uint64_t seed, bool trace, bool mutant) {
         settle(s);
         verify(s);
         load(s, 50 + (unsigned)chance(s, 1000));
+        if (chance(s, 3) == 0) full_disk(s);
+        if (chance(s, 2)) load(s, (unsigned)chance(s, 300));
         crash(s);
     }
     open_engine(s);
