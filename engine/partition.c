@@ -173,13 +173,14 @@ void partition_read(struct partition *p, struct op *op) {
         return;
     }
     struct read_away *r = arena_new(op->arena, struct read_away);
-    if (!r) {
-        failure_set(&op->failure, STATUS_MEMORY_LIMIT, "the request's memory is used up");
+    struct store_snapshot *snapshot = r ? store_snapshot_get(p->store) : NULL;
+    if (!snapshot) {
+        failure_set(&op->failure, STATUS_MEMORY_LIMIT, "no memory to read from disk");
         engine_finish(e, op);
         return;
     }
     op->answer = (struct slice){0};
-    *r = (struct read_away){.job = {.run = read_job, .done = read_home}, .partition = p, .op = op, .snapshot = store_snapshot_get(p->store)};
+    *r = (struct read_away){.job = {.run = read_job, .done = read_home}, .partition = p, .op = op, .snapshot = snapshot};
     p->reads_away++;
     e->stats.reads_offloaded++;
     e->env->ops->offload(e->env, &r->job);

@@ -34,6 +34,13 @@ void failure_init(struct failure *f, struct arena *arena) {
     f->violations_end = &f->violations;
 }
 
+void failure_move(struct failure *to, struct failure *from) {
+    *to = *from;
+    if (!from->metas) to->metas_end = &to->metas;
+    if (!from->violations) to->violations_end = &to->violations;
+    failure_init(from, from->arena);
+}
+
 enum status failure_set(struct failure *f, enum status s, const char *format, ...) {
     check(s != STATUS_OK);
     if (f->status != STATUS_OK) return f->status;

@@ -61,6 +61,8 @@ struct failure {
 };
 
 void failure_init(struct failure *f, struct arena *arena);
+/* The struct points into itself: never copy it by assignment. Both must live in memory that the arena outlives. */
+void failure_move(struct failure *to, struct failure *from);
 /* The first status set stays: a failure has one cause. Returns the status for `return failure_set(...)`. */
 enum status failure_set(struct failure *f, enum status s, const char *format, ...) PRINTF_LIKE(3, 4);
 void failure_meta(struct failure *f, const char *key, const char *format, ...) PRINTF_LIKE(3, 4);

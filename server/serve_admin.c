@@ -70,7 +70,7 @@ static void topology_next(struct call *call, struct call_op *o) {
     struct topology *t = container_of(o, struct topology, op);
     const struct node *node = call_core(call)->node;
     if (o->op.failure.status) {
-        *call_failure(call) = o->op.failure;
+        failure_move(call_failure(call), &o->op.failure);
         call_fail(call);
         return;
     }

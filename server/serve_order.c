@@ -38,7 +38,7 @@ static struct call_op *call_op_new(struct call *call, enum op_kind kind, uint16_
 /* false: the op was refused and the call has failed with what it said. */
 static bool op_succeeded(struct call *call, struct call_op *o) {
     if (!o->op.failure.status) return true;
-    *call_failure(call) = o->op.failure;
+    failure_move(call_failure(call), &o->op.failure);
     call_fail(call);
     return false;
 }
