@@ -50,7 +50,9 @@ struct group {
     struct group_snapshot snapshot;  /* the newest that the library was told about */
     struct group_snapshot fetching;  /* while raft.snapshot.installing */
     struct group_members members;    /* committed */
+    struct { uint64_t node_id, index; } offered[GROUP_MEMBERS_MAX]; /* the newest snapshot offered to each */
     uint64_t now_ms, commit_max;
+    uint64_t leader_heard_ms;        /* when the leader of our term last sent something */
     bool open_pending;               /* opened, and no event since: effects of the opening are still to be handed out */
     struct { uint64_t term, voted_for, leader; enum group_role role; uint64_t role_term; } seen; /* as last handed out */
     struct buf frame;
@@ -241,6 +243,13 @@ static void send_append(struct group *g, const struct raft_append_entries *a, ui
     } while (left > 0);
 }
 
+static uint64_t *offered_to(struct group *g, uint64_t node_id) {
+    size_t i = 0;
+    while (i < ARRAY_LEN(g->offered) - 1 && g->offered[i].node_id != node_id && g->offered[i].node_id != 0) i++;
+    if (g->offered[i].node_id != node_id) g->offered[i].node_id = node_id, g->offered[i].index = 0;
+    return &g->offered[i].index;
+}
+
 static void send_snapshot(struct group *g, const struct raft_install_snapshot *s, uint64_t to) {
     if (s->last_index != g->snapshot.index) return; /* older than what we have: the library asks again */
     uint8_t bytes[PEER_MEMBERS_BYTES_MAX];
@@ -248,6 +257,7 @@ static void send_snapshot(struct group *g, const struct raft_install_snapshot *s
     m.snapshot.index = g->snapshot.index, m.snapshot.index_term = g->snapshot.term, m.snapshot.members_index = g->snapshot.members.index;
     m.snapshot.members = slice_of(bytes, group_members_encode(&g->snapshot.members, bytes, sizeof bytes));
     check(m.snapshot.members.len > 0);
+    *offered_to(g, to) = g->snapshot.index;
     if (g->config.ops->install) g->config.ops->install(g->config.ctx, to, g->snapshot.index);
     send_message(g, &m, to);
 }
@@ -538,8 +548,20 @@ static void vote_for_self(struct group *g) {
     check(raft_voted_for(&g->raft) == g->config.node_id);
 }
 
+/* A follower that is no voter (or, lagging, does not know that it is one) never stands, and so never forgets its leader (timeout.c:35); and who has
+ * a leader refuses votes. It forgets here, when an election timeout has passed without a word. */
+static void forget_silent_leader(struct group *g) {
+    struct raft *r = &g->raft;
+    const struct raft_server *own = core_server(r, r->id);
+    if (!filter_on(g, FILTER_VOTE_OUTSIDE) || core_state(g) != RAFT_FOLLOWER || (own && own->role == RAFT_VOTER)) return;
+    if (g->now_ms - g->leader_heard_ms < g->config.election_ms) return;
+    raft_free(r->follower_state.current_leader.address);
+    r->follower_state.current_leader.address = NULL, r->follower_state.current_leader.id = 0;
+}
+
 void group_tick(struct group *g, uint64_t now_ms) {
     begin(g, now_ms);
+    forget_silent_leader(g);
     struct raft_event e = {.type = RAFT_TIMEOUT};
     if (raft_timeout(&g->raft) <= g->now_ms && group_log_reserve(&g->log, 1)) {
         if (needs_own_term(g)) vote_for_self(g);
@@ -718,13 +740,19 @@ static enum status receive_append_result(struct group *g, const struct peer_mess
     m->append_entries_result = (struct raft_append_entries_result){.version = VERSION_APPEND_RESULT, .term = p->term, .features = 1, .capacity = DISK_CAPACITY,
                                                                    .rejected = p->append_result.rejected, .last_log_index = p->append_result.last_index};
     raft_index match;
-    if (p->term == raft_current_term(&g->raft) && p->append_result.rejected > 0 && raft_match_index(&g->raft, p->from, &match) == 0) {
-        /* Filter 4: an old rejection overtaken by an acceptance would move next below match (progress.c:370), and so would an old hint. */
-        if (filter_on(g, FILTER_STALE_REJECTION)) {
-            if (p->append_result.rejected <= match) return STATUS_OK;
-            m->append_entries_result.last_log_index = MAX_OF(m->append_entries_result.last_log_index, match);
-        }
+    if (p->term != raft_current_term(&g->raft) || p->append_result.rejected == 0 || raft_match_index(&g->raft, p->from, &match) != 0) return receive_step(g, m);
+    /* Filter 4: an old rejection overtaken by an acceptance would move next below match (progress.c:370), and so would an old hint. */
+    if (filter_on(g, FILTER_STALE_REJECTION)) {
+        if (p->append_result.rejected <= match) return STATUS_OK;
+        m->append_entries_result.last_log_index = MAX_OF(m->append_entries_result.last_log_index, match);
     }
+    enum status st = receive_step(g, m);
+    /* While the library waits for a snapshot to arrive, its heartbeats are anchored to our newest one, but only a rejection of the one it offered
+     * ends the wait (progress.c:332). The follower refuses the newest: that is a refusal of the offered one as well. */
+    uint64_t offered = *offered_to(g, p->from);
+    if (st || !filter_on(g, FILTER_MOVED_ANCHOR) || p->append_result.rejected != g->snapshot.index || offered >= g->snapshot.index || offered <= match) return st;
+    m->append_entries_result.rejected = offered;
+    m->append_entries_result.last_log_index = MIN_OF(MAX_OF(p->append_result.last_index, match), offered - 1);
     return receive_step(g, m);
 }
 
@@ -856,6 +884,7 @@ enum status group_receive(struct group *g, uint64_t now_ms, uint64_t from_node_i
     if (p.group != g->config.group_id || p.from != from_node_id || p.to != g->config.node_id) return STATUS_FIELD_INVALID;
     begin(g, now_ms);
     g->answering_old_term = p.term < raft_current_term(&g->raft);
+    if (!g->answering_old_term && (p.kind == PEER_APPEND || p.kind == PEER_SNAPSHOT)) g->leader_heard_ms = g->now_ms;
     enum status st = group_log_reserve(&g->log, 1) ? receive_message(g, &p) : STATUS_MEMORY_LIMIT;
     g->answering_old_term = false;
     finish(g);
