@@ -1,4 +1,4 @@
-/* One Raft group behind a narrow port: events in, effects out. The only file that knows libraft (0.22.1, raft_step alone), with the six
+/* One Raft group behind a narrow port: events in, effects out. Nothing else knows libraft (0.22.1, raft_step alone), with the
  * filters of docs/RAFT.md. No I/O, no clock, no threads; owned by one engine, all calls on its core.
  *
  * Effects are handed out through group_ops during an event; an effect must not call back into the group. The group keeps the entries it
@@ -38,7 +38,8 @@ struct group_ops {
     /* To be made durable, then group_appends_persisted(). Contiguous. entries[0].index may be at or below one appended before: it supersedes
      * that and all behind it. The data lives until group_release. */
     void (*append)(void *ctx, const struct group_entry *entries, size_t n);
-    /* A frame for another node (peer.h), to leave only after all earlier vote and append effects are durable. */
+    /* A frame for another node (peer.h), to leave only after all earlier vote effects are durable. Appends need not be: what tells of them is
+     * handed out after group_appends_persisted. */
     void (*send)(void *ctx, uint64_t node_id, struct slice frame);
     void (*role)(void *ctx, enum group_role role, uint64_t term, uint64_t leader_node_id);
     /* A follower is behind the log's head: bring it snapshot `index` (issue: three zones). May be NULL with one member. */
@@ -59,8 +60,8 @@ struct group_config {
 
 struct group;
 /* The state found on disk. entries: all after snapshot->index (or from first_index <= snapshot->index + 1), copied. A new group: term 0,
- * voted_for 0, snapshot {GROUP_FIRST_INDEX, 1, its members}, no entries. No effect is handed out before the first event: call group_tick soon;
- * a single voter leads from that tick on. CHECKSUM_MISMATCH: what was found can't be (a gap, terms that go back); MEMORY_LIMIT. */
+ * voted_for 0, snapshot {GROUP_FIRST_INDEX, 1, its members}, no entries. No effect is handed out before the first event: call group_tick soon; a
+ * single voter leads from that tick on. term may be behind the log's (votes and log are synced apart). CHECKSUM_MISMATCH: what was found can't be (a gap, terms that go back); MEMORY_LIMIT. */
 enum status group_open(struct group **out, const struct group_config *config, uint64_t now_ms, uint64_t term, uint64_t voted_for,
                        const struct group_snapshot *snapshot, const struct group_entry *entries, size_t n) MUST_USE;
 void group_close(struct group *g);

@@ -18,6 +18,6 @@ enum group_filter {
     FILTER_MOVED_ANCHOR = 2048,   /* ours: a rejected heartbeat ends the wait for a snapshot although a newer one was taken since */
     FILTER_CHANGE_COMMIT = 1024,  /* ours: a second membership entry makes the first one committed before it is taken */
 };
-void group_filters_off(struct group *g, unsigned filters); /* tests only */
+void group_filters_off(unsigned filters); /* tests only: of the groups that this thread opens from now on */
 
 #endif

@@ -109,7 +109,7 @@ struct node {
     struct state applied, flushing;
     uint64_t flush_due, fetch_due, fetch_from, restart_due, heal_due;
     struct group_snapshot fetching;
-    uint64_t seen_term, seen_vote;
+    uint64_t seen_term, seen_vote, opened_term;
 };
 struct frame {
     uint64_t due, order, from, to;
@@ -256,7 +256,9 @@ static void on_role(void *ctx, enum group_role role, uint64_t term, uint64_t lea
     story("node %llu %s in %llu, leader %llu", U(n->id), names[role], U(term), U(leader));
     if (role != GROUP_LEADER) return;
     check(term < TERM_MAX);
-    if (term_leader[term].id && (term_leader[term].id != n->id || term_leader[term].boot != n->boot))
+    /* The same node may lead a term again when its disk never heard of the first time: then nobody else did either. */
+    bool again = term_leader[term].id == n->id && (term_leader[term].boot == n->boot || n->opened_term < term);
+    if (term_leader[term].id && !again)
         violation(n, "leads term %llu, which node %llu (start %u) led", U(term), U(term_leader[term].id), term_leader[term].boot);
     term_leader[term].id = n->id, term_leader[term].boot = n->boot;
     if (group_last_index(n->group) < truth_last)
@@ -344,9 +346,10 @@ static void node_open(struct node *n) {
     n->seen_term = n->term, n->seen_vote = n->voted_for;
     n->flush_due = n->fetch_due = 0;
     story("node %llu starts: term %llu vote %llu snapshot %llu log [%llu, %llu]", U(n->id), U(n->term), U(n->voted_for), U(s.index), U(n->first), U(n->last));
+    group_filters_off(mutant->filters);
+    n->opened_term = MAX_OF(n->term, n->last >= n->first ? n->disk[n->last].term : n->flushed.term);
     enum status st = group_open(&n->group, &c, now, n->term, n->voted_for, &s, e, count);
     if (st) violation(n, "its disk does not open: %s", status_name(st));
-    group_filters_off(n->group, mutant->filters);
 }
 
 /* Of what was under way a prefix may have reached the disk. */
