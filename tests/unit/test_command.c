@@ -28,7 +28,8 @@ static struct command sample(enum command_type type)
         c.create = (struct command_create){SLICE_LIT("alice"), SLICE_LIT("no-1"), SLICE_LIT("retail"), SLICE_LIT("summary"), SLICE_LIT("detail")};
         break;
     case COMMAND_TRANSITION:
-        c.transition = (struct command_transition){.order_id = 0x0102030405060708, .event = SLICE_LIT("pay"), .to_status = {0}, .expected_status_count = 2, .expected_version = 3};
+        c.transition = (struct command_transition){.order_id = 0x0102030405060708, .event = SLICE_LIT("pay"), .to_status = {0}, .expected_status_count = 2,
+                                                    .expected_version = 3};
         c.transition.expected_statuses[0] = SLICE_LIT("PENDING_PAYMENT");
         c.transition.expected_statuses[1] = SLICE_LIT("PAID");
         break;

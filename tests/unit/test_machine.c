@@ -94,8 +94,10 @@ static void retail_has_exactly_its_edges(void **state)
         {"PAID", "refund_request", "REFUNDING"}, {"PARTIALLY_SHIPPED", "refund_request", "REFUNDING"}, {"SHIPPED", "refund_request", "REFUNDING"},
         {"DELIVERED", "refund_request", "REFUNDING"}, {"REFUNDING", "refund_reject", "PAID"}, {"REFUNDING", "refund", "REFUNDED"},
     };
-    static const char *const states[] = {"PENDING_PAYMENT", "PAID", "PARTIALLY_SHIPPED", "SHIPPED", "DELIVERED", "COMPLETED", "CANCELLED", "REFUNDING", "REFUNDED"};
-    static const char *const events[] = {"pay", "ship_part", "ship", "deliver", "confirm", "auto_confirm", "cancel", "pay_timeout", "refund_request", "refund_reject", "refund"};
+    static const char *const states[] = {"PENDING_PAYMENT", "PAID", "PARTIALLY_SHIPPED", "SHIPPED", "DELIVERED", "COMPLETED", "CANCELLED",
+                                         "REFUNDING", "REFUNDED"};
+    static const char *const events[] = {"pay", "ship_part", "ship", "deliver", "confirm", "auto_confirm", "cancel", "pay_timeout",
+                                         "refund_request", "refund_reject", "refund"};
     struct machines *ms = machines_new();
     const struct machine *m = machines_find(ms, SLICE_LIT("retail@1"));
     assert_non_null(m);

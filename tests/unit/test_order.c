@@ -26,7 +26,8 @@ static struct history_entry sample_entry(int64_t version)
 
 static struct order_head sample_head(void)
 {
-    struct order_head h = {.order_id = 0x0102030405060708, .version = 2, .create_us = 1767225600000001, .update_us = -5, .machine = 1, .status = 2, .user_id = SLICE_LIT("alice")};
+    struct order_head h = {.order_id = 0x0102030405060708, .version = 2, .create_us = 1767225600000001, .update_us = -5,
+                           .machine = 1, .status = 2, .user_id = SLICE_LIT("alice")};
     for (int i = 0; i < SHA256_BYTES; i++) h.chain_hash[i] = (uint8_t)(0xff - i);
     return h;
 }

@@ -1,0 +1,71 @@
+#include "tests/lib/rig.h"
+
+static void store_in(struct rig *r)
+{
+    struct key k;
+    struct slice row;
+    check(store_open_mem(&r->store, r->disk) == STATUS_OK);
+    r->batch = store_batch_new(r->store);
+    check(r->batch);
+    struct store_view view = rig_view(r);
+    r->record = (struct partition_record){0};
+    key_partition(&k);
+    enum status st = store_get(&view, key_slice(&k), &r->scratch, &row);
+    check(st == STATUS_OK || st == STATUS_ABSENT);
+    if (st == STATUS_OK) check(partition_record_decode(row, &r->record) == STATUS_OK);
+    arena_reset(&r->scratch);
+}
+
+static void store_out(struct rig *r)
+{
+    store_batch_free(r->batch);
+    store_close(r->store);
+}
+
+void rig_open(struct rig *r, const struct machines *ms)
+{
+    *r = (struct rig){.ms = ms, .disk = store_mem_disk_new()};
+    check(r->disk);
+    arena_init(&r->scratch, APPLY_SCRATCH_BYTES);
+    store_in(r);
+}
+
+void rig_close(struct rig *r)
+{
+    store_out(r);
+    store_mem_disk_free(r->disk);
+    arena_fini(&r->scratch);
+}
+
+void rig_crash(struct rig *r)
+{
+    store_out(r);
+    store_in(r);
+}
+
+void rig_flush(struct rig *r)
+{
+    check(store_flush(r->store) == STATUS_OK);
+    store_set_expiry(r->store, KEY_DEDUP, r->record.log_time_us);
+}
+
+struct store_view rig_view(const struct rig *r) { return (struct store_view){.store = r->store}; }
+
+enum status rig_apply(struct rig *r, uint64_t log_time_us, const struct slice *commands, unsigned count, struct arena *arena,
+                      struct outcome *outcomes)
+{
+    struct apply a = {.view = {.store = r->store, .batch = r->batch}, .machines = r->ms, .record = r->record, .scratch = &r->scratch};
+    enum status st = STATUS_OK;
+    store_batch_clear(r->batch);
+    apply_begin(&a, log_time_us);
+    for (unsigned i = 0; i < count && !st; i++) {
+        arena_reset(&r->scratch);
+        st = apply_command(&a, commands[i], outcomes ? arena : NULL, outcomes ? &outcomes[i] : NULL);
+    }
+    if (!st) apply_end(&a, r->record.applied_index + 1, 1);
+    if (!st) st = store_apply(r->store, r->batch);
+    store_batch_clear(r->batch);
+    if (st) return st;
+    r->record = a.record;
+    return STATUS_OK;
+}

@@ -1,0 +1,393 @@
+/* Random lives of a partition against the model (tests/lib/model.h).
+ *
+ * A run draws commands (creates, transitions, imports; retries, reused ids, races on a version, expiry by jumps of time, clocks that go back), packs 1 to
+ * 20 of them into entries, and feeds the entries to the model and to two partitions. The partitions flush and crash at moments of their own; a crash
+ * forgets all that was not flushed, and the entries behind the flushed applied index are applied again. Shown:
+ *   - each answer is the model's, and a replayed entry answers what it answered first, from whatever index the replay began;
+ *   - the rows are the model's: heads, bodies, histories without gaps, chain hashes, client numbers, lists, counts, slot records;
+ *   - both partitions end with identical rows, but for expired idempotency records, which each may have dropped or not.
+ *
+ *   sim_apply [--seed N] [--seeds N] [--seconds N]      --seed: that one alone */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "proto/base/hash.h"
+#include "proto/base/mem.h"
+#include "tests/lib/model.h"
+#include "tests/lib/rig.h"
+#include "tests/lib/test.h"
+
+enum { ENTRIES_MAX = 300, COMMANDS_MAX = 20, USERS = 10, REQUESTS_MAX = 64, NUMBERS = 30 };
+
+struct sim_entry {
+    uint64_t log_time_us;
+    unsigned count;
+    struct slice commands[COMMANDS_MAX];
+    uint64_t digests[COMMANDS_MAX];
+};
+struct sim {
+    struct test_random random;
+    struct machines *ms;
+    struct model model;
+    struct rig rigs[2];
+    struct arena arena;      /* commands; lives as long as the run */
+    struct arena outcomes;   /* of one entry */
+    struct sim_entry entries[ENTRIES_MAX];
+    unsigned entry_count, users;
+    uint64_t clock_us, ttl_us_max;
+    struct command sent[REQUESTS_MAX]; /* with a request id: to be sent again */
+    unsigned sent_count;
+    uint64_t next_request;
+    char user_names[USERS][16];
+    unsigned commands, replays, crashes;
+};
+
+/* How often each kind of answer was given, over all runs: a kind that never came up would be a hole in the draw. */
+static uint64_t seen[STATUS_COUNT], seen_replayed, seen_already_there, seen_late;
+static uint64_t seed_now;
+static void on_abort(int sig)
+{
+    char line[80];
+    int n = snprintf(line, sizeof line, "not ok sim_apply: repeat with --seed %llu\n", (unsigned long long)seed_now);
+    if (write(STDOUT_FILENO, line, (size_t)n) < 0) _exit(1);
+    signal(sig, SIG_DFL);
+}
+
+static uint64_t below(struct sim *s, uint64_t n) { return test_random_below(&s->random, n); }
+static bool chance(struct sim *s, unsigned percent) { return below(s, 100) < percent; }
+
+static struct slice kept(const char *p)
+{
+    check(p);
+    return slice_str(p);
+}
+#define text(s, format, n) kept(arena_printf(&(s)->arena, format, (unsigned long long)(n)))
+
+/* ---- drawing commands */
+
+/* Two users of one slot, so that a slot's ids and seqs are shared. */
+static void name_users(struct sim *s)
+{
+    snprintf(s->user_names[0], sizeof s->user_names[0], "user-0");
+    for (unsigned i = 1, n = 1; i < USERS; n++) {
+        snprintf(s->user_names[i], sizeof s->user_names[i], "user-%u", n);
+        if (i != 1 || slot_of_user(slice_str(s->user_names[1])) == slot_of_user(slice_str(s->user_names[0]))) i++;
+    }
+}
+
+static struct slice any_user(struct sim *s) { return slice_str(s->user_names[below(s, s->users)]); }
+
+static void draw_origin(struct sim *s, struct command *c, bool always)
+{
+    c->origin.ttl_us = 1 + below(s, s->ttl_us_max);
+    if (always || chance(s, 70)) c->origin.request_id = text(s, "request-%016llx", s->next_request++);
+    if (chance(s, 30)) c->origin.operator_ = text(s, "operator-%llu", below(s, 9));
+    if (chance(s, 30)) c->origin.reason = text(s, "reason %llu", below(s, 9));
+    if (chance(s, 20)) c->origin.traceparent = SLICE_LIT("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+}
+
+static struct slice draw_machine(struct sim *s)
+{
+    static const char *const references[] = {"", "retail", "retail@1", "loop", "loop@1", "retail@2", "lo"};
+    return slice_str(references[chance(s, 85) ? below(s, 5) : below(s, ARRAY_LEN(references))]);
+}
+
+/* Drawn content; the fingerprint need only differ when the content does. */
+static void stamp(struct sim *s, struct command *c)
+{
+    c->origin.fingerprint = (struct hash128){test_random_next(&s->random), s->next_request};
+}
+
+static struct command draw_create(struct sim *s)
+{
+    struct command c = {.type = COMMAND_CREATE};
+    draw_origin(s, &c, true);
+    c.create.user_id = any_user(s);
+    if (chance(s, 60)) c.create.client_order_no = text(s, "no-%llu", below(s, NUMBERS));
+    c.create.machine = draw_machine(s);
+    c.create.summary = text(s, "summary %llu", below(s, 1000));
+    c.create.detail = text(s, "detail %llu", below(s, 1000));
+    stamp(s, &c);
+    return c;
+}
+
+static const struct model_order *any_order(struct sim *s) { return s->model.order_count ? &s->model.orders[below(s, s->model.order_count)] : NULL; }
+
+static void draw_edge(struct sim *s, const struct model_order *o, struct command_transition *t)
+{
+    const char *status = o ? o->entries[o->count - 1].to : "PAID";
+    size_t n = 0, fit = 0;
+    for (; model_edges[n][0]; n++) {}
+    size_t pick = below(s, n);
+    for (size_t i = 0; i < n && chance(s, 90); i++) /* mostly an edge that is possible now */
+        if (strcmp(model_edges[i][2], status) == 0 && below(s, ++fit) == 0) pick = i;
+    if (chance(s, 75)) t->event = slice_str(model_edges[pick][1]);
+    else t->to_status = slice_str(model_edges[pick][3]);
+    if (chance(s, 3)) *t = (struct command_transition){.event = SLICE_LIT("teleport")};
+    if (chance(s, 3)) *t = (struct command_transition){.to_status = SLICE_LIT("NOWHERE")};
+}
+
+static struct command draw_transition(struct sim *s)
+{
+    static const char *const names[] = {"PENDING_PAYMENT", "PAID", "SHIPPED", "OPEN", "DELIVERED", "NOWHERE"};
+    struct command c = {.type = COMMAND_TRANSITION};
+    const struct model_order *o = any_order(s);
+    draw_origin(s, &c, false);
+    draw_edge(s, o, &c.transition);
+    c.transition.order_id = !o || chance(s, 3) ? (int64_t)(test_random_next(&s->random) >> 1) : o->id;
+    if (o && chance(s, 30)) c.transition.expected_version = MAX_OF(1, (int64_t)o->count - (int64_t)below(s, 2));
+    if (o && chance(s, 30)) {
+        unsigned n = 1 + (unsigned)below(s, 3);
+        for (unsigned i = 0; i < n; i++)
+            c.transition.expected_statuses[i] = slice_str(chance(s, 60) ? o->entries[o->count - 1].to : names[below(s, ARRAY_LEN(names))]);
+        c.transition.expected_status_count = n;
+    }
+    stamp(s, &c);
+    return c;
+}
+
+/* A legal past, as check_import would have let it through: a walk along the machine's edges. */
+static struct command draw_import(struct sim *s)
+{
+    struct command c = {.type = COMMAND_IMPORT};
+    bool loop = chance(s, 20);
+    const char *machine = loop ? "loop@1" : "retail@1", *status = loop ? "OPEN" : "PENDING_PAYMENT";
+    size_t length = 1 + below(s, 8);
+    struct history_entry *h = arena_array(&s->arena, struct history_entry, length);
+    int64_t time_us = chance(s, 10) ? -(int64_t)below(s, 1000000) : (int64_t)s->clock_us - 50000000 + (int64_t)below(s, 100000000);
+    c.import.user_id = any_user(s);
+    c.import.client_order_no = text(s, "no-%llu", below(s, NUMBERS));
+    c.import.machine = slice_str(machine);
+    c.import.summary = text(s, "summary %llu", below(s, 1000));
+    c.import.detail = text(s, "detail %llu", below(s, 1000));
+    c.import.history = h;
+    h[0] = (struct history_entry){.version = 1, .time_us = time_us, .to = machines_status_id(s->ms, slice_str(status)), .event = SLICE_LIT("import")};
+    for (c.import.history_count = 1; c.import.history_count < length; c.import.history_count++) {
+        const char *const *edge = NULL;
+        size_t fit = 0;
+        for (size_t i = 0; model_edges[i][0]; i++)
+            if (strcmp(model_edges[i][0], machine) == 0 && strcmp(model_edges[i][2], status) == 0 && below(s, ++fit) == 0) edge = model_edges[i];
+        if (!edge) break;
+        struct history_entry *e = &h[c.import.history_count];
+        time_us += (int64_t)below(s, 2000000);
+        *e = (struct history_entry){.version = c.import.history_count + 1, .time_us = time_us, .event = slice_str(edge[1])};
+        e->from = machines_status_id(s->ms, slice_str(edge[2]));
+        e->to = machines_status_id(s->ms, slice_str(edge[3]));
+        e->operator_ = chance(s, 50) ? text(s, "then-%llu", below(s, 5)) : (struct slice){0};
+        e->request_id = chance(s, 50) ? text(s, "old-request-%llu", below(s, 1000)) : (struct slice){0};
+        status = edge[3];
+    }
+    return c;
+}
+
+/* A request id seen before: the same request again, or another one under its name. */
+static struct command draw_again(struct sim *s)
+{
+    struct command c = s->sent[below(s, s->sent_count)];
+    c.origin.ttl_us = 1 + below(s, s->ttl_us_max);
+    if (chance(s, 30)) {
+        struct slice id = c.origin.request_id;
+        struct slice user = c.type == COMMAND_CREATE ? c.create.user_id : (struct slice){0};
+        int64_t order_id = c.type == COMMAND_TRANSITION ? c.transition.order_id : 0;
+        c = c.type == COMMAND_CREATE ? draw_create(s) : draw_transition(s);
+        c.origin.request_id = id;
+        if (user.len) c.create.user_id = user;
+        else c.transition.order_id = order_id;
+    }
+    return c;
+}
+
+static struct command draw(struct sim *s)
+{
+    struct command c;
+    uint64_t kind = below(s, 100);
+    if (s->sent_count && kind < 20) return draw_again(s);
+    if (kind < 45) c = draw_create(s);
+    else if (kind < 90) c = draw_transition(s);
+    else c = draw_import(s);
+    if (c.type != COMMAND_IMPORT && c.origin.request_id.len) {
+        unsigned at = s->sent_count < REQUESTS_MAX ? s->sent_count++ : (unsigned)below(s, REQUESTS_MAX);
+        s->sent[at] = c;
+    }
+    return c;
+}
+
+static void move_clock(struct sim *s)
+{
+    uint64_t kind = below(s, 100);
+    if (kind < 10) return; /* the same microsecond */
+    if (kind < 15) s->clock_us -= below(s, 5000000);
+    else if (kind < 18) s->clock_us += below(s, 3 * s->ttl_us_max);
+    else s->clock_us += below(s, 20000);
+}
+
+/* ---- partitions */
+
+static void feed(struct sim *s, struct rig *r, const struct sim_entry *e, struct outcome *outcomes)
+{
+    arena_reset(&s->outcomes);
+    check(rig_apply(r, e->log_time_us, e->commands, e->count, &s->outcomes, outcomes) == STATUS_OK);
+}
+
+/* Everything behind what the disk has, once more. */
+static void recover(struct sim *s, struct rig *r)
+{
+    static struct outcome outcomes[COMMANDS_MAX];
+    rig_crash(r);
+    s->crashes++;
+    for (uint64_t i = r->record.applied_index; i < s->entry_count; i++) {
+        const struct sim_entry *e = &s->entries[i];
+        bool waited = chance(s, 50);
+        feed(s, r, e, waited ? outcomes : NULL);
+        s->replays++;
+        for (unsigned k = 0; waited && k < e->count; k++) check(outcome_digest(&outcomes[k]) == e->digests[k]);
+    }
+}
+
+static void step(struct sim *s)
+{
+    static struct outcome outcomes[2][COMMANDS_MAX];
+    static struct model_outcome expected[COMMANDS_MAX];
+    struct sim_entry *e = &s->entries[s->entry_count];
+    move_clock(s);
+    *e = (struct sim_entry){.log_time_us = s->clock_us, .count = 1 + (unsigned)below(s, chance(s, 50) ? 3 : COMMANDS_MAX)};
+    model_begin(&s->model, e->log_time_us);
+    for (unsigned i = 0; i < e->count; i++) {
+        struct command c = draw(s);
+        e->commands[i] = command_encode(&c, &s->arena);
+        check(e->commands[i].data);
+        expected[i] = model_apply(&s->model, &c);
+    }
+    for (unsigned i = 0; i < e->count; i++) {
+        seen[expected[i].status]++;
+        seen_replayed += expected[i].replayed;
+        seen_late += expected[i].replayed && expected[i].version < s->model.orders[expected[i].order].count;
+        seen_already_there += expected[i].already_there;
+    }
+    s->entry_count++;
+    s->commands += e->count;
+    for (unsigned p = 0; p < 2; p++) {
+        struct rig *r = &s->rigs[p];
+        feed(s, r, e, outcomes[p]);
+        for (unsigned i = 0; i < e->count; i++) {
+            model_check_outcome(&s->model, &expected[i], &outcomes[p][i], s->ms);
+            e->digests[i] = p ? e->digests[i] : outcome_digest(&outcomes[p][i]);
+            check(e->digests[i] == outcome_digest(&outcomes[p][i]));
+        }
+        if (chance(s, p ? 25 : 7)) rig_flush(r);
+        if (chance(s, p ? 5 : 4)) recover(s, r);
+    }
+}
+
+/* ---- both partitions hold the same rows */
+
+static bool skip_expired(const struct store_iter *it, uint64_t now_us)
+{
+    struct slice key = store_iter_key(it), value = store_iter_value(it);
+    return key.len > 2 && key.data[2] == KEY_DEDUP && get_be64(value.data) <= now_us;
+}
+
+static void settle(struct store_iter *it, uint64_t now_us)
+{
+    while (store_iter_valid(it) && skip_expired(it, now_us)) store_iter_next(it);
+}
+
+static void check_equal(struct sim *s)
+{
+    struct store_iter *it[2];
+    uint64_t now_us = s->rigs[0].record.log_time_us;
+    for (unsigned p = 0; p < 2; p++) {
+        struct store_view view = rig_view(&s->rigs[p]);
+        it[p] = store_iter_open(&view, SLICE_LIT(""), SLICE_LIT("\xff\xff\xff\xff"));
+        store_iter_first(it[p]);
+    }
+    for (;;) {
+        settle(it[0], now_us);
+        settle(it[1], now_us);
+        check(store_iter_valid(it[0]) == store_iter_valid(it[1]));
+        if (!store_iter_valid(it[0])) break;
+        check(slice_equal(store_iter_key(it[0]), store_iter_key(it[1])));
+        check(slice_equal(store_iter_value(it[0]), store_iter_value(it[1])));
+        store_iter_next(it[0]);
+        store_iter_next(it[1]);
+    }
+    store_iter_close(it[0]);
+    store_iter_close(it[1]);
+}
+
+static struct sim *run(uint64_t seed)
+{
+    static struct sim s;
+    s = (struct sim){.random = {seed * 0x9e3779b97f4a7c15ull + 1}, .clock_us = 1767225600000000, .ms = model_machines_new()};
+    for (int i = 0; i < 8; i++) test_random_next(&s.random);
+    s.users = 1 + (unsigned)below(&s, USERS);
+    s.ttl_us_max = chance(&s, 50) ? 100000 : 604800000000;
+    name_users(&s);
+    arena_init(&s.arena, 1 << 30);
+    arena_init(&s.outcomes, 16 << 20);
+    model_init(&s.model);
+    for (unsigned p = 0; p < 2; p++) rig_open(&s.rigs[p], s.ms);
+    unsigned entries = 10 + (unsigned)below(&s, ENTRIES_MAX - 10);
+    while (s.entry_count < entries) step(&s);
+    for (unsigned p = 0; p < 2; p++) {
+        struct store_view view = rig_view(&s.rigs[p]);
+        model_check_store(&s.model, &view, s.ms);
+        check(s.rigs[p].record.order_count == (int64_t)s.model.order_count);
+        check(s.rigs[p].record.applied_index == s.entry_count);
+    }
+    check_equal(&s);
+    for (unsigned p = 0; p < 2; p++) rig_close(&s.rigs[p]);
+    model_fini(&s.model);
+    arena_fini(&s.arena);
+    arena_fini(&s.outcomes);
+    machines_free(s.ms);
+    return &s;
+}
+
+static void check_coverage(void)
+{
+    static const enum status kinds[] = {
+        STATUS_OK, STATUS_ORDER_NOT_FOUND, STATUS_MACHINE_NOT_FOUND, STATUS_CLIENT_ORDER_NO_TAKEN, STATUS_STATUS_MISMATCH, STATUS_EDGE_NOT_DEFINED,
+        STATUS_IDEMPOTENCY_KEY_REUSED, STATUS_VERSION_MISMATCH, STATUS_FIELD_INVALID,
+    };
+    for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
+        printf("# %-24s %8llu\n", status_name(kinds[i]), (unsigned long long)seen[kinds[i]]);
+        check(seen[kinds[i]] > 0);
+    }
+    printf("# %-24s %8llu, %llu of them of an older version\n", "replayed", (unsigned long long)seen_replayed, (unsigned long long)seen_late);
+    printf("# %-24s %8llu\n", "already there", (unsigned long long)seen_already_there);
+    check(seen_replayed > 0);
+    check(seen_late > 0);
+    check(seen_already_there > 0);
+}
+
+int main(int argc, char **argv)
+{
+    uint64_t first = 1, seeds = 400, commands = 0, replays = 0, crashes = 0;
+    double seconds = 30;
+    for (int i = 1; i + 1 < argc; i += 2) {
+        if (strcmp(argv[i], "--seed") == 0) first = strtoull(argv[i + 1], NULL, 10), seeds = 1;
+        else if (strcmp(argv[i], "--seeds") == 0) seeds = strtoull(argv[i + 1], NULL, 10);
+        else if (strcmp(argv[i], "--seconds") == 0) seconds = atof(argv[i + 1]);
+        else return fprintf(stderr, "sim_apply [--seed N] [--seeds N] [--seconds N]\n"), 2;
+    }
+    struct timespec begin, now;
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    signal(SIGABRT, on_abort);
+    uint64_t done = 0;
+    for (; done < seeds; done++) {
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        if ((double)(now.tv_sec - begin.tv_sec) + (double)(now.tv_nsec - begin.tv_nsec) / 1e9 > seconds) break;
+        seed_now = first + done;
+        const struct sim *s = run(seed_now);
+        commands += s->commands, replays += s->replays, crashes += s->crashes;
+    }
+    check(done > 0);
+    if (seeds > 20) check_coverage();
+    printf("ok sim_apply # %llu seeds from %llu, %llu commands, %llu crashes, %llu entries replayed\n", (unsigned long long)done, (unsigned long long)first,
+           (unsigned long long)commands, (unsigned long long)crashes, (unsigned long long)replays);
+    return 0;
+}
