@@ -79,7 +79,8 @@ void store_batch_clear(struct store_batch *b);
 void store_batch_put(struct store_batch *b, struct slice key, struct slice value);
 void store_batch_delete(struct store_batch *b, struct slice key);
 size_t store_batch_bytes(const struct store_batch *b);
-/* All or nothing; the batch keeps its rows until cleared. DISK_FULL or IO_FAILED: nothing was written, the store takes no more writes until reopened; reads go on. */
+/* All or nothing; the batch keeps its rows until cleared. DISK_FULL, IO_FAILED or CHECKSUM_MISMATCH (see
+ * store_stats.failure): nothing was written, the store takes no more writes until reopened; reads go on. MEMORY_LIMIT: nothing was written. */
 enum status store_apply(struct store *s, struct store_batch *b) MUST_USE;
 
 /* Blocks until everything applied before this call is durable. Runs on a job, any thread, one at a time per store. DISK_FULL, IO_FAILED. */
@@ -95,6 +96,7 @@ struct store_stats {
     /* 0: go on; 1: slow down soon (refuse bulk); 2: refuse writes, or RocksDB would stall. */
     uint8_t pressure;
     bool failed; /* a background write failed: reopen when the cause is gone */
+    enum status failure; /* the cause, when failed: DISK_FULL, IO_FAILED, or CHECKSUM_MISMATCH (a compaction met damage: reopening won't help) */
 };
 void store_get_stats(struct store *s, struct store_stats *out);
 /* Bytes on disk of a key range, estimated. */

@@ -515,7 +515,7 @@ static void mem_get_stats(struct store *base, struct store_stats *out) {
     out->pressure = s->disk->pressure;
     pthread_mutex_unlock(&s->disk->lock);
     out->failed = atomic_load(&s->failed);
-    if (out->failed) out->pressure = 2;
+    if (out->failed) out->failure = STATUS_DISK_FULL, out->pressure = 2;
 }
 
 static uint64_t mem_range_bytes(struct store *base, struct slice lower, struct slice upper) {

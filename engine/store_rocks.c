@@ -591,7 +591,8 @@ static void rocks_get_stats(struct store *base, struct store_stats *out) {
     /* The rest is cheap and always new. A memtable that filled up was flushed without us: the memtables' size bounds what is left. */
     uint64_t flushed = atomic_load(&s->flushed_bytes), applied = atomic_load(&s->applied_bytes);
     out->unflushed_bytes = MIN_OF(applied - flushed, MAX_OF(out->memtable_bytes, 1u));
-    if (atomic_load(&s->failed)) out->failed = true, out->pressure = 2;
+    out->failure = (enum status)atomic_load(&s->failed);
+    if (out->failure) out->failed = true, out->pressure = 2;
 }
 
 static uint64_t rocks_range_bytes(struct store *base, struct slice lower, struct slice upper) {

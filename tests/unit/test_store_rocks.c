@@ -353,6 +353,64 @@ static void test_missing_table_is_refused(void **state) {
     assert_non_null(strstr(error, "No such file"));
 }
 
+/* Damage that a compaction meets: nothing wrong is copied, and the store says why it takes no more. */
+static void test_compaction_of_a_damaged_table_fails_the_store(void **state) {
+    struct world *w = *state;
+    struct store_batch *b = store_batch_new(w->store);
+    uint32_t n = 0;
+    while (n < 200) assert_int_equal(numbered_apply(w->store, b, ++n), STATUS_OK);
+    assert_int_equal(store_flush(w->store), STATUS_OK);
+    store_batch_free(b);
+    world_close(w);
+    char table[128];
+    table_name(w, table);
+    flip(table, 100000); /* in a block of rows */
+    world_open(w);
+    b = store_batch_new(w->store);
+    struct store_stats stats = {0};
+    enum status st = STATUS_OK;
+    log_set_level(LOG_OFF);
+    for (unsigned i = 0; i < 1000 && !stats.failed; i++) { /* more tables, until one is compacted with ours */
+        if (i < 20) st = numbered_apply(w->store, b, n + 1);
+        if (i < 20 && st == STATUS_OK) n++, st = store_flush(w->store);
+        usleep(11000);
+        store_get_stats(w->store, &stats);
+    }
+    assert_true(stats.failed);
+    assert_int_equal(stats.failure, STATUS_CHECKSUM_MISMATCH);
+    assert_int_equal(numbered_apply(w->store, b, n + 1), STATUS_CHECKSUM_MISMATCH);
+    store_batch_free(b);
+    log_set_level(LOG_INFO);
+}
+
+/* ---- a directory that goes away under the store: any other failed write */
+
+static void test_failed_write_is_io_failed_until_reopened(void **state) {
+    struct world *w = *state;
+    struct store_batch *b = store_batch_new(w->store);
+    struct store_stats stats;
+    char away[96];
+    snprintf(away, sizeof away, "%s.away", w->path);
+    for (uint32_t n = 1; n <= 10; n++) assert_int_equal(numbered_apply(w->store, b, n), STATUS_OK);
+    assert_int_equal(store_flush(w->store), STATUS_OK);
+    assert_int_equal(numbered_apply(w->store, b, 11), STATUS_OK);
+    assert_int_equal(rename(w->path, away), 0);
+    log_set_level(LOG_OFF);
+    assert_int_equal(store_flush(w->store), STATUS_IO_FAILED);
+    log_set_level(LOG_INFO);
+    assert_int_equal(rename(away, w->path), 0);
+    assert_int_equal(numbered_apply(w->store, b, 12), STATUS_IO_FAILED);
+    assert_int_equal(store_flush(w->store), STATUS_IO_FAILED);
+    store_get_stats(w->store, &stats);
+    assert_true(stats.failed);
+    assert_int_equal(stats.failure, STATUS_IO_FAILED);
+    assert_int_equal(stats.pressure, 2);
+    assert_int_equal(numbered_check(w), 11); /* reads go on */
+    store_batch_free(b);
+    world_reopen(w);
+    assert_int_equal(numbered_check(w), 10);
+}
+
 /* ---- a full disk: a small tmpfs */
 
 static bool small_disk(struct world *w, const char *options) {
@@ -415,6 +473,7 @@ static void run_full_disk(struct world *w, bool with_flush, off_t leave) {
     /* Refused from now on, though RocksDB may be trying to recover by itself; all that was applied is read. */
     store_get_stats(w->store, &stats);
     assert_true(stats.failed);
+    assert_int_equal(stats.failure, STATUS_DISK_FULL);
     assert_int_equal(stats.pressure, 2);
     assert_int_equal(numbered_apply(w->store, b, n + 1), STATUS_DISK_FULL);
     assert_int_equal(store_flush(w->store), STATUS_DISK_FULL);
@@ -594,6 +653,8 @@ int main(int argc, char **argv) {
         ROCKS(test_killed_store_is_a_prefix_that_holds_every_flush),
         ROCKS(test_flipped_bits_in_a_table_are_never_served),
         ROCKS(test_missing_table_is_refused),
+        ROCKS(test_compaction_of_a_damaged_table_fails_the_store),
+        ROCKS(test_failed_write_is_io_failed_until_reopened),
         DISK(test_full_disk_met_by_a_flush),
         DISK(test_full_disk_met_in_the_middle_of_a_flush),
         DISK(test_full_disk_met_by_a_full_memtable),
