@@ -3,6 +3,7 @@
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
+#include <pthread.h>
 #include <sys/random.h>
 #include <xxhash.h>
 
@@ -45,18 +46,25 @@ struct hash128 hash128(struct slice s) {
     return (struct hash128){h.low64, h.high64};
 }
 
+/* One context a thread, made at its first hash (a fetch costs more than the hash) and freed at its end. */
+static _Thread_local EVP_MD_CTX *sha_ctx;
+static _Thread_local EVP_MD *sha_md;
+static pthread_key_t sha_key;
+static void sha_fini(void *unused) { EVP_MD_CTX_free(sha_ctx), EVP_MD_free(sha_md), sha_ctx = NULL, sha_md = NULL; }
+__attribute__((constructor)) static void sha_key_init(void) { check(pthread_key_create(&sha_key, sha_fini) == 0); }
+static void sha_init(void) {
+    sha_ctx = EVP_MD_CTX_new();
+    sha_md = EVP_MD_fetch(NULL, "SHA256", NULL);
+    check(sha_ctx);
+    check(sha_md);
+    check(pthread_setspecific(sha_key, sha_ctx) == 0);
+}
+
 void sha256(uint8_t out[SHA256_BYTES], const struct slice *parts, size_t n) {
-    static _Thread_local EVP_MD_CTX *ctx;
-    static _Thread_local EVP_MD *md;
-    if (!ctx) {
-        ctx = EVP_MD_CTX_new();
-        md = EVP_MD_fetch(NULL, "SHA256", NULL);
-        check(ctx);
-        check(md);
-    }
-    check(EVP_DigestInit_ex2(ctx, md, NULL) == 1);
-    for (size_t i = 0; i < n; i++) check(EVP_DigestUpdate(ctx, parts[i].data, parts[i].len) == 1);
-    check(EVP_DigestFinal_ex(ctx, out, NULL) == 1);
+    if (!sha_ctx) sha_init();
+    check(EVP_DigestInit_ex2(sha_ctx, sha_md, NULL) == 1);
+    for (size_t i = 0; i < n; i++) check(EVP_DigestUpdate(sha_ctx, parts[i].data, parts[i].len) == 1);
+    check(EVP_DigestFinal_ex(sha_ctx, out, NULL) == 1);
 }
 
 void hmac_sha256(uint8_t out[SHA256_BYTES], struct slice key, struct slice data) {
