@@ -367,7 +367,7 @@ struct orderdb_import {
     struct list node;
     struct channel_call *call; /* NULL: ended, by an answer or for want of memory */
     bool ok, no_memory;
-    struct buf packed; /* the order being sent; in the end the answer */
+    struct buf answer;
     struct {
         enum grpc_code code;
         enum channel_fate fate;
@@ -381,8 +381,8 @@ static void import_answer_cb(void *user, const struct channel_answer *a) {
     i->call = NULL;
     i->ok = a->code == GRPC_OK;
     i->failure.code = a->code, i->failure.fate = a->fate, i->failure.pushback_ms = a->pushback_ms;
-    i->packed.len = 0;
-    bool kept = i->ok ? buf_append(&i->packed, a->response) : buf_append(&i->failure.message, a->message) && buf_append(&i->failure.details, a->details);
+    i->answer.len = 0;
+    bool kept = i->ok ? buf_append(&i->answer, a->response) : buf_append(&i->failure.message, a->message) && buf_append(&i->failure.details, a->details);
     if (!kept) i->no_memory = true;
 }
 
@@ -403,12 +403,18 @@ struct orderdb_import *orderdb_import_begin(struct orderdb_client *db, uint32_t 
     return i;
 }
 
-bool orderdb_import_send(struct orderdb_import *i, const Orderdb__V1__ImportOrdersRequest *order) {
+bool orderdb_import_send_bytes(struct orderdb_import *i, const void *order, size_t order_bytes) {
     while (i->call && channel_unsent_bytes(i->call) > IMPORT_UNSENT_BYTES_MAX) channel_loop_turn(i->db->loop, CHANNEL_FOREVER);
     if (!i->call || i->no_memory) return false;
-    if (message_pack(&i->packed, &order->base) && channel_send(i->call, buf_slice(&i->packed))) return true;
+    if (channel_send(i->call, slice_of(order, order_bytes))) return true;
     if (i->call) i->no_memory = true; /* an order is missing: the rest must not look like the whole */
     return false;
+}
+
+bool orderdb_import_send(struct orderdb_import *i, const Orderdb__V1__ImportOrdersRequest *order) {
+    if (!i->call || i->no_memory) return false;
+    if (!message_pack(&i->db->request, &order->base)) return i->no_memory = true, false;
+    return orderdb_import_send_bytes(i, i->db->request.data, i->db->request.len);
 }
 
 void orderdb_import_end(struct orderdb_import *i) {
@@ -430,11 +436,11 @@ Orderdb__V1__ImportOrdersResponse *orderdb_import_finish(struct orderdb_import *
         error_from_answer(db, &a);
     } else {
         db->response.len = 0;
-        if (buf_append(&db->response, buf_slice(&i->packed))) answer = message_unpack(db, &orderdb__v1__import_orders_response__descriptor);
+        if (buf_append(&db->response, buf_slice(&i->answer))) answer = message_unpack(db, &orderdb__v1__import_orders_response__descriptor);
         else error_set(db, GRPC_RESOURCE_EXHAUSTED, "no memory for the answer");
     }
     list_remove(&i->node);
-    buf_fini(&i->packed), buf_fini(&i->failure.message), buf_fini(&i->failure.details);
+    buf_fini(&i->answer), buf_fini(&i->failure.message), buf_fini(&i->failure.details);
     mem_free(i);
     return answer;
 }

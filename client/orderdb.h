@@ -69,6 +69,7 @@ bool orderdb_call(struct orderdb_client *db, const char *path, const void *reque
 struct orderdb_import *orderdb_import_begin(struct orderdb_client *db, uint32_t timeout_ms); /* 0: 10 minutes. NULL: orderdb_error() */
 /* Waits while much is unsent. false: the stream has ended or memory has run out; orderdb_import_finish() says why. */
 bool orderdb_import_send(struct orderdb_import *i, const Orderdb__V1__ImportOrdersRequest *order);
+bool orderdb_import_send_bytes(struct orderdb_import *i, const void *order, size_t order_bytes); /* the same, packed already */
 void orderdb_import_end(struct orderdb_import *i); /* no more orders; does not wait */
 /* Ends, waits for the server's count and frees the handle. NULL: orderdb_error() says why. */
 Orderdb__V1__ImportOrdersResponse *orderdb_import_finish(struct orderdb_import *i);

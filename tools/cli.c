@@ -1,0 +1,109 @@
+#include "tools/cli.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "proto/base/buf.h"
+#include "proto/base/mem.h"
+#include "proto/status.h"
+#include "tools/pbjson.h"
+#include "tools/table.h"
+
+#define FILE_BYTES_MAX (1 * GIB)
+
+enum cli_exit cli_usage(const struct cli *cli, const char *format, ...) {
+    va_list args;
+    char text[512];
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    fputs("orderctl: ", stderr);
+    text_print(stderr, text);
+    fprintf(stderr, "\nTry: orderctl %s%s--help\n", cli->command, *cli->command ? " " : "");
+    return CLI_USAGE;
+}
+
+enum cli_exit cli_no_memory(void) {
+    fprintf(stderr, "orderctl: out of memory\n");
+    return CLI_UNAVAILABLE;
+}
+
+static void print_pair(const char *key, const char *value) {
+    fputs("  ", stderr);
+    text_print(stderr, key);
+    fputs(": ", stderr);
+    text_print(stderr, value);
+    fputc('\n', stderr);
+}
+
+enum cli_exit cli_error(const struct cli *cli) {
+    const struct orderdb_error *e = orderdb_error(cli->db);
+    check(e);
+    const char *reason = orderdb_error_reason(e), *key, *value;
+    fprintf(stderr, "error: %s%s", orderdb_error_code_name(e), *reason ? " " : "");
+    text_print(stderr, reason);
+    fputs(": ", stderr);
+    text_print(stderr, orderdb_error_message(e));
+    fputc('\n', stderr);
+    for (size_t i = 0; i < orderdb_error_violation_count(e); i++) {
+        orderdb_error_violation_at(e, i, &key, &value);
+        print_pair(key, value);
+    }
+    for (size_t i = 0; i < orderdb_error_meta_count(e); i++) {
+        orderdb_error_meta_at(e, i, &key, &value);
+        print_pair(key, value);
+    }
+    if (orderdb_error_retry_delay_ms(e) > 0) fprintf(stderr, "  try again in %.1f s\n", (double)orderdb_error_retry_delay_ms(e) / 1000);
+    if (orderdb_error_outcome_unknown(e) && *orderdb_error_request_id(e)) {
+        fprintf(stderr, "  It may have taken effect. The same command with --request-id ");
+        text_print(stderr, orderdb_error_request_id(e));
+        fprintf(stderr, " is safe and tells.\n");
+    }
+    int code = orderdb_error_code(e);
+    if (code != GRPC_UNAVAILABLE && code != GRPC_DEADLINE_EXCEEDED) return CLI_REFUSED;
+    if (code == GRPC_UNAVAILABLE && !*reason) fprintf(stderr, "  Is a server running there? `make run` starts one; --server or ORDERDB_SERVER name another.\n");
+    return CLI_UNAVAILABLE;
+}
+
+enum cli_exit cli_print_json(const ProtobufCMessage *m) {
+    char *text = pbjson_format(m, 2);
+    if (!text) return cli_no_memory();
+    puts(text);
+    mem_free(text);
+    return CLI_OK;
+}
+
+char *cli_read_file(const char *path, size_t *len) {
+    bool is_stdin = strcmp(path, "-") == 0;
+    FILE *f = is_stdin ? stdin : fopen(path, "rb");
+    struct buf b = {0};
+    const char *why = NULL;
+    if (!f) why = strerror(errno);
+    while (!why && !feof(f)) {
+        if (b.len > FILE_BYTES_MAX) why = "larger than 1 GiB";
+        else if (!buf_reserve(&b, 1 << 16)) why = "out of memory";
+        else b.len += fread(b.data + b.len, 1, b.cap - b.len - 1, f);
+        if (!why && ferror(f)) why = strerror(errno);
+    }
+    if (f && !is_stdin) fclose(f);
+    if (why) {
+        fputs("orderctl: cannot read ", stderr);
+        text_print(stderr, path);
+        fprintf(stderr, ": %s\n", why);
+        buf_fini(&b);
+        return NULL;
+    }
+    b.data[b.len] = 0;
+    *len = b.len;
+    return (char *)buf_take(&b);
+}
+
+bool cli_parse_id(const char *text, int64_t *id) {
+    char *end;
+    errno = 0;
+    *id = strtoll(text, &end, 10);
+    return *text >= '0' && *text <= '9' && !*end && !errno && *id > 0;
+}

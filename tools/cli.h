@@ -1,0 +1,42 @@
+/* What every command of orderctl shares: the server, the output, how errors are told and what the process answers. */
+#ifndef TOOLS_CLI_H
+#define TOOLS_CLI_H
+
+#include <protobuf-c/protobuf-c.h>
+
+#include "client/orderdb.h"
+#include "tools/args.h"
+
+enum cli_exit { CLI_OK = 0, CLI_REFUSED = 1, CLI_USAGE = 2, CLI_UNAVAILABLE = 3 };
+
+struct cli {
+    const char *server, *output;
+    int64_t timeout_s;
+    bool help, version;
+    bool json;
+    const char *command; /* "order get", for messages */
+    struct orderdb_client *db;
+};
+struct cli_command {
+    const char *family, *name; /* "order", "get"; name "": the family is the command */
+    const char *operands;      /* "ORDER_ID" */
+    const char *summary;       /* one line */
+    const char *text;          /* more words and the examples, for --help */
+    const struct arg *flags;
+    int operands_min, operands_max;
+    enum cli_exit (*run)(struct cli *cli, int argc, char **argv);
+};
+extern const struct cli_command order_commands[], status_commands[]; /* each ends with family NULL */
+
+/* Prints the words and where to find help; CLI_USAGE. */
+enum cli_exit cli_usage(const struct cli *cli, const char *format, ...) PRINTF_LIKE(2, 3);
+/* Prints the handle's last error with all its details; CLI_REFUSED or CLI_UNAVAILABLE. */
+enum cli_exit cli_error(const struct cli *cli);
+enum cli_exit cli_no_memory(void);
+/* A whole message on stdout; CLI_OK. */
+enum cli_exit cli_print_json(const ProtobufCMessage *m);
+/* The whole of a file, or of stdin for "-"; mem_free() it. NULL: told on stderr. */
+char *cli_read_file(const char *path, size_t *len);
+bool cli_parse_id(const char *text, int64_t *id); /* a positive order id */
+
+#endif

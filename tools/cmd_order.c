@@ -1,0 +1,610 @@
+/* orderctl order create, get, list, transition, history. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "proto/base/mem.h"
+#include "tools/cli.h"
+#include "tools/cmd_import.h"
+#include "tools/money.h"
+#include "tools/pbjson.h"
+#include "tools/table.h"
+#include "tools/timetext.h"
+
+#define REQUEST_ARENA_BYTES (64 * MIB)
+
+typedef Orderdb__V1__Order Order;
+typedef Orderdb__V1__Money Money;
+
+/* One set of flags per command; zero where not given. */
+static struct {
+    const char *user, *currency, *freight, *discount, *client_order_no, *merchant, *type, *machine, *address, *file;
+    struct args_many items, attributes;
+} create;
+static struct {
+    const char *request_id, *operator_, *reason;
+} write;
+static struct {
+    struct args_many statuses;
+    const char *from, *to, *page_token;
+    int64_t page_size, page_number;
+} list;
+static struct {
+    const char *to;
+    struct args_many expected;
+    int64_t version;
+} transition;
+static bool full;
+
+/* ---- printing */
+
+static void money_text(const Money *m, char *out, size_t cap) {
+    char number[MONEY_TEXT_BYTES];
+    if (!m) {
+        snprintf(out, cap, "-");
+        return;
+    }
+    money_format(m->minor_units, money_exponent(m->currency_code), number);
+    snprintf(out, cap, "%s %.8s", number, m->currency_code);
+}
+
+static void time_text(const Google__Protobuf__Timestamp *t, char out[TIME_TEXT_BYTES]) {
+    if (t) time_format(t->seconds, t->nanos, out);
+    else snprintf(out, TIME_TEXT_BYTES, "-");
+}
+
+static void print_field(const char *name, const char *value) {
+    if (!*value) return;
+    printf("%-16s", name);
+    text_print(stdout, value);
+    putchar('\n');
+}
+
+static void print_money(const char *name, const Money *m) {
+    char text[64];
+    money_text(m, text, sizeof(text));
+    if (m) print_field(name, text);
+}
+
+static void print_time(const char *name, const Google__Protobuf__Timestamp *t) {
+    char text[TIME_TEXT_BYTES];
+    time_text(t, text);
+    if (t) print_field(name, text);
+}
+
+static void print_items(const Order *o) {
+    static const struct table_column columns[] = {{"SKU", .shrinks_to = 12}, {"TITLE", .shrinks_to = 16}, {"QTY", .right = true}, {"PRICE", .right = true}, {"DISCOUNT", .right = true}};
+    struct table t;
+    char price[64], discount[64];
+    if (o->n_items == 0) return;
+    table_init(&t, columns, ARRAY_LEN(columns));
+    for (size_t i = 0; i < o->n_items; i++) {
+        const Orderdb__V1__OrderItem *item = o->items[i];
+        money_text(item->unit_price, price, sizeof(price));
+        money_text(item->discount, discount, sizeof(discount));
+        table_cell(&t, "%s", item->sku_id);
+        table_cell(&t, "%s", item->title);
+        table_cell(&t, "%d", item->quantity);
+        table_cell(&t, "%s", price);
+        table_cell(&t, "%s", discount);
+    }
+    putchar('\n');
+    table_print(&t, stdout, TABLE_WIDTH);
+    table_fini(&t);
+}
+
+static void print_payments(const Order *o) {
+    static const struct table_column columns[] = {{"PAYMENT", .shrinks_to = 16}, {"CHANNEL", .shrinks_to = 10}, {"AMOUNT", .right = true}, {"TIME"}};
+    struct table t;
+    char amount[64], time[TIME_TEXT_BYTES];
+    if (o->n_payments == 0) return;
+    table_init(&t, columns, ARRAY_LEN(columns));
+    for (size_t i = 0; i < o->n_payments; i++) {
+        money_text(o->payments[i]->amount, amount, sizeof(amount));
+        time_text(o->payments[i]->pay_time, time);
+        table_cell(&t, "%s", o->payments[i]->payment_no);
+        table_cell(&t, "%s", o->payments[i]->channel);
+        table_cell(&t, "%s", amount);
+        table_cell(&t, "%s", time);
+    }
+    putchar('\n');
+    table_print(&t, stdout, TABLE_WIDTH);
+    table_fini(&t);
+}
+
+static void print_order(const Order *o) {
+    char id[24], version[24];
+    snprintf(id, sizeof(id), "%lld", (long long)o->order_id);
+    snprintf(version, sizeof(version), "%lld", (long long)o->version);
+    print_field("order", id);
+    print_field("status", o->status);
+    print_field("version", version);
+    print_field("user", o->user_id);
+    print_field("merchant", o->merchant_id);
+    print_field("client no", o->client_order_no);
+    print_field("type", o->order_type);
+    print_field("machine", o->machine);
+    print_money("items", o->items_total);
+    print_money("freight", o->freight);
+    print_money("discount", o->discount_total);
+    print_money("payable", o->payable);
+    print_time("created", o->create_time);
+    print_time("updated", o->update_time);
+    if (o->address) {
+        print_field("recipient", o->address->recipient);
+        print_field("phone", o->address->phone);
+        print_field("region", o->address->region_code);
+        print_field("address", o->address->line);
+    }
+    for (size_t i = 0; i < o->n_attributes; i++) print_field(o->attributes[i]->key, o->attributes[i]->value);
+    for (size_t i = 0; i < o->n_timers; i++) print_time(o->timers[i]->timer_id, o->timers[i]->fire_time);
+    print_items(o);
+    print_payments(o);
+}
+
+/* ---- order create */
+
+/* Next "key=value" of a list with commas; "\," is a comma of the value. Cuts the text in place. false: the end, or *bad. */
+static bool pair_next(char **text, char **key, char **value, bool *bad) {
+    if (!**text) return false;
+    *key = *text;
+    char *equals = strchr(*text, '='), *in, *out;
+    if (!equals) return *bad = true, false;
+    *equals = 0;
+    *value = in = out = equals + 1;
+    for (; *in && *in != ','; in++) {
+        if (in[0] == '\\' && (in[1] == ',' || in[1] == '\\')) in++;
+        *out++ = *in;
+    }
+    *text = *in ? in + 1 : in;
+    *out = 0;
+    return true;
+}
+
+static Money *money_new(struct arena *a, const char *currency, int64_t units) {
+    Money *m = arena_new(a, Money);
+    if (!m) return NULL;
+    orderdb__v1__money__init(m);
+    m->currency_code = (char *)(uintptr_t)currency;
+    m->minor_units = units;
+    return m;
+}
+
+static bool amount_read(const struct cli *cli, const char *flag, const char *text, int64_t *units) {
+    unsigned exponent = money_exponent(create.currency);
+    if (money_parse(slice_str(text), exponent, units)) return true;
+    cli_usage(cli, "%s: \"%s\" is not an amount in %s (at most %u digits after the point)", flag, text, create.currency, exponent);
+    return false;
+}
+
+static bool item_set(const struct cli *cli, struct arena *a, Orderdb__V1__OrderItem *item, char *key, char *value) {
+    int64_t units;
+    char *end;
+    if (strcmp(key, "sku") == 0) return item->sku_id = value, true;
+    if (strcmp(key, "title") == 0) return item->title = value, true;
+    if (strcmp(key, "merchant") == 0) return item->merchant_id = value, true;
+    if (strcmp(key, "qty") == 0) {
+        long n = strtol(value, &end, 10);
+        if (!*value || *end || n < INT32_MIN || n > INT32_MAX) return cli_usage(cli, "--item: qty=%s is not a whole number", value), false;
+        return item->quantity = (int32_t)n, true;
+    }
+    bool price = strcmp(key, "price") == 0;
+    if (price || strcmp(key, "discount") == 0) {
+        if (!amount_read(cli, price ? "--item price" : "--item discount", value, &units)) return false;
+        return (*(price ? &item->unit_price : &item->discount) = money_new(a, create.currency, units)) != NULL;
+    }
+    return cli_usage(cli, "--item: no part \"%s\"; there are sku, title, qty, price, discount, merchant", key), false;
+}
+
+/* The item and what it adds to the total. */
+static Orderdb__V1__OrderItem *item_read(const struct cli *cli, struct arena *a, const char *text, int64_t *total) {
+    Orderdb__V1__OrderItem *item = arena_new(a, Orderdb__V1__OrderItem);
+    char *rest = arena_printf(a, "%s", text), *key, *value;
+    bool bad = false;
+    int64_t line;
+    if (!item || !rest) return NULL;
+    orderdb__v1__order_item__init(item);
+    item->quantity = 1;
+    while (pair_next(&rest, &key, &value, &bad)) {
+        if (!item_set(cli, a, item, key, value)) return NULL;
+    }
+    if (bad) return cli_usage(cli, "--item: \"%s\" is not sku=..,title=..,qty=..,price=..", text), NULL;
+    if (!item->unit_price) return cli_usage(cli, "--item: \"%s\" has no price", text), NULL;
+    if (__builtin_mul_overflow((int64_t)item->quantity, item->unit_price->minor_units, &line) ||
+        __builtin_sub_overflow(line, item->discount ? item->discount->minor_units : 0, &line) || __builtin_add_overflow(*total, line, total)) {
+        return cli_usage(cli, "--item: the amounts are too large"), NULL;
+    }
+    return item;
+}
+
+static bool items_read(const struct cli *cli, struct arena *a, Order *o) {
+    int64_t total = 0, freight = 0, discount = 0, payable;
+    o->items = arena_array(a, Orderdb__V1__OrderItem *, create.items.count);
+    if (!o->items) return false;
+    for (size_t i = 0; i < create.items.count; i++) {
+        o->items[i] = item_read(cli, a, create.items.values[i], &total);
+        if (!o->items[i]) return false;
+        o->n_items++;
+    }
+    if (create.freight && !amount_read(cli, "--freight", create.freight, &freight)) return false;
+    if (create.discount && !amount_read(cli, "--discount", create.discount, &discount)) return false;
+    if (__builtin_add_overflow(total, freight, &payable) || __builtin_sub_overflow(payable, discount, &payable)) {
+        return cli_usage(cli, "the amounts are too large"), false;
+    }
+    o->items_total = money_new(a, create.currency, total);
+    o->freight = money_new(a, create.currency, freight);
+    o->discount_total = money_new(a, create.currency, discount);
+    o->payable = money_new(a, create.currency, payable);
+    return o->items_total && o->freight && o->discount_total && o->payable;
+}
+
+static bool address_read(const struct cli *cli, struct arena *a, Order *o) {
+    char *rest = arena_printf(a, "%s", create.address), *key, *value;
+    Orderdb__V1__Address *address = arena_new(a, Orderdb__V1__Address);
+    bool bad = false;
+    if (!rest || !address) return false;
+    orderdb__v1__address__init(address);
+    o->address = address;
+    while (pair_next(&rest, &key, &value, &bad)) {
+        if (strcmp(key, "recipient") == 0) address->recipient = value;
+        else if (strcmp(key, "phone") == 0) address->phone = value;
+        else if (strcmp(key, "region") == 0) address->region_code = value;
+        else if (strcmp(key, "line") == 0) address->line = value;
+        else return cli_usage(cli, "--address: no part \"%s\"; there are recipient, phone, region, line", key), false;
+    }
+    return bad ? cli_usage(cli, "--address: \"%s\" is not recipient=..,phone=..,region=..,line=..", create.address), false : true;
+}
+
+static bool attributes_read(const struct cli *cli, struct arena *a, Order *o) {
+    o->attributes = arena_array(a, Orderdb__V1__Order__AttributesEntry *, create.attributes.count);
+    if (!o->attributes) return create.attributes.count == 0;
+    for (size_t i = 0; i < create.attributes.count; i++) {
+        Orderdb__V1__Order__AttributesEntry *e = arena_new(a, Orderdb__V1__Order__AttributesEntry);
+        char *text = arena_printf(a, "%s", create.attributes.values[i]), *equals = text ? strchr(text, '=') : NULL;
+        if (!e || !text) return false;
+        if (!equals) return cli_usage(cli, "--attr: \"%s\" is not key=value", text), false;
+        orderdb__v1__order__attributes_entry__init(e);
+        *equals = 0;
+        e->key = text, e->value = equals + 1;
+        o->attributes[o->n_attributes++] = e;
+    }
+    return true;
+}
+
+static Order *order_from_flags(const struct cli *cli, struct arena *a) {
+    if (!create.user) return cli_usage(cli, "--user is needed (or -f FILE)"), NULL;
+    if (!create.currency) return cli_usage(cli, "--currency is needed, such as CNY"), NULL;
+    if (!create.items.count) return cli_usage(cli, "--item is needed, such as --item sku=u1,title=Umbrella,qty=2,price=19.99"), NULL;
+    Order *o = arena_new(a, Order);
+    if (!o) return cli_no_memory(), NULL;
+    orderdb__v1__order__init(o);
+    o->user_id = (char *)(uintptr_t)create.user;
+    if (create.client_order_no) o->client_order_no = (char *)(uintptr_t)create.client_order_no;
+    if (create.merchant) o->merchant_id = (char *)(uintptr_t)create.merchant;
+    if (create.type) o->order_type = (char *)(uintptr_t)create.type;
+    if (create.machine) o->machine = (char *)(uintptr_t)create.machine;
+    bool ok = items_read(cli, a, o) && (!create.address || address_read(cli, a, o)) && attributes_read(cli, a, o);
+    return ok ? o : NULL;
+}
+
+/* A CreateOrderRequest or, without the key "order", the Order alone. */
+static Orderdb__V1__CreateOrderRequest *create_from_file(const struct cli *cli, struct arena *a) {
+    size_t len;
+    char error[PBJSON_ERROR_BYTES], *text = cli_read_file(create.file, &len);
+    if (!text) return NULL;
+    struct slice json = slice_of(text, len);
+    bool whole = pbjson_has_key(json, "order");
+    ProtobufCMessage *m = pbjson_parse(whole ? &orderdb__v1__create_order_request__descriptor : &orderdb__v1__order__descriptor, json, a, error);
+    mem_free(text);
+    if (!m) return cli_usage(cli, "%s: %s", create.file, error), NULL;
+    if (whole) return (Orderdb__V1__CreateOrderRequest *)m;
+    Orderdb__V1__CreateOrderRequest *r = arena_new(a, Orderdb__V1__CreateOrderRequest);
+    if (!r) return cli_no_memory(), NULL;
+    orderdb__v1__create_order_request__init(r);
+    r->order = (Order *)m;
+    return r;
+}
+
+/* What the flags say over what a file said. */
+static Orderdb__V1__WriteOptions *write_options(struct arena *a, Orderdb__V1__WriteOptions *given) {
+    Orderdb__V1__WriteOptions *w = given ? given : arena_new(a, Orderdb__V1__WriteOptions);
+    if (!w) return NULL;
+    if (!given) orderdb__v1__write_options__init(w);
+    if (write.request_id) w->request_id = (char *)(uintptr_t)write.request_id;
+    if (write.operator_) w->operator_ = (char *)(uintptr_t)write.operator_;
+    if (write.reason) w->reason = (char *)(uintptr_t)write.reason;
+    return w;
+}
+
+static enum cli_exit create_send(struct cli *cli, struct arena *a, Orderdb__V1__CreateOrderRequest *r) {
+    r->options = write_options(a, r->options);
+    if (!r->options) return cli_no_memory();
+    Orderdb__V1__CreateOrderResponse *answer = orderdb_create_order(cli->db, r, NULL);
+    if (!answer) return cli_error(cli);
+    enum cli_exit e = CLI_OK;
+    if (cli->json) {
+        e = cli_print_json(&answer->base);
+    } else if (answer->order) {
+        print_order(answer->order);
+        if (answer->replayed) printf("\nThis request had been made before; this is its first answer.\n");
+    }
+    orderdb_message_free(answer);
+    return e;
+}
+
+static enum cli_exit create_run(struct cli *cli, int argc, char **argv) {
+    struct arena a;
+    arena_init(&a, REQUEST_ARENA_BYTES);
+    Orderdb__V1__CreateOrderRequest request = ORDERDB__V1__CREATE_ORDER_REQUEST__INIT, *r = &request;
+    if (create.file) r = create_from_file(cli, &a);
+    else r->order = order_from_flags(cli, &a);
+    enum cli_exit e = r && r->order ? create_send(cli, &a, r) : CLI_USAGE; /* what is wrong has been told */
+    arena_fini(&a);
+    return e;
+}
+
+/* ---- order get */
+
+static bool id_read(const struct cli *cli, const char *text, int64_t *id) {
+    if (cli_parse_id(text, id)) return true;
+    cli_usage(cli, "\"%s\" is not an order id (a positive number)", text);
+    return false;
+}
+
+static enum cli_exit get_run(struct cli *cli, int argc, char **argv) {
+    Orderdb__V1__GetOrderRequest r = ORDERDB__V1__GET_ORDER_REQUEST__INIT;
+    if (!id_read(cli, argv[0], &r.order_id)) return CLI_USAGE;
+    Order *o = orderdb_get_order(cli->db, &r, NULL);
+    if (!o) return cli_error(cli);
+    enum cli_exit e = CLI_OK;
+    if (cli->json) e = cli_print_json(&o->base);
+    else print_order(o);
+    orderdb_message_free(o);
+    return e;
+}
+
+/* ---- order list */
+
+/* "A,B" and repeated flags alike, as one list in the arena. */
+static char **names_split(struct arena *a, const struct args_many *many, size_t *count) {
+    size_t n = 0;
+    *count = 0;
+    for (size_t i = 0; i < many->count; i++) {
+        n++;
+        for (const char *s = many->values[i]; *s; s++) n += *s == ',';
+    }
+    char **names = arena_array(a, char *, n + 1);
+    for (size_t i = 0; names && i < many->count; i++) {
+        char *text = arena_printf(a, "%s", many->values[i]);
+        if (!text) return NULL;
+        for (char *name; (name = strsep(&text, ","));) {
+            if (*name) names[(*count)++] = name;
+        }
+    }
+    return names;
+}
+
+static bool time_read(const struct cli *cli, const char *flag, const char *text, Google__Protobuf__Timestamp *t) {
+    if (time_parse(slice_str(text), &t->seconds, &t->nanos)) return true;
+    cli_usage(cli, "%s: \"%s\" is not a time like 2026-01-31 or 2026-01-31T08:00:00Z", flag, text);
+    return false;
+}
+
+static void list_print(const Orderdb__V1__ListOrdersResponse *answer) {
+    static const struct table_column columns[] = {{"ORDER", .right = true}, {"STATUS", .shrinks_to = 10}, {"VER", .right = true}, {"PAYABLE", .right = true}, {"CREATED", .shrinks_to = 17}, {"CLIENT NO", .shrinks_to = 9}};
+    struct table t;
+    char payable[64], time[TIME_TEXT_BYTES];
+    table_init(&t, columns, ARRAY_LEN(columns));
+    for (size_t i = 0; i < answer->n_orders; i++) {
+        const Order *o = answer->orders[i];
+        money_text(o->payable, payable, sizeof(payable));
+        time_text(o->create_time, time);
+        if (strlen(time) > 19) time[19] = 'Z', time[20] = 0; /* whole seconds are enough here */
+        table_cell(&t, "%lld", (long long)o->order_id);
+        table_cell(&t, "%s", o->status);
+        table_cell(&t, "%lld", (long long)o->version);
+        table_cell(&t, "%s", payable);
+        table_cell(&t, "%s", time);
+        table_cell(&t, "%s", o->client_order_no);
+    }
+    if (answer->n_orders) table_print(&t, stdout, TABLE_WIDTH);
+    table_fini(&t);
+    printf("%s%lld order%s", answer->n_orders ? "\n" : "", (long long)answer->total_size, answer->total_size == 1 ? "" : "s");
+    for (size_t i = 0; i < answer->n_status_counts; i++) {
+        printf("%s", i ? ", " : ": ");
+        text_print(stdout, answer->status_counts[i]->key);
+        printf(" %lld", (long long)answer->status_counts[i]->value);
+    }
+    putchar('\n');
+    if (answer->next_page_token && *answer->next_page_token) {
+        printf("more: --page-token ");
+        text_print(stdout, answer->next_page_token);
+        putchar('\n');
+    }
+}
+
+static enum cli_exit list_send(struct cli *cli, Orderdb__V1__ListOrdersRequest *r) {
+    Orderdb__V1__ListOrdersResponse *answer = orderdb_list_orders(cli->db, r, NULL);
+    if (!answer) return cli_error(cli);
+    enum cli_exit e = CLI_OK;
+    if (cli->json) e = cli_print_json(&answer->base);
+    else list_print(answer);
+    orderdb_message_free(answer);
+    return e;
+}
+
+static enum cli_exit list_run(struct cli *cli, int argc, char **argv) {
+    Google__Protobuf__Timestamp from = GOOGLE__PROTOBUF__TIMESTAMP__INIT, to = GOOGLE__PROTOBUF__TIMESTAMP__INIT;
+    Orderdb__V1__ListOrdersRequest r = ORDERDB__V1__LIST_ORDERS_REQUEST__INIT;
+    Orderdb__V1__ReadOptions read = ORDERDB__V1__READ_OPTIONS__INIT;
+    struct arena a;
+    r.user_id = argv[0];
+    if (list.from && !time_read(cli, "--from", list.from, &from)) return CLI_USAGE;
+    if (list.to && !time_read(cli, "--to", list.to, &to)) return CLI_USAGE;
+    if (list.page_size < INT32_MIN || list.page_size > INT32_MAX) return cli_usage(cli, "--page-size is out of range");
+    if (list.page_number < INT32_MIN || list.page_number > INT32_MAX) return cli_usage(cli, "--page is out of range");
+    if (list.page_number && list.page_token) return cli_usage(cli, "--page and --page-token exclude each other");
+    if (list.from) r.create_time_from = &from;
+    if (list.to) r.create_time_to = &to;
+    if (list.page_token) r.page_token = (char *)(uintptr_t)list.page_token;
+    r.page_size = (int32_t)list.page_size, r.page_number = (int32_t)list.page_number;
+    read.view = ORDERDB__V1__ORDER_VIEW__ORDER_VIEW_FULL;
+    if (full) r.read = &read;
+    arena_init(&a, REQUEST_ARENA_BYTES);
+    r.statuses = names_split(&a, &list.statuses, &r.n_statuses);
+    enum cli_exit e = r.statuses ? list_send(cli, &r) : cli_no_memory();
+    arena_fini(&a);
+    return e;
+}
+
+/* ---- order transition */
+
+static enum cli_exit transition_send(struct cli *cli, struct arena *a, Orderdb__V1__TransitionOrderRequest *r) {
+    r->options = write_options(a, NULL);
+    if (!r->options) return cli_no_memory();
+    Orderdb__V1__TransitionOrderResponse *answer = orderdb_transition_order(cli->db, r, NULL);
+    if (!answer) return cli_error(cli);
+    enum cli_exit e = CLI_OK;
+    if (cli->json) {
+        e = cli_print_json(&answer->base);
+    } else if (answer->entry) {
+        const Orderdb__V1__HistoryEntry *h = answer->entry;
+        char time[TIME_TEXT_BYTES];
+        time_text(h->time, time);
+        printf("order %lld: ", (long long)(answer->order ? answer->order->order_id : r->order_id));
+        text_print(stdout, h->from_status);
+        printf(" -> ");
+        text_print(stdout, h->to_status);
+        printf(" (");
+        text_print(stdout, h->event);
+        printf("), version %lld, %s%s\n", (long long)h->version, time, answer->replayed ? ", made before" : "");
+    }
+    orderdb_message_free(answer);
+    return e;
+}
+
+static enum cli_exit transition_run(struct cli *cli, int argc, char **argv) {
+    Orderdb__V1__TransitionOrderRequest r = ORDERDB__V1__TRANSITION_ORDER_REQUEST__INIT;
+    struct arena a;
+    if (!id_read(cli, argv[0], &r.order_id)) return CLI_USAGE;
+    if ((argc == 2) == (transition.to != NULL)) return cli_usage(cli, "name the event to take, or its target with --to STATUS");
+    if (argc == 2) r.event = argv[1];
+    if (transition.to) r.to_status = (char *)(uintptr_t)transition.to;
+    r.expected_version = transition.version;
+    arena_init(&a, REQUEST_ARENA_BYTES);
+    r.expected_statuses = names_split(&a, &transition.expected, &r.n_expected_statuses);
+    enum cli_exit e = r.expected_statuses ? transition_send(cli, &a, &r) : cli_no_memory();
+    arena_fini(&a);
+    return e;
+}
+
+/* ---- order history */
+
+static void history_print(const Orderdb__V1__ListOrderHistoryResponse *answer) {
+    static const struct table_column columns[] = {{"VER", .right = true}, {"EVENT", .shrinks_to = 10}, {"FROM", .shrinks_to = 9}, {"TO", .shrinks_to = 9}, {"TIME", .shrinks_to = 20}, {"BY", .shrinks_to = 6}, {"REASON", .shrinks_to = 6}};
+    struct table t;
+    char time[TIME_TEXT_BYTES];
+    table_init(&t, columns, ARRAY_LEN(columns));
+    for (size_t i = 0; i < answer->n_entries; i++) {
+        const Orderdb__V1__HistoryEntry *h = answer->entries[i];
+        time_text(h->time, time);
+        table_cell(&t, "%lld", (long long)h->version);
+        table_cell(&t, "%s", h->event);
+        table_cell(&t, "%s", h->from_status);
+        table_cell(&t, "%s", h->to_status);
+        table_cell(&t, "%s", time);
+        table_cell(&t, "%s", h->operator_);
+        table_cell(&t, "%s", h->reason);
+    }
+    table_print(&t, stdout, TABLE_WIDTH);
+    table_fini(&t);
+    if (answer->next_page_token && *answer->next_page_token) {
+        printf("more: --page-token ");
+        text_print(stdout, answer->next_page_token);
+        putchar('\n');
+    }
+}
+
+static enum cli_exit history_run(struct cli *cli, int argc, char **argv) {
+    Orderdb__V1__ListOrderHistoryRequest r = ORDERDB__V1__LIST_ORDER_HISTORY_REQUEST__INIT;
+    if (!id_read(cli, argv[0], &r.order_id)) return CLI_USAGE;
+    if (list.page_size < INT32_MIN || list.page_size > INT32_MAX) return cli_usage(cli, "--page-size is out of range");
+    r.page_size = (int32_t)list.page_size;
+    if (list.page_token) r.page_token = (char *)(uintptr_t)list.page_token;
+    Orderdb__V1__ListOrderHistoryResponse *answer = orderdb_list_order_history(cli->db, &r, NULL);
+    if (!answer) return cli_error(cli);
+    enum cli_exit e = CLI_OK;
+    if (cli->json) e = cli_print_json(&answer->base);
+    else history_print(answer);
+    orderdb_message_free(answer);
+    return e;
+}
+
+/* ---- the family */
+
+#define WRITE_FLAGS \
+    {"--request-id", NULL, ARG_TEXT, &write.request_id, "ID", "16-128 bytes; the same id again has no second effect"}, \
+    {"--operator", NULL, ARG_TEXT, &write.operator_, "WHO", "for the history"}, \
+    {"--reason", NULL, ARG_TEXT, &write.reason, "TEXT", "for the history"}
+
+static const struct arg create_flags[] = {
+    {"--user", NULL, ARG_TEXT, &create.user, "USER", "whose order it is"},
+    {"--item", NULL, ARG_MANY, &create.items, "PARTS", "sku=..,title=..,qty=..,price=..[,discount=..][,merchant=..]; repeat it; \\, is a comma"},
+    {"--currency", NULL, ARG_TEXT, &create.currency, "CODE", "ISO 4217, of all amounts; they are decimals: 19.99 CNY, 500 JPY"},
+    {"--freight", NULL, ARG_TEXT, &create.freight, "AMOUNT", "added to the items' total"},
+    {"--discount", NULL, ARG_TEXT, &create.discount, "AMOUNT", "off the whole order"},
+    {"--client-order-no", NULL, ARG_TEXT, &create.client_order_no, "NO", "your own number, unique per user"},
+    {"--merchant", NULL, ARG_TEXT, &create.merchant, "ID", "the merchant"},
+    {"--type", NULL, ARG_TEXT, &create.type, "TYPE", "the order type"},
+    {"--machine", NULL, ARG_TEXT, &create.machine, "NAME", "the status machine (default: the server's)"},
+    {"--address", NULL, ARG_TEXT, &create.address, "PARTS", "recipient=..,phone=..,region=..,line=.."},
+    {"--attr", NULL, ARG_MANY, &create.attributes, "KEY=VALUE", "an attribute; repeat it"},
+    {"--file", "-f", ARG_TEXT, &create.file, "FILE|-", "the order, or the whole request, as JSON instead"},
+    WRITE_FLAGS,
+    {NULL},
+};
+static const struct arg list_flags[] = {
+    {"--status", NULL, ARG_MANY, &list.statuses, "STATUS,..", "only these"},
+    {"--from", NULL, ARG_TEXT, &list.from, "TIME", "created at or after"},
+    {"--to", NULL, ARG_TEXT, &list.to, "TIME", "created before"},
+    {"--page-size", NULL, ARG_NUMBER, &list.page_size, "N", "default 20, at most 1000"},
+    {"--page", NULL, ARG_NUMBER, &list.page_number, "N", "jump to page N, from 1"},
+    {"--page-token", NULL, ARG_TEXT, &list.page_token, "TOKEN", "go on where a list ended"},
+    {"--full", NULL, ARG_SWITCH, &full, NULL, "with items and addresses (-o json)"},
+    {NULL},
+};
+static const struct arg transition_flags[] = {
+    {"--to", NULL, ARG_TEXT, &transition.to, "STATUS", "the target instead of an event"},
+    {"--expect", NULL, ARG_MANY, &transition.expected, "STATUS,..", "refuse unless the order is in one of these"},
+    {"--version", NULL, ARG_NUMBER, &transition.version, "N", "refuse unless the order has this version"},
+    WRITE_FLAGS,
+    {NULL},
+};
+static const struct arg history_flags[] = {
+    {"--page-size", NULL, ARG_NUMBER, &list.page_size, "N", "entries at most"},
+    {"--page-token", NULL, ARG_TEXT, &list.page_token, "TOKEN", "go on where a list ended"},
+    {NULL},
+};
+
+const struct cli_command order_commands[] = {
+    {"order", "create", "", "create an order",
+     "Examples:\n"
+     "  orderctl order create --user ann --currency CNY --item sku=u1,title=Umbrella,qty=2,price=19.99 --freight 5\n"
+     "  orderctl order create --user ann --currency JPY --item sku=b7,title=Book,qty=1,price=1200 --client-order-no W-1001\n"
+     "  orderctl order create -f order.json\n"
+     "  echo '{\"user_id\":\"ann\",\"items\":[{\"sku_id\":\"u1\",\"quantity\":1,\"unit_price\":{\"currency_code\":\"CNY\",\"minor_units\":\"1999\"}}]}' |\n"
+     "    orderctl order create -f -\n",
+     create_flags, 0, 0, create_run},
+    {"order", "get", "ORDER_ID", "show an order", "Examples:\n  orderctl order get 1234567890\n  orderctl order get 1234567890 -o json\n", NULL, 1, 1, get_run},
+    {"order", "list", "USER", "list a user's orders, newest first",
+     "Examples:\n  orderctl order list ann\n  orderctl order list ann --status PAID,SHIPPED --from 2026-01-01 --to 2026-02-01\n"
+     "  orderctl order list ann --page-size 100 --page 7\n",
+     list_flags, 1, 1, list_run},
+    {"order", "transition", "ORDER_ID [EVENT]", "move an order along its status machine",
+     "Examples:\n  orderctl order transition 1234567890 pay\n  orderctl order transition 1234567890 ship --expect PAID --reason \"left the warehouse\"\n"
+     "  orderctl order transition 1234567890 --to CANCELLED\n",
+     transition_flags, 1, 2, transition_run},
+    {"order", "history", "ORDER_ID", "show what happened to an order, oldest first",
+     "Examples:\n  orderctl order history 1234567890\n  orderctl order history 1234567890 -o json\n", history_flags, 1, 1, history_run},
+    {"order", "import", "FILE|DIR|-", "load orders of another system, with their history", cmd_import_text, cmd_import_flags, 1, 1, cmd_import_run},
+    {NULL},
+};

@@ -1,0 +1,125 @@
+/* orderctl: OrderDB by hand. Finds the command, its flags and the server, and runs it. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/cli.h"
+
+#define SERVER_DEFAULT "127.0.0.1:7400"
+enum { TIMEOUT_S_MAX = 86400 };
+
+static const struct cli_command *const families[] = {order_commands, status_commands};
+
+static struct cli cli;
+static const struct arg global_flags[] = {
+    {"--server", NULL, ARG_TEXT, &cli.server, "HOST:PORT", "the server (default: $ORDERDB_SERVER, else " SERVER_DEFAULT ")"},
+    {"--output", "-o", ARG_TEXT, &cli.output, "json|table", "how answers are printed (default: table)"},
+    {"--timeout", NULL, ARG_NUMBER, &cli.timeout_s, "SECONDS", "of a call, retries included (default: 10)"},
+    {"--help", "-h", ARG_SWITCH, &cli.help, NULL, "what a command does, with examples"},
+    {"--version", NULL, ARG_SWITCH, &cli.version, NULL, "print the version"},
+    {NULL},
+};
+
+static void print_commands(const char *family) {
+    for (size_t i = 0; i < ARRAY_LEN(families); i++) {
+        for (const struct cli_command *c = families[i]; c->family; c++) {
+            char left[80];
+            if (family && strcmp(family, c->family) != 0) continue;
+            snprintf(left, sizeof(left), "%s%s%s %s", c->family, *c->name ? " " : "", c->name, c->operands);
+            printf("  %-34s %s\n", left, c->summary);
+        }
+    }
+}
+
+static void help_all(void) {
+    printf("orderctl: orders of an OrderDB server\n\nUsage: orderctl [FLAGS] COMMAND [OPERANDS] [FLAGS]\n\nCommands:\n");
+    print_commands(NULL);
+    printf("\nFlags of every command:\n");
+    args_print_help(global_flags);
+    printf("\nExamples:\n"
+           "  orderctl status\n"
+           "  orderctl order create --user ann --currency CNY --item sku=u1,title=Umbrella,qty=2,price=19.99\n"
+           "  orderctl order list ann\n"
+           "  orderctl order transition 1234567890 pay\n"
+           "  orderctl order create --help\n"
+           "\nExit codes: 0 done, 1 refused by the server, 2 wrong usage, 3 server not reached or no answer in time.\n");
+}
+
+static void help_family(const char *family) {
+    printf("Usage: orderctl %s COMMAND [OPERANDS] [FLAGS]\n\nCommands:\n", family);
+    print_commands(family);
+    printf("\nExamples:\n  orderctl %s create --help\n  orderctl %s list ann -o json\n", family, family);
+}
+
+static void help_command(const struct cli_command *c) {
+    printf("orderctl %s%s%s: %s\n\nUsage: orderctl %s%s%s %s [FLAGS]\n", c->family, *c->name ? " " : "", c->name, c->summary, c->family, *c->name ? " " : "",
+           c->name, c->operands);
+    if (c->flags && c->flags->name) {
+        printf("\nFlags:\n");
+        args_print_help(c->flags);
+    }
+    printf("\nFlags of every command:\n");
+    args_print_help(global_flags);
+    printf("\n%s", c->text);
+}
+
+static const struct cli_command *command_find(const char *family, const char *name, bool *family_known) {
+    *family_known = false;
+    for (size_t i = 0; i < ARRAY_LEN(families); i++) {
+        for (const struct cli_command *c = families[i]; c->family; c++) {
+            if (strcmp(c->family, family) != 0) continue;
+            *family_known = true;
+            if (!*c->name || (name && strcmp(c->name, name) == 0)) return c;
+        }
+    }
+    return NULL;
+}
+
+static enum cli_exit command_run(const struct cli_command *c, int argc, char **argv) {
+    if (cli.output && strcmp(cli.output, "json") != 0 && strcmp(cli.output, "table") != 0) return cli_usage(&cli, "--output is json or table, not %s", cli.output);
+    if (cli.timeout_s < 0 || cli.timeout_s > TIMEOUT_S_MAX) return cli_usage(&cli, "--timeout is 1 to %d seconds", TIMEOUT_S_MAX);
+    if (argc < c->operands_min || argc > c->operands_max) return cli_usage(&cli, "expected: orderctl %s %s", cli.command, c->operands);
+    cli.json = cli.output && strcmp(cli.output, "json") == 0;
+    if (!cli.server) cli.server = getenv("ORDERDB_SERVER");
+    if (!cli.server || !*cli.server) cli.server = SERVER_DEFAULT;
+    struct orderdb_options options = {.timeout_ms = (uint32_t)cli.timeout_s * 1000};
+    cli.db = orderdb_open(cli.server, &options);
+    if (!cli.db) return errno == EINVAL ? cli_usage(&cli, "--server is HOST:PORT, not %s", cli.server) : cli_no_memory();
+    enum cli_exit e = c->run(&cli, argc, argv);
+    orderdb_close(cli.db);
+    /* A full disk or a closed pipe under stdout must not look like success. */
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        fprintf(stderr, "orderctl: cannot write the output: %s\n", strerror(errno));
+        if (e == CLI_OK) e = CLI_REFUSED;
+    }
+    return e;
+}
+
+int main(int argc, char **argv) {
+    char error[ARGS_ERROR_BYTES], name[64];
+    const struct arg *tables[2] = {global_flags, NULL};
+    cli.command = "";
+    int n = args_parse(tables, argc - 1, argv + 1, true, error);
+    char **words = argv + 1;
+    if (n < 0) return cli_usage(&cli, "%s", error);
+    if (cli.version) return printf("orderctl %s\n", ORDERDB_VERSION) < 0;
+    if (n == 0) return help_all(), cli.help ? CLI_OK : CLI_USAGE;
+    bool family_known;
+    const struct cli_command *c = command_find(words[0], n > 1 ? words[1] : NULL, &family_known);
+    if (!c && family_known) {
+        bool asks = cli.help || (n > 1 && (strcmp(words[1], "--help") == 0 || strcmp(words[1], "-h") == 0));
+        if (asks) return help_family(words[0]), CLI_OK;
+        cli.command = words[0];
+        return n > 1 ? cli_usage(&cli, "no command \"%s %s\"", words[0], words[1]) : cli_usage(&cli, "%s needs a command", words[0]);
+    }
+    if (!c) return strcmp(words[0], "help") == 0 ? (help_all(), CLI_OK) : cli_usage(&cli, "no command \"%s\"", words[0]);
+    snprintf(name, sizeof(name), "%s%s%s", c->family, *c->name ? " " : "", c->name);
+    cli.command = name;
+    int skip = *c->name ? 2 : 1;
+    tables[1] = c->flags;
+    n = args_parse(tables, n - skip, words + skip, false, error);
+    if (n < 0) return cli_usage(&cli, "%s", error);
+    if (cli.help) return help_command(c), CLI_OK;
+    return command_run(c, n, words + skip);
+}
