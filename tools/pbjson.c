@@ -198,10 +198,30 @@ static json_t *message_to_json(const ProtobufCMessage *m) {
 
 static void heap_use(void) { json_set_alloc_funcs(mem_alloc, mem_free); }
 
+struct dump {
+    struct buf out;
+    bool failed;
+};
+
+static int dump_cb(const char *text, size_t n, void *user) {
+    struct dump *d = user;
+    d->failed = d->failed || !buf_append(&d->out, slice_of(text, n));
+    return d->failed ? -1 : 0;
+}
+
+/* jansson 2.14 overlooks a sink that fails at an object's key: the failure is kept here. NULL: no memory. */
+static char *json_text(const json_t *j, size_t flags) {
+    struct dump d = {0};
+    int e = j ? json_dump_callback(j, dump_cb, &d, flags | JSON_ENCODE_ANY) : -1;
+    if (e == 0 && dump_cb("", 1, &d) == 0) return (char *)buf_take(&d.out);
+    buf_fini(&d.out);
+    return NULL;
+}
+
 char *pbjson_format(const ProtobufCMessage *m, unsigned indent) {
     heap_use();
     json_t *j = message_to_json(m);
-    char *text = j ? json_dumps(j, JSON_INDENT(indent) | (indent ? 0 : JSON_COMPACT) | JSON_ENCODE_ANY) : NULL;
+    char *text = json_text(j, JSON_INDENT(indent) | (indent ? 0 : JSON_COMPACT));
     json_decref(j);
     return text;
 }
@@ -209,7 +229,7 @@ char *pbjson_format(const ProtobufCMessage *m, unsigned indent) {
 bool pbjson_quote(struct buf *out, const char *text) {
     heap_use();
     json_t *j = text_to_json(text);
-    char *quoted = j ? json_dumps(j, JSON_ENCODE_ANY) : NULL;
+    char *quoted = json_text(j, 0);
     bool ok = quoted && buf_append(out, slice_str(quoted));
     mem_free(quoted);
     json_decref(j);

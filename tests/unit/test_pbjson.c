@@ -67,7 +67,7 @@ static void test_errors_name_the_place(void **state) {
     wrong(order_type, "{\"items\":{}}", "items: not an array");
     wrong(order_type, "{\"items\":[null]}", "items[0]: null in a list");
     wrong(order_type, "{\"attributes\":[]}", "attributes: not an object");
-    wrong(order_type, "{\"attributes\":{\"k\":1}}", "attributes.k.");
+    wrong(order_type, "{\"attributes\":{\"k\":1}}", "attributes.k: not a string");
     wrong(order_type, "{\"user_id\":1}", "user_id: not a string");
     wrong(order_type, "{\"user_id\":\"a\\u0000b\"}", "holds a NUL");
     wrong(order_type, "{\"order_id\":\"9223372036854775808\"}", "order_id: not a whole number");
