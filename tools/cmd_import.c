@@ -223,6 +223,7 @@ static enum cli_exit job_run(struct job *j, const char *path, bool olist) {
     enum cli_exit e = olist ? olist_import(j, path, &ok) : ndjson_import(j, path, &ok);
     if (e != CLI_OK) return e;
     const struct importer_books *b = importer_books(j->importer);
+    if (!ok && b->total.imported + b->total.already_there == 0) return orderdb_error(j->cli->db) ? cli_error(j->cli) : cli_no_memory();
     if (j->cli->json) e = report_json(b);
     else report_table(b);
     if (!ok) {

@@ -52,6 +52,14 @@ static void time_text(const Google__Protobuf__Timestamp *t, char out[TIME_TEXT_B
     else snprintf(out, TIME_TEXT_BYTES, "-");
 }
 
+/* For tables: to the second or to the minute, without T and Z. */
+static void time_text_short(const Google__Protobuf__Timestamp *t, bool seconds, char out[TIME_TEXT_BYTES]) {
+    time_text(t, out);
+    if (strlen(out) < 20) return;
+    out[10] = ' ';
+    out[seconds ? 19 : 16] = 0;
+}
+
 static void print_field(const char *name, const char *value) {
     if (!*value) return;
     printf("%-16s", name);
@@ -390,18 +398,17 @@ static bool time_read(const struct cli *cli, const char *flag, const char *text,
 }
 
 static void list_print(const Orderdb__V1__ListOrdersResponse *answer) {
-    static const struct table_column columns[] = {{"ORDER", .right = true}, {"STATUS", .shrinks_to = 10}, {"VER", .right = true}, {"PAYABLE", .right = true}, {"CREATED", .shrinks_to = 17}, {"CLIENT NO", .shrinks_to = 9}};
+    static const struct table_column columns[] = {
+        {"ORDER", .right = true}, {"STATUS", .shrinks_to = 10}, {"PAYABLE", .right = true}, {"CREATED"}, {"CLIENT NO", .shrinks_to = 9}};
     struct table t;
     char payable[64], time[TIME_TEXT_BYTES];
     table_init(&t, columns, ARRAY_LEN(columns));
     for (size_t i = 0; i < answer->n_orders; i++) {
         const Order *o = answer->orders[i];
         money_text(o->payable, payable, sizeof(payable));
-        time_text(o->create_time, time);
-        if (strlen(time) > 19) time[19] = 'Z', time[20] = 0; /* whole seconds are enough here */
+        time_text_short(o->create_time, false, time);
         table_cell(&t, "%lld", (long long)o->order_id);
         table_cell(&t, "%s", o->status);
-        table_cell(&t, "%lld", (long long)o->version);
         table_cell(&t, "%s", payable);
         table_cell(&t, "%s", time);
         table_cell(&t, "%s", o->client_order_no);
@@ -500,16 +507,16 @@ static enum cli_exit transition_run(struct cli *cli, int argc, char **argv) {
 /* ---- order history */
 
 static void history_print(const Orderdb__V1__ListOrderHistoryResponse *answer) {
-    static const struct table_column columns[] = {{"VER", .right = true}, {"EVENT", .shrinks_to = 10}, {"FROM", .shrinks_to = 9}, {"TO", .shrinks_to = 9}, {"TIME", .shrinks_to = 20}, {"BY", .shrinks_to = 6}, {"REASON", .shrinks_to = 6}};
+    static const struct table_column columns[] = {
+        {"VER", .right = true}, {"EVENT", .shrinks_to = 10}, {"STATUS", .shrinks_to = 10}, {"TIME"}, {"BY", .shrinks_to = 6}, {"REASON", .shrinks_to = 6}};
     struct table t;
     char time[TIME_TEXT_BYTES];
     table_init(&t, columns, ARRAY_LEN(columns));
     for (size_t i = 0; i < answer->n_entries; i++) {
         const Orderdb__V1__HistoryEntry *h = answer->entries[i];
-        time_text(h->time, time);
+        time_text_short(h->time, true, time);
         table_cell(&t, "%lld", (long long)h->version);
         table_cell(&t, "%s", h->event);
-        table_cell(&t, "%s", h->from_status);
         table_cell(&t, "%s", h->to_status);
         table_cell(&t, "%s", time);
         table_cell(&t, "%s", h->operator_);
