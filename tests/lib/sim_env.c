@@ -140,7 +140,6 @@ struct sim_disk {
 struct env_file {
     struct list link;
     struct inode *inode;
-    char *name;
     unsigned flags;
 };
 /* An asynchronous request under way, or a job. */
@@ -215,6 +214,12 @@ static void names_set(struct names *ns, const char *name, struct inode *inode) {
     names_remove(ns, name);
     if (ns->count == ns->cap) ns->cap = ns->cap ? ns->cap * 2 : 16, ns->entry = need(realloc(ns->entry, ns->cap * sizeof *ns->entry));
     ns->entry[ns->count++] = (struct entry){need(strdup(name)), inode};
+}
+
+static int entry_compare(const void *a, const void *b) { return strcmp(((const struct entry *)a)->name, ((const struct entry *)b)->name); }
+
+static void names_sort(struct names *ns) {
+    if (ns->count) qsort(ns->entry, ns->count, sizeof *ns->entry, entry_compare);
 }
 
 static void names_clear(struct names *ns) {
@@ -334,10 +339,8 @@ struct sim_disk *sim_disk_copy(const struct sim_disk *d) {
     return to;
 }
 
-static int entry_compare(const void *a, const void *b) { return strcmp(((const struct entry *)a)->name, ((const struct entry *)b)->name); }
-
 void sim_disk_each(const struct sim_disk *d, void (*each)(void *ctx, const char *name), void *ctx) {
-    qsort(d->seen.entry, d->seen.count, sizeof *d->seen.entry, entry_compare);
+    names_sort(&((struct sim_disk *)d)->seen);
     for (size_t i = 0; i < d->seen.count; i++)
         if (d->seen.entry[i].inode) each(ctx, d->seen.entry[i].name);
 }
@@ -425,7 +428,7 @@ void sim_disk_crash(struct sim_disk *d) {
         else i++;
     }
     names_clear(&d->seen);
-    qsort(d->durable.entry, d->durable.count, sizeof *d->durable.entry, entry_compare);
+    names_sort(&d->durable);
     for (size_t i = 0; i < d->durable.count; i++) {
         if (d->durable.entry[i].inode) inode_crash(w, d->durable.entry[i].inode);
         names_set(&d->seen, d->durable.entry[i].name, d->durable.entry[i].inode);
@@ -467,7 +470,7 @@ static int env_file_open(struct env *env, const char *name, unsigned flags, stru
     }
     struct env_file *f = need(calloc(1, sizeof *f));
     n->refs++;
-    *f = (struct env_file){.inode = n, .flags = flags, .name = need(strdup(name))};
+    *f = (struct env_file){.inode = n, .flags = flags};
     list_push_back(&e->files, &f->link);
     return *out = f, 0;
 }
@@ -475,7 +478,6 @@ static int env_file_open(struct env *env, const char *name, unsigned flags, stru
 static void env_file_close(struct env *env, struct env_file *f) {
     list_remove(&f->link);
     inode_put(f->inode);
-    free(f->name);
     free(f);
 }
 
@@ -493,7 +495,7 @@ static int64_t env_file_read(struct env *env, struct env_file *f, void *buf, siz
     const struct sim_faults *x = &e->disk->faults;
     check_direct(f, buf, len, offset);
     if (e->dead) return -EIO;
-    if (x->unreadable && strcmp(x->unreadable, f->name) == 0 && offset < x->unreadable_to && offset + len > x->unreadable_from) return -EIO;
+    if (x->unreadable && file_of(e->disk, x->unreadable) == f->inode && offset < x->unreadable_to && offset + len > x->unreadable_from) return -EIO;
     if (offset >= f->inode->size) return 0;
     len = (size_t)MIN_OF((uint64_t)len, f->inode->size - offset);
     if (len) memcpy(buf, f->inode->seen + offset, len);
@@ -586,7 +588,7 @@ static int env_dir_list(struct env *env, const char *name, void (*each)(void *ct
     if (*name && !names_find(&e->disk->seen, name)) return -ENOENT;
     size_t count = 0;
     char **found = need(calloc(e->disk->seen.count + 1, sizeof *found)); /* a copy: each() may remove files */
-    qsort(e->disk->seen.entry, e->disk->seen.count, sizeof *e->disk->seen.entry, entry_compare);
+    names_sort(&e->disk->seen);
     for (size_t i = 0; i < e->disk->seen.count; i++)
         if (in_dir(e->disk->seen.entry[i].name, name)) found[count++] = need(strdup(e->disk->seen.entry[i].name + (*name ? strlen(name) + 1 : 0)));
     for (size_t i = 0; i < count; i++) {

@@ -111,7 +111,7 @@ static void compare(struct model *m) {
         for (size_t i = 0; equal && i < m->replayed_count; i++) equal = same(&m->entry[begin + i], &m->replayed[i]);
         for (size_t i = 0; equal && i < begin; i++) equal = !needed(m, i, end);
         if (!equal) continue;
-        memmove(m->entry, m->entry + begin, m->replayed_count * sizeof *m->entry);
+        if (m->replayed_count) memmove(m->entry, m->entry + begin, m->replayed_count * sizeof *m->entry);
         m->count = m->replayed_count;
         for (size_t i = 0; i < m->count; i++) m->entry[i].synced = true; /* open made it a promise */
         return;
