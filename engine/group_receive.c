@@ -80,8 +80,11 @@ static enum status receive_snapshot(struct group *g, const struct peer_message *
     enum status st = from_second_leader(g, p);
     /* While a transfer runs, the library would ignore the offer (and leak it). Heartbeats keep the contact. */
     if (st || !g->config.ops->fetch || group_core_installing(g)) return st;
-    if (p->term >= raft_current_term(&g->raft) && p->snapshot.index <= g->commit_max && group_core_term_at(&g->raft, p->snapshot.index) == 0)
-        return STATUS_OK; /* we are past it, and no longer know its term: the library would throw our log away for it */
+    if (p->term >= raft_current_term(&g->raft) && p->snapshot.index <= g->commit_max) {
+        uint64_t term = group_core_term_at(&g->raft, p->snapshot.index);
+        if (term == 0) return STATUS_OK; /* we are past it, and no longer know its term: the library would throw our log away for it */
+        if (term != p->snapshot.index_term) return STATUS_FIELD_INVALID; /* not what was committed */
+    }
     g->fetching = (struct group_snapshot){p->snapshot.index, p->snapshot.index_term, members};
     g->fetching.members.index = p->snapshot.members_index;
     m->type = RAFT_INSTALL_SNAPSHOT;

@@ -1,0 +1,221 @@
+/* Raft messages as bytes: each kind there and back, golden bytes, and every refusal that peer.h names. */
+#include "tests/lib/test.h"
+
+#include "proto/base/hash.h"
+#include "proto/base/mem.h"
+#include "proto/peer.h"
+
+static uint8_t bytes[1 << 16];
+static struct peer_entry decoded[PEER_ENTRIES_MAX];
+
+static struct peer_message message(enum peer_kind kind) { return (struct peer_message){.kind = kind, .group = 7, .from = 1, .to = 2, .term = 9}; }
+
+static struct slice encoded(const struct peer_message *m) {
+    struct writer w = writer_of(bytes, sizeof bytes);
+    assert_true(peer_encode(m, &w));
+    assert_int_equal(w.len, peer_encoded_bytes(m));
+    return writer_slice(&w);
+}
+
+/* After a change of our own: the checksum is right again, so that it is the field that is refused. */
+static struct slice sealed(size_t len) {
+    uint32_t crc = crc32c(0, bytes, 12);
+    put_le32(bytes + 12, crc32c(crc, bytes + 16, len - 16));
+    return slice_of(bytes, len);
+}
+
+static struct peer_message vote(void) {
+    struct peer_message m = message(PEER_VOTE);
+    m.vote.last_index = 11, m.vote.last_term = 8, m.vote.pre_vote = true, m.vote.disrupt = true;
+    return m;
+}
+static struct peer_message vote_result(void) {
+    struct peer_message m = message(PEER_VOTE_RESULT);
+    m.vote_result.granted = true;
+    return m;
+}
+static const struct peer_entry two[] = {{8, 1, {(const uint8_t *)"first", 5}}, {9, 2, {NULL, 0}}};
+static struct peer_message append(void) {
+    struct peer_message m = message(PEER_APPEND);
+    m.append.prev_index = 10, m.append.prev_term = 7, m.append.commit = 9, m.append.entries = two, m.append.count = 2;
+    return m;
+}
+static struct peer_message append_result(void) {
+    struct peer_message m = message(PEER_APPEND_RESULT);
+    m.append_result.rejected = 10, m.append_result.last_index = 4;
+    return m;
+}
+static struct peer_message snapshot(void) {
+    struct peer_message m = message(PEER_SNAPSHOT);
+    m.snapshot.index = 100, m.snapshot.index_term = 6, m.snapshot.members_index = 2, m.snapshot.members = SLICE_LIT("members");
+    return m;
+}
+static struct peer_message timeout_now(void) {
+    struct peer_message m = message(PEER_TIMEOUT_NOW);
+    m.timeout_now.last_index = 12, m.timeout_now.last_term = 9;
+    return m;
+}
+
+static void test_each_kind_has_golden_bytes(void **state) {
+    struct peer_message m = vote();
+    assert_golden("peer_vote", encoded(&m));
+    m = vote_result(), assert_golden("peer_vote_result", encoded(&m));
+    m = append(), assert_golden("peer_append", encoded(&m));
+    m = append_result(), assert_golden("peer_append_result", encoded(&m));
+    m = snapshot(), assert_golden("peer_snapshot", encoded(&m));
+    m = timeout_now(), assert_golden("peer_timeout_now", encoded(&m));
+}
+
+static void test_each_kind_comes_back(void **state) {
+    struct peer_message m = vote(), d;
+    assert_int_equal(peer_decode(encoded(&m), &d, decoded), STATUS_OK);
+    assert_true(d.kind == PEER_VOTE && d.group == 7 && d.from == 1 && d.to == 2 && d.term == 9);
+    assert_true(d.vote.last_index == 11 && d.vote.last_term == 8 && d.vote.pre_vote && d.vote.disrupt);
+    m = vote_result();
+    assert_int_equal(peer_decode(encoded(&m), &d, decoded), STATUS_OK);
+    assert_true(d.vote_result.granted && !d.vote_result.pre_vote);
+    m = append();
+    assert_int_equal(peer_decode(encoded(&m), &d, decoded), STATUS_OK);
+    assert_true(d.append.prev_index == 10 && d.append.prev_term == 7 && d.append.commit == 9 && d.append.count == 2);
+    assert_true(d.append.entries[0].term == 8 && d.append.entries[0].type == 1 && d.append.entries[1].term == 9 && d.append.entries[1].type == 2);
+    assert_slice(d.append.entries[0].data, "first");
+    assert_int_equal(d.append.entries[1].data.len, 0);
+    m = append_result();
+    assert_int_equal(peer_decode(encoded(&m), &d, decoded), STATUS_OK);
+    assert_true(d.append_result.rejected == 10 && d.append_result.last_index == 4);
+    m = snapshot();
+    assert_int_equal(peer_decode(encoded(&m), &d, decoded), STATUS_OK);
+    assert_true(d.snapshot.index == 100 && d.snapshot.index_term == 6 && d.snapshot.members_index == 2);
+    assert_slice(d.snapshot.members, "members");
+    m = timeout_now();
+    assert_int_equal(peer_decode(encoded(&m), &d, decoded), STATUS_OK);
+    assert_true(d.timeout_now.last_index == 12 && d.timeout_now.last_term == 9);
+}
+
+static void test_any_flipped_bit_is_seen(void **state) {
+    struct peer_message m = append(), d;
+    size_t n = encoded(&m).len;
+    for (size_t bit = 0; bit < n * 8; bit++) {
+        bytes[bit / 8] ^= (uint8_t)(1u << bit % 8);
+        assert_int_not_equal(peer_decode(slice_of(bytes, n), &d, decoded), STATUS_OK);
+        bytes[bit / 8] ^= (uint8_t)(1u << bit % 8);
+    }
+    assert_int_equal(peer_decode(slice_of(bytes, n), &d, decoded), STATUS_OK);
+}
+
+static void test_any_cut_or_lengthened_frame_is_refused(void **state) {
+    struct peer_message m = append(), d;
+    size_t n = encoded(&m).len;
+    for (size_t len = 0; len < n; len++) assert_int_equal(peer_decode(slice_of(bytes, len), &d, decoded), STATUS_FIELD_INVALID);
+    assert_int_equal(peer_decode(slice_of(bytes, n + 1), &d, decoded), STATUS_FIELD_INVALID);
+    for (size_t len = PEER_HEAD_BYTES; len < n; len++) { /* a length and a checksum that fit do not help */
+        encoded(&m);
+        put_le32(bytes + 8, (uint32_t)len);
+        assert_int_equal(peer_decode(sealed(len), &d, decoded), STATUS_FIELD_INVALID);
+    }
+}
+
+static void test_another_format_is_unknown(void **state) {
+    struct peer_message m = vote(), d;
+    uint32_t length;
+    size_t n = encoded(&m).len;
+    bytes[4] = 2;
+    assert_int_equal(peer_decode(sealed(n), &d, decoded), STATUS_FORMAT_UNKNOWN);
+    assert_int_equal(peer_frame_length(slice_of(bytes, n), &length), STATUS_FORMAT_UNKNOWN);
+}
+
+/* One byte or number changed, everything else as it should be. */
+static void refuse_u64(struct peer_message m, size_t at, uint64_t value) {
+    struct peer_message d;
+    size_t n = encoded(&m).len;
+    put_le64(bytes + at, value);
+    assert_int_equal(peer_decode(sealed(n), &d, decoded), STATUS_FIELD_INVALID);
+}
+static void refuse_u8(struct peer_message m, size_t at, uint8_t value) {
+    struct peer_message d;
+    size_t n = encoded(&m).len;
+    bytes[at] = value;
+    assert_int_equal(peer_decode(sealed(n), &d, decoded), STATUS_FIELD_INVALID);
+}
+
+static void test_every_field_is_bounded(void **state) {
+    enum { BODY = PEER_HEAD_BYTES };
+    refuse_u8(vote(), 5, 0), refuse_u8(vote(), 5, 7), refuse_u8(vote(), 6, 1);
+    refuse_u64(vote(), 24, 0), refuse_u64(vote(), 32, 0), refuse_u64(vote(), 32, 1); /* from, to, to oneself */
+    refuse_u64(vote(), 40, 0), refuse_u64(vote(), 40, PEER_NUMBER_MAX + 1);
+    refuse_u64(vote(), BODY, 0), refuse_u64(vote(), BODY, PEER_NUMBER_MAX + 1), refuse_u64(vote(), BODY + 8, 0), refuse_u64(vote(), BODY + 8, 10);
+    refuse_u8(vote(), BODY + 16, 4), refuse_u8(vote(), BODY + 17, 1), refuse_u8(vote_result(), BODY, 4), refuse_u8(vote_result(), BODY + 7, 1);
+    refuse_u64(append(), BODY, 0), refuse_u64(append(), BODY, PEER_NUMBER_MAX), refuse_u64(append(), BODY + 8, 0), refuse_u64(append(), BODY + 8, 10);
+    refuse_u64(append(), BODY + 16, PEER_NUMBER_MAX + 1);
+    refuse_u8(append(), BODY + 24, 1), refuse_u8(append(), BODY + 24, 3), refuse_u8(append(), BODY + 28, 1); /* count, zeros */
+    enum { ENTRY = BODY + 32, SECOND = ENTRY + PEER_ENTRY_HEAD_BYTES + 5 };
+    refuse_u64(append(), ENTRY, 6), refuse_u64(append(), ENTRY, 10), refuse_u64(append(), SECOND, 7); /* terms that go back, or pass the message's */
+    refuse_u8(append(), ENTRY + 8, 200), refuse_u8(append(), ENTRY + 12, 0), refuse_u8(append(), ENTRY + 12, 4), refuse_u8(append(), ENTRY + 13, 1);
+    refuse_u8(append(), SECOND + 12, PEER_TYPE_MEMBERS); /* a membership entry in company */
+    refuse_u64(append_result(), BODY, PEER_NUMBER_MAX + 1), refuse_u64(append_result(), BODY + 8, PEER_NUMBER_MAX + 1);
+    refuse_u64(snapshot(), BODY, 0), refuse_u64(snapshot(), BODY + 8, 0), refuse_u64(snapshot(), BODY + 8, 10), refuse_u64(snapshot(), BODY + 16, 0);
+    refuse_u64(snapshot(), BODY + 16, 101), refuse_u8(snapshot(), BODY + 24, 8), refuse_u8(snapshot(), BODY + 25, 1), refuse_u8(snapshot(), BODY + 28, 1);
+    refuse_u64(timeout_now(), BODY, 0), refuse_u64(timeout_now(), BODY + 8, 0), refuse_u64(timeout_now(), BODY + 8, 10);
+}
+
+static void test_a_membership_entry_alone_is_fine(void **state) {
+    struct peer_entry alone = {9, PEER_TYPE_MEMBERS, SLICE_LIT("x")};
+    struct peer_message m = append(), d;
+    m.append.entries = &alone, m.append.count = 1;
+    assert_int_equal(peer_decode(encoded(&m), &d, decoded), STATUS_OK);
+}
+
+static void test_what_does_not_fit_is_not_encoded(void **state) {
+    struct peer_message m = append();
+    uint8_t small[64];
+    struct writer w = writer_of(small, sizeof small);
+    assert_false(peer_encode(&m, &w));
+    assert_int_equal(w.len, 0);
+    struct peer_entry huge[3];
+    for (int i = 0; i < 3; i++) huge[i] = (struct peer_entry){9, 1, slice_of(bytes, PEER_ENTRY_BYTES_MAX)}; /* only its length is read */
+    m.append.entries = huge, m.append.count = 3;
+    assert_int_equal(peer_encoded_bytes(&m), 0);
+    w = writer_of(bytes, sizeof bytes);
+    assert_false(peer_encode(&m, &w));
+}
+
+static void test_too_many_entries_are_refused(void **state) {
+    static struct peer_entry many[PEER_ENTRIES_MAX + 1];
+    struct peer_message m = append(), d;
+    for (size_t i = 0; i < ARRAY_LEN(many); i++) many[i] = (struct peer_entry){9, 1, {NULL, 0}};
+    m.append.entries = many, m.append.count = PEER_ENTRIES_MAX;
+    assert_int_equal(peer_decode(encoded(&m), &d, decoded), STATUS_OK);
+    m.append.count = PEER_ENTRIES_MAX + 1;
+    assert_int_equal(peer_decode(encoded(&m), &d, decoded), STATUS_FIELD_INVALID);
+}
+
+static void test_a_stream_tells_where_a_frame_ends(void **state) {
+    struct peer_message m = append();
+    uint32_t length;
+    struct slice s = encoded(&m);
+    for (size_t n = 0; n < 12; n++) assert_int_equal(peer_frame_length(slice_of(bytes, n), &length), STATUS_WOULD_BLOCK);
+    assert_int_equal(peer_frame_length(slice_of(bytes, 12), &length), STATUS_OK);
+    assert_int_equal(length, s.len);
+    put_le32(bytes + 8, PEER_HEAD_BYTES - 1);
+    assert_int_equal(peer_frame_length(slice_of(bytes, 12), &length), STATUS_FIELD_INVALID);
+    put_le32(bytes + 8, PEER_FRAME_BYTES_MAX + 1);
+    assert_int_equal(peer_frame_length(slice_of(bytes, 12), &length), STATUS_FIELD_INVALID);
+    bytes[0] = 'X';
+    assert_int_equal(peer_frame_length(slice_of(bytes, 12), &length), STATUS_FIELD_INVALID);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_each_kind_has_golden_bytes),
+        cmocka_unit_test(test_each_kind_comes_back),
+        cmocka_unit_test(test_any_flipped_bit_is_seen),
+        cmocka_unit_test(test_any_cut_or_lengthened_frame_is_refused),
+        cmocka_unit_test(test_another_format_is_unknown),
+        cmocka_unit_test(test_every_field_is_bounded),
+        cmocka_unit_test(test_a_membership_entry_alone_is_fine),
+        cmocka_unit_test(test_what_does_not_fit_is_not_encoded),
+        cmocka_unit_test(test_too_many_entries_are_refused),
+        cmocka_unit_test(test_a_stream_tells_where_a_frame_ends),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
