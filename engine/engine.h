@@ -20,6 +20,7 @@ struct partition_stats {
     uint64_t applied_index, commit_index, flushed_index, term;
     bool leader, ready, read_only;
     uint64_t orders, writes, reads, table_bytes, memtable_bytes;
+    double writes_per_second, reads_per_second; /* over the last second */
 };
 
 struct op {

@@ -334,6 +334,8 @@ static enum status answer_build(struct partition *p, struct op *op) {
     struct command command;
     enum status st = command_decode(op->command, op->arena, &command);
     if (st) return st;
+    uint64_t *counts[] = {[COMMAND_CREATE] = &p->engine->stats.creates, [COMMAND_TRANSITION] = &p->engine->stats.transitions, [COMMAND_IMPORT] = &p->engine->stats.imports};
+    if (!o->replayed && !o->already_there) *counts[command.type] += 1;
     if (command.type == COMMAND_IMPORT) return STATUS_OK; /* counted, not shown */
     if (command.type == COMMAND_CREATE && !o->replayed) {
         body.summary = command.create.summary, body.detail = command.create.detail;
@@ -522,6 +524,15 @@ static void partition_reopen(struct partition *p) {
     log_info("partition recovered", "partition=%u applied=%" PRIu64 " ms=%" PRIu64, p->id, p->record.applied_index, (uint64_t)((e->env->ops->mono_ns(e->env) - begin) / NS_PER_MS));
 }
 
+/* Writes and reads per second over the last whole second or so. */
+static void rates_update(struct partition *p) {
+    uint64_t now = p->engine->now_ns, passed = now - p->rates_at_ns;
+    if (passed < NS_PER_S) return;
+    p->writes_per_second = (double)(p->writes - p->rates_writes) * 1e9 / (double)passed;
+    p->reads_per_second = (double)(p->reads - p->rates_reads) * 1e9 / (double)passed;
+    p->rates_at_ns = now, p->rates_writes = p->writes, p->rates_reads = p->reads;
+}
+
 void partition_housekeeping(struct partition *p) {
     struct engine *e = p->engine;
     struct store_stats stats;
@@ -529,6 +540,7 @@ void partition_housekeeping(struct partition *p) {
         p->reopen_at_ns = e->now_ns + REOPEN_PAUSE_NS;
         partition_reopen(p);
     }
+    rates_update(p);
     if (p->state == PARTITION_FAILED) return;
     store_get_stats(p->store, &stats);
     p->pressure = stats.pressure;
@@ -560,6 +572,8 @@ struct partition_stats partition_get_stats(const struct partition *p) {
         .orders = (uint64_t)p->record.order_count,
         .writes = p->writes,
         .reads = p->reads,
+        .writes_per_second = p->writes_per_second,
+        .reads_per_second = p->reads_per_second,
         .table_bytes = p->table_bytes,
         .memtable_bytes = p->memtable_bytes,
     };

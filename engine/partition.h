@@ -52,6 +52,8 @@ struct partition {
     uint32_t reads_away;             /* on reader threads */
     uint8_t pressure;
     uint64_t writes, reads, table_bytes, memtable_bytes;
+    uint64_t rates_at_ns, rates_writes, rates_reads;
+    double writes_per_second, reads_per_second;
 };
 
 struct engine {

@@ -36,6 +36,8 @@ static bool partition_message(struct arena *a, const struct partition_stats *s, 
     m->partition.epoch = TOPOLOGY_EPOCH;
     m->partition.orders = (int64_t)s->orders;
     m->partition.bytes = (int64_t)(s->table_bytes + s->memtable_bytes);
+    m->partition.writes_per_second = s->writes_per_second;
+    m->partition.reads_per_second = s->reads_per_second;
     *out = &m->partition;
     return true;
 }
