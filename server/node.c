@@ -33,7 +33,8 @@
  * What does not end in time (a call that nobody reads, a flush on a dying disk) is not torn down, for somebody may still hold it: the node LEAVES, and main
  * ends the process. That is as safe as the drain: what was acknowledged is in the log. */
 enum phase { PHASE_START, PHASE_SERVE, PHASE_CALLS, PHASE_ENGINES, PHASE_SETTLE, PHASE_LAST, PHASE_COUNT };
-enum { ENGINES_S = 4, SETTLE_S = 1, ACCEPT_RETRY_MS = 100, ELECTION_MS = 300, HEARTBEAT_MS = 100 };
+/* With the default drain-timeout of 10 s the sum is 14 s: a service manager's 15 s are kept. */
+enum { ENGINES_S = 3, SETTLE_S = 1, ACCEPT_RETRY_MS = 100, ELECTION_MS = 300, HEARTBEAT_MS = 100 };
 
 enum listener_kind { LISTENER_CLIENT, LISTENER_HTTP, LISTENER_PEER, LISTENER_KINDS };
 struct listener {
@@ -222,11 +223,11 @@ static void on_phase_engines(struct core *core) {
     else if (!state_of(core)->arrived && for_too_long(core, ENGINES_S * NS_PER_S)) leave(core, "engine"), arrive(core);
     if (!everybody(core, PHASE_ENGINES)) return;
     enter(core, PHASE_SETTLE);
+    listener_stop(&state_of(core)->listeners[LISTENER_HTTP]);
+    if (state_of(core)->http) http_stop(state_of(core)->http);
     if (__atomic_load_n(&core->node->state->left, __ATOMIC_ACQUIRE)) return;
     engine_close(core->engine);
     core->engine = NULL;
-    listener_stop(&state_of(core)->listeners[LISTENER_HTTP]);
-    if (state_of(core)->http) http_stop(state_of(core)->http);
 }
 
 static void on_phase_settle(struct core *core) {
