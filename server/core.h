@@ -23,6 +23,7 @@ struct core_hooks {
     void (*accept)(struct core *core, int fd, const struct sockaddr_storage *peer);
     void (*flush)(struct core *core); /* end of each cycle */
     void (*drain)(struct core *core); /* no new calls; connection_count and calls_live reach 0 */
+    void (*cut)(struct core *core);   /* drain took too long: connections are closed as they are */
     void (*close)(struct core *core); /* frees everything, connections that are left included */
 };
 

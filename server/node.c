@@ -25,7 +25,7 @@
  *
  *   START    engine ready: leads, and has applied its log                       -> listen, let clients in
  *   SERVE    until node_drain
- *   CALLS    no new connections, GOAWAY; connections and calls gone, or drain_timeout
+ *   CALLS    no new connections, GOAWAY; connections and calls gone; at drain_timeout connections are cut
  *   ENGINES  engine_drain; drained: answered and flushed, or ENGINES_S           (ops may still come home from other cores)
  *   SETTLE   engine closed; two more cycles, so that all mail has been read; the operations port closes
  *   LAST     nobody sends any more                                              -> the loop ends, rings close
@@ -33,8 +33,8 @@
  * What does not end in time (a call that nobody reads, a flush on a dying disk) is not torn down, for somebody may still hold it: the node LEAVES, and main
  * ends the process. That is as safe as the drain: what was acknowledged is in the log. */
 enum phase { PHASE_START, PHASE_SERVE, PHASE_CALLS, PHASE_ENGINES, PHASE_SETTLE, PHASE_LAST, PHASE_COUNT };
-/* With the default drain-timeout of 10 s the sum is 14 s: a service manager's 15 s are kept. */
-enum { ENGINES_S = 3, SETTLE_S = 1, ACCEPT_RETRY_MS = 100, ELECTION_MS = 300, HEARTBEAT_MS = 100 };
+/* With the default drain-timeout of 10 s the sum is 14.5 s: a service manager's 15 s are kept. */
+enum { CUT_MS = 500, ENGINES_S = 3, SETTLE_S = 1, ACCEPT_RETRY_MS = 100, ELECTION_MS = 300, HEARTBEAT_MS = 100 };
 
 enum listener_kind { LISTENER_CLIENT, LISTENER_HTTP, LISTENER_PEER, LISTENER_KINDS };
 struct listener {
@@ -48,7 +48,7 @@ struct listener {
 
 struct core_state {
     enum phase phase;
-    bool arrived;
+    bool arrived, cut;
     unsigned cycles; /* in this phase */
     uint64_t since_ns;
     struct listener listeners[LISTENER_KINDS];
@@ -210,8 +210,15 @@ static void on_drain(struct mail_task *t, struct core *core) {
 }
 
 static void on_phase_calls(struct core *core) {
+    struct core_state *cs = state_of(core);
+    uint64_t patience_ns = core->node->config->drain_timeout * NS_PER_MS;
     bool gone = core->calls_live == 0 && core->connection_count == 0;
-    if (!gone && !state_of(core)->arrived && for_too_long(core, core->node->config->drain_timeout * NS_PER_MS)) leave(core, "calls"), gone = true;
+    if (!gone && !cs->cut && for_too_long(core, patience_ns)) {
+        log_warn("drain: connections are cut", "core=%u connections=%u calls=%u", core->id, core->connection_count, core->calls_live);
+        cs->cut = true;
+        core->hooks->cut(core);
+    }
+    if (!gone && !cs->arrived && for_too_long(core, patience_ns + CUT_MS * NS_PER_MS)) leave(core, "calls"), gone = true;
     if (gone) arrive(core);
     if (!everybody(core, PHASE_CALLS)) return;
     engine_drain(core->engine);

@@ -10,10 +10,11 @@ next() {
 
 OrderDB serves gRPC on 127.0.0.1:7400, operations on 127.0.0.1:7402; data in ./data. Ctrl-C drains and stops it. In another terminal:
 
-  $ctl order create --user alice --item sku-1:2:19.90 --currency EUR
-  $ctl order list --user alice
-  $ctl order transition ORDER_ID --event pay
+  $ctl order create --user ann --currency CNY --item sku=u1,title=Umbrella,qty=2,price=19.99
+  $ctl order list ann
+  $ctl order transition ORDER_ID pay
   $ctl order history ORDER_ID
+  $ctl order import --format olist ../shared/data/olist
   $ctl status
   $ctl --help
   curl -s http://127.0.0.1:7402/readyz
