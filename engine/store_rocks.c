@@ -550,7 +550,8 @@ static uint8_t rocks_pressure(struct rocks_store *s, const struct store_stats *s
     return st->immutable_memtables >= IMMUTABLE_SLOW || st->level0_files >= LEVEL0_SLOW || st->pending_compaction_bytes >= COMPACTION_DEBT_SLOW;
 }
 
-/* A flush or compaction has failed. An empty write, which never waits, is answered with the cause unless RocksDB has healed itself since. */
+/* A flush or compaction has failed. An empty write, which never waits, is answered with the cause, unless RocksDB goes on writing (a compaction found
+ * no space) or has healed since. It does either for a full disk alone: of all errno its files call only ENOSPC retryable (env/io_posix.cc). */
 static void rocks_background_error(struct rocks_store *s) {
     rocksdb_writeoptions_t *probe = rocksdb_writeoptions_create();
     rocksdb_writebatch_t *empty = rocksdb_writebatch_create();
@@ -560,8 +561,14 @@ static void rocks_background_error(struct rocks_store *s) {
     rocksdb_write(s->db, probe, empty, &error);
     rocksdb_writebatch_destroy(empty);
     rocksdb_writeoptions_destroy(probe);
-    if (!error) error = strdup("gone meanwhile: see LOG in the directory");
-    if (error) (void)!rocks_write_error(s, "store background write", error);
+    if (error && rocks_status(error) != STATUS_WOULD_BLOCK) {
+        (void)!rocks_write_error(s, "store background write", error);
+        return;
+    }
+    int none = STATUS_OK;
+    if (atomic_compare_exchange_strong(&s->failed, &none, STATUS_DISK_FULL))
+        log_error("store background write", "path=%s err=no space, for a while at least: see LOG there", s->path);
+    rocksdb_free(error);
 }
 
 static void rocks_stats_take(struct rocks_store *s) {
