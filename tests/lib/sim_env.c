@@ -534,6 +534,9 @@ static int env_file_allocate(struct env *env, struct env_file *f, uint64_t bytes
     struct sim_env *e = env_of(env);
     if (!alive(e)) return -EIO;
     if (!space_for(e, f->inode, bytes)) return -ENOSPC;
+    static const uint8_t zeros[SECTOR];
+    for (uint64_t at = 0; at < MIN_OF(f->inode->size, bytes); at += SECTOR) /* what was there before is overwritten */
+        write_seen(e->disk, f->inode, zeros, MIN_OF((uint64_t)SECTOR, bytes - at), at);
     inode_grow(f->inode, bytes);
     f->inode->size = MAX_OF(f->inode->size, bytes);
     return 0;

@@ -165,6 +165,29 @@ static void damage_to_either_copy_never_rolls_a_vote_back(void **state) {
         }
 }
 
+/* Cut between the two writes: the newer table is whole, so it counts, and stands in both copies before open returns. */
+static void the_newer_of_two_whole_copies_counts(void **state) {
+    struct votes_fixture *f = *state;
+    static uint8_t older[2 * COPY], file[2 * COPY];
+    size_t len;
+    open_votes(f);
+    set(f, 1, 1, 1), commit(f);
+    memcpy(older, sim_disk_file(f->disk, "votes", &len), sizeof older);
+    set(f, 1, 2, 9), commit(f);
+    close_votes(f);
+    for (unsigned newer = 0; newer < 2; newer++) {
+        memcpy(file, sim_disk_file(f->disk, "votes", &len), sizeof file);
+        memcpy(file + (1 - newer) * COPY, older, COPY);
+        sim_disk_put(f->disk, "votes", file, len);
+        open_votes(f);
+        expect(f, 1, 2, 9);
+        sim_disk_crash(f->disk);
+        close_votes(f);
+        const uint8_t *mended = sim_disk_file(f->disk, "votes", &len);
+        assert_memory_equal(mended, mended + COPY, 4096);
+    }
+}
+
 static void both_copies_damaged_is_refused(void **state) {
     struct votes_fixture *f = *state;
     open_votes(f);
@@ -305,6 +328,7 @@ int main(void) {
         T(what_is_staged_during_a_commit_needs_the_next_one),
         T(a_cut_at_any_step_leaves_one_whole_table),
         T(damage_to_either_copy_never_rolls_a_vote_back),
+        T(the_newer_of_two_whole_copies_counts),
         T(both_copies_damaged_is_refused),
         T(another_format_and_a_wrong_size_are_refused),
         T(the_first_start_survives_a_cut_at_every_change),

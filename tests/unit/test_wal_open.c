@@ -138,6 +138,24 @@ static void a_batch_at_the_wrong_place_is_not_valid(void **state) {
     expect_refusal(f, STATUS_CHECKSUM_MISMATCH, SEG(1), 8192);
 }
 
+/* Every batch that stands is whole and at its place, and one is missing all the same. */
+static void a_gap_in_the_batch_numbers_is_damage(void **state) {
+    struct fixture *f = *state;
+    three_batches(f);
+    size_t len;
+    uint8_t file[64 << 10];
+    memcpy(file, sim_disk_file(f->disk, SEG(1), &len), sizeof file);
+    struct wal_place place = {.salt = get_le64(file + 24), .segment = 1, .offset = 5 * 4096}; /* behind batches 1, 2, 3 and the seal, 4 */
+    struct wal_batch_head h = {.number = 6, .bytes = 4096, .payload = WAL_BATCH_HEAD_BYTES};
+    wal_batch_head_encode(file + place.offset, &h, &place);
+    sim_disk_put(f->disk, SEG(1), file, len);
+    expect_refusal(f, STATUS_CHECKSUM_MISMATCH, SEG(1), place.offset);
+    h.number = 5;
+    wal_batch_head_encode(file + place.offset, &h, &place);
+    sim_disk_put(f->disk, SEG(1), file, len);
+    fixture_open(f);
+}
+
 static void a_torn_batch_is_dropped_whole_and_never_comes_back(void **state) {
     struct fixture *f = *state;
     three_batches(f);
@@ -356,6 +374,7 @@ int main(void) {
         T(a_missing_segment_in_the_middle_is_refused),
         T(headers_are_checked),
         T(a_batch_at_the_wrong_place_is_not_valid),
+        T(a_gap_in_the_batch_numbers_is_damage),
         T(a_torn_batch_is_dropped_whole_and_never_comes_back),
         T(a_cut_file_tail_reads_as_damage_and_bad_sectors_are_named),
         T(a_superseded_tail_is_replayed_in_log_order),
