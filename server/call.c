@@ -21,7 +21,7 @@
  *
  * Memory. What a request takes is charged to one budget of the core: the arena's chunks (also those that an op's results take on another core), and
  * bytes of a client stream that wait. The call is kept until its last op is home, because the op points into it: a reset stream still counts.
- * While an op of a unary call is away, the arena is the op's, perhaps on another thread: an answer at the deadline is made in memory of its own. */
+ * While an op of a unary call is away, the arena is the op's, perhaps on another thread: an answer at the deadline takes nothing from it. */
 #include "server/call.h"
 
 #include <stdio.h>
@@ -36,7 +36,7 @@
 
 enum {
     CALL_MAGIC = 0x43414c4c,
-    ARENA_BASE_BYTES = 64 << 10,  /* beside 8 x message */
+    ARENA_BASE_BYTES = 64 << 10,  /* beside 24 x message */
     PENDING_STEP_BYTES = 16 << 10,
     DETAILS_BYTES_MAX = 4500,     /* 6,000 in base64: stock clients take 8 KiB of trailers */
     TEXT_BYTES_MAX = 512,         /* grpc-message before percent-encoding, at most 1,536 after */
@@ -56,6 +56,7 @@ struct calls {
     struct core *core;
     struct call_limits limits;
     struct arena_budget budget;
+    struct arena scratch; /* one failure's details */
     struct list idle, idle_arenas; /* call.link, call_memory.link */
     uint32_t idle_count, idle_arena_count, live_count;
 };
@@ -83,7 +84,7 @@ struct call {
     struct timer deadline;
     uint32_t ops_away, header_bytes;
     /* what happened, for the tick */
-    bool head_whole, peer_closed, gone, expired, held, ticking, answered;
+    bool head_whole, peer_closed, gone, expired, held, ticking, in_next, answered;
     /* what the headers said */
     bool is_post, has_content_type, has_te;
     char traceparent[TRACEPARENT_LEN];
@@ -128,6 +129,7 @@ struct calls *calls_new(struct core *core, const struct call_limits *limits) {
     struct calls *cs = mem_new(struct calls);
     if (!cs) return NULL;
     *cs = (struct calls){.core = core, .limits = *limits, .budget.bytes_max = limits->memory_bytes_max};
+    arena_init(&cs->scratch, 4 * ARENA_BASE_BYTES);
     list_init(&cs->idle);
     list_init(&cs->idle_arenas);
     return cs;
@@ -147,6 +149,7 @@ void calls_free(struct calls *cs) {
         arena_fini(&m->arena);
         mem_free(m);
     }
+    arena_fini(&cs->scratch);
     check(arena_budget_used(&cs->budget) == 0);
     mem_free(cs);
 }
@@ -297,26 +300,37 @@ static void count_answer(struct call *call, enum grpc_code code) {
     if (call->method) metric_call(&call->core->metrics, call->method->row, code, now > call->begun_ns ? now - call->begun_ns : 0);
 }
 
-/* google.rpc.Status in base64; violations are left out until it fits what clients take. */
-static struct slice encode_details(struct failure *f) {
-    for (;;) {
-        struct slice raw = failure_encode(f);
-        if (raw.len > DETAILS_BYTES_MAX && f->violations && f->violations->next) {
-            unsigned n = 0;
-            for (struct failure_violation *v = f->violations; v; v = v->next) n++;
-            struct failure_violation *last = f->violations;
-            for (unsigned i = 1; i < n / 2; i++) last = last->next;
-            last->next = NULL;
-            continue;
-        }
-        char *text = raw.len && raw.len <= DETAILS_BYTES_MAX ? arena_alloc(f->arena, BASE64_LEN(raw.len)) : NULL;
+/* google.rpc.Status in base64, in the core's scratch; violations are left out until it fits what clients take. */
+static struct slice encode_details(struct arena *scratch, const struct failure *f) {
+    struct failure g = *f; /* encodes into the scratch: the call's arena may be full, or another thread's at this moment */
+    g.arena = scratch;
+    if (g.message) g.message = arena_printf(scratch, "%.*s", TEXT_BYTES_MAX, g.message);
+    unsigned count = 0;
+    for (const struct failure_violation *v = f->violations; v; v = v->next) count++;
+    for (;; count /= 2) {
+        struct failure_violation *kept = arena_array(scratch, struct failure_violation, count + 1);
+        if (!kept) return (struct slice){0};
+        const struct failure_violation *v = f->violations;
+        for (unsigned i = 0; i < count; i++, v = v->next) kept[i] = *v, kept[i].next = i + 1 < count ? &kept[i + 1] : NULL;
+        g.violations = count ? kept : NULL;
+        struct slice raw = failure_encode(&g);
+        if (raw.len > DETAILS_BYTES_MAX && count) continue;
+        char *text = raw.len && raw.len <= DETAILS_BYTES_MAX ? arena_alloc(scratch, BASE64_LEN(raw.len)) : NULL;
         return text ? slice_of(text, base64_encode(raw, text)) : (struct slice){0};
     }
 }
 
-/* Trailers-only. f's arena must be ours at this moment. */
-static void send_failure(struct call *call, struct failure *f) {
-    check(f->status != STATUS_OK);
+/* Who may try again is told when, by every such refusal (ERRORS.md). */
+static uint32_t retry_delay_ms(const struct failure *f) {
+    bool again = status_retry(f->status) == RETRY_LATER || status_grpc_code(f->status) == GRPC_UNAVAILABLE;
+    return f->retry_delay_ms || !again ? f->retry_delay_ms : SERVE_RETRY_DELAY_MS;
+}
+
+/* Trailers-only. Takes nothing from the failure's arena. */
+static void send_failure(struct call *call, const struct failure *failure) {
+    check(failure->status != STATUS_OK);
+    struct failure with_delay = *failure, *f = &with_delay;
+    f->retry_delay_ms = retry_delay_ms(failure);
     enum grpc_code code = status_grpc_code(f->status);
     char code_text[4], delay_text[12];
     struct h2_field fields[8] = {
@@ -329,7 +343,8 @@ static void send_failure(struct call *call, struct failure *f) {
     text.len = MIN_OF(text.len, (size_t)TEXT_BYTES_MAX);
     char encoded[3 * TEXT_BYTES_MAX];
     fields[n++] = (struct h2_field){SLICE_LIT("grpc-message"), slice_of(encoded, grpc_percent_encode(text, encoded))};
-    struct slice details = encode_details(f);
+    arena_reset(&call->calls->scratch);
+    struct slice details = encode_details(&call->calls->scratch, f);
     if (details.len) fields[n++] = (struct h2_field){SLICE_LIT("grpc-status-details-bin"), details};
     if (f->retry_delay_ms)
         fields[n++] = (struct h2_field){SLICE_LIT("grpc-retry-pushback-ms"), slice_of(delay_text, (size_t)snprintf(delay_text, sizeof delay_text, "%u", f->retry_delay_ms))};
@@ -376,14 +391,13 @@ void call_reply(struct call *call, const struct slice *parts, size_t n) {
 
 /* The deadline has come. A write that is under way may yet happen: OUTCOME_UNKNOWN, with the request id to ask again with. */
 static void call_expire(struct call *call) {
-    struct arena apart; /* the call's own may be in use by the op */
-    struct failure f;
-    arena_init(&apart, ARENA_BASE_BYTES);
-    failure_init(&f, &apart);
-    failure_set(&f, STATUS_DEADLINE_EXCEEDED, call->ops_away ? "the deadline passed while the request was under way" : "the deadline passed");
-    if (call->request_id.len) failure_meta(&f, "request_id", "%.*s", (int)call->request_id.len, (const char *)call->request_id.data);
+    struct failure_meta meta = {.key = "request_id", .value = call->request_id};
+    struct failure f; /* of its own: the call's arena may be in use by the op */
+    failure_init(&f, NULL);
+    f.status = STATUS_DEADLINE_EXCEEDED;
+    f.message = call->ops_away ? "the deadline passed while the request was under way" : "the deadline passed";
+    if (call->request_id.len) f.metas = &meta;
     send_failure(call, &f);
-    arena_fini(&apart);
 }
 
 /* ---- messages */
@@ -398,8 +412,9 @@ static bool check_prefix(struct call *call, const uint8_t *head, uint32_t *len) 
     return true;
 }
 
+/* Orders of many small parts unpack to 19 times their wire (test_scan, the_heaviest_legal_orders...), the message itself and its command come beside. */
 static size_t arena_cap(const struct call *call, size_t message_len) {
-    return MIN_OF(8 * message_len + ARENA_BASE_BYTES, (size_t)call->calls->limits.arena_bytes_max);
+    return MIN_OF((size_t)24 * message_len + ARENA_BASE_BYTES, (size_t)call->calls->limits.arena_bytes_max);
 }
 
 /* Unary: exactly one message, copied into the arena as it comes. */
@@ -600,14 +615,21 @@ static void on_op_home(struct mail_hop *hop) {
     check(call->magic == CALL_MAGIC);
     check(call->ops_away > 0);
     call->ops_away--;
+    call->in_next = true;
     if (!call->gone && !call->answered) op->next(call, op);
     else if (op->drop) op->drop(op);
+    call->in_next = false;
     if (call->held || call->state != CALL_MESSAGE || !is_stream(call)) return call_tick(call);
     tick_pending(call); /* next released the stream */
 }
 
 void call_submit(struct call *call, struct call_op *op, void (*next)(struct call *call, struct call_op *op)) {
     check(call->magic == CALL_MAGIC);
+    op->call = call;
+    if (call->answered || call->gone) { /* a handler's own timer came late */
+        if (op->drop) op->drop(op);
+        return;
+    }
     check(call->state == CALL_SERVE || (call->state == CALL_MESSAGE && is_stream(call)));
     if (is_stream(call)) {
         check(op->op.arena && op->op.arena != &call->arena);
@@ -616,7 +638,6 @@ void call_submit(struct call *call, struct call_op *op, void (*next)(struct call
         op->op.arena = &call->arena;
         call->arena.bytes_max = call->calls->limits.arena_bytes_max; /* decoded: the results may be larger than the request */
     }
-    op->call = call;
     op->next = next;
     op->op.deadline_ns = call->deadline_ns;
     failure_init(&op->op.failure, op->op.arena);
@@ -638,8 +659,12 @@ void call_set_request_id(struct call *call, struct slice request_id) { call->req
 void call_on_end(struct call *call, void (*end)(struct call *call)) { call->end = end; }
 
 void call_hold(struct call *call) { call->held = true; }
-/* The waiting bytes are handed over when the caller has returned: from the tick that runs now, or at the op's way home. */
-void call_release(struct call *call) { call->held = false; }
+/* Inside a handler or an op's next, the waiting bytes are handed over when that has returned. */
+void call_release(struct call *call) {
+    bool was_held = call->held;
+    call->held = false;
+    if (was_held && !call->ticking && !call->in_next && call->state == CALL_MESSAGE) tick_pending(call);
+}
 
 struct arena *call_arena_take(struct call *call) {
     struct calls *cs = call->calls;

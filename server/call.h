@@ -18,7 +18,7 @@ struct call_limits {
     uint32_t message_bytes_max;   /* checked on the length prefix, before a byte is buffered */
     uint32_t header_bytes_max;    /* names, values and 32 each (RFC 9113 section 6.5.2) */
     uint64_t timeout_ns_max;      /* longer grpc-timeouts are cut to this */
-    uint32_t arena_bytes_max;     /* of one call; while it decodes: 8 x message + 64 KiB */
+    uint32_t arena_bytes_max;     /* of one call; while it decodes: 24 x message + 64 KiB */
     uint64_t memory_bytes_max;    /* requests of this core together */
     uint32_t live_max, idle_max;  /* calls of this core; idle ones kept with their first arena chunk */
 };

@@ -416,4 +416,4 @@ def _(server):
 
 
 if __name__ == "__main__":
-    t.run()
+    t.run(cores=2, partitions=4)  # ops travel

@@ -198,7 +198,7 @@ static ssize_t client_read_cb(nghttp2_session *s, int32_t id, uint8_t *buf, size
     struct answer *a = source->ptr;
     size_t n = MIN_OF(len, a->request_len - a->request_at);
     if (n == 0 && a->keep_open) return NGHTTP2_ERR_DEFERRED;
-    memcpy(buf, a->request + a->request_at, n);
+    if (n) memcpy(buf, a->request + a->request_at, n);
     a->request_at += n;
     if (a->request_at == a->request_len && !a->keep_open) *flags |= NGHTTP2_DATA_FLAG_EOF;
     return (ssize_t)n;

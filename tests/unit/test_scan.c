@@ -156,6 +156,24 @@ static void the_estimate_is_bounded(void **state) {
     assert_in_range(bytes, 100001, 110000 + 4096 * 32); /* stopped at once, at a slab of members at the worst */
 }
 
+/* What a call's arena may hold while it decodes (server/call.c, 24 x message) rests on this. */
+static void the_heaviest_legal_orders_unpack_to_less_than_twenty_times_their_wire(void **state) {
+    static uint8_t item_bytes[1 << 12], order_bytes[1 << 20];
+    for (int attributes = 0; attributes <= 64; attributes++) {
+        struct writer item = writer_of(item_bytes, sizeof item_bytes), order = writer_of(order_bytes, sizeof order_bytes), w = writer_of(wire, sizeof wire);
+        struct slice money = SLICE_LIT("\x0a\x03" "CNY\x10\x01"), entry = SLICE_LIT("\x0a\x01k\x12\x01v");
+        pb_bytes(&item, 1, SLICE_LIT("s")), pb_int64(&item, 3, 1), pb_message(&item, 4, &money, 1);
+        for (int i = 0; i < attributes; i++) pb_message(&item, 7, &entry, 1);
+        struct slice item_wire = writer_slice(&item);
+        for (int i = 0; i < 500; i++) pb_message(&order, 20, &item_wire, 1);
+        struct slice order_wire = writer_slice(&order);
+        pb_message(&w, 1, &order_wire, 1);
+        size_t bytes;
+        assert_int_equal(scan_message(CREATE, writer_slice(&w), &scan_limits_default, &bytes, &f), STATUS_OK);
+        assert_in_range(bytes, 1, 20 * w.len);
+    }
+}
+
 /* The arena is the last word. */
 static void a_small_arena_fails_the_call(void **state) {
     struct arena small;
@@ -213,6 +231,7 @@ int main(void) {
         T(four_mib_of_empty_messages_are_refused),
         T(repeated_singular_fields_are_refused),
         T(the_estimate_is_bounded),
+        T(the_heaviest_legal_orders_unpack_to_less_than_twenty_times_their_wire),
         T(a_small_arena_fails_the_call),
         T(memory_fails_at_every_step),
         T(every_request_type_scans),
