@@ -191,6 +191,7 @@ void partition_read(struct partition *p, struct op *op) {
 enum status partition_admit(struct partition *p, struct op *op) {
     struct engine *e = p->engine;
     struct failure *f = &op->failure;
+    if (p->damaged) return failure_set(f, STATUS_CHECKSUM_MISMATCH, "partition %u holds damaged data: it takes no writes until it is restored", p->id);
     f->retry_delay_ms = RETRY_DELAY_MS;
     if (e->disk_full || p->state == PARTITION_FAILED) {
         f->retry_delay_ms = RETRY_DELAY_DISK_MS;
@@ -410,14 +411,18 @@ static enum status apply_entry(struct partition *p, const struct group_entry *en
     return STATUS_OK;
 }
 
+/* The store can't take the entry. A full disk passes (partition_reopen). Damaged tables do not: what they held can't be decided upon, and skipping the entry would make this
+ * replica differ from what was acknowledged; the partition answers what it can still read, and takes no writes until it is restored. */
 static void apply_failed(struct partition *p, uint64_t index, enum status st) {
-    /* What the store says is damaged can't be decided upon, and skipping it would make this replica differ from what was acknowledged. */
-    if (st != STATUS_DISK_FULL && st != STATUS_IO_FAILED)
-        panic_now("partition %u: entry %" PRIu64 " can't be applied: %s; the stored data is damaged", p->id, index, status_name(st));
+    if (st != STATUS_DISK_FULL && st != STATUS_IO_FAILED && st != STATUS_CHECKSUM_MISMATCH)
+        panic_now("partition %u: entry %" PRIu64 " can't be applied: %s", p->id, index, status_name(st));
     p->state = PARTITION_FAILED;
+    p->damaged = st == STATUS_CHECKSUM_MISMATCH;
     p->reopen_at_ns = p->engine->now_ns + REOPEN_PAUSE_NS;
-    log_error("the store takes no writes; reads go on", "partition=%u entry=%" PRIu64 " status=%s", p->id, index, status_name(st));
-    ops_refuse(p, &p->waiting, STATUS_DISK_FULL, "the disk is full: no writes are taken until there is room; reads go on");
+    log_error(p->damaged ? "the partition's tables are damaged: it takes no writes until restored" : "the store takes no writes; reads go on",
+              "partition=%u entry=%" PRIu64 " status=%s", p->id, index, status_name(st));
+    if (p->damaged) ops_refuse(p, &p->waiting, st, "the partition's stored data is damaged: it takes no writes until it is restored");
+    else ops_refuse(p, &p->waiting, STATUS_DISK_FULL, "the disk is full: no writes are taken until there is room; reads go on");
 }
 
 static void partition_release(struct partition *p) {
@@ -536,7 +541,7 @@ static void rates_update(struct partition *p) {
 void partition_housekeeping(struct partition *p) {
     struct engine *e = p->engine;
     struct store_stats stats;
-    if (p->state == PARTITION_FAILED && !e->disk_full && !p->flushing && !p->reads_away && e->now_ns >= p->reopen_at_ns) {
+    if (p->state == PARTITION_FAILED && !p->damaged && !e->disk_full && !p->flushing && !p->reads_away && e->now_ns >= p->reopen_at_ns) {
         p->reopen_at_ns = e->now_ns + REOPEN_PAUSE_NS;
         partition_reopen(p);
     }
@@ -547,7 +552,7 @@ void partition_housekeeping(struct partition *p) {
     p->table_bytes = stats.table_bytes;
     p->memtable_bytes = stats.memtable_bytes;
     if (stats.failed && p->state == PARTITION_READY && !p->flushing) {
-        apply_failed(p, p->record.applied_index, STATUS_DISK_FULL);
+        apply_failed(p, p->record.applied_index, stats.failure);
         return;
     }
     /* We flush before RocksDB would by itself, so that we know what is durable: at half of the memtables, or at a quarter of the log. */

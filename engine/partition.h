@@ -48,6 +48,7 @@ struct partition {
     struct partition_record flush_record;
     uint64_t flush_log_bytes, flush_begin_ns;
     bool flushing;
+    bool damaged;                    /* PARTITION_FAILED for good: a table does not match its checksum */
     uint64_t reopen_at_ns;           /* PARTITION_FAILED */
     uint32_t reads_away;             /* on reader threads */
     uint8_t pressure;
