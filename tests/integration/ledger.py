@@ -1,8 +1,8 @@
 """A workload that remembers every answer, and the checks that what was acknowledged is there.
 
 Outcomes: OK (acknowledged), REFUSED (typed, no effect), UNKNOWN (cut connection, deadline): settled by sending the same request again with the
-same request_id. The rules checked are I1, I2, I3, I8, I9, I22, I24 of the invariants: nothing lost, nothing twice, nothing made up, history gapless and
-chained, counts equal lists, client order numbers unique."""
+same request_id. The rules checked are I1, I2, I3, I8, I9, I22, I24 of the invariants: nothing lost, nothing twice, one answer to a request for ever, nothing
+made up, history gapless and chained, counts equal lists, client order numbers unique."""
 import hashlib
 import random
 import struct
@@ -36,15 +36,16 @@ class Stub:
 
 
 class Order:
-    __slots__ = ("order_id", "user", "version", "status", "client_order_no", "request_ids")
+    __slots__ = ("order_id", "user", "version", "status", "client_order_no", "request_ids", "asked")
 
-    def __init__(self, order, request_id):
+    def __init__(self, order, request):
         self.order_id = order.order_id
         self.user = order.user_id
         self.version = order.version
         self.status = order.status
         self.client_order_no = order.client_order_no
-        self.request_ids = {order.version: request_id}  # of acknowledged commits
+        self.request_ids = {order.version: request.options.request_id}  # of acknowledged commits
+        self.asked = request.order
 
 
 class Ledger:
@@ -53,11 +54,14 @@ class Ledger:
         self.users = ["user-%d-%d" % (seed, i) for i in range(users)]
         self.orders = {}  # order_id -> Order
         self.by_user = {u: [] for u in self.users}
-        self.unknown = []  # (request, path, order or None)
+        self.unknown = []  # (request, order or None)
+        self.answers = []  # (request, order_id, version) of acknowledged ones
+        self.issued = set()  # every request_id there is
         self.lock = threading.Lock()
         self.acknowledged = 0
         self.refused = 0
         self.unknown_seen = 0
+        self.failures = []  # what the unknown ones failed with
         self.next = 0
         self.seed = seed
 
@@ -65,7 +69,9 @@ class Ledger:
     def request_id(self):
         with self.lock:
             self.next += 1
-            return "ledger-%d-%012d" % (self.seed, self.next)
+            rid = "ledger-%d-%012d" % (self.seed, self.next)
+            self.issued.add(rid)
+            return rid
 
     def create_request(self, rng):
         pb = self.pb
@@ -103,10 +109,11 @@ class Ledger:
             self.acknowledged += 1
             rid = request.options.request_id
             o = answer.order
+            self.answers.append((request, o.order_id, o.version))
             known = self.orders.get(o.order_id)
             if known is None:
                 assert o.version == 1, "first answer about %d at version %d" % (o.order_id, o.version)
-                known = self.orders[o.order_id] = Order(o, rid)
+                known = self.orders[o.order_id] = Order(o, request)
                 self.by_user[o.user_id].append(known)
                 return known
             old = known.request_ids.setdefault(o.version, rid)
@@ -125,11 +132,13 @@ class Ledger:
             if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL):
                 with self.lock:
                     self.unknown_seen += 1
+                    self.failures.append("%s %s" % (code.name, e.details()))
                     self.unknown.append((request, order))
             elif code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED):
                 with self.lock:
                     self.refused += 1
             else:
+                assert code != grpc.StatusCode.NOT_FOUND, "acknowledged order %d is lost" % order.order_id
                 raise
             return None
 
@@ -181,11 +190,11 @@ class Ledger:
 
     # ---- after a fault
     def settle(self, stub):
-        """Sends every UNKNOWN request again: it must come to one effect or a typed refusal."""
+        """Sends every UNKNOWN request again: it must come to one effect or a typed refusal; and once more: to the same answer."""
         unknown, self.unknown = self.unknown, []
         for request, order in unknown:
             for attempt in range(50):
-                before = self.unknown_seen
+                before, answered = self.unknown_seen, len(self.answers)
                 self.send(stub, request, order)
                 if self.unknown_seen == before:
                     break
@@ -193,6 +202,23 @@ class Ledger:
                 time.sleep(0.1)
             else:
                 raise AssertionError("request %s never settled" % request.options.request_id)
+            if len(self.answers) > answered:
+                self.again(stub, *self.answers[-1])
+
+    def again(self, stub, request, order_id, version):
+        """An acknowledged request, sent again, gets its first answer."""
+        method = stub.TransitionOrder if hasattr(request, "event") else stub.CreateOrder
+        try:
+            got = method(request, timeout=20)
+        except grpc.RpcError as e:
+            assert e.code() == grpc.StatusCode.UNAVAILABLE, "acknowledged request %s is now refused: %s" % (request.options.request_id, e.details())
+            raise
+        assert (got.order.order_id, got.order.version, got.replayed) == (order_id, version, True), "%s was answered order %d version %d, now order %d version %d%s" % (
+            request.options.request_id, order_id, version, got.order.order_id, got.order.version, "" if got.replayed else ", not as a replay")
+
+    def again_some(self, stub, rng, count):
+        for request, order_id, version in self.answers[-count:] + rng.sample(self.answers, min(count, len(self.answers))):
+            self.again(stub, request, order_id, version)
 
     def verify(self, stub, users=None, orders=None):
         """Everything (or a sample) against the server. Returns how many orders were compared."""
@@ -222,7 +248,7 @@ class Ledger:
             assert {k: v for k, v in counts.items() if v} == by_status, "status_counts %s, listed %s" % (counts, by_status)
             for o in mine:
                 got = listed[o.order_id]
-                assert got.version >= o.version, "order %d at version %d, acknowledged %d" % (o.order_id, got.version, o.version)
+                assert got.version >= o.version, "order %d is listed at version %d, acknowledged %d" % (o.order_id, got.version, o.version)
                 assert got.client_order_no == o.client_order_no
                 compared += 1
         for o in orders if orders is not None else list(self.orders.values()):
@@ -230,7 +256,14 @@ class Ledger:
         return compared
 
     def verify_history(self, stub, order):
-        got = stub.GetOrder(self.pb.GetOrderRequest(order_id=order.order_id), timeout=20)
+        try:
+            got = stub.GetOrder(self.pb.GetOrderRequest(order_id=order.order_id), timeout=20)
+        except grpc.RpcError as e:
+            assert e.code() != grpc.StatusCode.NOT_FOUND, "acknowledged order %d of %s is lost" % (order.order_id, order.user)
+            raise
+        assert got.version >= order.version, "order %d is at version %d, acknowledged %d" % (order.order_id, got.version, order.version)
+        asked = order.asked
+        assert list(got.items) == list(asked.items) and got.payable == asked.payable and got.merchant_id == asked.merchant_id, "order %d is not what was asked for" % order.order_id
         h = stub.ListOrderHistory(self.pb.ListOrderHistoryRequest(order_id=order.order_id, page_size=1000), timeout=20).entries
         assert [e.version for e in h] == list(range(1, got.version + 1)), "history of %d: %s" % (order.order_id, [e.version for e in h])
         assert h[-1].to_status == got.status
@@ -243,6 +276,7 @@ class Ledger:
             assert h[version - 1].request_id == rid, "version %d of %d belongs to %s, acknowledged to %s" % (version, order.order_id, h[version - 1].request_id, rid)
         rids = [e.request_id for e in h if e.request_id]
         assert len(rids) == len(set(rids)), "a request took effect twice on %d" % order.order_id
+        assert self.issued.issuperset(rids), "the history of %d names requests that nobody sent: %s" % (order.order_id, sorted(set(rids) - self.issued))
 
 
 def chain_hash(previous, order_id, e):

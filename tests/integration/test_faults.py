@@ -75,7 +75,7 @@ def newest_used_segment(directory):
 @t.test("full disk: writes are refused, reads go on, room again without a restart")
 def _():
     need_rig()
-    rig = faultrig.PowerRig(image_mib=700, tmpfs_mib=1500)
+    rig = faultrig.PowerRig(t.BUILD, image_mib=700, tmpfs_mib=1500)
     try:
         server = t.Server(rig.mount + "/data", **FLAGS)
         stub = Stub(server.client)
