@@ -6,7 +6,7 @@
 #include <string.h>
 
 static const struct arg *arg_find(const struct arg *const tables[2], const char *text, size_t len) {
-    for (int t = 0; t < 2; t++) {
+    for (int t = 1; t >= 0; t--) { /* the second one first: a command may have a --version of its own */
         for (const struct arg *a = tables[t]; a && a->name; a++) {
             bool is = (strlen(a->name) == len && memcmp(a->name, text, len) == 0) || (a->short_name && strlen(a->short_name) == len && memcmp(a->short_name, text, len) == 0);
             if (is) return a;

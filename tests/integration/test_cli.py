@@ -1,0 +1,296 @@
+#!/usr/bin/python3
+"""orderctl as a user has it, the load generator, and the Olist load: every number computed again here, from the CSV, by other code."""
+import collections
+import csv
+import decimal
+import json
+import os
+import random
+import subprocess
+
+import orderdb_test as t
+from orderdb_test import equal, test, true
+
+OLIST = os.environ.get("ORDERDB_OLIST") or os.path.join(t.ROOT, "..", "shared", "data", "olist")
+UMBRELLA = ["--user", "ann", "--currency", "CNY", "--item", "sku=u1,title=雨伞\\, big,qty=2,price=19.99", "--freight", "5", "--discount", "1.5"]
+
+
+def refused(p, code, *words):
+    equal(p.returncode, code, "exit code (%s)" % p.stderr)
+    equal(p.stdout, "", "stdout")
+    for w in words:
+        true(w in p.stderr, "%r is not in: %s" % (w, p.stderr))
+
+
+def fits(text):
+    for line in text.splitlines():
+        true(sum(2 if ord(c) > 0x2e80 else 1 for c in line.rstrip()) <= 80, "wider than 80 columns: %r" % line)
+
+
+# ---- orders
+@test("order create: amounts by the currency's exponent, sums, replay with the same request id")
+def _(server):
+    create = ["order", "create", *UMBRELLA, "--request-id", "cli-request-0001", "--client-order-no", "W-1", "--merchant", "m7", "--attr", "channel=app",
+              "--address", "recipient=Ann,phone=138,region=CN-31,line=Road 1\\, left", "--operator", "bob"]
+    first = server.orderctl_json(*create)
+    o = first["order"]
+    equal(o["status"], "PENDING_PAYMENT")
+    equal((o["items_total"]["minor_units"], o["payable"]["minor_units"]), ("3998", "4348"))
+    equal((o["items"][0]["title"], o["items"][0]["quantity"]), ("雨伞, big", 2))
+    equal((o["address"]["line"], o["attributes"]), ("Road 1, left", {"channel": "app"}))
+    true("replayed" not in first)
+    again = server.orderctl_json(*create)
+    equal((again["order"]["order_id"], again["replayed"]), (o["order_id"], True))
+    yen = server.orderctl_json("order", "create", "--user", "ann", "--currency", "JPY", "--item", "sku=j,price=1200,qty=3")
+    equal(yen["order"]["payable"]["minor_units"], "3600")
+    dinar = server.orderctl_json("order", "create", "--user", "ann", "--currency", "KWD", "--item", "sku=k,price=1.234")
+    equal(dinar["order"]["payable"]["minor_units"], "1234")
+    p = server.orderctl("order", "create", *UMBRELLA)
+    fits(p.stdout)
+    true("19.99 CNY" in p.stdout and "43.48 CNY" in p.stdout, p.stdout)
+
+
+@test("order create -f: a whole request or an order alone, from a file or stdin")
+def _(server):
+    money = {"currency_code": "CNY", "minor_units": 500}
+    order = {"userId": "file-1", "items": [{"sku_id": "s", "quantity": 1, "unit_price": money}], "itemsTotal": money, "payable": money}
+    path = os.path.join(server.directory, "order.json")
+    with open(path, "w") as f:
+        json.dump({"order": order, "options": {"request_id": "cli-request-file-1"}}, f)
+    one = server.orderctl_json("order", "create", "-f", path)["order"]["order_id"]
+    equal(server.orderctl_json("order", "create", "-f", path)["order"]["order_id"], one)
+    true(server.orderctl_json("order", "create", "-f", "-", input=json.dumps(order))["order"]["order_id"] != one)
+    refused(server.orderctl("order", "create", "-f", "-", input='{"order": {"itemz": []}}', check=False), 2, "order.itemz: no such field")
+
+
+@test("order transition, get, history: events, targets, guards, what a refusal says")
+def _(server):
+    id_ = server.orderctl_json("order", "create", *UMBRELLA)["order"]["order_id"]
+    paid = server.orderctl_json("order", "transition", id_, "pay", "--request-id", "cli-request-pay-1", "--operator", "bob", "--reason", "cash")
+    equal((paid["order"]["status"], paid["entry"]["version"]), ("PAID", "2"))
+    refused(server.orderctl("order", "transition", id_, "pay", check=False), 1, "FAILED_PRECONDITION STATUS_MISMATCH", "status: PAID", "winner_request_id: cli-request-pay-1")
+    refused(server.orderctl("order", "transition", id_, "ship", "--version", "1", check=False), 1, "ABORTED VERSION_MISMATCH", "version: 2")
+    refused(server.orderctl("order", "transition", id_, "ship", "--expect", "SHIPPED,DELIVERED", check=False), 1, "STATUS_MISMATCH")
+    refused(server.orderctl("order", "transition", id_, "fly", check=False), 1, "EDGE_NOT_DEFINED")
+    p = server.orderctl("order", "transition", id_, "--to", "SHIPPED", "--expect", "PAID")
+    true("PAID -> SHIPPED (ship), version 3" in p.stdout, p.stdout)
+    history = server.orderctl_json("order", "history", id_)["entries"]
+    equal([(h["event"], h["to_status"]) for h in history], [("create", "PENDING_PAYMENT"), ("pay", "PAID"), ("ship", "SHIPPED")])
+    equal((history[1]["operator"], history[1]["reason"]), ("bob", "cash"))
+    p = server.orderctl("order", "history", id_)
+    fits(p.stdout)
+    p = server.orderctl("order", "get", id_)
+    fits(p.stdout)
+    true("SHIPPED" in p.stdout and "雨伞, big" in p.stdout)
+    refused(server.orderctl("order", "get", "7", check=False), 1, "NOT_FOUND ORDER_NOT_FOUND")
+
+
+@test("order list: pages, tokens, statuses, times, totals and counts")
+def _(server):
+    ids = [server.orderctl_json("order", "create", "--user", "lister", "--currency", "CNY", "--item", "sku=a,price=%d" % i, "--client-order-no", "L%d" % i)["order"]["order_id"]
+           for i in range(7)]
+    server.orderctl("order", "transition", ids[0], "pay")
+    page = server.orderctl_json("order", "list", "lister", "--page-size", "3")
+    equal([o["order_id"] for o in page["orders"]], ids[:3:-1])
+    equal((page["total_size"], page["status_counts"]), ("7", {"PAID": "1", "PENDING_PAYMENT": "6"}))
+    page = server.orderctl_json("order", "list", "lister", "--page-size", "3", "--page-token", page["next_page_token"])
+    equal([o["order_id"] for o in page["orders"]], ids[3:0:-1])
+    page = server.orderctl_json("order", "list", "lister", "--page-size", "3", "--page", "3")
+    equal([o["order_id"] for o in page["orders"]], ids[:1])
+    equal([o["order_id"] for o in server.orderctl_json("order", "list", "lister", "--status", "PAID,SHIPPED")["orders"]], ids[:1])
+    true("orders" not in server.orderctl_json("order", "list", "lister", "--to", "2025-06-01"))
+    p = server.orderctl("order", "list", "lister")
+    fits(p.stdout)
+    true("7 orders: " in p.stdout and "PENDING_PAYMENT 6" in p.stdout, p.stdout)
+    refused(server.orderctl("order", "list", "lister", "--page-token", "forged", check=False), 1, "PAGE_TOKEN_INVALID")
+    refused(server.orderctl("order", "list", "lister", "--page-size", "-1", check=False), 1, "INVALID_ARGUMENT")
+
+
+@test("every violation is told, control characters of data are shown and not sent")
+def _(server):
+    p = server.orderctl("order", "create", "--user", "x" * 65, "--currency", "CNY", "--item", "sku=,qty=0,price=1", check=False)
+    refused(p, 1, "INVALID_ARGUMENT", "order.user_id: ", "order.items[0].sku_id: ", "order.items[0].quantity: ")
+    id_ = server.orderctl_json("order", "create", "--user", "evil", "--currency", "CNY", "--item", "sku=e,price=1,title=\x1b[31mred\u202e")["order"]["order_id"]
+    out = server.orderctl("order", "get", id_).stdout
+    true("\x1b" not in out and "\u202e" not in out and "\\x1b[31mred\\u{202e}" in out, repr(out))
+
+
+@test("help at every level, usage errors, exit codes")
+def _(server):
+    for arguments in ([], ["order"], ["order", "create"], ["order", "get"], ["order", "list"], ["order", "transition"], ["order", "history"], ["order", "import"], ["status"]):
+        p = server.orderctl(*arguments, "--help")
+        true("Examples:" in p.stdout, arguments)
+    true(server.orderctl("--version").stdout.startswith("orderctl "))
+    for arguments, words in [(["nope"], "no command"), (["order", "nope"], "no command"), (["order", "get"], "ORDER_ID"), (["order", "get", "x"], "not an order id"),
+                             (["order", "get", "7", "--nope"], "unknown flag --nope"), (["status", "-o", "xml"], "json or table"), (["order", "create", "--user"], "needs a value"),
+                             (["order", "create", "--user", "a", "--currency", "JPY", "--item", "sku=a,price=1.5"], "not an amount in JPY"),
+                             (["order", "transition", "7"], "name the event"), (["status", "--server", "h:x"], "HOST:PORT"), (["order", "import", "/nowhere"], "cannot read")]:
+        refused(server.orderctl(*arguments, check=False), 2, words)
+    refused(server.orderctl("status", "--server", "127.0.0.1:%d" % t.free_port(), check=False), 3, "UNAVAILABLE", "Connection refused", "make run")
+
+
+@test("status: nodes and partitions")
+def _(server):
+    p = server.orderctl("status")
+    fits(p.stdout)
+    true("2 partitions, " in p.stdout, p.stdout)
+    topology = server.orderctl_json("status")
+    equal([(s["slots"][0].get("first", 0), s["slots"][0]["last"]) for s in topology["partitions"]], [(0, 8191), (8192, 16383)])
+
+
+# ---- import
+def ndjson_order(no, user="nd-1", **fields):
+    money = {"currency_code": "CNY", "minor_units": "100"}
+    order = {"user_id": user, "client_order_no": no, "items": [{"sku_id": "s", "quantity": 1, "unit_price": money}], "status": "PAID"}
+    order.update(fields)
+    history = [{"event": "import", "to_status": "PENDING_PAYMENT", "time": "2026-01-01T00:00:00Z"},
+               {"event": "pay", "from_status": "PENDING_PAYMENT", "to_status": "PAID", "time": "2026-01-01T01:00:00Z"}]
+    return json.dumps({"order": order, "history": history})
+
+
+@test("order import, NDJSON: counts by status, rejections by reason and by line, a second run changes nothing")
+def _(server):
+    lines = [ndjson_order("n%d" % i) for i in range(250)] + ["", ndjson_order("bad-sum", payable={"currency_code": "CNY", "minor_units": "5"}),
+                                                            ndjson_order("bad-end", status="SHIPPED"), "{not json", '{"order": {"nope": 1}}']
+    rejects = os.path.join(server.directory, "rejects")
+    p = server.orderctl("-o", "json", "order", "import", "-", "--rejects", rejects, input="\n".join(lines), check=False)
+    equal(p.returncode, 1, p.stderr)
+    books = json.loads(p.stdout)
+    equal(books["total"], {"imported": 250, "already_there": 0, "rejected": 4})
+    equal(books["statuses"]["PAID"], {"imported": 250, "already_there": 0, "rejected": 1})
+    equal(books["reasons"], {"INVARIANT_VIOLATED": 2, "line cannot be read": 2})
+    told = {r["client_order_no"]: r for r in map(json.loads, open(rejects))}
+    equal(set(told), {"bad-sum", "bad-end", "line 254", "line 255"})
+    true("order.payable" in told["bad-sum"]["message"], told["bad-sum"])
+    true("order.nope: no such field" in told["line 255"]["message"], told["line 255"])
+    again = server.orderctl_json("order", "import", "-", input="\n".join(lines[:250]))
+    equal(again["total"], {"imported": 0, "already_there": 250, "rejected": 0})
+    equal(server.orderctl_json("order", "list", "nd-1")["total_size"], "250")
+    refused(server.orderctl("order", "import", "--server", "127.0.0.1:%d" % t.free_port(), "-", input=lines[0], check=False), 3, "Connection refused")
+
+
+class Mapped:
+    """What docs/OLIST.md says about one row of orders.csv, without the C code."""
+
+    def __init__(self, row, items, payments):
+        P, A, C, D = (row["order_purchase_timestamp"], row["order_approved_at"], row["order_delivered_carrier_date"], row["order_delivered_customer_date"])
+        status = row["order_status"]
+        times = [x for x in (P, A, C, D) if x]
+        self.row, self.items, self.payments, self.reason = row, sorted(items, key=lambda i: int(i["order_item_id"])), sorted(payments, key=lambda p: int(p["payment_sequential"])), None
+        ended = status in ("canceled", "unavailable")
+        self.status = {"created": "PENDING_PAYMENT", "approved": "PAID", "invoiced": "PAID", "processing": "PAID", "shipped": "SHIPPED", "delivered": "DELIVERED"}.get(
+            status, "REFUNDED" if A else "CANCELLED")
+        if not items:
+            self.reason = "no items"
+        elif times != sorted(times):
+            self.reason = "timestamps contradict the order of its statuses"
+        steps = [("import", "PENDING_PAYMENT", P)]
+        for event, to, time, reached in (("pay", "PAID", A, status not in ("created",) and (not ended or A)),
+                                         ("ship", "SHIPPED", C, status in ("shipped", "delivered") or (ended and (C or D))),
+                                         ("deliver", "DELIVERED", D, status == "delivered" or (ended and D))):
+            if reached:
+                steps.append((event, to, time or steps[-1][2]))
+        if ended:
+            steps += [("refund_request", "REFUNDING", steps[-1][2]), ("refund", "REFUNDED", steps[-1][2])] if A else [("cancel", "CANCELLED", steps[-1][2])]
+        self.steps = steps
+
+
+def cents(text):
+    return int(decimal.Decimal(text) * 100)
+
+
+def olist_tables():
+    def read(name):
+        with open(os.path.join(OLIST, name), newline="", encoding="utf-8-sig") as f:
+            return list(csv.DictReader(f))
+    grouped = {name: collections.defaultdict(list) for name in ("order_items", "order_payments")}
+    for name, table in grouped.items():
+        for row in read(name + ".csv"):
+            table[row["order_id"]].append(row)
+    orders = [Mapped(row, grouped["order_items"][row["order_id"]], grouped["order_payments"][row["order_id"]]) for row in read("orders.csv")]
+    return (orders, {r["customer_id"]: r for r in read("customers.csv")}, {r["product_id"]: r["product_category_name"] for r in read("products.csv")},
+            {r["product_category_name"]: r["product_category_name_english"] for r in read("category_translation.csv")})
+
+
+def rfc(text):
+    return text.replace(" ", "T") + "Z"
+
+
+@test("Olist: counts by status are the CSV's less the rejections, 200 orders field by field, a second run changes nothing")
+def _(server):
+    if not os.path.exists(os.path.join(OLIST, "orders.csv")):
+        t.skip("no data set in %s" % os.path.relpath(OLIST, t.ROOT))
+    orders, customers, categories, english = olist_tables()
+    taken = [o for o in orders if not o.reason]
+    before = server.orderctl_json("status")["partitions"]
+    rejects = os.path.join(server.directory, "olist-rejects")
+    books = server.orderctl_json("order", "import", "--format", "olist", OLIST, "--rejects", rejects, timeout=300)
+    counted = {s: c["imported"] for s, c in books["statuses"].items() if c["imported"]}
+    equal(counted, dict(collections.Counter(o.status for o in taken)), "imported by status")
+    equal(books["total"], {"imported": len(taken), "already_there": 0, "rejected": len(orders) - len(taken)})
+    equal(books["reasons"], dict(collections.Counter(o.reason for o in orders if o.reason)))
+    equal({r["client_order_no"]: r["reason"] for r in map(json.loads, open(rejects))}, {o.row["order_id"]: o.reason for o in orders if o.reason})
+    after = server.orderctl_json("status")["partitions"]
+    equal(sum(int(p.get("orders", 0)) for p in after) - sum(int(p.get("orders", 0)) for p in before), len(taken), "orders of all partitions")
+    for o in random.Random(20170709).sample(taken, 200):
+        compare(server, o, customers, categories, english)
+    again = server.orderctl_json("order", "import", OLIST, timeout=300)
+    equal((again["total"]["imported"], again["total"]["already_there"]), (0, len(taken)))
+    equal([int(p.get("orders", 0)) for p in server.orderctl_json("status")["partitions"]], [int(p.get("orders", 0)) for p in after])
+
+
+def compare(server, o, customers, categories, english):
+    row, customer = o.row, customers[o.row["customer_id"]]
+    listed = server.call("ListOrders", user_id=customer["customer_unique_id"], page_size=1000, read=t.pb.ReadOptions(view=t.pb.ORDER_VIEW_FULL)).orders
+    found = [x for x in listed if x.client_order_no == row["order_id"]]
+    equal(len(found), 1, "orders numbered %s" % row["order_id"])
+    got = t.json_format.MessageToDict(found[0], preserving_proto_field_name=True)
+
+    def brl(units):
+        return {"currency_code": "BRL", "minor_units": str(units)} if units else {"currency_code": "BRL"}
+
+    def title(product):
+        return english.get(categories[product]) or categories[product] or product
+    price, freight = sum(cents(i["price"]) for i in o.items), sum(cents(i["freight_value"]) for i in o.items)
+    want = {
+        "order_id": got["order_id"], "user_id": customer["customer_unique_id"], "client_order_no": row["order_id"], "merchant_id": o.items[0]["seller_id"], "machine": "retail@1",
+        "status": o.status, "version": str(len(o.steps)), "items_total": brl(price), "freight": brl(freight), "discount_total": brl(0), "payable": brl(price + freight),
+        "items": [{"sku_id": i["product_id"], "title": title(i["product_id"]), "quantity": 1, "unit_price": brl(cents(i["price"])), "merchant_id": i["seller_id"]} for i in o.items],
+        "address": {"region_code": "BR-" + customer["customer_state"], "line": "%(customer_zip_code_prefix)s %(customer_city)s, %(customer_state)s" % customer},
+        "payments": [dict({"payment_no": "%s-%s" % (row["order_id"], p["payment_sequential"]), "channel": p["payment_type"], "amount": brl(cents(p["payment_value"]))},
+                          **({"pay_time": rfc(row["order_approved_at"])} if row["order_approved_at"] else {})) for p in o.payments],
+        "attributes": {"olist_status": row["order_status"]}, "create_time": rfc(o.steps[0][2]), "update_time": rfc(o.steps[-1][2]),
+    }
+    got.pop("timers", None)
+    equal(got, want, row["order_id"])
+    entries = server.call("ListOrderHistory", order_id=found[0].order_id).entries
+    equal([(h.event, h.to_status, t.json_format.MessageToDict(h)["time"]) for h in entries], [(e, s, rfc(time)) for e, s, time in o.steps], "history of " + row["order_id"])
+
+
+# ---- the load generator
+@test("bench/load: what its ledger says is there; a replay of unknown writes answers the same")
+def _(server):
+    load = os.path.join(t.BUILD, "bench", "load")
+    if not os.path.exists(load):
+        t.skip("bench/load is not built")
+    ledger, unknown, again = (os.path.join(server.directory, n) for n in ("ledger", "unknown", "again"))
+
+    def run(*arguments):
+        return subprocess.run([load, "--server", server.address, "--connections", "2", "--inflight", "8", *arguments], check=True, capture_output=True, text=True, timeout=60 * t.SLOW).stdout
+    out = run("--mode", "mixed", "--orders", "600", "--prefill", "100", "--users", "50", "--ledger", ledger)
+    true("tenths:" in out and "p99.9" in out, out)
+    lines = [x.split() for x in open(ledger)]
+    newest = {}
+    for what, kind, order_id, user, request_id, version in lines:
+        equal(what, "A")
+        newest[order_id] = max(newest.get(order_id, 0), int(version))
+    for order_id, version in random.Random(1).sample(sorted(newest.items()), 50):
+        equal(server.call("GetOrder", order_id=int(order_id)).version, version)
+    with open(unknown, "w") as f:
+        f.writelines(" ".join(["U"] + x[1:]) + "\n" for x in lines)
+    run("--mode", "replay", "--from", unknown, "--ledger", again)
+    equal(sorted(open(again)), sorted(open(ledger)))
+
+
+if __name__ == "__main__":
+    t.run()
