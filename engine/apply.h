@@ -46,6 +46,7 @@ struct outcome {
     int64_t seq;        /* of the commit (of the first one, when replayed) */
     struct order_head head;       /* OK: as the answer shows it (a replay: as it was then). Mismatch: as it is now */
     struct history_entry entry;   /* OK: this commit's */
+    bool ambiguous;               /* STATUS_MISMATCH: more than one edge leads to the target from here: an event has to be named */
     struct slice winner_request_id; /* STATUS_MISMATCH: of the newest history entry */
     int64_t winner_time_us;
     int64_t first_order_id, first_time_us; /* IDEMPOTENCY_KEY_REUSED, CLIENT_ORDER_NO_TAKEN */

@@ -39,8 +39,10 @@ static void mismatch(const struct outcome *o, const struct machines *ms, struct 
     char at[40];
     struct slice status = machines_status_name(ms, o->head.status);
     time_text(o->winner_time_us, at);
-    failure_set(f, o->status, "order %lld is %.*s (version %lld)%s", (long long)o->head.order_id, TEXT(status), (long long)o->head.version,
-                o->already_there ? ", where this transition leads: it has been made already" : ", from where this transition is not possible or not expected");
+    const char *why = o->already_there ? ", where this transition leads: it has been made already"
+                      : o->ambiguous   ? ", from where more than one event leads there: name the event"
+                                       : ", from where this transition is not possible or not expected";
+    failure_set(f, o->status, "order %lld is %.*s (version %lld)%s", (long long)o->head.order_id, TEXT(status), (long long)o->head.version, why);
     meta_state(o, ms, f);
     failure_meta(f, "already_there", "%s", o->already_there ? "true" : "false");
     failure_meta(f, "winner_request_id", "%.*s", TEXT(o->winner_request_id));

@@ -10,6 +10,7 @@ struct move {
     const struct command_transition *wanted;
     uint16_t to_status;              /* 0: an event is named */
     const struct machine_edge *edge; /* from the current status; NULL: none, or no single one */
+    bool ambiguous;
 };
 
 /* false: the machine has no such event or target at all. */
@@ -26,7 +27,8 @@ static bool move_resolve(struct applying *x, const struct order_head *head, stru
     m->to_status = machines_status_id(ms, m->wanted->to_status);
     if (!m->to_status || !machine_has_target(m->machine, m->to_status)) return false;
     m->edge = machine_edge_by_target(m->machine, head->status, m->to_status, &count);
-    if (count != 1) m->edge = NULL; /* two events lead there: the caller has to name one */
+    m->ambiguous = count > 1;
+    if (m->ambiguous) m->edge = NULL; /* the caller has to name one of the events */
     return true;
 }
 
@@ -56,6 +58,7 @@ static enum status refuse_mismatch(struct applying *x, const struct move *m)
     enum status st = apply_load_entry(x, out->head.order_id, out->head.version, &newest);
     if (st) return st;
     out->already_there = move_done_already(m, out->head.status);
+    out->ambiguous = m->ambiguous;
     out->winner_request_id = newest.request_id;
     out->winner_time_us = newest.time_us;
     return apply_refuse(x, STATUS_STATUS_MISMATCH);

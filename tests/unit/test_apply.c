@@ -1,4 +1,5 @@
-/* engine/apply.h: what each command comes to, sentence by sentence. Random sequences against a model: tests/sim/sim_apply.c. */
+/* engine/apply.h: what each command comes to, sentence by sentence. Records and the text of refusals: test_apply_records.c;
+ * random sequences against a model: tests/sim/sim_apply.c. */
 #include "tests/lib/test.h"
 
 #include "engine/userlist.h"
@@ -115,71 +116,6 @@ static struct slot_record slot_of(const char *user)
     key_slot(&k, slot_of_user(slice_str(user)));
     if (store_get(&view, key_slice(&k), &arena, &row) == STATUS_OK) assert_int_equal(slot_record_decode(row, &r), STATUS_OK);
     return r;
-}
-
-/* ---- records */
-
-static void records_are_the_golden_bytes(void **state)
-{
-    uint8_t bytes[256];
-    struct writer w = writer_of(bytes, sizeof bytes);
-    struct slot_record slot = {0x0102030405060708, 9, 10}, slot_back;
-    slot_record_encode(&slot, &w);
-    assert_int_equal(w.len, SLOT_RECORD_BYTES);
-    assert_golden("slot_record", writer_slice(&w));
-    assert_int_equal(slot_record_decode(writer_slice(&w), &slot_back), STATUS_OK);
-    assert_memory_equal(&slot, &slot_back, sizeof slot);
-
-    w = writer_of(bytes, sizeof bytes);
-    struct dedup_record dedup = {.expiry_us = T0, .fingerprint = {11, 12}, .order_id = 13, .version = 14, .seq = 15, .time_us = 16}, dedup_back;
-    dedup_record_encode(&dedup, &w);
-    assert_int_equal(w.len, DEDUP_RECORD_BYTES);
-    assert_int_equal(get_be64(bytes), T0); /* store.h: an expiring row begins with its expiry */
-    assert_golden("dedup_record", writer_slice(&w));
-    assert_int_equal(dedup_record_decode(writer_slice(&w), &dedup_back), STATUS_OK);
-    assert_memory_equal(&dedup, &dedup_back, sizeof dedup);
-
-    w = writer_of(bytes, sizeof bytes);
-    struct partition_record part = {.applied_index = 17, .applied_term = 18, .log_time_us = T0, .order_count = 19,
-                                    .members = {.count = 2, .index = 20}}, part_back;
-    part.members.member[0] = (struct group_member){21, GROUP_VOTER};
-    part.members.member[1] = (struct group_member){22, GROUP_LEARNER};
-    partition_record_encode(&part, &w);
-    assert_in_range(w.len, 1, PARTITION_RECORD_BYTES_MAX);
-    assert_golden("partition_record", writer_slice(&w));
-    assert_int_equal(partition_record_decode(writer_slice(&w), &part_back), STATUS_OK);
-    assert_int_equal(part_back.applied_index, 17);
-    assert_int_equal(part_back.applied_term, 18);
-    assert_int_equal(part_back.log_time_us, T0);
-    assert_int_equal(part_back.order_count, 19);
-    assert_int_equal(part_back.members.count, 2);
-    assert_int_equal(part_back.members.index, 20);
-    assert_int_equal(part_back.members.member[1].node_id, 22);
-    assert_int_equal(part_back.members.member[1].kind, GROUP_LEARNER);
-}
-
-static void damaged_records_are_refused(void **state)
-{
-    uint8_t bytes[3][256];
-    struct writer w[3];
-    struct slot_record slot = {0};
-    struct dedup_record dedup = {0};
-    struct partition_record part = {.members = {.count = GROUP_MEMBERS_MAX}};
-    for (int i = 0; i < 3; i++) w[i] = writer_of(bytes[i], sizeof bytes[i]);
-    slot_record_encode(&slot, &w[0]);
-    dedup_record_encode(&dedup, &w[1]);
-    partition_record_encode(&part, &w[2]);
-    for (int i = 0; i < 3; i++) {
-        for (size_t n = 0; n <= w[i].len + 1; n++) {
-            struct slice s = slice_of(bytes[i], n);
-            enum status st = i == 0 ? slot_record_decode(s, &slot) : i == 1 ? dedup_record_decode(s, &dedup) : partition_record_decode(s, &part);
-            assert_int_equal(st, n == w[i].len ? STATUS_OK : STATUS_CHECKSUM_MISMATCH);
-        }
-        bytes[i][i == 1 ? 8 : 0] = 9; /* another format */
-        struct slice s = writer_slice(&w[i]);
-        enum status st = i == 0 ? slot_record_decode(s, &slot) : i == 1 ? dedup_record_decode(s, &dedup) : partition_record_decode(s, &part);
-        assert_int_equal(st, STATUS_CHECKSUM_MISMATCH);
-    }
 }
 
 /* ---- create */
@@ -361,6 +297,7 @@ static void a_target_takes_its_only_edge(void **state)
     struct outcome o = run(&c); /* cancel and pay_timeout both lead there */
     assert_int_equal(o.status, STATUS_STATUS_MISMATCH);
     assert_false(o.already_there);
+    assert_true(o.ambiguous);
     c = target_of(created.head.order_id, "PAID");
     o = run(&c);
     assert_int_equal(o.status, STATUS_OK);
@@ -733,71 +670,11 @@ static void the_largest_commands_fit_the_scratch(void **state)
     mem_free(detail);
 }
 
-/* ---- how refusals read */
-
-static const char *meta_of(const struct failure *f, const char *key)
-{
-    static char text[256];
-    for (const struct failure_meta *m = f->metas; m; m = m->next)
-        if (strcmp(m->key, key) == 0) return snprintf(text, sizeof text, "%.*s", (int)m->value.len, (const char *)m->value.data), text;
-    return "(none)";
-}
-
-static struct failure failure_of(struct outcome o)
-{
-    struct failure f;
-    failure_init(&f, &arena);
-    outcome_failure(&o, ms, &f);
-    assert_int_equal(f.status, o.status);
-    assert_non_null(f.message);
-    return f;
-}
-
-static void refusals_carry_their_metadata(void **state)
-{
-    struct failure f = failure_of((struct outcome){.status = STATUS_ORDER_NOT_FOUND, .order_id = 77});
-    assert_string_equal(meta_of(&f, "order_id"), "77");
-    f = failure_of((struct outcome){.status = STATUS_MACHINE_NOT_FOUND, .machine_reference = SLICE_LIT("shop@1")});
-    assert_string_equal(meta_of(&f, "machine"), "shop@1");
-    f = failure_of((struct outcome){.status = STATUS_CLIENT_ORDER_NO_TAKEN, .first_order_id = 78, .first_time_us = (int64_t)T0});
-    assert_string_equal(meta_of(&f, "order_id"), "78");
-    f = failure_of((struct outcome){.status = STATUS_IDEMPOTENCY_KEY_REUSED, .first_order_id = 79, .first_time_us = (int64_t)T0 + 123456});
-    assert_string_equal(meta_of(&f, "order_id"), "79");
-    assert_string_equal(meta_of(&f, "time"), "2026-01-01T00:00:00.123456Z");
-    f = failure_of((struct outcome){.status = STATUS_EDGE_NOT_DEFINED, .machine_reference = SLICE_LIT("retail@1"), .event = SLICE_LIT("fly")});
-    assert_string_equal(meta_of(&f, "machine"), "retail@1");
-    assert_string_equal(meta_of(&f, "event"), "fly");
-    f = failure_of((struct outcome){.status = STATUS_EDGE_NOT_DEFINED, .machine_reference = SLICE_LIT("retail@1"), .event = SLICE_LIT("MOON"),
-                                    .by_target = true});
-    assert_string_equal(meta_of(&f, "to_status"), "MOON");
-    struct order_head head = {.order_id = 80, .version = 3, .status = 2};
-    f = failure_of((struct outcome){.status = STATUS_VERSION_MISMATCH, .head = head});
-    assert_string_equal(meta_of(&f, "status"), "PAID");
-    assert_string_equal(meta_of(&f, "version"), "3");
-    f = failure_of((struct outcome){.status = STATUS_STATUS_MISMATCH, .head = head, .already_there = true, .winner_request_id = SLICE_LIT("r"),
-                                    .winner_time_us = -1});
-    assert_string_equal(meta_of(&f, "order_id"), "80");
-    assert_string_equal(meta_of(&f, "status"), "PAID");
-    assert_string_equal(meta_of(&f, "version"), "3");
-    assert_string_equal(meta_of(&f, "already_there"), "true");
-    assert_string_equal(meta_of(&f, "winner_request_id"), "r");
-    assert_string_equal(meta_of(&f, "winner_time"), "1969-12-31T23:59:59.999999Z");
-    f = failure_of((struct outcome){.status = STATUS_STATUS_MISMATCH, .head = head});
-    assert_string_equal(meta_of(&f, "already_there"), "false");
-    f = failure_of((struct outcome){.status = STATUS_FIELD_INVALID, .expected_index = 3, .expected_name = SLICE_LIT("MOON")});
-    assert_string_equal(f.violations->field, "expected_statuses[3]");
-    assert_non_null(strstr(f.violations->description, "MOON"));
-    failure_of((struct outcome){.status = STATUS_DEADLINE_EXCEEDED});
-    failure_of((struct outcome){.status = STATUS_OVERLOADED});
-}
-
 #define with_rig(t) cmocka_unit_test_setup_teardown(t, open_rig, close_rig)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        with_rig(records_are_the_golden_bytes),
-        with_rig(damaged_records_are_refused),
         with_rig(a_create_answers_the_order_as_written),
         with_rig(the_same_request_again_gets_the_first_answer),
         with_rig(another_request_under_the_same_id_is_refused),
@@ -829,7 +706,6 @@ int main(void)
         with_rig(each_failing_allocation_leaves_nothing),
         with_rig(an_answer_without_room_is_of_unknown_outcome),
         with_rig(the_largest_commands_fit_the_scratch),
-        with_rig(refusals_carry_their_metadata),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
