@@ -6,6 +6,7 @@
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { BACKLOG = 1024 };
@@ -54,10 +55,12 @@ bool address_is_loopback(const struct address *a) {
     return (ntohl(((const struct sockaddr_in *)&a->sa)->sin_addr.s_addr) >> 24) == 127;
 }
 
+static const char in_use[] = "is in use";
+
 static enum status refuse(const struct address *a, const char *what, int err, char error[256]) {
     char text[ADDRESS_TEXT_BYTES];
     address_format(&a->sa, text);
-    if (err == EADDRINUSE) snprintf(error, 256, "address %s is in use", text);
+    if (err == EADDRINUSE) snprintf(error, 256, "address %s %s", text, in_use);
     else snprintf(error, 256, "address %s: %s: %s", text, what, strerror(err));
     return STATUS_IO_FAILED;
 }
@@ -76,15 +79,25 @@ static enum status bind_one(struct address *a, bool share, int *out, char error[
     return STATUS_OK;
 }
 
-enum status listen_bind(struct address *a, int *fds, unsigned count, char error[256]) {
+/* SO_REUSEPORT would let a second server of the same user share our port in silence: ask once without it, and mean it (listen). */
+static enum status probe(struct address *a, char error[256]) {
+    int fd = -1;
+    enum status st = bind_one(a, false, &fd, error);
+    if (st == STATUS_OK && listen(fd, 1) != 0) st = refuse(a, "listen", errno, error);
+    if (fd >= 0) close(fd);
+    return st;
+}
+
+enum status listen_bind(struct address *a, int *fds, unsigned count, uint32_t patience_ms, char error[256]) {
+    enum { STEP_MS = 10 };
     enum status st = STATUS_OK;
     for (unsigned i = 0; i < count; i++) fds[i] = -1;
-    if (count > 1 && *port_of(a) != 0) {
-        /* SO_REUSEPORT would let a second server of the same user share our port in silence: ask once without it, and mean it (listen). */
-        int probe = -1;
-        st = bind_one(a, false, &probe, error);
-        if (st == STATUS_OK && listen(probe, 1) != 0) st = refuse(a, "listen", errno, error);
-        if (probe >= 0) close(probe);
+    if (*port_of(a) != 0) {
+        st = probe(a, error);
+        for (uint32_t waited = 0; st != STATUS_OK && waited < patience_ms && strstr(error, in_use); waited += STEP_MS) {
+            nanosleep(&(struct timespec){.tv_nsec = (long)(STEP_MS * NS_PER_MS)}, NULL);
+            st = probe(a, error);
+        }
     }
     for (unsigned i = 0; i < count && st == STATUS_OK; i++) {
         st = bind_one(a, count > 1, &fds[i], error);

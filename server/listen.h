@@ -18,8 +18,9 @@ void address_format(const struct sockaddr_storage *sa, char out[ADDRESS_TEXT_BYT
 bool address_is_loopback(const struct address *a);
 
 /* Binds `count` sockets to one address (SO_REUSEPORT when more than one: the kernel spreads connections over them). Port 0: the kernel chooses, once
- * for all, and *a says which. A port that somebody else has is refused by name, sharing included. fds are not listening yet. */
-enum status listen_bind(struct address *a, int *fds, unsigned count, char error[256]) MUST_USE;
+ * for all, and *a says which. A port that somebody else has is refused by name, sharing included; not before patience_ms, for the kernel lets go of a killed server's sockets a moment after
+ * the process (its ring is torn down in the background). fds are not listening yet. */
+enum status listen_bind(struct address *a, int *fds, unsigned count, uint32_t patience_ms, char error[256]) MUST_USE;
 enum status listen_begin(int fd, char error[256]) MUST_USE;
 
 #endif

@@ -95,6 +95,7 @@ int main(int argc, char *argv[]) {
     umask(077);
     block_signals(&signals);
     raise_file_limit(&config);
-    if (node_start(&node, &config, &conn_hooks, error)) return refuse(EXIT_REFUSED, error);
+    /* Threads may run already: no exit handlers. */
+    if (node_start(&node, &config, &conn_hooks, error)) refuse(EXIT_REFUSED, error), fflush(NULL), _exit(EXIT_REFUSED);
     return run(&node, &signals);
 }

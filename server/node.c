@@ -34,7 +34,7 @@
  * ends the process. That is as safe as the drain: what was acknowledged is in the log. */
 enum phase { PHASE_START, PHASE_SERVE, PHASE_CALLS, PHASE_ENGINES, PHASE_SETTLE, PHASE_LAST, PHASE_COUNT };
 /* With the default drain-timeout of 10 s the sum is 14.5 s: a service manager's 15 s are kept. */
-enum { CUT_MS = 500, ENGINES_S = 3, SETTLE_S = 1, ACCEPT_RETRY_MS = 100, ELECTION_MS = 300, HEARTBEAT_MS = 100 };
+enum { CUT_MS = 500, ENGINES_S = 3, SETTLE_S = 1, ACCEPT_RETRY_MS = 100, BIND_PATIENCE_MS = 2000, ELECTION_MS = 300, HEARTBEAT_MS = 100 };
 
 enum listener_kind { LISTENER_CLIENT, LISTENER_HTTP, LISTENER_PEER, LISTENER_KINDS };
 struct listener {
@@ -437,7 +437,7 @@ static enum status bind_ports(struct node *node, char error[512]) {
     enum status st = STATUS_OK;
     for (unsigned k = 0; k < LISTENER_KINDS && st == STATUS_OK; k++) {
         st = address_parse(&ns->addresses[k], texts[k], error);
-        if (st == STATUS_OK) st = listen_bind(&ns->addresses[k], fds[k], k == LISTENER_CLIENT ? node->core_count : 1, error);
+        if (st == STATUS_OK) st = listen_bind(&ns->addresses[k], fds[k], k == LISTENER_CLIENT ? node->core_count : 1, BIND_PATIENCE_MS, error);
     }
     if (st == STATUS_OK && !address_is_loopback(&ns->addresses[LISTENER_CLIENT])) log_warn("clients talk cleartext", "listen=%s", node->config->listen);
     return st;

@@ -227,21 +227,21 @@ static void a_taken_port_is_named(void **state) {
     char error[256], text[ADDRESS_TEXT_BYTES];
     int fds[2], more[2];
     assert_int_equal(address_parse(&a, "127.0.0.1:0", error), STATUS_OK);
-    assert_int_equal(listen_bind(&a, fds, 2, error), STATUS_OK);
+    assert_int_equal(listen_bind(&a, fds, 2, 0, error), STATUS_OK);
     assert_int_equal(listen_begin(fds[0], error), STATUS_OK);
     assert_int_equal(listen_begin(fds[1], error), STATUS_OK);
     address_format(&a.sa, text);
     assert_int_equal(address_parse(&b, text, error), STATUS_OK);
     for (unsigned count = 1; count <= 2; count++) { /* sharing would be allowed to us; not meant */
-        assert_int_equal(listen_bind(&b, more, count, error), STATUS_IO_FAILED);
+        assert_int_equal(listen_bind(&b, more, count, 30, error), STATUS_IO_FAILED);
         assert_non_null(strstr(error, text));
         assert_non_null(strstr(error, "is in use"));
     }
     close(fds[0]), close(fds[1]);
-    assert_int_equal(listen_bind(&b, more, 2, error), STATUS_OK);
+    assert_int_equal(listen_bind(&b, more, 2, 0, error), STATUS_OK);
     close(more[0]), close(more[1]);
     assert_int_equal(address_parse(&b, "192.0.2.1:0", error), STATUS_OK);
-    assert_int_equal(listen_bind(&b, more, 1, error), STATUS_IO_FAILED);
+    assert_int_equal(listen_bind(&b, more, 1, 0, error), STATUS_IO_FAILED);
     assert_non_null(strstr(error, "192.0.2.1:0: bind"));
 }
 
