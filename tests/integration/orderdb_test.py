@@ -208,20 +208,20 @@ class Server:
                                             env=dict(os.environ, **(self.env or {})), cwd=self.directory)
         self._ready = threading.Event()
         self.ready_line = None
-        threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
+        threading.Thread(target=self._read, args=(self.process, self._ready), daemon=True).start()
         if wait:
             self.wait_ready()
         return self
 
-    def _read(self, process):
+    def _read(self, process, ready):
         with open(os.path.join(self.directory, "stdout"), "ab") as out:
             for line in process.stdout:
                 out.write(line)
                 out.flush()
                 if line.startswith(b"ready") and self.process is process:
                     self.ready_line, self.ready_after_s = line.decode().strip(), time.monotonic() - self.started
-                    self._ready.set()
-        self._ready.set()  # it ended
+                    ready.set()
+        ready.set()  # it ended
 
     def wait_ready(self, wait_s=None):
         if not self._ready.wait((wait_s or self.wait_s) * SLOW) or not self.ready_line:
