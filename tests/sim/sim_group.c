@@ -1,13 +1,13 @@
 /* Whole Raft groups of 1, 3 and 5 voters under a seed: simulated network, disks, crashes, membership, transfers, snapshots, around the real port
  * and the real library. A seed is a complete bug report.
  *
- *   sim_group                    300 seeds, then a mutant that must be caught
+ *   sim_group                    1000 seeds, then the mutants that are quick to catch
  *   sim_group --seeds A N        seeds A .. A+N-1
  *   sim_group --seed S           one seed, with its story on stdout
  *   sim_group --mutant NAME ...  the same with a fault built in (see `mutants`)
  *   sim_group --mutants N        tries each mutant with up to N seeds and says which are caught
  *
- * Two phases. Thirty seconds of faults, in which safety is checked at every event: one command at an index everywhere, one leader (one
+ * Three rounds of two phases. Ten seconds of faults, in which safety is checked at every event: one command at an index everywhere, one leader (one
  * incarnation of one node) a term, one vote a term, terms that never go back, a new leader holds all that any node has applied, and nobody may
  * apply what its own disk could lose. Then the faults end for a random majority of the voters (for all, where the members changed: which majority
  * counts then is what is being tested), and within thirty seconds a leader must be ready, take a command, have it applied by all of the healthy,
@@ -27,7 +27,7 @@
 #include "proto/base/log.h"
 #include "proto/base/mem.h"
 
-enum { NODES_MAX = 7, INDEX_MAX = 1 << 15, TERM_MAX = 1 << 14, PHASE_MS = 30000 };
+enum { NODES_MAX = 7, INDEX_MAX = 1 << 15, TERM_MAX = 1 << 14, FAULTS_MS = 10000, HEALTH_MS = 30000, ROUNDS = 3, SEEDS_DEFAULT = 1000, MUTANT_SEEDS = 100 };
 enum { GROUP_ID = 42, COMMAND_BYTES = 16, OPS_MAX = 4096, POOL_MAX = 1 << 15, OUTBOX_MAX = 4096 };
 #define U(x) ((unsigned long long)(x))
 
@@ -36,29 +36,34 @@ enum { GROUP_ID = 42, COMMAND_BYTES = 16, OPS_MAX = 4096, POOL_MAX = 1 << 15, OU
 struct plan {
     unsigned voters, nodes;
     unsigned latency_max_ms, disk_max_ms, drop_permille, duplicate_permille, submit_permille, crash_one_in, cut_one_in, outage_max_ms;
-    unsigned flush_one_in, trailing, fetch_max_ms, inflight_max, uncommitted_max, transfer_one_in, change_one_in;
+    unsigned flush_one_in, flush_drawn, trailing, fetch_max_ms, inflight_max, uncommitted_max, transfer_one_in, change_one_in;
+    unsigned straggler_permille; /* frames that come seconds late */
+    unsigned trap_one_in;        /* who has just voted for itself is cut off, and crashes when it comes back: a high term and an old log */
+    unsigned doom_one_in;        /* who has just voted for another crashes within its disk's time, and is back at once */
+    unsigned burst;              /* commands that a leader takes when it has just been cut off */
+    unsigned apply_lag;          /* a node applies at one in so many of its events */
     bool reorder, one_way_cuts, release_early, slow_disk_node;
 };
 
 struct mutant {
     const char *name, *what;
     unsigned filters;
-    bool ack_early, send_early;
+    bool ack_early, send_early, quick; /* quick: caught within MUTANT_SEEDS, so part of every run */
 };
 static const struct mutant mutants[] = {
-    {"ack-before-persist", "appends are acknowledged when they are begun", 0, true, false},
+    {"ack-before-persist", "appends are acknowledged when they are begun", 0, true, false, true},
     {"send-before-vote", "messages leave before the vote they depend on is durable", 0, false, true},
-    {"no-change-alone", "filter 1 off", FILTER_CHANGE_ALONE, false, false},
-    {"no-change-stored", "filter 2 off, and lagging members refuse votes", FILTER_CHANGE_STORED | FILTER_VOTE_OUTSIDE, false, false},
-    {"no-pre-vote-term", "filter 3 off", FILTER_PRE_VOTE_TERM, false, false},
+    {"no-change-alone", "filter 1 off", FILTER_CHANGE_ALONE, false, false, true},
+    {"no-change-stored", "filter 2 off, and lagging members refuse votes", FILTER_CHANGE_STORED | FILTER_VOTE_OUTSIDE, false, false, true},
+    {"no-pre-vote-term", "filter 3 off", FILTER_PRE_VOTE_TERM, false, false, true},
     {"no-stale-rejection", "filter 4 off", FILTER_STALE_REJECTION, false, false},
     {"no-below-head", "filter 5 off", FILTER_BELOW_HEAD, false, false},
     {"no-uncommitted-bound", "filter 6 off", FILTER_UNCOMMITTED, false, false},
-    {"no-vote-outside", "a lagging member refuses its vote", FILTER_VOTE_OUTSIDE, false, false},
-    {"no-sole-term", "a voter left alone leads in the old term", FILTER_SOLE_TERM, false, false},
+    {"no-vote-outside", "a lagging member refuses its vote", FILTER_VOTE_OUTSIDE, false, false, true},
+    {"no-sole-term", "a voter left alone leads in the old term", FILTER_SOLE_TERM, false, false, true},
     {"no-late-vote", "late vote results reach followers", FILTER_LATE_VOTE, false, false},
     {"no-stale-answer", "answers to old terms carry an unset index", FILTER_STALE_ANSWER, false, false},
-    {"no-moved-anchor", "a follower that lags behind two snapshots is waited for", FILTER_MOVED_ANCHOR, false, false},
+    {"no-moved-anchor", "a follower that lags behind two snapshots is waited for", FILTER_MOVED_ANCHOR, false, false, true},
     {"no-change-commit", "a second membership entry forgets the first", FILTER_CHANGE_COMMIT, false, false},
 };
 
@@ -87,8 +92,8 @@ struct state { /* of a state machine, as flushed */
 };
 struct node {
     uint64_t id;
-    bool alive, slow;
-    unsigned boot;
+    bool alive, slow, trapped;
+    unsigned boot, trailing;
     struct group *group;
     /* durable */
     uint64_t term, voted_for, first, last; /* log [first, last]; last < first: empty */
@@ -107,7 +112,7 @@ struct node {
     unsigned outbox_count;
     /* volatile */
     struct state applied, flushing;
-    uint64_t flush_due, fetch_due, fetch_from, restart_due, heal_due;
+    uint64_t flush_due, fetch_due, fetch_from, restart_due, heal_due, doom_due;
     struct group_snapshot fetching;
     uint64_t seen_term, seen_vote, opened_term;
 };
@@ -186,7 +191,8 @@ static void put_on_wire(const struct node *n, const struct out_frame *o) {
     unsigned copies = !calm && rnd() % 1000 < plan.duplicate_permille ? 2 : 1;
     while (copies-- > 0) {
         struct frame f = {.due = now + between(1, plan.latency_max_ms), .order = orders++, .from = n->id, .to = o->to, .len = o->len};
-        if (!plan.reorder) f.due = link_last[n->id][o->to] = MAX_OF(f.due, link_last[n->id][o->to]);
+        if (!calm && rnd() % 1000 < plan.straggler_permille) f.due += between(500, 4000);
+        else if (!plan.reorder) f.due = link_last[n->id][o->to] = MAX_OF(f.due, link_last[n->id][o->to]);
         f.data = malloc(o->len);
         check(f.data);
         memcpy(f.data, o->data, o->len);
@@ -218,6 +224,8 @@ static void on_vote(void *ctx, uint64_t term, uint64_t voted_for) {
     struct vote_op *op = &n->votes[(n->vote_head + n->vote_count++) % OPS_MAX];
     *op = (struct vote_op){now + between(1, plan.disk_max_ms), ++n->votes_handed, term, voted_for};
     story("node %llu votes %llu in %llu", U(n->id), U(voted_for), U(term));
+    if (!calm && voted_for == n->id && !n->heal_due && one_in(plan.trap_one_in)) n->trapped = true;
+    if (!calm && voted_for != 0 && voted_for != n->id && one_in(plan.doom_one_in)) n->doom_due = now + between(1, plan.disk_max_ms);
 }
 
 static void on_append(void *ctx, const struct group_entry *e, size_t count) {
@@ -290,6 +298,7 @@ static void node_check(struct node *n) {
 }
 
 static void node_apply(struct node *n) {
+    if (!calm && plan.apply_lag && !one_in(plan.apply_lag)) return;
     while (!n->fetch_due && n->applied.index < group_applicable(n->group)) {
         struct group_entry e;
         uint64_t i = n->applied.index + 1;
@@ -344,7 +353,7 @@ static void node_open(struct node *n) {
     struct group_snapshot s = {.index = n->flushed.index, .term = n->flushed.term, .members = n->flushed.members};
     n->boot++, n->alive = true, n->applied = n->flushed, n->appends_handed = 0, n->votes_handed = n->votes_durable = 0, n->pool_at = 0;
     n->seen_term = n->term, n->seen_vote = n->voted_for;
-    n->flush_due = n->fetch_due = 0;
+    n->flush_due = n->fetch_due = n->doom_due = 0;
     story("node %llu starts: term %llu vote %llu snapshot %llu log [%llu, %llu]", U(n->id), U(n->term), U(n->voted_for), U(s.index), U(n->first), U(n->last));
     group_filters_off(mutant->filters);
     n->opened_term = MAX_OF(n->term, n->last >= n->first ? n->disk[n->last].term : n->flushed.term);
@@ -395,8 +404,8 @@ static void node_flush(struct node *n) {
     if (n->flush_due && n->flush_due <= now && !n->fetch_due) {
         n->flush_due = 0, n->flushed = n->flushing;
         struct group_snapshot s = {.index = n->flushed.index, .term = n->flushed.term, .members = n->flushed.members};
-        group_snapshotted(n->group, now, &s, plan.trailing);
-        uint64_t cut_to = s.index > plan.trailing ? s.index - plan.trailing : 0;
+        group_snapshotted(n->group, now, &s, n->trailing);
+        uint64_t cut_to = s.index > n->trailing ? s.index - n->trailing : 0;
         if (cut_to >= n->first) n->first = cut_to + 1;
         group_release(n->group, plan.release_early ? n->applied.index : cut_to);
         node_settle(n);
@@ -508,9 +517,17 @@ static void faults(void) {
     for (unsigned i = 1; i <= plan.nodes; i++) {
         struct node *n = &nodes[i];
         if (!n->alive && n->restart_due <= now) node_open(n), node_settle(n);
+        else if (n->alive && n->doom_due && n->doom_due <= now) node_crash(n), n->restart_due = now + 1;
         else if (n->alive && one_in(plan.crash_one_in)) node_crash(n), n->restart_due = now + between(1, plan.outage_max_ms);
-        if (n->heal_due && n->heal_due <= now) isolate(i, false), n->heal_due = 0, story("node %u is reachable", i);
-        else if (!n->heal_due && one_in(plan.cut_one_in)) isolate(i, true), n->heal_due = now + between(1, plan.outage_max_ms), story("node %u is cut off", i);
+        if (n->heal_due && n->heal_due <= now) {
+            isolate(i, false), n->heal_due = 0, story("node %u is reachable", i);
+            if (n->trapped && n->alive) node_crash(n), n->restart_due = now + 1;
+            n->trapped = false;
+        } else if (!n->heal_due && (n->trapped || one_in(plan.cut_one_in))) {
+            isolate(i, true), n->heal_due = now + between(1, plan.outage_max_ms) + (n->trapped ? 3000 : 0), story("node %u is cut off", i);
+            uint64_t index;
+            for (unsigned k = n->alive && truth_last < INDEX_MAX / 2 ? plan.burst : 0; k > 0 && submit(n, &index); k--) {}
+        }
     }
 }
 
@@ -538,6 +555,10 @@ static void draw_plan(void) {
     plan.outage_max_ms = between(500, 6000), plan.flush_one_in = between(50, 3000), plan.trailing = between(0, 1) ? 0 : between(0, 200);
     plan.release_early = plan.trailing == 0 && between(0, 1), plan.fetch_max_ms = between(1, 4000), plan.inflight_max = between(8, 256);
     plan.uncommitted_max = between(4, 64), plan.transfer_one_in = between(0, 1) ? between(500, 8000) : 0, plan.slow_disk_node = between(0, 3) == 0;
+    plan.straggler_permille = between(0, 1) ? between(0, 20) : 0, plan.trap_one_in = between(0, 1) ? between(1, 4) : 0;
+    plan.doom_one_in = between(0, 2) ? 0 : between(1, 3);
+    plan.burst = between(0, 1) ? 1200 : 0, plan.apply_lag = between(0, 2) ? 0 : between(2, 200);
+    plan.flush_drawn = plan.flush_one_in;
 }
 
 static void set_up(void) {
@@ -552,6 +573,7 @@ static void set_up(void) {
         n->disk = calloc(INDEX_MAX, sizeof *n->disk), n->pool = calloc(POOL_MAX, sizeof *n->pool);
         check(n->disk && n->pool);
         n->id = i, n->flushed = start, n->first = GROUP_FIRST_INDEX + 1, n->last = GROUP_FIRST_INDEX, n->slow = plan.slow_disk_node && i == 1;
+        n->trailing = plan.trailing && between(0, 2) ? between(1, 20 * plan.trailing) : plan.trailing;
         node_open(n);
     }
 }
@@ -587,7 +609,7 @@ static int progress(void) {
     static const char *stuck[] = {"no leader takes a command", "a command is not applied everywhere", "no change is taken", "a change is not applied everywhere", ""};
     uint64_t index = 0, term = 0;
     enum stage stage = ASK;
-    for (uint64_t end = now + PHASE_MS; now < end && stage != DONE;) {
+    for (uint64_t end = now + HEALTH_MS; now < end && stage != DONE;) {
         one_ms();
         struct node *l = top_leader();
         if (!l) continue;
@@ -598,7 +620,7 @@ static int progress(void) {
         if (stage == WAIT_CHANGE && l->applied.index >= index && all_applied(l, index)) stage = DONE;
     }
     if (stage == DONE) return 0;
-    printf("  seed=%llu: no progress in %d s: %s\n", U(seed_now), PHASE_MS / 1000, stuck[stage]);
+    printf("  seed=%llu: no progress in %d s: %s\n", U(seed_now), HEALTH_MS / 1000, stuck[stage]);
     for (unsigned i = 1; i <= plan.nodes; i++)
         if (nodes[i].alive)
             story("node %u: role %d term %llu last %llu applicable %llu applied %llu", i, group_role(nodes[i].group), U(group_term(nodes[i].group)),
@@ -626,9 +648,14 @@ static int run_seed(uint64_t seed, struct result *out) {
     story("%u voters of %u nodes, latency %u disk %u drop %u reorder %d changes %u trailing %u", plan.voters, plan.nodes, plan.latency_max_ms, plan.disk_max_ms,
           plan.drop_permille, plan.reorder, plan.change_one_in, plan.trailing);
     set_up();
-    for (uint64_t end = now + PHASE_MS; now < end;) one_ms(), faults(), clients();
-    heal();
-    int rc = progress();
+    int rc = 0;
+    for (unsigned round = 0; round < ROUNDS && rc == 0; round++) {
+        calm = false, plan.flush_one_in = plan.flush_drawn;
+        for (unsigned i = 1; i <= plan.nodes; i++) nodes[i].heal_due = 0, nodes[i].trapped = false;
+        for (uint64_t end = now + FAULTS_MS; now < end;) one_ms(), faults(), clients();
+        heal();
+        rc = progress();
+    }
     struct node *l = top_leader();
     *out = (struct result){truth_last, commands_done, l ? group_term(l->group) : 0, changes_done, installs_done, crashes_done};
     tear_down();
@@ -646,6 +673,7 @@ static int fork_seed(uint64_t seed, struct result *sum) {
     if (pid == 0) {
         struct result r = {0};
         alarm(60);
+        if (!sum) check(freopen("/dev/null", "w", stderr) && freopen("/dev/null", "w", stdout)); /* a mutant: its end is expected */
         int rc = run_seed(seed, &r);
         check(write(ends[1], &r, sizeof r) == (ssize_t)sizeof r);
         fflush(stdout);
@@ -681,9 +709,9 @@ static uint64_t catch_mutant(const struct mutant *m, uint64_t count) {
 }
 
 int main(int argc, char **argv) {
-    static const struct mutant none = {"none", "", 0, false, false};
+    static const struct mutant none = {"none", "", 0, false, false, false};
     mutant = &none;
-    uint64_t first = 1, count = 300, tries = 0;
+    uint64_t first = 1, count = SEEDS_DEFAULT, tries = 0;
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--seed") && i + 1 < argc) first = strtoull(argv[++i], NULL, 10), count = 1, loud = true;
         else if (!strcmp(argv[i], "--seeds") && i + 2 < argc) first = strtoull(argv[i + 1], NULL, 10), count = strtoull(argv[i + 2], NULL, 10), i += 2;
@@ -706,9 +734,10 @@ int main(int argc, char **argv) {
     }
     if (tries) return 0;
     bool ok = run_seeds(first, count);
-    if (argc == 1) {
-        uint64_t s = catch_mutant(&mutants[0], 20);
-        printf("%s sim_group mutant %s %s (seed %llu)\n", s ? "ok" : "not ok", mutants[0].name, s ? "is caught" : "is not caught", U(s));
+    for (size_t k = 0; argc == 1 && k < ARRAY_LEN(mutants); k++) {
+        if (!mutants[k].quick) continue;
+        uint64_t s = catch_mutant(&mutants[k], MUTANT_SEEDS);
+        printf("%s sim_group mutant %s: %s\n", s ? "ok" : "not ok", mutants[k].name, s ? "caught" : "not caught");
         ok = ok && s;
     }
     return ok ? 0 : 1;

@@ -665,6 +665,108 @@ static void test_a_lagging_member_votes(void **state) {
     world_free(w);
 }
 
+static void deliver_to_first(struct world *w, struct peer_message m) {
+    uint8_t frame[512];
+    struct writer out = writer_of(frame, sizeof frame);
+    m.group = 7, m.to = 1;
+    assert_true(peer_encode(&m, &out));
+    assert_int_equal(group_receive(w->node[0].group, w->now, m.from, writer_slice(&out)), STATUS_OK);
+}
+
+static struct peer_message last_sent(struct world *w) {
+    static struct peer_entry entries[PEER_ENTRIES_MAX];
+    struct peer_message m;
+    assert_true(w->frame_count > 0);
+    struct frame *f = &w->frames[w->frame_count - 1];
+    assert_int_equal(peer_decode(slice_of(f->data, f->len), &m, entries), STATUS_OK);
+    return m;
+}
+
+/* Filter 3. */
+static void test_the_refusal_of_a_pre_vote_tells_the_real_term(void **state) {
+    struct world *w = world_new(3);
+    struct group_config c = config_of(&w->node[0]);
+    group_close(w->node[0].group);
+    assert_int_equal(group_open(&w->node[0].group, &c, w->now, 9, 0, &w->node[0].snapshot, NULL, 0), STATUS_OK);
+    struct peer_message m = {.kind = PEER_VOTE, .from = 2, .term = 3};
+    m.vote.last_index = 2, m.vote.last_term = 1, m.vote.pre_vote = true;
+    deliver_to_first(w, m);
+    assert_true(last_sent(w).kind == PEER_VOTE_RESULT && !last_sent(w).vote_result.granted);
+    assert_int_equal(last_sent(w).term, 9);
+    world_free(w);
+}
+
+/* Filter 5. */
+static void test_an_append_below_the_commit_index_is_moved_up_to_it(void **state) {
+    struct world *w = world_new(3);
+    struct node *n = &w->node[0];
+    struct peer_entry e[] = {{2, GROUP_COMMAND, SLICE_LIT("3")}, {2, GROUP_COMMAND, SLICE_LIT("4")}, {2, GROUP_COMMAND, SLICE_LIT("5")}, {2, GROUP_COMMAND, SLICE_LIT("6")}};
+    struct peer_message m = {.kind = PEER_APPEND, .from = 2, .term = 2};
+    m.append.prev_index = 2, m.append.prev_term = 1, m.append.commit = 5, m.append.entries = e, m.append.count = 3;
+    deliver_to_first(w, m);
+    group_appends_persisted(n->group, w->now, group_append_count(n->group));
+    node_apply(n);
+    snapshot_all(n, 0);
+    assert_int_equal(n->snapshot.index, 5);
+    m.append.prev_index = 3, m.append.prev_term = 2, m.append.entries = e + 1; /* 4 to 6: starts below what is left */
+    deliver_to_first(w, m);
+    group_appends_persisted(n->group, w->now, group_append_count(n->group));
+    assert_int_equal(last_sent(w).append_result.rejected, 0);
+    assert_int_equal(last_sent(w).append_result.last_index, 6);
+    world_free(w);
+}
+
+static void test_an_answer_to_an_old_term_claims_nothing(void **state) {
+    struct world *w = world_new(3);
+    struct group_config c = config_of(&w->node[0]);
+    struct group_members members = first_snapshot(3).members;
+    uint8_t bytes[128];
+    group_close(w->node[0].group);
+    assert_int_equal(group_open(&w->node[0].group, &c, w->now, 9, 0, &w->node[0].snapshot, NULL, 0), STATUS_OK);
+    struct peer_message m = {.kind = PEER_SNAPSHOT, .from = 2, .term = 3};
+    m.snapshot.index = 50, m.snapshot.index_term = 3, m.snapshot.members_index = 2;
+    m.snapshot.members = slice_of(bytes, group_members_encode(&members, bytes, sizeof bytes));
+    deliver_to_first(w, m);
+    assert_int_equal(last_sent(w).kind, PEER_APPEND_RESULT);
+    assert_int_equal(last_sent(w).term, 9);
+    assert_int_equal(last_sent(w).append_result.last_index, 0);
+    world_free(w);
+}
+
+static void test_a_late_vote_result_moves_no_follower(void **state) {
+    struct world *w = world_new(3);
+    struct peer_message m = {.kind = PEER_VOTE_RESULT, .from = 2, .term = 9};
+    group_tick(w->node[0].group, w->now);
+    deliver_to_first(w, m);
+    assert_int_equal(group_term(w->node[0].group), 1);
+    world_free(w);
+}
+
+/* A second membership entry arrives before the first was applied here, and is superseded: the first stays. */
+static void test_a_rolled_back_membership_leaves_the_one_before_it(void **state) {
+    struct world *w = world_new(3);
+    struct node *n = &w->node[0];
+    struct group_members four = first_snapshot(3).members, five;
+    uint8_t bytes[2][128];
+    four.member[four.count++] = (struct group_member){4, GROUP_VOTER}, four.index = 3;
+    five = four, five.member[five.count++] = (struct group_member){5, GROUP_VOTER}, five.index = 4;
+    struct peer_entry e[] = {{2, GROUP_CHANGE, slice_of(bytes[0], group_members_encode(&four, bytes[0], 128))},
+                             {2, GROUP_CHANGE, slice_of(bytes[1], group_members_encode(&five, bytes[1], 128))}, {3, GROUP_BARRIER, {0}}};
+    struct peer_message m = {.kind = PEER_APPEND, .from = 2, .term = 2};
+    m.append.prev_index = 2, m.append.prev_term = 1, m.append.commit = 2, m.append.entries = &e[0], m.append.count = 1;
+    deliver_to_first(w, m);
+    m.append.prev_index = 3, m.append.prev_term = 2, m.append.commit = 3, m.append.entries = &e[1];
+    deliver_to_first(w, m);
+    m.from = 3, m.term = 3, m.append.entries = &e[2]; /* another leader, which never had the second */
+    deliver_to_first(w, m);
+    group_appends_persisted(n->group, w->now, group_append_count(n->group));
+    n->story[0] = 0;
+    w->now += 5000;
+    group_tick(n->group, w->now);
+    assert_string_equal(n->story, "sssr"); /* it stands, and asks the three others of four */
+    world_free(w);
+}
+
 /* ---- members' bytes */
 
 static void test_members_have_one_encoding(void **state) {
@@ -772,6 +874,11 @@ int main(void) {
         cmocka_unit_test(test_an_entry_may_outlive_the_vote_of_its_term),
         cmocka_unit_test(test_frames_that_are_not_for_us_change_nothing),
         cmocka_unit_test(test_a_lagging_member_votes),
+        cmocka_unit_test(test_the_refusal_of_a_pre_vote_tells_the_real_term),
+        cmocka_unit_test(test_an_append_below_the_commit_index_is_moved_up_to_it),
+        cmocka_unit_test(test_an_answer_to_an_old_term_claims_nothing),
+        cmocka_unit_test(test_a_late_vote_result_moves_no_follower),
+        cmocka_unit_test(test_a_rolled_back_membership_leaves_the_one_before_it),
         cmocka_unit_test(test_members_have_one_encoding),
         cmocka_unit_test(test_opening_fails_cleanly_at_every_allocation),
         cmocka_unit_test(test_a_submit_without_memory_has_no_effect),
