@@ -42,6 +42,7 @@ enum {
     TEXT_BYTES_MAX = 512,         /* grpc-message before percent-encoding, at most 1,536 after */
     TRACEPARENT_LEN = 55,
 };
+#define LINGER_NS NS_PER_S /* between the deadline and the reset of an answer that is not taken */
 
 enum call_state { CALL_HEAD, CALL_MESSAGE, CALL_SERVE, CALL_SEND, CALL_LEAVING };
 static const uint8_t allowed_moves[] = {
@@ -84,7 +85,7 @@ struct call {
     struct timer deadline;
     uint32_t ops_away, header_bytes;
     /* what happened, for the tick */
-    bool head_whole, peer_closed, gone, expired, held, ticking, in_next, answered;
+    bool head_whole, peer_closed, gone, expired, held, ticking, in_next, answered, lingers;
     /* what the headers said */
     bool is_post, has_content_type, has_te;
     char traceparent[TRACEPARENT_LEN];
@@ -528,6 +529,14 @@ static bool tick_stream(struct call *call) {
     return true;
 }
 
+/* The deadline passed and the answer is not all gone: it may wait for this cycle's flush, or for a peer that does not take it. */
+static void expire_answer(struct call *call) {
+    call->expired = false;
+    if (call->lingers) return h2_reset(&call->stream, H2_RESET_CANCEL);
+    call->lingers = true;
+    if (!timer_set(&call->core->timers, &call->deadline, call->core->now_ns + LINGER_NS)) h2_reset(&call->stream, H2_RESET_CANCEL);
+}
+
 static void call_tick(struct call *call) {
     check(!call->ticking);
     call->ticking = true;
@@ -546,7 +555,7 @@ static void call_tick(struct call *call) {
             break;
         case CALL_SERVE: more = false; break;
         case CALL_SEND:
-            if (call->expired && call->stream.bytes_left) h2_reset(&call->stream, H2_RESET_CANCEL); /* the peer does not take the answer */
+            if (call->expired) expire_answer(call);
             more = false;
             break;
         case CALL_LEAVING:

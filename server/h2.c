@@ -20,10 +20,11 @@
 
 #include <nghttp2/nghttp2.h>
 
+#include "proto/base/log.h"
 #include "proto/base/mem.h"
 #include "server/core.h"
 
-enum { FRAME_ROOM = H2_OUTPUT_BYTES_MIN / 2, HEAP_HEAD = 16, OUTBOUND_ACK_MAX = 128, CONTINUATION_MAX = 8, SETTINGS_MAX = 32, INFLATE_TABLE_BYTES = 4096 };
+enum { FRAME_HEAD = 9, FRAME_ROOM = H2_OUTPUT_BYTES_MIN / 2, HEAP_HEAD = 16, OUTBOUND_ACK_MAX = 128, CONTINUATION_MAX = 8, SETTINGS_MAX = 32, INFLATE_TABLE_BYTES = 4096 };
 static_assert(FRAME_ROOM >= 16384 + 9, "one frame of the default size fits");
 
 struct h2 {
@@ -37,8 +38,13 @@ struct h2 {
     uint64_t requests;
     size_t heap_bytes;
     struct writer *out; /* while h2_output runs */
-    const char *error;  /* the first fatal error */
+    const char *error;  /* the first fatal error: no more bytes */
+    const char *ended;  /* what the peer was told by GOAWAY, when it was its fault */
     bool draining, goaway_sent;
+    /* Where frames begin in what comes in (h2_feed). */
+    uint8_t head[FRAME_HEAD];
+    size_t head_len, pass_bytes, skip_bytes; /* of a head that is not whole; of the preface or a payload that goes on; of one that is left out */
+    uint32_t last_id;                        /* the highest stream that HEADERS opened */
     /* Token bucket of provoked resets. */
     uint64_t reset_tokens, reset_filled_ns;
 };
@@ -149,6 +155,7 @@ static int on_data_chunk_cb(nghttp2_session *session, uint8_t flags, int32_t id,
 }
 
 static int on_invalid_frame_cb(nghttp2_session *session, const nghttp2_frame *frame, int error, void *user) {
+    log_debug("http2 invalid frame", "stream=%d type=%u error=%s", frame->hd.stream_id, frame->hd.type, nghttp2_strerror(error));
     h2_count_reset(user);
     return 0;
 }
@@ -176,6 +183,10 @@ static int on_frame_sent_cb(nghttp2_session *session, const nghttp2_frame *frame
     } else if (frame->hd.type == NGHTTP2_RST_STREAM) {
         uint32_t code = frame->rst_stream.error_code;
         if (code != NGHTTP2_NO_ERROR && code != NGHTTP2_CANCEL && code != NGHTTP2_REFUSED_STREAM) h2_count_reset(h2);
+    } else if (frame->hd.type == NGHTTP2_GOAWAY && frame->goaway.error_code != NGHTTP2_NO_ERROR) {
+        h2->ended = nghttp2_http2_strerror(frame->goaway.error_code);
+        log_debug("http2 connection ended", "code=%s text=%.*s", nghttp2_http2_strerror(frame->goaway.error_code), (int)frame->goaway.opaque_data_len,
+                 (const char *)frame->goaway.opaque_data);
     }
     return nghttp2_is_fatal(rv) ? NGHTTP2_ERR_CALLBACK_FAILURE : 0;
 }
@@ -280,7 +291,8 @@ static bool session_open(struct h2 *h2) {
 struct h2 *h2_new(struct core *core, const struct h2_limits *limits, h2_on_output on_output, void *owner) {
     struct h2 *h2 = mem_new(struct h2);
     if (!h2) return NULL;
-    *h2 = (struct h2){.core = core, .limits = *limits, .on_output = on_output, .owner = owner, .reset_tokens = limits->reset_burst, .reset_filled_ns = core->now_ns};
+    *h2 = (struct h2){.core = core, .limits = *limits, .on_output = on_output, .owner = owner, .reset_tokens = limits->reset_burst, .reset_filled_ns = core->now_ns,
+                       .pass_bytes = NGHTTP2_CLIENT_MAGIC_LEN};
     list_init(&h2->calls);
     if (!session_open(h2)) return h2_free(h2), NULL;
     on_output(owner);
@@ -303,10 +315,57 @@ void h2_free(struct h2 *h2) {
 }
 
 /* ---- bytes */
-bool h2_feed(struct h2 *h2, struct slice bytes) {
-    if (h2->error) return false;
-    ssize_t n = nghttp2_session_mem_recv(h2->session, bytes.data, bytes.len);
+static void h2_receive(struct h2 *h2, const uint8_t *data, size_t len) {
+    if (h2->error || len == 0) return;
+    ssize_t n = nghttp2_session_mem_recv(h2->session, data, len);
     if (n < 0) h2_set_error(h2, nghttp2_strerror((int)n));
+}
+
+/* A frame head. true: the frame is left out. gRPC's C core, and with it most languages' clients, resets a stream that it never opened when a call is cancelled
+ * before its headers were written. RFC 9113 section 5.1 makes that an error of the connection, and nghttp2 would end all its calls for it. */
+static bool h2_frame_is_left_out(struct h2 *h2, const uint8_t *head) {
+    uint32_t len = get_be32(head) >> 8, id = get_be32(head + 5) & INT32_MAX;
+    uint8_t type = head[3];
+    if (type == NGHTTP2_HEADERS && id > h2->last_id) h2->last_id = id;
+    if (type == NGHTTP2_RST_STREAM && len == 4 && id > h2->last_id && id % 2 == 1) {
+        h2->skip_bytes = len;
+        h2_count_reset(h2);
+        return true;
+    }
+    h2->pass_bytes = len;
+    return false;
+}
+
+/* Looks at frame heads only, and hands nghttp2 the longest runs that it can: all of the bytes, but for a frame that is left out and a head that is not whole yet. */
+bool h2_feed(struct h2 *h2, struct slice bytes) {
+    const uint8_t *at = bytes.data, *end = at + bytes.len, *run = at;
+    while (at < end) {
+        size_t left = (size_t)(end - at), n;
+        if (h2->skip_bytes) {
+            n = MIN_OF(left, h2->skip_bytes);
+            h2->skip_bytes -= n;
+            at += n, run = at;
+        } else if (h2->pass_bytes) {
+            n = MIN_OF(left, h2->pass_bytes);
+            h2->pass_bytes -= n;
+            at += n;
+        } else if (h2->head_len || left < FRAME_HEAD) {
+            h2_receive(h2, run, (size_t)(at - run));
+            n = MIN_OF(left, FRAME_HEAD - h2->head_len);
+            memcpy(h2->head + h2->head_len, at, n);
+            h2->head_len += n;
+            at += n, run = at;
+            if (h2->head_len < FRAME_HEAD) break;
+            h2->head_len = 0;
+            if (!h2_frame_is_left_out(h2, h2->head)) h2_receive(h2, h2->head, FRAME_HEAD);
+        } else if (h2_frame_is_left_out(h2, at)) {
+            h2_receive(h2, run, (size_t)(at - run));
+            at += FRAME_HEAD, run = at;
+        } else {
+            at += FRAME_HEAD;
+        }
+    }
+    h2_receive(h2, run, (size_t)(at - run));
     if (nghttp2_session_want_write(h2->session)) h2->on_output(h2->owner);
     return !h2->error;
 }
@@ -330,7 +389,7 @@ bool h2_wants_output(const struct h2 *h2) { return nghttp2_session_want_write(h2
 bool h2_finished(const struct h2 *h2) {
     return h2->error || (!nghttp2_session_want_read(h2->session) && !nghttp2_session_want_write(h2->session));
 }
-const char *h2_error(const struct h2 *h2) { return h2->error; }
+const char *h2_error(const struct h2 *h2) { return h2->error ? h2->error : h2->ended; }
 uint32_t h2_open_streams(const struct h2 *h2) { return h2->open_count; }
 uint64_t h2_requests(const struct h2 *h2) { return h2->requests; }
 size_t h2_memory_bytes(const struct h2 *h2) { return sizeof *h2 + h2->heap_bytes; }

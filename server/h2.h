@@ -36,7 +36,7 @@ enum { H2_OUTPUT_BYTES_MIN = 2 * (16384 + 9 + 64) };
 void h2_output(struct h2 *h2, struct writer *w);
 bool h2_wants_output(const struct h2 *h2);
 bool h2_finished(const struct h2 *h2); /* asked when h2_output had nothing: close the connection */
-const char *h2_error(const struct h2 *h2);
+const char *h2_error(const struct h2 *h2);     /* why the connection is over, in words, when that is the peer's fault or memory's; else NULL */
 uint32_t h2_open_streams(const struct h2 *h2);
 uint64_t h2_requests(const struct h2 *h2);     /* header blocks that came whole: the first one ends the first-request timeout */
 size_t h2_memory_bytes(const struct h2 *h2);

@@ -148,6 +148,7 @@ static void test_a_broken_frame_ends_with_goaway(void **state) {
     while (world_output(&w)) {}
     assert_true(w.goaway_seen);
     assert_int_equal(w.goaway_code, NGHTTP2_FRAME_SIZE_ERROR);
+    assert_string_equal(h2_error(w.h2), "FRAME_SIZE_ERROR");
     assert_true(h2_finished(w.h2));
     world_close(&w);
 }
@@ -216,6 +217,37 @@ static void test_resets_that_the_peer_provokes_count_too(void **state) {
         assert_true(a->closed);
     }
     assert_true(w.goaway_seen);
+    assert_int_equal(w.goaway_code, NGHTTP2_ENHANCE_YOUR_CALM);
+    world_close(&w);
+}
+
+/* As gRPC's C core does when a call is cancelled before its headers were written. */
+static void test_a_reset_of_a_stream_that_was_never_opened_is_left_out(void **state) {
+    for (size_t piece = 0; piece < 14; piece++) {
+        world_open(&w);
+        w.feed_bytes = piece;
+        assert_true(answer_is(world_call(&w, SVC "CreateOrder", "one"), "one"));
+        struct answer *away = world_call(&w, SVC "GetOrder", "two");
+        const uint8_t idle_resets[] = {0, 0, 4, 3, 0, 0, 0, 0, 5, 0, 0, 0, 8, 0, 0, 4, 3, 0, 0, 0, 0, 7, 0, 0, 0, 8, 0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8};
+        assert_true(world_feed(&w, idle_resets, sizeof idle_resets)); /* two of them and a ping */
+        world_pump(&w);
+        assert_false(w.goaway_seen);
+        world_home(&w);
+        world_pump(&w);
+        assert_true(answer_is(away, "home"));
+        assert_true(answer_is(world_call(&w, SVC "CreateOrder", "three"), "three"));
+        world_close(&w);
+    }
+}
+
+static void test_resets_of_streams_never_opened_are_counted(void **state) {
+    struct h2_limits l = world_h2_limits;
+    l.reset_burst = 5, l.reset_per_s = 0;
+    assert_true(world_open_with(&w, &l, &world_call_limits, 0));
+    world_pump(&w);
+    const uint8_t idle_reset[] = {0, 0, 4, 3, 0, 0, 0, 0, 5, 0, 0, 0, 8};
+    for (unsigned i = 0; i < 6; i++) world_feed(&w, idle_reset, sizeof idle_reset);
+    world_pump(&w);
     assert_int_equal(w.goaway_code, NGHTTP2_ENHANCE_YOUR_CALM);
     world_close(&w);
 }
@@ -362,6 +394,8 @@ int main(void) {
         cmocka_unit_test(test_header_bombs_end_the_connection),
         cmocka_unit_test(test_rapid_resets_end_the_connection),
         cmocka_unit_test(test_resets_that_the_peer_provokes_count_too),
+        cmocka_unit_test(test_a_reset_of_a_stream_that_was_never_opened_is_left_out),
+        cmocka_unit_test(test_resets_of_streams_never_opened_are_counted),
         cmocka_unit_test(test_the_bucket_of_resets_fills_again),
         cmocka_unit_test(test_reset_streams_count_until_their_op_is_home),
         cmocka_unit_test(test_ping_floods_end_the_connection),
