@@ -14,7 +14,7 @@
 enum {
     ENTRY_COMMANDS_MAX = 512,          /* commands in one entry */
     ENTRY_BYTES_MAX = 2 << 20,         /* and their bytes; one command (1 MiB and its head) always fits */
-    APPLY_SLICE_NS = 1000000,          /* apply this long, then let the loop look at its ring */
+    APPLY_SLICE_NS = 250000,           /* apply this long, then let the loop look at its ring: a log write may have come back and want its sync */
     HOUSEKEEPING_NS = 20000000,        /* pressure, disk space, flushes are looked at this often */
     REOPEN_PAUSE_NS = 1000000000,      /* a failed store is tried again this often */
     RETRY_DELAY_MS = 100,              /* told to who is refused for overload */

@@ -233,11 +233,13 @@ static struct request *request_begin(struct env *env, struct env_io *io, bool is
 static void host_write_async(struct env *env, struct env_file *f, struct env_io *io, const void *buf, size_t len, uint64_t offset) {
     struct request *q = request_begin(env, io, false);
     ring_write(q->host->core->ring, &q->op, f->fd, buf, len, offset);
+    ring_submit(q->host->core->ring); /* the disk works while the engine applies what was committed before */
 }
 
 static void host_sync_async(struct env *env, struct env_file *f, struct env_io *io) {
     struct request *q = request_begin(env, io, true);
     ring_sync(q->host->core->ring, &q->op, f->fd);
+    ring_submit(q->host->core->ring);
 }
 
 static void host_offload(struct env *env, struct env_job *job) {

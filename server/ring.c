@@ -447,6 +447,12 @@ static void run(struct ring *r, const struct completion *c) {
     }
 }
 
+void ring_submit(struct ring *r) {
+    int rc = io_uring_submit(&r->uring);
+    r->stats.submits++;
+    if (rc < 0) submit_failed(rc); /* still queued: goes out with the next wait */
+}
+
 unsigned ring_wait(struct ring *r, uint64_t deadline_ns) {
     bool overflow = io_uring_cq_has_overflow(&r->uring);
     uint64_t now_ns = deadline_ns == UINT64_MAX || deadline_ns == 0 ? 0 : clock_mono_ns();

@@ -54,6 +54,8 @@ void ring_message_now(struct ring *r, int target_ring_fd, void *pointer);
 
 /* Runs when a wait is over, before its completions: the owner reads the clock once for all of them. */
 void ring_on_wake(struct ring *r, void (*on_wake)(void *ctx), void *ctx);
+/* Submits now what is queued, without waiting: for a log write that should run while the loop goes on working. */
+void ring_submit(struct ring *r);
 /* Submits, waits until something completed or deadline_ns (monotonic) has come, runs the completions. Returns how many ran. */
 unsigned ring_wait(struct ring *r, uint64_t deadline_ns);
 
