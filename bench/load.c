@@ -35,8 +35,10 @@ enum mode { MODE_CREATE, MODE_TRANSITION, MODE_GET, MODE_LIST, MODE_MIXED, MODE_
 static const char *const mode_names[MODE_COUNT] = {"create", "transition", "get", "list", "mixed", "replay"};
 enum kind { KIND_CREATE, KIND_TRANSITION, KIND_GET, KIND_LIST, KIND_COUNT };
 static const char *const kind_names[KIND_COUNT] = {"create", "transition", "get", "list"};
-static const char *const paths[KIND_COUNT] = {"/orderdb.v1.OrderService/CreateOrder", "/orderdb.v1.OrderService/TransitionOrder", "/orderdb.v1.OrderService/GetOrder",
-                                              "/orderdb.v1.OrderService/ListOrders"};
+static const char *const paths[KIND_COUNT] = {
+    "/orderdb.v1.OrderService/CreateOrder", "/orderdb.v1.OrderService/TransitionOrder", "/orderdb.v1.OrderService/GetOrder",
+    "/orderdb.v1.OrderService/ListOrders",
+};
 static const char *const events[] = {"pay", "ship", "deliver", "confirm"}; /* an order's life, step by step */
 
 static struct {
@@ -181,7 +183,8 @@ static void order_build(struct order_parts *p, const struct worker *w) {
         orderdb__v1__order_item__init(&p->items[i]);
         orderdb__v1__money__init(&p->prices[i]);
         snprintf(p->texts[i][0], 64, "sku-%08x", (unsigned)(r % 1000000));
-        snprintf(p->texts[i][1], 64, "%s %s, model %u, colour %u", words[r % 10], words[r / 10 % 10], (unsigned)(r >> 20 & 0xfff), (unsigned)(r >> 40 & 15));
+        unsigned model = (unsigned)(r >> 20 & 0xfff), colour = (unsigned)(r >> 40 & 15);
+        snprintf(p->texts[i][1], 64, "%s %s, model %u, colour %u", words[r % 10], words[r / 10 % 10], model, colour);
         p->prices[i].currency_code = (char *)(uintptr_t)"CNY";
         p->prices[i].minor_units = (int64_t)(r >> 32 & 0xffff) + 1;
         p->items[i].sku_id = p->texts[i][0], p->items[i].title = p->texts[i][1];
@@ -196,7 +199,8 @@ static void order_build(struct order_parts *p, const struct worker *w) {
     snprintf(p->merchant, sizeof(p->merchant), "merchant-%05u", (unsigned)(draw(&d) % 20000));
     snprintf(p->phone, sizeof(p->phone), "138%08u", (unsigned)(draw(&d) % 100000000));
     snprintf(p->line, sizeof(p->line), "%u Harbour Road, building %u, room %u", (unsigned)(d % 900), (unsigned)(d >> 16 & 63), (unsigned)(d >> 24 & 1023));
-    p->address.recipient = (char *)(uintptr_t)"Chen Wei", p->address.phone = p->phone, p->address.region_code = (char *)(uintptr_t)"CN-31", p->address.line = p->line;
+    p->address.recipient = (char *)(uintptr_t)"Chen Wei", p->address.phone = p->phone, p->address.region_code = (char *)(uintptr_t)"CN-31";
+    p->address.line = p->line;
     p->order.user_id = (char *)(uintptr_t)w->user, p->order.merchant_id = p->merchant;
     p->order.n_items = n, p->order.items = p->item_ptrs, p->order.address = &p->address;
     p->order.items_total = &p->totals[0], p->order.freight = &p->totals[1], p->order.payable = &p->totals[2];
@@ -299,7 +303,8 @@ static void count_reason(const struct channel_answer *a) {
     struct details d = {.reason = ""};
     arena_init(&arena, 64 * KIB);
     if (a->details.len && !details_decode(a->details, &arena, &d)) d.reason = "";
-    snprintf(text, sizeof(text), "%d %s", (int)a->code, *d.reason ? d.reason : a->fate == CHANNEL_NOT_SENT ? "(not sent)" : a->fate == CHANNEL_UNKNOWN ? "(no answer)" : "");
+    const char *fate = a->fate == CHANNEL_NOT_SENT ? "(not sent)" : a->fate == CHANNEL_UNKNOWN ? "(no answer)" : "";
+    snprintf(text, sizeof(text), "%d %s", (int)a->code, *d.reason ? d.reason : fate);
     arena_fini(&arena);
     unsigned i = 0;
     while (i < run.reason_count && strcmp(run.reasons[i].name, text) != 0) i++;
@@ -351,8 +356,9 @@ static void tenths_note(uint64_t now) {
     for (;;) {
         bool by_time = opt.seconds > 0;
         uint64_t span = run.until_ns - run.started_ns;
-        bool reached = run.tenth < TENTHS && (by_time ? now >= run.started_ns + span * (run.tenth + 1) / TENTHS : run.acked >= opt.orders * (run.tenth + 1) / TENTHS && opt.orders);
-        if (!reached) return;
+        if (run.tenth == TENTHS) return;
+        uint64_t at_ns = run.started_ns + span * (run.tenth + 1) / TENTHS, at_acked = opt.orders * (run.tenth + 1) / TENTHS;
+        if (by_time ? now < at_ns : run.acked < at_acked) return;
         run.tenth++;
         run.tenth_ns[run.tenth] = now, run.tenth_acked[run.tenth] = run.acked;
     }
@@ -404,7 +410,8 @@ static void worker_send(struct worker *w, uint64_t due_ns) {
     pack[w->kind](w);
     uint64_t now = channel_now_ns();
     w->due_ns = due_ns ? due_ns : now;
-    struct channel_request r = {.path = paths[w->kind], .message = buf_slice(&run.request), .deadline_ns = now + opt.timeout_ms * NS_PER_MS, .on_answer = answer_cb, .user = w};
+    struct channel_request r = {.path = paths[w->kind], .message = buf_slice(&run.request), .on_answer = answer_cb, .user = w};
+    r.deadline_ns = now + opt.timeout_ms * NS_PER_MS;
     if (!channel_start(w->channel, &r)) panic_now("out of memory");
     run.in_flight++;
     run.sent++;
@@ -480,8 +487,9 @@ static double tenth_rate(unsigned i) {
 
 static void report(double cpu) {
     double elapsed = (double)(channel_now_ns() - run.started_ns) / 1e9;
-    printf("%s: %llu acknowledged in %.2f s, %.0f/s; %llu failed, of them %llu unknown; %.0f bytes a request; %.2f us of generator CPU per call\n", mode_names[opt.mode],
-           (unsigned long long)run.acked, elapsed, (double)run.acked / elapsed, (unsigned long long)run.failed, (unsigned long long)run.unknown,
+    printf("%s: %llu acknowledged in %.2f s, %.0f/s; %llu failed, of them %llu unknown; %.0f bytes a request; %.2f us of generator CPU per call\n",
+           mode_names[opt.mode], (unsigned long long)run.acked, elapsed, (double)run.acked / elapsed,
+           (unsigned long long)run.failed, (unsigned long long)run.unknown,
            run.sent ? (double)run.bytes_sent / (double)run.sent : 0, run.sent ? cpu * 1e6 / (double)run.sent : 0);
     for (int k = 0; k < KIND_COUNT; k++) {
         const struct histogram *h = &run.latency[k];

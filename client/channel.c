@@ -590,7 +590,8 @@ static void loop_expire(struct channel_loop *l, uint64_t now) {
     while (l->heap_count && l->heap[0]->deadline_ns <= now) {
         struct channel_call *call = l->heap[0];
         struct link *k = call->link;
-        call_end(call, GRPC_DEADLINE_EXCEEDED, call_fate_lost(call), "%s", k->connected ? "no answer before the deadline" : "not connected before the deadline");
+        const char *why = k->connected ? "no answer before the deadline" : "not connected before the deadline";
+        call_end(call, GRPC_DEADLINE_EXCEEDED, call_fate_lost(call), "%s", why);
         if (k->connected && now - k->heard_ns > LINK_SILENCE_NS) {
             link_note(k, "lost the connection to", "the server is silent");
             link_fail(k);

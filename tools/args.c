@@ -5,11 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+static bool name_is(const char *name, const char *text, size_t len) { return name && strlen(name) == len && memcmp(name, text, len) == 0; }
+
 static const struct arg *arg_find(const struct arg *const tables[2], const char *text, size_t len) {
     for (int t = 1; t >= 0; t--) { /* the second one first: a command may have a --version of its own */
         for (const struct arg *a = tables[t]; a && a->name; a++) {
-            bool is = (strlen(a->name) == len && memcmp(a->name, text, len) == 0) || (a->short_name && strlen(a->short_name) == len && memcmp(a->short_name, text, len) == 0);
-            if (is) return a;
+            if (name_is(a->name, text, len) || name_is(a->short_name, text, len)) return a;
         }
     }
     return NULL;
@@ -78,7 +79,8 @@ int args_parse(const struct arg *const tables[2], int argc, char **argv, bool st
 void args_print_help(const struct arg *table) {
     for (const struct arg *a = table; a && a->name; a++) {
         char left[64];
-        snprintf(left, sizeof(left), "%s%s%s%s%s", a->short_name ? a->short_name : "", a->short_name ? ", " : "", a->name, a->value ? " " : "", a->value ? a->value : "");
+        snprintf(left, sizeof(left), "%s%s%s%s%s", a->short_name ? a->short_name : "", a->short_name ? ", " : "", a->name, a->value ? " " : "",
+                 a->value ? a->value : "");
         if (strlen(left) > 28) printf("  %s\n  %28s %s\n", left, "", a->help);
         else printf("  %-28s %s\n", left, a->help);
     }

@@ -20,8 +20,8 @@ struct arg {
     const char *help;
 };
 
-/* Takes flags of either table (the second one's win) out of argv[0..argc); operands are moved to its front. Stops at the first operand where stop is set (the rest
- * stays behind it). Returns how many are left, -1: error says why. */
+/* Takes flags of either table (the second one's win) out of argv[0..argc); operands are moved to its front. Stops at the first operand
+ * where stop is set (the rest stays behind it). Returns how many are left, -1: error says why. */
 int args_parse(const struct arg *const tables[2], int argc, char **argv, bool stop, char error[ARGS_ERROR_BYTES]);
 void args_print_help(const struct arg *table);
 

@@ -176,7 +176,9 @@ static void status_cells(struct table *t, const struct importer_status *s) {
 }
 
 static void report_table(const struct importer_books *b) {
-    static const struct table_column columns[] = {{"STATUS", .shrinks_to = 20}, {"IMPORTED", .right = true}, {"ALREADY THERE", .right = true}, {"REJECTED", .right = true}};
+    static const struct table_column columns[] = {
+        {"STATUS", .shrinks_to = 20}, {"IMPORTED", .right = true}, {"ALREADY THERE", .right = true}, {"REJECTED", .right = true},
+    };
     struct table t;
     table_init(&t, columns, ARRAY_LEN(columns));
     for (size_t i = 0; i < b->status_count; i++) status_cells(&t, &b->statuses[i]);
@@ -193,8 +195,8 @@ static void report_table(const struct importer_books *b) {
 
 static bool status_json(struct buf *out, const struct importer_status *s) {
     char numbers[128];
-    snprintf(numbers, sizeof(numbers), ": {\"imported\": %lld, \"already_there\": %lld, \"rejected\": %lld}", (long long)s->imported, (long long)s->already_there,
-             (long long)s->rejected);
+    snprintf(numbers, sizeof(numbers), ": {\"imported\": %lld, \"already_there\": %lld, \"rejected\": %lld}", (long long)s->imported,
+             (long long)s->already_there, (long long)s->rejected);
     return pbjson_quote(out, s->name) && buf_append(out, slice_str(numbers));
 }
 
@@ -206,7 +208,8 @@ static enum cli_exit report_json(const struct importer_books *b) {
     ok = ok && buf_append(&out, slice_str(b->status_count ? "\n  },\n  \"reasons\": {" : "},\n  \"reasons\": {"));
     for (size_t i = 0; ok && i < b->reason_count; i++) {
         snprintf(number, sizeof(number), ": %lld", (long long)b->reasons[i].count);
-        ok = buf_append(&out, slice_str(i ? ",\n    " : "\n    ")) && pbjson_quote(&out, b->reasons[i].text) && buf_append(&out, slice_str(number));
+        ok = buf_append(&out, slice_str(i ? ",\n    " : "\n    ")) && pbjson_quote(&out, b->reasons[i].text) &&
+             buf_append(&out, slice_str(number));
     }
     ok = ok && buf_append(&out, slice_str(b->reason_count ? "\n  }\n}" : "}\n}"));
     if (ok) printf("%.*s\n", (int)out.len, (const char *)out.data);

@@ -80,7 +80,9 @@ static void print_time(const char *name, const Google__Protobuf__Timestamp *t) {
 }
 
 static void print_items(const Order *o) {
-    static const struct table_column columns[] = {{"SKU", .shrinks_to = 12}, {"TITLE", .shrinks_to = 16}, {"QTY", .right = true}, {"PRICE", .right = true}, {"DISCOUNT", .right = true}};
+    static const struct table_column columns[] = {
+        {"SKU", .shrinks_to = 12}, {"TITLE", .shrinks_to = 16}, {"QTY", .right = true}, {"PRICE", .right = true}, {"DISCOUNT", .right = true},
+    };
     struct table t;
     char price[64], discount[64];
     if (o->n_items == 0) return;

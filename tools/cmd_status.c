@@ -13,7 +13,10 @@ static void bytes_text(int64_t n, char out[32]) {
 }
 
 static void print_nodes(const Orderdb__V1__Topology *topology) {
-    static const struct table_column columns[] = {{"NODE", .right = true}, {"STATE"}, {"CLIENTS", .shrinks_to = 16}, {"PEERS", .shrinks_to = 12}, {"ZONE", .shrinks_to = 6}, {"VERSION", .shrinks_to = 8}};
+    static const struct table_column columns[] = {
+        {"NODE", .right = true}, {"STATE"}, {"CLIENTS", .shrinks_to = 16}, {"PEERS", .shrinks_to = 12}, {"ZONE", .shrinks_to = 6},
+        {"VERSION", .shrinks_to = 8},
+    };
     struct table t;
     table_init(&t, columns, ARRAY_LEN(columns));
     for (size_t i = 0; i < topology->n_nodes; i++) {
@@ -45,7 +48,10 @@ static int64_t applied_of(const Orderdb__V1__Topology__Partition *p) {
 }
 
 static void print_partitions(const Orderdb__V1__Topology *topology) {
-    static const struct table_column columns[] = {{"PARTITION", .right = true}, {"SLOTS", .shrinks_to = 11}, {"LEADER", .right = true}, {"APPLIED", .right = true}, {"ORDERS", .right = true}, {"SIZE", .right = true}, {"WRITES/S", .right = true}, {"READS/S", .right = true}};
+    static const struct table_column columns[] = {
+        {"PARTITION", .right = true}, {"SLOTS", .shrinks_to = 11}, {"LEADER", .right = true}, {"APPLIED", .right = true}, {"ORDERS", .right = true},
+        {"SIZE", .right = true}, {"WRITES/S", .right = true}, {"READS/S", .right = true},
+    };
     struct table t;
     char slots[128], bytes[32];
     int64_t orders = 0, all_bytes = 0;
@@ -89,6 +95,7 @@ static enum cli_exit status_run(struct cli *cli, int argc, char **argv) {
 }
 
 const struct cli_command status_commands[] = {
-    {"status", "", "", "nodes, partitions, leaders, sizes", "Examples:\n  orderctl status\n  orderctl status -o json --server 10.0.0.7:7400\n", NULL, 0, 0, status_run},
+    {"status", "", "", "nodes, partitions, leaders, sizes",
+     "Examples:\n  orderctl status\n  orderctl status -o json --server 10.0.0.7:7400\n", NULL, 0, 0, status_run},
     {NULL},
 };

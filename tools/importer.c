@@ -85,7 +85,8 @@ static void rejects_write(struct importer *m, const char *order_no, const char *
     bool ok = true;
     if (!m->rejects) return;
     for (size_t i = 0; ok && i < ARRAY_LEN(names); i++) {
-        ok = buf_append(&line, slice_str(i ? "," : "{")) && pbjson_quote(&line, names[i]) && buf_append(&line, SLICE_LIT(":")) && pbjson_quote(&line, values[i]);
+        ok = buf_append(&line, slice_str(i ? "," : "{")) && pbjson_quote(&line, names[i]) && buf_append(&line, SLICE_LIT(":")) &&
+             pbjson_quote(&line, values[i]);
     }
     if (ok) fprintf(m->rejects, "%.*s}\n", (int)line.len, (const char *)line.data);
     else fprintf(m->rejects, "{\"reason\":\"out of memory\"}\n");
@@ -116,7 +117,8 @@ static void count_refused(struct importer *m, struct importer_status *row, const
     if (ok) packed.len = google__rpc__status__pack(r->error, packed.data);
     ok = ok && details_decode(buf_slice(&packed), &a, &d) && buf_append(&text, slice_str(d.message));
     for (const struct failure_violation *v = ok ? d.violations : NULL; ok && v; v = v->next) {
-        ok = buf_append(&text, SLICE_LIT("; ")) && buf_append(&text, slice_str(v->field)) && buf_append(&text, SLICE_LIT(": ")) && buf_append(&text, slice_str(v->description));
+        ok = buf_append(&text, SLICE_LIT("; ")) && buf_append(&text, slice_str(v->field)) && buf_append(&text, SLICE_LIT(": ")) &&
+             buf_append(&text, slice_str(v->description));
     }
     ok = ok && buf_append(&text, slice_of("", 1));
     count_rejected(m, row, r->client_order_no, *d.reason ? d.reason : "refused without a reason", ok ? (const char *)text.data : "");

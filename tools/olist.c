@@ -21,14 +21,17 @@ enum { PRODUCT_ID, PRODUCT_CATEGORY };
 enum { CATEGORY_NAME, CATEGORY_ENGLISH };
 static_assert((int)ORDER_COLUMNS <= (int)COLUMNS_MAX, "the widest table");
 
-const char *const olist_file_names[OLIST_FILES] = {"orders.csv", "customers.csv", "order_items.csv", "order_payments.csv", "products.csv", "category_translation.csv"};
+const char *const olist_file_names[OLIST_FILES] = {
+    "orders.csv", "customers.csv", "order_items.csv", "order_payments.csv", "products.csv", "category_translation.csv",
+};
 
 static const struct {
     const char *columns[COLUMNS_MAX];
     bool sorted;   /* by the first column */
     bool numbered; /* and by the second one, a number */
 } layouts[OLIST_FILES] = {
-    [OLIST_ORDERS] = {{"order_id", "customer_id", "order_status", "order_purchase_timestamp", "order_approved_at", "order_delivered_carrier_date", "order_delivered_customer_date"}, false, false},
+    [OLIST_ORDERS] = {{"order_id", "customer_id", "order_status", "order_purchase_timestamp", "order_approved_at", "order_delivered_carrier_date",
+                       "order_delivered_customer_date"}, false, false},
     [OLIST_CUSTOMERS] = {{"customer_id", "customer_unique_id", "customer_zip_code_prefix", "customer_city", "customer_state"}, true, false},
     [OLIST_ITEMS] = {{"order_id", "order_item_id", "product_id", "seller_id", "price", "freight_value"}, true, true},
     [OLIST_PAYMENTS] = {{"order_id", "payment_sequential", "payment_type", "payment_value"}, true, true},
@@ -37,7 +40,8 @@ static const struct {
 };
 
 static const char *const verdict_texts[OLIST_VERDICTS] = {
-    "taken", "no items", "timestamps contradict the order of its statuses", "unknown status", "unknown customer", "unreadable timestamp", "unreadable amount", "out of memory",
+    "taken", "no items", "timestamps contradict the order of its statuses", "unknown status", "unknown customer", "unreadable timestamp",
+    "unreadable amount", "out of memory",
 };
 const char *olist_verdict_text(enum olist_verdict v) { return verdict_texts[v]; }
 

@@ -77,10 +77,10 @@ static const struct cli_command *command_find(const char *family, const char *na
 }
 
 static enum cli_exit command_run(const struct cli_command *c, int argc, char **argv) {
-    if (cli.output && strcmp(cli.output, "json") != 0 && strcmp(cli.output, "table") != 0) return cli_usage(&cli, "--output is json or table, not %s", cli.output);
+    cli.json = cli.output && strcmp(cli.output, "json") == 0;
+    if (cli.output && !cli.json && strcmp(cli.output, "table") != 0) return cli_usage(&cli, "--output is json or table, not %s", cli.output);
     if (cli.timeout_s < 0 || cli.timeout_s > TIMEOUT_S_MAX) return cli_usage(&cli, "--timeout is 1 to %d seconds", TIMEOUT_S_MAX);
     if (argc < c->operands_min || argc > c->operands_max) return cli_usage(&cli, "expected: orderctl %s %s", cli.command, c->operands);
-    cli.json = cli.output && strcmp(cli.output, "json") == 0;
     if (!cli.server) cli.server = getenv("ORDERDB_SERVER");
     if (!cli.server || !*cli.server) cli.server = SERVER_DEFAULT;
     struct orderdb_options options = {.timeout_ms = (uint32_t)cli.timeout_s * 1000};
