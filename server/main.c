@@ -54,6 +54,16 @@ static void say_ready(const struct node *node) {
     log_info("ready", "version=%s %s", ORDERDB_VERSION, text);
 }
 
+/* As the signal would have ended us had we not waited for it: who started us sees which. */
+static void die_of(int sig) {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, sig);
+    signal(sig, SIG_DFL);
+    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+    raise(sig);
+}
+
 /* Until the node has ended; the exit code. */
 static int run(struct node *node, const sigset_t *signals) {
     bool said = false, draining = false;
@@ -63,7 +73,7 @@ static int run(struct node *node, const sigset_t *signals) {
         enum node_now now = node_state_now(node);
         if (sig != NODE_SIGNAL) {
             log_info("signal", "number=%d", sig);
-            if (draining) _exit(128 + sig);     /* a second one: at once */
+            if (draining) die_of(sig);          /* a second one: at once */
             if (now == NODE_STARTING) _exit(0); /* nothing was acknowledged; the next start replays the log as this one did */
             draining = true;
             if (now == NODE_SERVING) node_drain(node);

@@ -166,7 +166,7 @@ def _():
         s.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
         s.process.send_signal(signal.SIGTERM)
-        t.equal(s.wait(5), 128 + signal.SIGTERM)
+        t.equal(s.wait(5), -signal.SIGTERM)
         hold.set()
 
 
