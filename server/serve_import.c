@@ -18,7 +18,6 @@ enum {
     IMPORT_IN_FLIGHT = 256,
     IMPORT_REJECTED_KEPT = 100, /* in the answer; all are counted */
     IMPORT_NAME_BYTES = 128,
-    IMPORT_MEMORY_MAX = 16 << 20, /* of one message's work */
     IMPORT_RETRY_NS = 50000000,
 };
 
@@ -31,9 +30,9 @@ struct import {
     uint32_t rejections_kept;
 };
 
-struct import_item {
-    struct call_op op; /* first: freed through it */
-    struct arena arena;
+struct import_item { /* in its own arena, which is charged to the core's request memory */
+    struct call_op op;
+    struct arena *arena;
     struct timer retry;
     struct list link; /* import.waiting */
     struct slice command, user_id;
@@ -42,8 +41,7 @@ struct import_item {
 
 static void item_free(struct import_item *item) {
     timer_clear(&core_self->timers, &item->retry);
-    arena_fini(&item->arena);
-    mem_free(item);
+    call_arena_give(item->op.call, item->arena);
 }
 
 static void item_drop(struct call_op *o) { item_free(container_of(o, struct import_item, op)); }
@@ -102,6 +100,17 @@ static void import_answer(struct call *call, struct import *im) {
     call_reply(call, parts, ARRAY_LEN(parts));
 }
 
+/* The stream can't go on, and not for this order's sake (full disk, shutdown, no memory): what it brought so far is in, and the sender may run it again. */
+static void import_fail(struct call *call, struct import_item *item) {
+    const struct import *im = *call_state(call);
+    const struct failure *f = &item->op.op.failure;
+    call_failure(call)->retry_delay_ms = f->retry_delay_ms;
+    failure_set(call_failure(call), f->status, "%s (imported %lld, already there %lld so far)", f->message ? f->message : status_name(f->status), (long long)im->imported,
+                (long long)im->already_there);
+    item_free(item);
+    call_fail(call);
+}
+
 static void item_submit(struct call *call, struct import_item *item);
 
 static void item_retry(struct timer *t) {
@@ -127,12 +136,7 @@ static void item_done(struct call *call, struct call_op *o) {
     if (item_wait(call, im, item)) return;
     im->in_flight--;
     if (f->status && status_retry(f->status) != RETRY_NEVER) {
-        /* Not this order's fault (full disk, shutdown): the stream ends here, and the sender may run it again. */
-        call_failure(call)->retry_delay_ms = f->retry_delay_ms;
-        failure_set(call_failure(call), f->status, "%s (imported %lld, already there %lld so far)", f->message ? f->message : status_name(f->status),
-                    (long long)im->imported, (long long)im->already_there);
-        item_free(item);
-        call_fail(call);
+        import_fail(call, item);
         return;
     }
     if (f->status) import_reject(im, item->client_order_no, f);
@@ -147,39 +151,61 @@ static void item_submit(struct call *call, struct import_item *item) {
     struct op *op = &item->op.op;
     op->kind = OP_WRITE;
     op->slot = slot_of_user(item->user_id);
-    op->arena = &item->arena;
+    op->arena = item->arena;
     op->deadline_ns = call_deadline_ns(call);
     op->command = item->command;
     item->op.drop = item_drop;
     call_submit(call, &item->op, item_done);
 }
 
+static struct import_item *item_new(struct call *call) {
+    struct arena *arena = call_arena_take(call);
+    struct import_item *item = arena ? arena_new(arena, struct import_item) : NULL;
+    if (!item) {
+        if (arena) call_arena_give(call, arena);
+        return NULL;
+    }
+    item->arena = arena;
+    item->op.call = call;
+    item->retry.fire = item_retry;
+    list_init(&item->link);
+    return item;
+}
+
+/* The order as a command; false: f says why not. */
+static bool item_check(struct call *call, struct import_item *item, struct failure *f) {
+    struct checked checked;
+    Orderdb__V1__ImportOrdersRequest *m =
+        (Orderdb__V1__ImportOrdersRequest *)scan_unpack(&orderdb__v1__import_orders_request__descriptor, call_message(call), &scan_limits_default, f);
+    if (!m) return false;
+    if (m->order) {
+        size_t n = MIN_OF(strlen(m->order->client_order_no), (size_t)IMPORT_NAME_BYTES);
+        memcpy(item->client_order_no, m->order->client_order_no, n);
+    }
+    if (!check_import(m, call_core(call)->node->machines, item->arena, &checked, f)) return false;
+    item->command = checked.command;
+    item->user_id = checked.user_id;
+    return true;
+}
+
 static void import_message(struct call *call, struct import *im) {
-    struct import_item *item = mem_new(struct import_item);
+    struct import_item *item = item_new(call);
     if (!item) {
         failure_set(call_failure(call), STATUS_MEMORY_LIMIT, "no memory for another order");
         call_fail(call);
         return;
     }
-    arena_init(&item->arena, IMPORT_MEMORY_MAX);
-    item->retry.fire = item_retry;
-    list_init(&item->link);
-    struct failure f;
-    struct checked checked;
-    failure_init(&f, &item->arena);
-    Orderdb__V1__ImportOrdersRequest *m =
-        (Orderdb__V1__ImportOrdersRequest *)scan_unpack(&orderdb__v1__import_orders_request__descriptor, call_message(call), &scan_limits_default, &f);
-    if (m && m->order) {
-        size_t n = MIN_OF(strlen(m->order->client_order_no), (size_t)IMPORT_NAME_BYTES);
-        memcpy(item->client_order_no, m->order->client_order_no, n);
-    }
-    if (!m || !check_import(m, call_core(call)->node->machines, &item->arena, &checked, &f)) {
-        import_reject(im, item->client_order_no, &f);
+    struct failure *f = &item->op.op.failure;
+    failure_init(f, item->arena);
+    if (!item_check(call, item, f)) {
+        if (status_retry(f->status) == RETRY_LATER) {
+            import_fail(call, item);
+            return;
+        }
+        import_reject(im, item->client_order_no, f);
         item_free(item);
         return;
     }
-    item->command = checked.command;
-    item->user_id = checked.user_id;
     im->in_flight++;
     if (im->in_flight >= IMPORT_IN_FLIGHT && !im->held) im->held = true, call_hold(call);
     item_submit(call, item);
