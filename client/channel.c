@@ -28,6 +28,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "client/deadlines.h"
 #include "proto/base/buf.h"
 #include "proto/base/list.h"
 #include "proto/base/mem.h"
@@ -57,8 +58,7 @@ struct channel_call {
     int64_t pushback_ms;
     size_t metadata_bytes, out_at;
     struct buf out, response, message, details;
-    uint64_t deadline_ns;
-    size_t heap_index; /* SIZE_MAX: not in the heap */
+    struct deadline deadline; /* in loop->deadlines, when there is one */
     enum grpc_code code;
     enum channel_fate fate;
     char note[200]; /* what went wrong on this side */
@@ -92,8 +92,7 @@ struct channel {
 
 struct channel_loop {
     struct list channels, done;
-    struct channel_call **heap; /* by deadline */
-    size_t heap_count, heap_cap;
+    struct deadlines deadlines;
     struct pollfd *polls;
     struct link **polled;
     size_t poll_cap;
@@ -107,58 +106,10 @@ uint64_t channel_now_ns(void) {
     return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
 }
 
-/* ---- deadlines: a binary heap, each call knows its place */
-
-static void heap_put(struct channel_loop *l, size_t i, struct channel_call *call) { l->heap[i] = call, call->heap_index = i; }
-
-static void heap_up(struct channel_loop *l, size_t i) {
-    struct channel_call *call = l->heap[i];
-    for (; i > 0 && l->heap[(i - 1) / 2]->deadline_ns > call->deadline_ns; i = (i - 1) / 2) heap_put(l, i, l->heap[(i - 1) / 2]);
-    heap_put(l, i, call);
-}
-
-static void heap_down(struct channel_loop *l, size_t i) {
-    struct channel_call *call = l->heap[i];
-    for (;;) {
-        size_t child = 2 * i + 1;
-        if (child >= l->heap_count) break;
-        if (child + 1 < l->heap_count && l->heap[child + 1]->deadline_ns < l->heap[child]->deadline_ns) child++;
-        if (l->heap[child]->deadline_ns >= call->deadline_ns) break;
-        heap_put(l, i, l->heap[child]);
-        i = child;
-    }
-    heap_put(l, i, call);
-}
-
-static bool heap_add(struct channel_loop *l, struct channel_call *call) {
-    if (l->heap_count == l->heap_cap) {
-        size_t cap = MAX_OF(l->heap_cap * 2, (size_t)64);
-        struct channel_call **grown = mem_realloc(l->heap, cap * sizeof(*grown));
-        if (!grown) return false;
-        l->heap = grown, l->heap_cap = cap;
-    }
-    heap_put(l, l->heap_count++, call);
-    heap_up(l, call->heap_index);
-    return true;
-}
-
-static void heap_remove(struct channel_loop *l, struct channel_call *call) {
-    size_t i = call->heap_index;
-    if (i == SIZE_MAX) return;
-    check(i < l->heap_count);
-    check(l->heap[i] == call);
-    call->heap_index = SIZE_MAX;
-    struct channel_call *last = l->heap[--l->heap_count];
-    if (last == call) return;
-    heap_put(l, i, last);
-    heap_up(l, i);
-    heap_down(l, last->heap_index);
-}
-
 /* ---- the end of a call */
 
 static void call_free(struct channel_call *call) {
-    heap_remove(call->loop, call);
+    deadlines_remove(&call->loop->deadlines, &call->deadline);
     buf_fini(&call->out), buf_fini(&call->response), buf_fini(&call->message), buf_fini(&call->details);
     call->magic = 0;
     mem_free(call);
@@ -179,7 +130,7 @@ static void call_end(struct channel_call *call, enum grpc_code code, enum channe
     }
     call->stream_id = 0;
     call->link = NULL;
-    heap_remove(call->loop, call);
+    deadlines_remove(&call->loop->deadlines, &call->deadline);
     list_remove(&call->node);
     list_push_back(&call->loop->done, &call->node);
 }
@@ -500,6 +451,16 @@ static bool link_read(struct link *k) {
     return true;
 }
 
+/* Sending failed. What the server said before it went away may still wait to be read: answers, and the GOAWAY that tells which calls it
+ * has not processed. */
+static void link_fail_write(struct link *k) {
+    char note[sizeof(k->note)];
+    memcpy(note, k->note, sizeof(note));
+    for (int i = 0; i < RECEIVES_PER_TURN && link_read(k); i++) {}
+    memcpy(k->note, note, sizeof(note));
+    link_fail(k);
+}
+
 static void link_on_poll(struct link *k, short events) {
     if (!k->connected && (events & (POLLOUT | POLLERR | POLLHUP))) {
         int error = 0;
@@ -510,14 +471,14 @@ static void link_on_poll(struct link *k, short events) {
         k->heard_ns = channel_now_ns();
     }
     if (k->connected && (events & (POLLIN | POLLERR | POLLHUP)) && !link_read(k)) return link_fail(k);
-    if (k->connected && !link_write(k)) return link_fail(k);
+    if (k->connected && !link_write(k)) return link_fail_write(k);
 }
 
 /* What is due without an event. */
 static void link_on_turn(struct link *k, uint64_t now) {
     if (k->failed) return link_fail(k);
     if (!k->connected && now >= k->connect_deadline_ns) return link_connect_next(k, ETIMEDOUT);
-    if (k->connected && !k->want_write && !link_write(k)) return link_fail(k);
+    if (k->connected && !k->want_write && !link_write(k)) return link_fail_write(k);
     bool over = k->connected && !nghttp2_session_want_read(k->session) && !nghttp2_session_want_write(k->session) && k->out.len == 0;
     if ((k->draining && list_empty(&k->calls)) || over) {
         link_note(k, "lost the connection to", "closed");
@@ -555,9 +516,9 @@ void channel_loop_free(struct channel_loop *l) {
         list_remove(it);
         call_free(list_entry(it, struct channel_call, node));
     }
-    check(l->heap_count == 0);
+    deadlines_fini(&l->deadlines);
     if (l->callbacks) nghttp2_session_callbacks_del(l->callbacks);
-    mem_free(l->heap), mem_free(l->polls), mem_free(l->polled), mem_free(l->receive);
+    mem_free(l->polls), mem_free(l->polled), mem_free(l->receive);
     mem_free(l);
 }
 
@@ -587,8 +548,8 @@ static size_t loop_prepare(struct channel_loop *l, uint64_t now, uint64_t *until
 }
 
 static void loop_expire(struct channel_loop *l, uint64_t now) {
-    while (l->heap_count && l->heap[0]->deadline_ns <= now) {
-        struct channel_call *call = l->heap[0];
+    for (struct deadline *d; (d = deadlines_first(&l->deadlines)) && d->at_ns <= now;) {
+        struct channel_call *call = container_of(d, struct channel_call, deadline);
         struct link *k = call->link;
         const char *why = k->connected ? "no answer before the deadline" : "not connected before the deadline";
         call_end(call, GRPC_DEADLINE_EXCEEDED, call_fate_lost(call), "%s", why);
@@ -619,7 +580,8 @@ static unsigned loop_run_done(struct channel_loop *l) {
 unsigned channel_loop_turn(struct channel_loop *l, uint64_t wait_ns) {
     uint64_t now = channel_now_ns(), until = wait_ns > UINT64_MAX - now ? UINT64_MAX : now + wait_ns;
     size_t n = loop_prepare(l, now, &until);
-    if (l->heap_count) until = MIN_OF(until, l->heap[0]->deadline_ns);
+    struct deadline *next = deadlines_first(&l->deadlines);
+    if (next) until = MIN_OF(until, next->at_ns);
     if (!list_empty(&l->done)) until = now;
     uint64_t left = until > now ? until - now : 0;
     struct timespec t = {(time_t)(left / NS_PER_S), (long)(left % NS_PER_S)};
@@ -723,9 +685,9 @@ static bool call_submit(struct channel_call *call, const char *path) {
     struct link *k = call->link;
     char timeout[16];
     size_t timeout_len = 0;
-    if (call->deadline_ns) {
+    if (call->deadline.at_ns) {
         uint64_t now = channel_now_ns();
-        timeout_len = grpc_timeout_format(call->deadline_ns > now ? call->deadline_ns - now : 1, timeout);
+        timeout_len = grpc_timeout_format(call->deadline.at_ns > now ? call->deadline.at_ns - now : 1, timeout);
     }
     nghttp2_nv headers[] = {
         NV(":method", "POST", 4), NV(":scheme", "http", 4), NV(":path", path, strlen(path)),
@@ -743,9 +705,8 @@ static bool call_submit(struct channel_call *call, const char *path) {
 struct channel_call *channel_start(struct channel *c, const struct channel_request *r) {
     struct channel_call *call = mem_new(struct channel_call);
     if (!call) return NULL;
-    *call = (struct channel_call){.magic = CALL_MAGIC, .loop = c->loop, .http_status = -1, .grpc_status = -1, .heap_index = SIZE_MAX,
-                                  .pushback_ms = CHANNEL_PUSHBACK_NONE, .sending_done = !r->stream, .deadline_ns = r->deadline_ns,
-                                  .on_answer = r->on_answer, .user = r->user};
+    *call = (struct channel_call){.magic = CALL_MAGIC, .loop = c->loop, .http_status = -1, .grpc_status = -1, .deadline.at_ns = r->deadline_ns,
+                                  .pushback_ms = CHANNEL_PUSHBACK_NONE, .sending_done = !r->stream, .on_answer = r->on_answer, .user = r->user};
     list_init(&call->node);
     /* Stream ids of a connection are used up after 2^30 calls: then, too, the next one gets a new link. */
     if (c->active && nghttp2_session_check_request_allowed(c->active->session) == 0) {
@@ -753,7 +714,9 @@ struct channel_call *channel_start(struct channel *c, const struct channel_reque
         c->active = NULL;
     }
     call->link = c->active ? c->active : link_open(c);
-    if (!call->link || (!r->stream && !call_append(call, r->message)) || (r->deadline_ns && !heap_add(c->loop, call)) || !call_submit(call, r->path)) {
+    bool ok = call->link && (r->stream || call_append(call, r->message));
+    ok = ok && (!r->deadline_ns || deadlines_add(&c->loop->deadlines, &call->deadline));
+    if (!ok || !call_submit(call, r->path)) {
         call_free(call);
         return NULL;
     }
