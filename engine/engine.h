@@ -12,7 +12,7 @@
 #include "engine/wal.h"
 #include "proto/base/list.h"
 
-enum op_kind { OP_WRITE, OP_GET, OP_LIST, OP_HISTORY, OP_STATS };
+enum op_kind { OP_WRITE, OP_GET, OP_GET_MANY, OP_LIST, OP_HISTORY, OP_STATS };
 
 struct partition_stats {
     uint32_t partition;
@@ -35,6 +35,7 @@ struct op {
     union { /* what to do */
         struct slice command; /* OP_WRITE: encoded (command.h) */
         struct { int64_t order_id; bool full; } get;
+        struct { const int64_t *order_ids; unsigned count; bool full; } get_many; /* all of the slot's partition */
         struct list_request list;
         struct history_request history;
     };
@@ -42,6 +43,7 @@ struct op {
     struct failure failure;   /* .status STATUS_OK, or the refusal */
     struct outcome outcome;   /* OP_WRITE */
     struct partition_stats stats; /* OP_STATS: of the slot's partition */
+    struct slice *orders;     /* OP_GET_MANY, OK: see query_get_many */
     struct slice answer;      /* OK. OP_GET: Order. OP_LIST, OP_HISTORY: the response. OP_WRITE: the Order as the answer shows it, FULL. Wire bytes */
     uint64_t index;           /* private */
 };

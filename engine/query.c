@@ -131,6 +131,46 @@ static struct slice framed(const struct query *q, uint32_t field, struct slice m
     return writer_slice(&w);
 }
 
+/* The wire bytes of the field `orders`; they are in the request's arena, what was read for them is in scratch. */
+static enum status order_framed(const struct query *q, struct arena *scratch, const struct order_head *head, bool full, struct slice *out) {
+    struct order_body body;
+    enum status st = body_get(q, scratch, head->order_id, &body);
+    if (st) return query_fault(q, st, "row", head->order_id);
+    struct slice wire = query_order_wire(head, &body, full, q->machines, scratch);
+    if (!wire.data) return query_memory(q);
+    *out = framed(q, 1, wire);
+    return out->data ? STATUS_OK : query_memory(q);
+}
+
+/* ---- many ---- */
+
+enum status query_batch_too_large(struct failure *f) {
+    return failure_violation(f, STATUS_LIMIT_EXCEEDED, "order_ids", "these orders take more than %d bytes: ask for fewer, or for their summaries", QUERY_BATCH_BYTES_MAX);
+}
+
+enum status query_get_many(const struct query *q, const int64_t *ids, unsigned count, bool full, struct slice **orders) {
+    struct arena scratch;
+    size_t bytes = 0;
+    enum status st = STATUS_OK;
+    struct slice *at = *orders = arena_zalloc(q->arena, count * sizeof *at);
+    if (!at) return query_memory(q);
+    arena_init(&scratch, SCRATCH_BYTES_MAX);
+    for (unsigned i = 0; i < count && !st; i++) {
+        struct order_head head;
+        arena_reset(&scratch);
+        st = head_get(q, &scratch, ids[i], &head);
+        if (st == STATUS_ABSENT) {
+            st = STATUS_OK;
+            continue;
+        }
+        st = st ? query_fault(q, st, "head", ids[i]) : order_framed(q, &scratch, &head, full, &at[i]);
+        bytes += at[i].len;
+        if (!st && bytes > QUERY_BATCH_BYTES_MAX) st = query_batch_too_large(q->failure);
+    }
+    arena_fini(&scratch);
+    return st;
+}
+
 static void check_page_size(const struct query *q, int32_t page_size) {
     if (page_size < 0) failure_violation(q->failure, STATUS_FIELD_INVALID, "page_size", "must not be negative, got %d", page_size);
     if (page_size > QUERY_PAGE_SIZE_MAX) failure_violation(q->failure, STATUS_LIMIT_EXCEEDED, "page_size", "at most %d, got %d", QUERY_PAGE_SIZE_MAX, page_size);
@@ -235,17 +275,10 @@ static bool listing_check(struct listing *l) {
     return true;
 }
 
-/* Answers the wire bytes of the field `orders`; they are in the request's arena, what was read for them is in scratch. */
 static enum status list_order(const struct listing *l, struct arena *scratch, const struct userlist_item *item, struct slice *out) {
     struct order_head head;
-    struct order_body body;
     enum status st = head_get(l->q, scratch, item->at.order_id, &head);
-    if (!st) st = body_get(l->q, scratch, item->at.order_id, &body);
-    if (st) return query_fault(l->q, st, "row", item->at.order_id);
-    struct slice wire = query_order_wire(&head, &body, l->r->full, l->q->machines, scratch);
-    if (!wire.data) return query_memory(l->q);
-    *out = framed(l->q, 1, wire);
-    return out->data ? STATUS_OK : query_memory(l->q);
+    return st ? query_fault(l->q, st, "row", item->at.order_id) : order_framed(l->q, scratch, &head, l->r->full, out);
 }
 
 /* A page that grows too large for a message ends early and goes on by its token. A numbered page must not: the next number would skip orders. */

@@ -6,7 +6,12 @@
 #include "engine/userlist.h"
 #include "proto/status.h"
 
-enum { QUERY_PAGE_SIZE_DEFAULT = 20, QUERY_PAGE_SIZE_MAX = 1000, QUERY_TOKEN_BYTES_MAX = 256 };
+enum {
+    QUERY_PAGE_SIZE_DEFAULT = 20,
+    QUERY_PAGE_SIZE_MAX = 1000,
+    QUERY_TOKEN_BYTES_MAX = 256,
+    QUERY_BATCH_BYTES_MAX = (4 << 20) - (64 << 10), /* of the orders that one BatchGetOrders answers; the rest of a message is for missing ids */
+};
 
 struct query {
     struct store_view view;
@@ -20,6 +25,11 @@ struct query {
 
 /* Order's wire bytes. full = false: SUMMARY. */
 enum status query_get(const struct query *q, int64_t order_id, bool full, struct slice *order) MUST_USE;
+/* Several orders, ids above zero. (*orders)[i] is the wire bytes of the field `orders` (1) for ids[i]; data NULL: there is no such order. Together above
+ * QUERY_BATCH_BYTES_MAX: LIMIT_EXCEEDED. */
+enum status query_get_many(const struct query *q, const int64_t *ids, unsigned count, bool full, struct slice **orders) MUST_USE;
+/* More than QUERY_BATCH_BYTES_MAX was asked for. */
+enum status query_batch_too_large(struct failure *f);
 /* The bytes of an order given head and stored body, as an answer to a write shows it. */
 struct slice query_order_wire(const struct order_head *head, const struct order_body *body, bool full, const struct machines *ms, struct arena *arena);
 

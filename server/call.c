@@ -21,7 +21,8 @@
  *
  * Memory. What a request takes is charged to one budget of the core: the arena's chunks (also those that an op's results take on another core), and
  * bytes of a client stream that wait. The call is kept until its last op is home, because the op points into it: a reset stream still counts.
- * While an op of a unary call is away, the arena is the op's, perhaps on another thread: an answer at the deadline takes nothing from it. */
+ * While an op of a unary call is away, the arena is the op's, perhaps on another thread: an answer at the deadline takes nothing from it. The ops of a batch
+ * have arenas of their own (call_arena_take): then the call's stays at home. */
 #include "server/call.h"
 
 #include <stdio.h>
@@ -640,13 +641,13 @@ void call_submit(struct call *call, struct call_op *op, void (*next)(struct call
         return;
     }
     check(call->state == CALL_SERVE || (call->state == CALL_MESSAGE && is_stream(call)));
-    if (is_stream(call)) {
-        check(op->op.arena && op->op.arena != &call->arena);
-    } else {
+    bool own_arena = op->op.arena && op->op.arena != &call->arena;
+    check(own_arena || !is_stream(call));
+    if (!own_arena) {
         check(call->ops_away == 0);
         op->op.arena = &call->arena;
-        call->arena.bytes_max = call->calls->limits.arena_bytes_max; /* decoded: the results may be larger than the request */
     }
+    if (!is_stream(call)) call->arena.bytes_max = call->calls->limits.arena_bytes_max; /* decoded: the results may be larger than the request */
     op->next = next;
     op->op.deadline_ns = call->deadline_ns;
     failure_init(&op->op.failure, op->op.arena);

@@ -41,13 +41,15 @@ void call_on_end(struct call *call, void (*end)(struct call *call));
 /* For writes: OUTCOME_UNKNOWN (the deadline passed while the op was away) then names it. Copied into the call's arena. */
 void call_set_request_id(struct call *call, struct slice request_id);
 const char *call_method_name(const struct call *call); /* "OrderService/CreateOrder" */
-/* Memory for one message of a client stream and its op, charged like the call's own; given back before the call ends, or with it once all ops are home.
- * NULL: no memory. An op of a stream needs an arena that is not the call's (op.arena): the call's stays with the handler. */
+/* Memory beside the call's, charged like it; given back before the call ends, or with it once all ops are home. NULL: no memory. For one message of a
+ * client stream and its op, or for the ops of a batch to one partition: these are the same thread's. An op that does not travel alone needs such an arena
+ * (op.arena); the call's then stays with the handler. */
 struct arena *call_arena_take(struct call *call);
 void call_arena_give(struct call *call, struct arena *arena);
 
 /* Sends the op to its partition (deadline and, for unary calls, arena are filled in); next runs on the call's core when it is home. The call is kept
- * until then even if the peer has gone; a deadline passed meanwhile is answered by call itself and next is then not run. One op at a time for unary; streams may have several (each with its own struct). */
+ * until then even if the peer has gone; a deadline passed meanwhile is answered by call itself and next is then not run. One op at a time with
+ * the call's arena; those with an arena of their own may be several (each with its own struct). */
 struct call_op {
     struct op op;
     struct mail_hop hop;

@@ -1,5 +1,8 @@
 #include "server/serve_common.h"
 
+#include "proto/pbwire.h"
+#include "proto/route.h"
+
 void serve_not_built_yet(struct call *call) {
     failure_set(call_failure(call), STATUS_NOT_BUILT_YET, "%s is not built yet", call_method_name(call));
     call_fail(call);
@@ -26,3 +29,47 @@ void serve_fail_memory(struct call *call) {
 }
 
 void serve_reply(struct call *call, struct slice message) { call_reply(call, &message, 1); }
+
+struct slice serve_field_head(struct call *call, uint32_t field, size_t len) {
+    enum { CAP = 16 };
+    uint8_t *out = arena_alloc(call_arena(call), CAP);
+    if (!out) return (struct slice){0};
+    struct writer w = writer_of(out, CAP);
+    pb_tag(&w, field, PB_LEN);
+    write_varint(&w, len);
+    return writer_slice(&w);
+}
+
+struct slice serve_token_wire(struct call *call, uint32_t field, const struct outcome *o) {
+    enum { CAP = 64 };
+    uint8_t inner[CAP / 2], *out = arena_alloc(call_arena(call), CAP);
+    if (!out) return (struct slice){0};
+    struct writer token = writer_of(inner, sizeof inner), w = writer_of(out, CAP);
+    pb_int64(&token, 1, o->slot);
+    pb_int64(&token, 2, o->seq);
+    struct slice part = writer_slice(&token);
+    pb_message(&w, field, &part, 1);
+    check(!token.full);
+    check(!w.full);
+    return writer_slice(&w);
+}
+
+bool serve_read_options(struct call *call, const Orderdb__V1__ReadOptions *read, bool full_unless_told, bool *full) {
+    struct failure *f = call_failure(call);
+    *full = full_unless_told;
+    if (!read) return true;
+    switch (read->view) {
+    case ORDERDB__V1__ORDER_VIEW__ORDER_VIEW_UNSPECIFIED: break;
+    case ORDERDB__V1__ORDER_VIEW__ORDER_VIEW_SUMMARY: *full = false; break;
+    case ORDERDB__V1__ORDER_VIEW__ORDER_VIEW_FULL: *full = true; break;
+    default: failure_violation(f, STATUS_FIELD_INVALID, "read.view", "must be 0 (default), 1 (SUMMARY) or 2 (FULL), not %d", (int)read->view);
+    }
+    /* Every read here sees all that was committed before it: a token needs only to be one. */
+    if (read->at_least && (read->at_least->slot < 0 || read->at_least->slot >= SLOT_COUNT))
+        failure_violation(f, STATUS_FIELD_INVALID, "read.at_least.slot", "must be 0 to %d, not %d", SLOT_COUNT - 1, read->at_least->slot);
+    if (read->at_least && read->at_least->seq < 0)
+        failure_violation(f, STATUS_FIELD_INVALID, "read.at_least.seq", "must not be negative, not %lld", (long long)read->at_least->seq);
+    if (read->max_staleness && (read->max_staleness->seconds < 0 || read->max_staleness->nanos < 0))
+        failure_violation(f, STATUS_FIELD_INVALID, "read.max_staleness", "must not be negative");
+    return f->status == STATUS_OK;
+}

@@ -2,6 +2,7 @@
 #ifndef SERVER_SERVE_COMMON_H
 #define SERVER_SERVE_COMMON_H
 
+#include "orderdb/v1/order.pb-c.h"
 #include "proto/scan.h"
 #include "server/call.h"
 
@@ -13,5 +14,11 @@ ProtobufCMessage *serve_decode(struct call *call, const ProtobufCMessageDescript
 void serve_fail_with(struct call *call, const struct failure *from);
 void serve_fail_memory(struct call *call);
 void serve_reply(struct call *call, struct slice message);
+/* The view to answer with; false: a violation of "read" was added. */
+bool serve_read_options(struct call *call, const Orderdb__V1__ReadOptions *read, bool full_unless_told, bool *full);
+/* Pieces of an answer, in the call's arena; empty when that is full. A message field's tag and length, in front of bytes that lie elsewhere: */
+struct slice serve_field_head(struct call *call, uint32_t field, size_t len);
+/* CommitToken of a write, framed. */
+struct slice serve_token_wire(struct call *call, uint32_t field, const struct outcome *o);
 
 #endif

@@ -11,6 +11,7 @@
 #include "server/call.h"
 #include "server/core.h"
 #include "server/node.h"
+#include "server/serve_common.h"
 
 enum { ANSWER_HEAD_BYTES_MAX = 256 };
 
@@ -43,31 +44,6 @@ static bool op_succeeded(struct call *call, struct call_op *o) {
     return false;
 }
 
-static struct slice token_wire(struct call *call, uint32_t field, const struct outcome *o) {
-    enum { CAP = 64 };
-    uint8_t inner[CAP / 2], *out = arena_alloc(call_arena(call), CAP);
-    if (!out) return (struct slice){0};
-    struct writer token = writer_of(inner, sizeof inner), w = writer_of(out, CAP);
-    pb_int64(&token, 1, o->slot);
-    pb_int64(&token, 2, o->seq);
-    struct slice part = writer_slice(&token);
-    pb_message(&w, field, &part, 1);
-    check(!token.full);
-    check(!w.full);
-    return writer_slice(&w);
-}
-
-/* A message field's tag and length in front of bytes that lie elsewhere. */
-static struct slice field_head(struct call *call, uint32_t field, size_t len) {
-    enum { CAP = 16 };
-    uint8_t *out = arena_alloc(call_arena(call), CAP);
-    if (!out) return (struct slice){0};
-    struct writer w = writer_of(out, CAP);
-    pb_tag(&w, field, PB_LEN);
-    write_varint(&w, len);
-    return writer_slice(&w);
-}
-
 static struct slice replayed_wire(bool replayed, uint32_t field) {
     static const uint8_t yes[2][2] = {{2 << 3, 1}, {3 << 3, 1}};
     return replayed ? slice_of(yes[field - 2], 2) : (struct slice){0};
@@ -77,7 +53,9 @@ static struct slice replayed_wire(bool replayed, uint32_t field) {
 
 static void create_done(struct call *call, struct call_op *o) {
     if (!op_succeeded(call, o)) return;
-    struct slice parts[] = {field_head(call, 1, o->op.answer.len), o->op.answer, replayed_wire(o->op.outcome.replayed, 2), token_wire(call, 3, &o->op.outcome)};
+    struct slice parts[] = {
+        serve_field_head(call, 1, o->op.answer.len), o->op.answer, replayed_wire(o->op.outcome.replayed, 2), serve_token_wire(call, 3, &o->op.outcome),
+    };
     call_reply(call, parts, ARRAY_LEN(parts));
 }
 
@@ -100,7 +78,8 @@ static void transition_done(struct call *call, struct call_op *o) {
     if (!op_succeeded(call, o)) return;
     struct slice entry = history_wire(&o->op.outcome.entry, call_core(call)->node->machines, call_arena(call));
     struct slice parts[] = {
-        field_head(call, 1, o->op.answer.len), o->op.answer, field_head(call, 2, entry.len), entry, replayed_wire(o->op.outcome.replayed, 3), token_wire(call, 4, &o->op.outcome),
+        serve_field_head(call, 1, o->op.answer.len), o->op.answer, serve_field_head(call, 2, entry.len), entry,
+        replayed_wire(o->op.outcome.replayed, 3),    serve_token_wire(call, 4, &o->op.outcome),
     };
     call_reply(call, parts, ARRAY_LEN(parts));
 }
@@ -126,33 +105,12 @@ static void answer_done(struct call *call, struct call_op *o) {
     if (op_succeeded(call, o)) call_reply(call, &o->op.answer, 1);
 }
 
-/* The view to answer with; false: a violation was added. field: "read". */
-static bool read_options(struct call *call, const Orderdb__V1__ReadOptions *read, bool full_unless_told, bool *full) {
-    struct failure *f = call_failure(call);
-    *full = full_unless_told;
-    if (!read) return true;
-    switch (read->view) {
-    case ORDERDB__V1__ORDER_VIEW__ORDER_VIEW_UNSPECIFIED: break;
-    case ORDERDB__V1__ORDER_VIEW__ORDER_VIEW_SUMMARY: *full = false; break;
-    case ORDERDB__V1__ORDER_VIEW__ORDER_VIEW_FULL: *full = true; break;
-    default: failure_violation(f, STATUS_FIELD_INVALID, "read.view", "must be 0 (default), 1 (SUMMARY) or 2 (FULL), not %d", (int)read->view);
-    }
-    /* Every read here sees all that was committed before it: a token needs only to be one. */
-    if (read->at_least && (read->at_least->slot < 0 || read->at_least->slot >= SLOT_COUNT))
-        failure_violation(f, STATUS_FIELD_INVALID, "read.at_least.slot", "must be 0 to %d, not %d", SLOT_COUNT - 1, read->at_least->slot);
-    if (read->at_least && read->at_least->seq < 0)
-        failure_violation(f, STATUS_FIELD_INVALID, "read.at_least.seq", "must not be negative, not %lld", (long long)read->at_least->seq);
-    if (read->max_staleness && (read->max_staleness->seconds < 0 || read->max_staleness->nanos < 0))
-        failure_violation(f, STATUS_FIELD_INVALID, "read.max_staleness", "must not be negative");
-    return f->status == STATUS_OK;
-}
-
 void serve_get_order(struct call *call) {
     Orderdb__V1__GetOrderRequest *m = request_unpack(call, &orderdb__v1__get_order_request__descriptor);
     if (!m) return;
     bool full;
     if (m->as_of) failure_set(call_failure(call), STATUS_NOT_BUILT_YET, "GetOrder's as_of is not built yet");
-    if (!read_options(call, m->read, true, &full) || m->as_of) {
+    if (!serve_read_options(call, m->read, true, &full) || m->as_of) {
         call_fail(call);
         return;
     }
@@ -179,7 +137,7 @@ void serve_list_orders(struct call *call) {
         .page_token = slice_str(m->page_token),
     };
     struct slice *statuses = arena_array(call_arena(call), struct slice, m->n_statuses + 1);
-    bool ok = read_options(call, m->read, false, &r.full);
+    bool ok = serve_read_options(call, m->read, false, &r.full);
     ok &= time_bound(call, m->create_time_from, "create_time_from", &r.has_from, &r.from_us);
     ok &= time_bound(call, m->create_time_to, "create_time_to", &r.has_to, &r.to_us);
     if (!statuses) ok = !failure_set(call_failure(call), STATUS_MEMORY_LIMIT, "the request's memory is used up");
@@ -199,7 +157,7 @@ void serve_list_order_history(struct call *call) {
     Orderdb__V1__ListOrderHistoryRequest *m = request_unpack(call, &orderdb__v1__list_order_history_request__descriptor);
     if (!m) return;
     bool full;
-    if (!read_options(call, m->read, true, &full)) {
+    if (!serve_read_options(call, m->read, true, &full)) {
         call_fail(call);
         return;
     }

@@ -122,6 +122,38 @@ def _(server):
     equal(got.order_id, answer.order.order_id)
 
 
+# ---- BatchGetOrders
+@test("batch get: in the order of the ids, each once, missing ones named, views")
+def _(server):
+    orders = [created(server, user_id="stock-bg-%d" % (i % 40), item_count=2) for i in range(100)]
+    ids = [o.order_id for o in orders]
+    asked = ids[::-1] + [ids[0] + 1, ids[3], ids[7] + 5]
+    got = server.call("BatchGetOrders", order_ids=asked)
+    equal(list(got.orders), orders[::-1])
+    equal(list(got.missing_ids), [ids[0] + 1, ids[7] + 5])
+    summary = server.call("BatchGetOrders", order_ids=ids[:2], read=pb.ReadOptions(view=pb.ORDER_VIEW_SUMMARY))
+    equal([(o.order_id, len(o.items), o.payable) for o in summary.orders], [(o.order_id, 0, o.payable) for o in orders[:2]])
+    empty = server.call("BatchGetOrders")
+    equal((len(empty.orders), len(empty.missing_ids)), (0, 0))
+
+
+@test("batch get: too many, malformed, too large")
+def _(server):
+    f = refused(lambda: server.call("BatchGetOrders", order_ids=[5, 0, -1]), "INVALID_ARGUMENT", "FIELD_INVALID")
+    equal([field for field, _ in f.violations], ["order_ids[1]", "order_ids[2]"])
+    f = refused(lambda: server.call("BatchGetOrders", order_ids=range(1, 1002)), "INVALID_ARGUMENT", "LIMIT_EXCEEDED")
+    equal([field for field, _ in f.violations], ["order_ids"])
+    equal(len(server.call("BatchGetOrders", order_ids=range(1 << 40, (1 << 40) + 1000)).missing_ids), 1000)
+    ids = []
+    for i in range(6):
+        big = t.order(user_id="stock-bg-big-%d" % i, extension=b"x" * 900000)
+        ids.append(server.call("CreateOrder", t.create_request(big)).order.order_id)
+    equal(len(server.call("BatchGetOrders", order_ids=ids[:4]).orders), 4)
+    f = refused(lambda: server.call("BatchGetOrders", order_ids=ids), "INVALID_ARGUMENT", "LIMIT_EXCEEDED")
+    equal([field for field, _ in f.violations], ["order_ids"])
+    equal(len(server.call("BatchGetOrders", order_ids=ids, read=pb.ReadOptions(view=pb.ORDER_VIEW_SUMMARY)).orders), 6)
+
+
 # ---- TransitionOrder
 @test("transition: the whole way, each answer with its history entry")
 def _(server):

@@ -72,7 +72,7 @@ static void world_home(struct world *w) {
     hop->home(hop);
 }
 
-static call_handler world_create, world_get, world_list, world_transition, world_history, world_import, world_topology;
+static call_handler world_create, world_get, world_list, world_transition, world_history, world_import, world_topology, world_batch;
 #define WORLD_HANDLER(name, handler) \
     __attribute__((weak)) void name(struct call *call) { handler(call); }
 WORLD_HANDLER(serve_create_order, world_create)
@@ -82,6 +82,7 @@ WORLD_HANDLER(serve_transition_order, world_transition)
 WORLD_HANDLER(serve_list_order_history, world_history)
 WORLD_HANDLER(serve_import_orders, world_import)
 WORLD_HANDLER(serve_get_topology, world_topology)
+WORLD_HANDLER(serve_batch_get_orders, world_batch)
 
 /* create: says what it was told. */
 static void handler_echo(struct call *call) {
@@ -142,7 +143,27 @@ static void handler_count(struct call *call) {
     struct slice s = slice_str(text);
     call_reply(call, &s, 1);
 }
+/* batch: three ops at once, each with an arena of its own. */
+static void next_of_batch(struct call *call, struct call_op *op) {
+    uintptr_t *left = (uintptr_t *)call_state(call);
+    struct slice s = SLICE_LIT("all home");
+    world->nexts++;
+    if (--*left == 0) call_reply(call, &s, 1);
+}
+static void handler_batch(struct call *call) {
+    uintptr_t *left = (uintptr_t *)call_state(call);
+    for (*left = 0; *left < 3; *left += 1) {
+        struct call_op *op = arena_new(call_arena(call), struct call_op);
+        if (!op || !(op->op.arena = call_arena_take(call))) {
+            failure_set(call_failure(call), STATUS_MEMORY_LIMIT, "no memory");
+            return call_fail(call);
+        }
+        op->drop = drop_op;
+        call_submit(call, op, next_of_batch);
+    }
+}
 static void handlers_default(void) {
+    world_batch = handler_batch;
     world_create = handler_echo;
     world_get = world_transition = handler_op;
     world_list = handler_large;

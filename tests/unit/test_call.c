@@ -246,6 +246,26 @@ static void test_an_op_goes_and_comes_home(void **state) {
     assert_int_equal(w.core.calls_live, 0);
 }
 
+static void test_the_ops_of_a_batch_travel_together(void **state) {
+    struct answer *a = world_call(&w, SVC "BatchGetOrders", "x");
+    assert_int_equal(w.away_count, 3);
+    world_home(&w), world_home(&w), world_pump(&w);
+    assert_false(a->closed);
+    world_home(&w), world_pump(&w);
+    assert_true(answer_is(a, "all home"));
+    /* cancelled: kept until the last is home */
+    a = world_call(&w, SVC "BatchGetOrders", "x");
+    unsigned nexts = w.nexts;
+    world_home(&w);
+    nghttp2_submit_rst_stream(w.client, NGHTTP2_FLAG_NONE, a->id, NGHTTP2_CANCEL);
+    world_pump(&w);
+    assert_int_equal(w.core.calls_live, 1);
+    world_home(&w), world_home(&w), world_pump(&w);
+    assert_int_equal(w.nexts, nexts + 1);
+    assert_int_equal(w.dropped, 2);
+    assert_int_equal(w.core.calls_live, 0);
+}
+
 static void test_the_deadline_answers_for_an_op_that_is_away(void **state) {
     struct answer *a = request(SVC "TransitionOrder", framed_text("x"), "grpc-timeout", "250m");
     struct mail_hop *hop = list_entry(w.away.next, struct mail_hop, link);
@@ -601,7 +621,7 @@ int main(void) {
         T(test_two_messages_in_a_unary_call), T(test_no_message_or_half_of_one), T(test_a_message_too_large_is_refused_on_its_prefix),
         T(test_compression_is_refused), T(test_traceparent_is_validated), T(test_trailers_carry_the_whole_failure), T(test_details_fit_what_clients_take),
         T(test_refusals_that_may_be_tried_again_say_when),
-        T(test_an_op_goes_and_comes_home), T(test_the_deadline_answers_for_an_op_that_is_away), T(test_the_deadline_passes_while_the_message_comes),
+        T(test_an_op_goes_and_comes_home), T(test_the_ops_of_a_batch_travel_together), T(test_the_deadline_answers_for_an_op_that_is_away), T(test_the_deadline_passes_while_the_message_comes),
         T(test_the_deadline_resets_an_answer_that_is_not_taken), T(test_timeouts_are_clamped_and_checked), T(test_a_cancelled_call_lives_until_its_op_is_home),
         T(test_a_cancel_before_the_message_is_whole), T(test_a_lost_connection_with_calls_under_way), T(test_on_end_runs_once_after_the_last_op),
         T(test_a_stream_of_messages), T(test_messages_across_frames), T(test_a_stream_that_ends_in_a_message), T(test_hold_and_release),

@@ -125,6 +125,51 @@ static void get_refuses_wrong_ids(void **state) {
     }
 }
 
+/* ---- many ---- */
+
+static void many_come_in_the_order_of_their_ids(void **state) {
+    struct query q = query();
+    const int64_t wanted[] = {ids[7], ids[0] + 1, ids[3], ids[7]};
+    struct slice *orders;
+    assert_int_equal(query_get_many(&q, wanted, 4, true, &orders), STATUS_OK);
+    uint8_t bytes[4096];
+    struct writer w = writer_of(bytes, sizeof bytes);
+    for (int i = 0; i < 4; i++) write_slice(&w, orders[i]);
+    assert_null(orders[1].data);
+    Orderdb__V1__BatchGetOrdersResponse *m = orderdb__v1__batch_get_orders_response__unpack(NULL, w.len, bytes);
+    assert_int_equal(m->n_orders, 3);
+    assert_int_equal(m->orders[0]->order_id, ids[7]);
+    assert_int_equal(m->orders[1]->order_id, ids[3]);
+    assert_int_equal(m->orders[2]->order_id, ids[7]);
+    assert_int_equal(m->orders[1]->extension.len, 9);
+    orderdb__v1__batch_get_orders_response__free_unpacked(m, NULL);
+    assert_int_equal(query_get_many(&q, wanted, 1, false, &orders), STATUS_OK);
+    struct pb_field f;
+    struct reader r = reader_of(orders[0]);
+    assert_true(pb_next(&r, &f));
+    Orderdb__V1__Order *o = orderdb__v1__order__unpack(NULL, f.bytes.len, f.bytes.data);
+    assert_int_equal(o->extension.len, 0);
+    orderdb__v1__order__free_unpacked(o, NULL);
+    assert_int_equal(query_get_many(&q, wanted, 0, true, &orders), STATUS_OK);
+}
+
+static void many_end_where_a_message_does(void **state) {
+    static uint8_t big[1 << 20];
+    struct writer w = writer_of(big, sizeof big);
+    pb_bytes(&w, 41, slice_of(big + 16, sizeof big - 16));
+    int64_t wanted[5];
+    for (int i = 0; i < 5; i++) {
+        wanted[i] = order_id_make(created_us(200 + i) / 1000, slot_of_user(alice), 0);
+        put_order(alice, wanted[i], created_us(200 + i), status_id("PAID"), 1, (struct slice){0}, slice_of(big, (1 << 20) - 64));
+    }
+    struct query q = query();
+    struct slice *orders;
+    assert_int_equal(query_get_many(&q, wanted, 3, true, &orders), STATUS_OK);
+    assert_int_equal(query_get_many(&q, wanted, 5, false, &orders), STATUS_OK);
+    assert_int_equal(query_get_many(&q, wanted, 5, true, &orders), STATUS_LIMIT_EXCEEDED);
+    assert_string_equal(failure.violations->field, "order_ids");
+}
+
 /* ---- list ---- */
 
 static void list_is_newest_first_with_totals(void **state) {
@@ -387,6 +432,8 @@ static void a_cold_store_would_block_without_a_failure(void **state) {
     q.view.cached_only = true;
     store_mem_disk_set_cold(disk, true);
     assert_int_equal(query_get(&q, ids[0], true, &out), STATUS_WOULD_BLOCK);
+    struct slice *orders;
+    assert_int_equal(query_get_many(&q, ids, 3, true, &orders), STATUS_WOULD_BLOCK);
     assert_int_equal(query_list(&q, &(struct list_request){.user_id = alice}, &out), STATUS_WOULD_BLOCK);
     assert_int_equal(query_history(&q, &(struct history_request){.order_id = ids[0]}, &out), STATUS_WOULD_BLOCK);
     assert_int_equal(failure.status, STATUS_OK);
@@ -399,17 +446,18 @@ static void a_cold_store_would_block_without_a_failure(void **state) {
 
 static void memory_fails_at_every_step(void **state) {
     int64_t id = put_long_history(30);
-    for (int what = 0; what < 3; what++) {
+    for (int what = 0; what < 4; what++) {
         enum status st = STATUS_MEMORY_LIMIT;
         for (uint64_t n = 1; st && n < 2000; n++) {
             struct arena small;
-            struct slice out;
+            struct slice out, *orders;
             arena_init(&small, 8 * MIB);
             struct query q = query();
             q.arena = &small;
             mem_fail_nth(n);
             if (what == 0) st = query_get(&q, ids[0], true, &out);
             if (what == 1) st = query_list(&q, &(struct list_request){.user_id = alice, .page_size = 50, .full = true}, &out);
+            if (what == 3) st = query_get_many(&q, ids, 30, true, &orders);
             if (what == 2) st = query_history(&q, &(struct history_request){.order_id = id}, &out);
             mem_fail_nth(0);
             assert_int_equal(failure.status, st);
@@ -455,6 +503,8 @@ int main(void) {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
         T(get_answers_the_order),
         T(get_refuses_wrong_ids),
+        T(many_come_in_the_order_of_their_ids),
+        T(many_end_where_a_message_does),
         T(list_is_newest_first_with_totals),
         T(tokens_walk_every_order_once),
         T(tokens_hold_their_place),
