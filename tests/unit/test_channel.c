@@ -272,6 +272,19 @@ static void test_deadlines_end_calls_here(void **state) {
     world_close(&w);
 }
 
+static void test_a_silent_connection_is_given_up(void **state) {
+    struct world w;
+    struct seen s;
+    world_open(&w, false);
+    call(&w, "/echo", "x", 0, &s);
+    call(&w, "/silent", "x", 2200 * NS_PER_MS, &s); /* nothing heard for two seconds, as behind a cut cable */
+    assert_int_equal(s.code, GRPC_DEADLINE_EXCEEDED);
+    call(&w, "/echo", "x", 0, &s);
+    assert_int_equal(s.code, GRPC_OK);
+    assert_int_equal(fake_grpc_connections(w.server), 2);
+    world_close(&w);
+}
+
 static void test_goaway_moves_new_calls_to_a_new_connection(void **state) {
     struct world w;
     struct seen s;
@@ -418,6 +431,7 @@ int main(void) {
         cmocka_unit_test(test_calls_beyond_the_servers_streams_were_not_sent_when_the_connection_is_lost),
         cmocka_unit_test(test_a_refused_connection_is_unavailable_and_not_sent),
         cmocka_unit_test(test_deadlines_end_calls_here),
+        cmocka_unit_test(test_a_silent_connection_is_given_up),
         cmocka_unit_test(test_goaway_moves_new_calls_to_a_new_connection),
         cmocka_unit_test(test_cancel_ends_with_one_callback),
         cmocka_unit_test(test_closing_the_channel_ends_its_calls),
