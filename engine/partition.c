@@ -2,7 +2,8 @@
  *
  * Full disk: RocksDB's background write fails, the store takes nothing more (PARTITION_FAILED). What was committed and not applied stays in the log; its ops stay in `proposed`
  * and are answered when it is applied after all, or their deadline passes (the caller's business). Reads go on from what is in memory and on disk. When there is room again
- * partition_reopen closes the store, opens it at its flushed state and applies the log from there, as a restart would; no restart of the process is needed. */
+ * partition_reopen closes the store, opens it at its flushed state and applies the log from there, as a restart would; no restart of the process is needed. A flush
+ * must then succeed before writes are taken: a disk that still fails would otherwise let in a few writes at each attempt. */
 #include "engine/partition.h"
 
 #include <inttypes.h>
@@ -196,6 +197,7 @@ enum status partition_admit(struct partition *p, struct op *op) {
     f->retry_delay_ms = RETRY_DELAY_MS;
     if (e->disk_full || p->state == PARTITION_FAILED) {
         f->retry_delay_ms = RETRY_DELAY_DISK_MS;
+        if (!e->disk_full) return failure_set(f, STATUS_DISK_FULL, "partition %u cannot write its tables: no writes are taken until it can; reads go on", p->id);
         return failure_set(f, STATUS_DISK_FULL, "the disk is full: no writes are taken until there is room; reads go on");
     }
     if (p->state == PARTITION_OPENING) return failure_set(f, STATUS_NOT_LEADER, "partition %u is still starting", p->id);
@@ -412,6 +414,11 @@ static enum status apply_entry(struct partition *p, const struct group_entry *en
     return STATUS_OK;
 }
 
+static void reopen_later(struct partition *p) {
+    p->reopen_pause_ns = p->reopen_pause_ns ? MIN_OF(p->reopen_pause_ns * 2, REOPEN_PAUSE_NS_MAX) : REOPEN_PAUSE_NS;
+    p->reopen_at_ns = p->engine->now_ns + p->reopen_pause_ns;
+}
+
 /* The store can't take the entry. A full disk passes (partition_reopen). Damaged tables do not: what they held can't be decided upon, and skipping the entry would make this
  * replica differ from what was acknowledged; the partition answers what it can still read, and takes no writes until it is restored. */
 static void apply_failed(struct partition *p, uint64_t index, enum status st) {
@@ -419,7 +426,7 @@ static void apply_failed(struct partition *p, uint64_t index, enum status st) {
         panic_now("partition %u: entry %" PRIu64 " can't be applied: %s", p->id, index, status_name(st));
     p->state = PARTITION_FAILED;
     p->damaged = st == STATUS_CHECKSUM_MISMATCH;
-    p->reopen_at_ns = p->engine->now_ns + REOPEN_PAUSE_NS;
+    reopen_later(p);
     log_error(p->damaged ? "the partition's tables are damaged: it takes no writes until restored" : "the store takes no writes; reads go on",
               "partition=%u entry=%" PRIu64 " status=%s", p->id, index, status_name(st));
     if (p->damaged) ops_refuse(p, &p->waiting, st, "the partition's stored data is damaged: it takes no writes until it is restored");
@@ -472,8 +479,10 @@ static void flush_done(struct env_job *job) {
     e->now_ns = e->env->ops->mono_ns(e->env);
     e->stats.flushes++;
     e->stats.flush_ns_last = e->now_ns - p->flush_begin_ns;
+    bool proving = p->proving;
+    p->proving = false;
     if (p->flush_status) {
-        if (p->state == PARTITION_READY) apply_failed(p, p->record.applied_index, p->flush_status);
+        if (p->state == PARTITION_READY || proving) apply_failed(p, p->record.applied_index, p->flush_status);
         return;
     }
     p->flushed = p->flush_record;
@@ -484,17 +493,24 @@ static void flush_done(struct env_job *job) {
     group_snapshotted(p->group, engine_now_ms(e), &snapshot, trailing);
     if (p->flushed.applied_index > trailing) wal_trim(e->wal, p->group_id, p->flushed.applied_index - trailing);
     store_set_expiry(p->store, KEY_DEDUP, p->flushed.log_time_us);
+    if (!proving) return;
+    p->state = group_ready(p->group) ? PARTITION_READY : PARTITION_OPENING; /* it may have failed while the node started */
+    p->reopen_pause_ns = 0;
+    log_info("partition recovered", "partition=%u applied=%" PRIu64, p->id, p->record.applied_index);
 }
 
-void partition_flush(struct partition *p) {
+static void flush_begin(struct partition *p) {
     struct engine *e = p->engine;
-    if (p->flushing || p->state == PARTITION_FAILED || partition_flushed(p)) return;
     p->flushing = true;
     p->flush_record = p->record;
     p->flush_log_bytes = p->log_bytes_unflushed;
     p->flush_begin_ns = e->now_ns;
     p->flush_job = (struct env_job){.run = flush_run, .done = flush_done};
     e->env->ops->offload(e->env, &p->flush_job);
+}
+
+void partition_flush(struct partition *p) {
+    if (!p->flushing && p->state != PARTITION_FAILED && !partition_flushed(p)) flush_begin(p);
 }
 
 static enum status reapply(void *ctx, const struct wal_record *r) {
@@ -514,8 +530,13 @@ static void partition_reopen(struct partition *p) {
     struct engine *e = p->engine;
     char error[256] = "";
     uint64_t target = group_applicable(p->group), begin = e->env->ops->mono_ns(e->env);
+    enum status st = store_probe(p->store, error); /* a closed store that does not open again serves no reads */
+    if (st) {
+        log_warn("the store's disk still fails", "partition=%u err=%s", p->id, error);
+        return;
+    }
     store_unload(p);
-    enum status st = store_load(p, error);
+    st = store_load(p, error);
     if (st && st != STATUS_DISK_FULL && st != STATUS_IO_FAILED) panic_now("partition %u can't be opened again: %s", p->id, error);
     p->log_bytes_unflushed = 0;
     if (!st && target > p->record.applied_index) st = wal_read(e->wal, p->group_id, p->record.applied_index + 1, target, reapply, p);
@@ -525,9 +546,10 @@ static void partition_reopen(struct partition *p) {
         log_warn("the store still fails", "partition=%u status=%s", p->id, status_name(st));
         return;
     }
-    p->state = PARTITION_READY;
     partition_release(p);
-    log_info("partition recovered", "partition=%u applied=%" PRIu64 " ms=%" PRIu64, p->id, p->record.applied_index, (uint64_t)((e->env->ops->mono_ns(e->env) - begin) / NS_PER_MS));
+    log_info("the store is open again", "partition=%u applied=%" PRIu64 " ms=%" PRIu64, p->id, p->record.applied_index, (uint64_t)((e->env->ops->mono_ns(e->env) - begin) / NS_PER_MS));
+    p->proving = true; /* no writes before a flush has shown that tables can be written */
+    flush_begin(p);
 }
 
 /* Writes and reads per second over the last whole second or so. */
@@ -543,7 +565,7 @@ void partition_housekeeping(struct partition *p) {
     struct engine *e = p->engine;
     struct store_stats stats;
     if (p->state == PARTITION_FAILED && !p->damaged && !e->disk_full && !p->flushing && !p->reads_away && e->now_ns >= p->reopen_at_ns) {
-        p->reopen_at_ns = e->now_ns + REOPEN_PAUSE_NS;
+        reopen_later(p);
         partition_reopen(p);
     }
     rates_update(p);

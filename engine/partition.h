@@ -16,11 +16,14 @@ enum {
     ENTRY_BYTES_MAX = 2 << 20,         /* and their bytes; one command (1 MiB and its head) always fits */
     APPLY_SLICE_NS = 250000,           /* apply this long, then let the loop look at its ring: a log write may have come back and want its sync */
     HOUSEKEEPING_NS = 20000000,        /* pressure, disk space, flushes are looked at this often */
-    REOPEN_PAUSE_NS = 1000000000,      /* a failed store is tried again this often */
     RETRY_DELAY_MS = 100,              /* told to who is refused for overload */
     RETRY_DELAY_DISK_MS = 1000,
     TRAILING_ENTRIES = 1024,           /* kept for followers when there are any */
 };
+
+/* A failed store is tried again after this, then twice as much, and so on. */
+#define REOPEN_PAUSE_NS (1 * NS_PER_S)
+#define REOPEN_PAUSE_NS_MAX (5 * NS_PER_S)
 
 enum partition_state {
     PARTITION_OPENING,   /* the group does not lead yet, or what the log held is not applied */
@@ -49,7 +52,8 @@ struct partition {
     uint64_t flush_log_bytes, flush_begin_ns;
     bool flushing;
     bool damaged;                    /* PARTITION_FAILED for good: a table does not match its checksum */
-    uint64_t reopen_at_ns;           /* PARTITION_FAILED */
+    bool proving;                    /* PARTITION_FAILED, open again: the flush that runs decides */
+    uint64_t reopen_at_ns, reopen_pause_ns; /* PARTITION_FAILED */
     uint32_t reads_away;             /* on reader threads */
     uint8_t pressure;
     uint64_t writes, reads, table_bytes, memtable_bytes;

@@ -173,6 +173,11 @@ enum status store_apply(struct store *s, struct store_batch *b) {
     return b->failed ? STATUS_MEMORY_LIMIT : s->ops->apply(s, b);
 }
 
+enum status store_probe(struct store *s, char error[256]) {
+    check(s->magic == STORE_MAGIC);
+    return s->ops->probe(s, error);
+}
+
 enum status store_flush(struct store *s) {
     store_check(s);
     return s->ops->flush(s);

@@ -83,6 +83,8 @@ size_t store_batch_bytes(const struct store_batch *b);
  * store_stats.failure): nothing was written, the store takes no more writes until reopened; reads go on. MEMORY_LIMIT: nothing was written. */
 enum status store_apply(struct store *s, struct store_batch *b) MUST_USE;
 
+/* Of a failed store: would closing it and opening it again work now? Writes, syncs and removes a file beside the tables; any thread. DISK_FULL, IO_FAILED. */
+enum status store_probe(struct store *s, char error[256]) MUST_USE;
 /* Blocks until everything applied before this call is durable. Runs on a job, any thread, one at a time per store. DISK_FULL, IO_FAILED. */
 enum status store_flush(struct store *s) MUST_USE;
 /* Rows of the expiring kind (first: two bytes of slot, then this kind byte; value: starts with big-endian u64 expiry in microseconds) whose expiry is at

@@ -26,6 +26,7 @@ struct store_ops {
     void (*batch_put)(struct store_batch *b, struct slice key, struct slice value);
     void (*batch_delete)(struct store_batch *b, struct slice key);
     enum status (*apply)(struct store *s, struct store_batch *b);
+    enum status (*probe)(struct store *s, char error[256]);
     enum status (*flush)(struct store *s);
     void (*set_expiry)(struct store *s, uint8_t kind, uint64_t horizon_us);
     void (*get_stats)(struct store *s, struct store_stats *out); /* all but snapshots and iterators */

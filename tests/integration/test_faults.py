@@ -45,8 +45,12 @@ def starts_with_all(directory, ledger):
 def refuses_to_start(directory, *words):
     """It must end by itself, with a reason that holds the words."""
     server = t.Server(directory, start=False, **FLAGS).start(wait=False)
+    t.until(lambda: server.ready_line or not server.running(), 30, "an end or a start")
+    if server.ready_line:
+        server.kill()
+        raise AssertionError("it started")
     code = server.wait(30)
-    assert code not in (0, None), "it started"
+    assert code not in (0, None), "exit %s" % code
     tail = server.log()
     for word in words:
         assert word in tail, "no %r in what it said:\n%s" % (word, server.log_tail())
@@ -82,13 +86,7 @@ def _():
         ledger = Ledger(t.pb, users=10, seed=7)
         ledger.load(lambda: Stub(server.new_client()), 0.7, workers=4, seed=7)
         filler = rig.mount + "/filler"
-        with open(filler, "wb") as f:
-            try:
-                while True:
-                    f.write(b"x" * (1 << 20))
-                    f.flush()
-            except OSError:
-                pass
+        fill_disk(filler)
         failure = t.until(lambda: refusal(server), 10, "a refusal for the full disk")
         assert failure.code_name == "RESOURCE_EXHAUSTED" and failure.reason == "DISK_FULL" and failure.retry_delay_s, str(failure)
         ledger.verify(stub, None, [])  # reads
@@ -106,6 +104,15 @@ def _():
         rig.close()
 
 
+def fill_disk(path, leave_mib=0):
+    with open(path, "wb", buffering=0) as f:
+        try:
+            while not leave_mib or os.statvfs(path).f_bavail * os.statvfs(path).f_bsize > leave_mib << 20:
+                f.write(b"x" * (1 << 20))
+        except OSError:
+            pass
+
+
 def refusal(server):
     try:
         server.call("CreateOrder", t.create_request(user_id="filler"))
@@ -114,34 +121,35 @@ def refusal(server):
         return f
 
 
-@t.test("tables can't be written: reads go on, what was acknowledged is there when they can again, without a restart")
-def _():
+def store_fault(fault):
+    """Tables can't be written: reads go on, writes are refused, and come back by themselves; also over a kill in the middle of it."""
     need_rig(fuse=True)
-    directory = tempfile.mkdtemp(dir=t.TEMP)
-    fs = faultrig.FaultFs(FAULTFS, directory)
+    fs = faultrig.FaultFs(FAULTFS, tempfile.mkdtemp(dir=t.TEMP))
     try:
         # A small budget: flushes come soon.
         server = t.Server(fs.mount + "/data", memory_budget="256MiB", partitions=1, cores=1)
         stub = Stub(server.client)
-        ledger = Ledger(t.pb, users=10, seed=9)
-        fs.set("full .sst 28")
-        big = "x" * 1000
-        refused = None
-        end = time.time() + 60
-        while not refused and time.time() < end:
-            request = ledger.create_request(random.Random(len(ledger.orders)))
-            for i in range(60):
-                request.order.attributes["k%d" % i] = big
-            try:
-                ledger.record(request, server.call("CreateOrder", request))
-            except t.Failure as f:
-                refused = f
-        assert refused and refused.reason in ("DISK_FULL", "OVERLOADED"), "never refused: %s" % refused
-        ledger.verify(stub, None, list(ledger.orders.values())[-50:])
-        fs.set()
-        t.until(lambda: refusal(server) is None, 30, "writes after tables can be written")
-        ledger.verify(stub, None, list(ledger.orders.values())[-50:])
-        server.kill()
+        ledger = Ledger(t.pb, users=10, seed=19)
+        for round in range(2):
+            fs.set(fault)
+            fill_memtables(stub, ledger)
+            refused = t.until(lambda: (lambda f: f and f.reason == "DISK_FULL" and f)(refusal(server)), 10, "a refusal")
+            assert refused.code_name == "RESOURCE_EXHAUSTED" and refused.retry_delay_s, str(refused)
+            end = time.time() + 2.5  # it tries again by itself meanwhile
+            while time.time() < end:
+                assert refusal(server), "a write was taken while tables can't be written"
+                ledger.verify(stub, ledger.users[:2], list(ledger.orders.values())[-20:])
+            if round:
+                server.kill()
+                fs.set()
+                server.start()
+                stub = Stub(server.client)
+            fs.set()
+            t.until(lambda: refusal(server) is None, 15, "writes after tables can be written")
+            ledger.settle(stub)
+            ledger.verify(stub, None, list(ledger.orders.values())[-50:])
+            ledger.again_some(stub, random.Random(1), 20)
+        assert server.stop() == 0
         server.start()
         ledger.verify(Stub(server.client), None, [])
         server.kill()
@@ -149,6 +157,71 @@ def _():
         for s in t._servers:
             s.kill()
         fs.close()
+
+
+def fill_memtables(stub, ledger, wait_s=60):
+    """Large orders until one is not acknowledged."""
+    end = time.time() + wait_s
+    while time.time() < end:
+        request = ledger.create_request(random.Random(len(ledger.orders)))
+        for i in range(60):
+            request.order.attributes["k%d" % i] = "x" * 1000
+        if ledger.send(stub, request, timeout=2) is None:
+            return
+    raise AssertionError("never refused")
+
+
+@t.test("tables are out of space: reads go on, writes come back without a restart")
+def _():
+    store_fault("full .sst 28")
+
+
+@t.test("tables fail with EIO: reads go on, writes come back without a restart")
+def _():
+    store_fault("write .sst 5")
+
+
+@t.test("tables and manifest are out of space: reads go on, writes come back without a restart")
+def _():
+    store_fault("full part- 28")
+
+
+@t.test("tables can't be synced: reads go on, writes come back without a restart")
+def _():
+    store_fault("sync .sst 5")
+
+
+@t.test("killed and started while there is less room than the reserve: reads, typed refusals, and writes when there is room")
+def _():
+    need_rig()
+    rig = faultrig.PowerRig(t.BUILD, image_mib=700, tmpfs_mib=1500)
+    try:
+        server = t.Server(rig.mount + "/data", **FLAGS)
+        ledger = Ledger(t.pb, users=10, seed=17)
+        ledger.load(lambda: Stub(server.new_client()), 0.7, workers=4, seed=17)
+        fill_disk(rig.mount + "/filler", leave_mib=100)
+        finish = ledger.load(lambda: Stub(server.new_client()), None, workers=4, seed=18)
+        t.until(lambda: refusal(server), 10, "a refusal for the full disk")
+        server.kill()
+        finish()
+        server.start()
+        ledger.verify(Stub(server.client), None, list(ledger.orders.values())[-100:])
+        failure = t.until(lambda: refusal(server), 5, "a refusal for the full disk")
+        assert failure.reason == "DISK_FULL", str(failure)
+        server.kill()
+        fill_disk(rig.mount + "/filler2")  # not a byte: tables can't even be opened
+        refuses_to_start(rig.mount + "/data", "No space left on device")
+        os.unlink(rig.mount + "/filler2")
+        server.start()
+        os.unlink(rig.mount + "/filler")
+        t.until(lambda: refusal(server) is None, 20, "writes after the disk has room")
+        ledger.settle(Stub(server.client))
+        ledger.verify(Stub(server.client), None, [])
+        assert server.stop() == 0
+    finally:
+        for s in t._servers:
+            s.kill()
+        rig.close()
 
 
 # ---- the log fails
@@ -185,6 +258,71 @@ def _():
     log_fault("write log/ 5")
 
 
+@t.test("a failing sync of the votes stops the process with file and errno")
+def _():
+    need_rig(fuse=True)
+    fs = faultrig.FaultFs(FAULTFS, tempfile.mkdtemp(dir=t.TEMP))
+    try:
+        fs.set("sync votes 5")
+        refuses_to_start(fs.mount + "/data", "votes", "errno=5")
+        fs.set()
+        server = t.Server(fs.mount + "/data", **FLAGS)
+        assert server.stop() == 0
+        fs.set("sync votes 5")
+        refuses_to_start(fs.mount + "/data", "votes", "errno=5")
+    finally:
+        for s in t._servers:
+            s.kill()
+        fs.close()
+
+
+@t.test("a log that can't be read: refuses to start with file and errno; later all is there")
+def _():
+    need_rig(fuse=True)
+    fs = faultrig.FaultFs(FAULTFS, tempfile.mkdtemp(dir=t.TEMP))
+    try:
+        ledger = loaded(fs.mount + "/data")
+        fs.set("read .seg 5")
+        refuses_to_start(fs.mount + "/data", ".seg", "errno=5")
+        fs.set("read part- 5")
+        refuses_to_start(fs.mount + "/data", "part-0")
+        fs.set()
+        starts_with_all(fs.mount + "/data", ledger)
+    finally:
+        for s in t._servers:
+            s.kill()
+        fs.close()
+
+
+@t.test("syncs of the log that take seconds: calls wait or run into their deadlines, nothing is lost")
+def _():
+    need_rig(fuse=True)
+    fs = faultrig.FaultFs(FAULTFS, tempfile.mkdtemp(dir=t.TEMP))
+    try:
+        server = t.Server(fs.mount + "/data", **FLAGS)
+        ledger = Ledger(t.pb, users=10, seed=23)
+        finish = ledger.load(lambda: Stub(server.new_client()), None, workers=4, seed=23)
+        time.sleep(0.5)
+        fs.set("slow log/ 2500")
+        begin = time.time()
+        try:
+            server.call("CreateOrder", t.create_request(user_id="slow"), timeout=1)
+        except t.Failure as f:
+            assert f.code_name == "DEADLINE_EXCEEDED", str(f)
+        assert time.time() - begin < 2, "a deadline of 1 s took %.1f s" % (time.time() - begin)
+        time.sleep(3)
+        fs.set()
+        time.sleep(0.5)
+        finish()
+        assert server.running()
+        server.kill()
+        starts_with_all(fs.mount + "/data", ledger)
+    finally:
+        for s in t._servers:
+            s.kill()
+        fs.close()
+
+
 # ---- damage
 @t.test("torn tail of the log: cut, everything acknowledged before it is there")
 def _():
@@ -202,7 +340,8 @@ def _():
     directory = tempfile.mkdtemp(dir=t.TEMP) + "/data"
     loaded(directory)
     path, used = newest_used_segment(directory)
-    for offset in (4096 + 100, 4096 + (used - 4096) // 2 // 4096 * 4096 + 40):
+    rng = random.Random(4)  # not in the last batch: nothing behind that proves that it was whole
+    for offset in [100, 4096 + 100, 4096 + (used - 4096) // 2 // 4096 * 4096 + 40] + [rng.randrange(4096, used - 65536) for _ in range(5)]:
         flip(path, offset)
         refuses_to_start(directory, os.path.basename(path), "offset")
         flip(path, offset)
@@ -269,18 +408,73 @@ def _():
     directory = tempfile.mkdtemp(dir=t.TEMP) + "/data"
     loaded(directory)
     path, _ = newest_used_segment(directory)
-    for name in (path, directory + "/NODE"):
-        copy = name + ".kept"
-        shutil.copy(name, copy)
-        with open(name, "r+b") as f:
-            head = bytearray(f.read(64))
-            # magic (8), then the format number: unknown now, checksums or not
-            head[8:12] = b"\x63\0\0\0"
-            f.seek(0)
-            f.write(head)
-        refuses_to_start(directory, os.path.basename(name))
-        os.rename(copy, name)
+    for name in (path, directory + "/NODE", directory + "/core-0/votes", directory + "/part-00000/FORMAT"):
+        with kept(name):
+            with open(name, "r+b") as f:  # magic (8), then the format number: unknown now, checksums or not
+                data = bytearray(f.read())
+                for copy in range(0, len(data), 32768 if name.endswith("votes") else len(data)):
+                    data[copy + 8:copy + 12] = b"\x63\0\0\0"
+                f.seek(0)
+                f.write(data)
+            refuses_to_start(directory, os.path.basename(name))
     t.Server(directory, **FLAGS).kill()
+
+
+class kept:
+    """The file is as it was at the end."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __enter__(self):
+        shutil.copy(self.name, self.name + "-kept")
+        os.rename(self.name + "-kept", os.path.join(t.TEMP, "kept"))
+
+    def __exit__(self, *_):
+        shutil.copy(os.path.join(t.TEMP, "kept"), self.name)
+
+
+@t.test("files that are missing or cut short: refused with the name; put back, everything is there")
+def _():
+    directory = tempfile.mkdtemp(dir=t.TEMP) + "/data"
+    small = dict(FLAGS, log_segment_size="64KiB")
+    server = t.Server(directory, **small)
+    ledger = Ledger(t.pb, users=10, seed=29)
+    ledger.load(lambda: Stub(server.new_client()), 0.7, workers=4, seed=29)
+    assert server.stop() == 0  # so that there are tables
+    server.start()
+    ledger.load(lambda: Stub(server.new_client()), 0.7, workers=4, seed=30)
+    server.kill()
+    newest = os.path.basename(newest_used_segment(directory)[0])
+    segments = [s for s in sorted(glob.glob(directory + "/core-0/log/*.seg")) if os.path.basename(s) < newest]
+    tables = sorted(glob.glob(directory + "/part-*/*.sst"))
+    assert len(segments) > 1 and tables, "void: %d segments, %d tables" % (len(segments), len(tables))
+    part = directory + "/part-00001/"
+    for name in (segments[-1], tables[0], directory + "/core-0/votes", directory + "/NODE", part + "CURRENT", part + "FORMAT"):
+        with kept(name):
+            os.unlink(name)
+            refuses_to_start(directory)
+        if not name.endswith("CURRENT"):
+            with kept(name):
+                os.truncate(name, os.path.getsize(name) // 2)
+                refuses_to_start(directory, os.path.basename(name))
+    shutil.move(part, directory + "/aside")
+    refuses_to_start(directory, "part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.move(directory + "/aside", part)
+    server.start()
+    ledger.settle(Stub(server.client))
+    ledger.verify(Stub(server.client), None, [])
+    assert server.stop() == 0
+
+
+@t.test("a second server on the same directory is refused, the first goes on")
+def _():
+    directory = tempfile.mkdtemp(dir=t.TEMP) + "/data"
+    server = t.Server(directory, **FLAGS)
+    refuses_to_start(directory, "data")
+    server.call("CreateOrder", t.create_request(user_id="first"))
+    assert server.stop() == 0
 
 
 if __name__ == "__main__":

@@ -478,6 +478,9 @@ static void run_full_disk(struct world *w, bool with_flush, off_t leave) {
     assert_int_equal(numbered_apply(w->store, b, n + 1), STATUS_DISK_FULL);
     assert_int_equal(store_flush(w->store), STATUS_DISK_FULL);
     assert_int_equal(numbered_check(w), n);
+    char why[256];
+    assert_int_equal(store_probe(w->store, why), STATUS_DISK_FULL);
+    assert_non_null(strstr(why, "/PROBE"));
     store_batch_free(b);
     world_close(w);
 
@@ -498,6 +501,10 @@ static void run_full_disk(struct world *w, bool with_flush, off_t leave) {
     assert_int_equal(store_flush(w->store), STATUS_OK);
     store_batch_free(b);
     assert_int_equal(numbered_check(w), found);
+    assert_int_equal(store_probe(w->store, why), STATUS_OK);
+    char left[160];
+    snprintf(left, sizeof left, "%s/PROBE", w->path);
+    assert_int_equal(access(left, F_OK), -1);
     world_close(w);
     memcpy(w->path, mounted, sizeof mounted);
     assert_int_equal(umount(w->path), 0);
