@@ -439,6 +439,9 @@ static enum status bind_ports(struct node *node, char error[512]) {
         st = address_parse(&ns->addresses[k], texts[k], error);
         if (st == STATUS_OK) st = listen_bind(&ns->addresses[k], fds[k], k == LISTENER_CLIENT ? node->core_count : 1, BIND_PATIENCE_MS, error);
     }
+    static_assert(sizeof node->client_address >= ADDRESS_TEXT_BYTES, "any address fits");
+    address_format(&ns->addresses[LISTENER_CLIENT].sa, node->client_address);
+    address_format(&ns->addresses[LISTENER_PEER].sa, node->peer_address);
     if (st == STATUS_OK && !address_is_loopback(&ns->addresses[LISTENER_CLIENT])) log_warn("clients talk cleartext", "listen=%s", node->config->listen);
     return st;
 }

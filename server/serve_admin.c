@@ -49,8 +49,8 @@ static struct slice topology_wire(struct call *call, const struct topology *t) {
     Orderdb__V1__Topology__Partition **partitions = arena_array(a, Orderdb__V1__Topology__Partition *, node->partition_count);
     if (!partitions) return (struct slice){0};
     n.node_id = node->identity.node_id;
-    n.client_address = (char *)node->config->listen;
-    n.peer_address = (char *)node->config->peer_listen;
+    n.client_address = (char *)node->client_address;
+    n.peer_address = (char *)node->peer_address;
     n.state = (char *)(call_core(call)->draining ? "DRAINING" : "UP");
     n.version = (char *)ORDERDB_VERSION;
     for (uint32_t i = 0; i < node->partition_count; i++)
