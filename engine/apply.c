@@ -2,6 +2,8 @@
 
 #include "engine/apply_local.h"
 
+#include "proto/base/mem.h"
+
 /* Where decisions are made. An entry holds commands; each is decided on (state, command) alone, in order, and each sees what the ones before it
  * wrote (the view reads through the batch). The whole entry becomes one store batch together with the partition record, so a crash leaves either
  * all of an entry or nothing of it, and replay from the flushed applied index makes the same decisions again.
@@ -194,10 +196,38 @@ enum status apply_load_entry(struct applying *x, int64_t order_id, int64_t versi
     return st;
 }
 
+bool slot_cache_init(struct slot_cache *c, uint16_t first, uint32_t count)
+{
+    *c = (struct slot_cache){.first = first, .at = mem_alloc(count * sizeof *c->at)};
+    if (c->at) c->count = count;
+    slot_cache_clear(c);
+    return c->at != NULL;
+}
+
+void slot_cache_clear(struct slot_cache *c)
+{
+    for (uint32_t i = 0; i < c->count; i++) c->at[i].last_seq = -1;
+}
+
+void slot_cache_fini(struct slot_cache *c)
+{
+    mem_free(c->at);
+    *c = (struct slot_cache){0};
+}
+
+/* NULL: nothing is cached for this slot. */
+static struct slot_record *cached(const struct applying *x)
+{
+    struct slot_cache *c = x->a->slots;
+    return c && x->slot >= c->first && x->slot - c->first < (int)c->count ? &c->at[x->slot - c->first] : NULL;
+}
+
 enum status apply_load_slot(struct applying *x, struct slot_record *record)
 {
     struct key k;
     struct slice row;
+    struct slot_record *known = cached(x);
+    if (known && known->last_seq >= 0) return *record = *known, STATUS_OK;
     key_slot(&k, x->slot);
     enum status st = get(x, &k, &row);
     if (st == STATUS_ABSENT) return *record = (struct slot_record){0}, STATUS_OK;
@@ -213,6 +243,8 @@ void apply_put_slot(struct applying *x, const struct slot_record *record)
     slot_record_encode(record, &w);
     check(!w.full);
     put(x, &k, writer_slice(&w));
+    struct slot_record *known = cached(x);
+    if (known) *known = *record;
 }
 
 enum status apply_put_head(struct applying *x, const struct order_head *head)

@@ -37,6 +37,17 @@ enum { DEDUP_RECORD_BYTES = 8 + 1 + 16 + 8 + 8 + 8 + 8 };
 void dedup_record_encode(const struct dedup_record *r, struct writer *w);
 enum status dedup_record_decode(struct slice row, struct dedup_record *out) MUST_USE;
 
+/* Slot records that this partition has read or written lately, so that a commit need not look for them in the store: they are the hottest rows of all. Forgotten
+ * (slot_cache_clear) whenever a batch was not applied. Owned by the partition. */
+struct slot_cache {
+    uint16_t first; /* slot */
+    uint32_t count;
+    struct slot_record *at; /* [count]; last_seq < 0: not known */
+};
+bool slot_cache_init(struct slot_cache *c, uint16_t first, uint32_t count) MUST_USE; /* false: no memory */
+void slot_cache_clear(struct slot_cache *c);
+void slot_cache_fini(struct slot_cache *c);
+
 /* What a command came to; the proposer turns it into an answer. Slices are copied into the outcome's arena. */
 struct outcome {
     enum status status;
@@ -65,6 +76,7 @@ struct apply {
     struct store_view view; /* store + batch: read your writes */
     const struct machines *machines;
     struct partition_record record;
+    struct slot_cache *slots; /* NULL: none */
     struct arena *scratch; /* reset by the caller between commands */
 };
 

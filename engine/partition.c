@@ -58,12 +58,15 @@ static void store_unload(struct partition *p) {
     if (p->store) store_close(p->store);
     p->batch = NULL;
     p->store = NULL;
+    slot_cache_clear(&p->slots);
 }
 
 enum status partition_open(struct partition *p, struct engine *e, uint32_t id, char error[256]) {
     *p = (struct partition){.engine = e, .id = id, .group_id = (uint64_t)id + 1};
     list_init(&p->waiting);
     list_init(&p->proposed);
+    uint16_t first = partition_first_slot(id, e->config.partition_count), last = partition_last_slot(id, e->config.partition_count);
+    if (!slot_cache_init(&p->slots, first, last - first + 1u)) return STATUS_MEMORY_LIMIT;
     return store_load(p, error);
 }
 
@@ -110,6 +113,7 @@ void partition_close(struct partition *p) {
     ops_refuse(p, &p->proposed, STATUS_DRAINING, "this node is shutting down; the write may have been logged: send it again with the same request_id");
     if (p->group) group_close(p->group);
     store_unload(p);
+    slot_cache_fini(&p->slots);
 }
 
 /* ---- reads */
@@ -393,9 +397,9 @@ static enum status apply_commands(struct partition *p, struct apply *a, const st
     return st;
 }
 
-static enum status apply_entry(struct partition *p, const struct group_entry *entry) {
+static enum status apply_entry_once(struct partition *p, const struct group_entry *entry) {
     struct engine *e = p->engine;
-    struct apply a = {.view = {.store = p->store, .batch = p->batch}, .machines = e->config.machines, .record = p->record, .scratch = &e->scratch};
+    struct apply a = {.view = {.store = p->store, .batch = p->batch}, .machines = e->config.machines, .record = p->record, .slots = &p->slots, .scratch = &e->scratch};
     store_batch_clear(p->batch);
     enum status st = STATUS_OK;
     if (entry->type == GROUP_COMMAND) st = apply_commands(p, &a, entry);
@@ -417,6 +421,12 @@ static enum status apply_entry(struct partition *p, const struct group_entry *en
 static void reopen_later(struct partition *p) {
     p->reopen_pause_ns = p->reopen_pause_ns ? MIN_OF(p->reopen_pause_ns * 2, REOPEN_PAUSE_NS_MAX) : REOPEN_PAUSE_NS;
     p->reopen_at_ns = p->engine->now_ns + p->reopen_pause_ns;
+}
+
+static enum status apply_entry(struct partition *p, const struct group_entry *entry) {
+    enum status st = apply_entry_once(p, entry);
+    if (st) slot_cache_clear(&p->slots); /* it tells of commits that did not come to be */
+    return st;
 }
 
 /* The store can't take the entry. A full disk passes (partition_reopen). Damaged tables do not: what they held can't be decided upon, and skipping the entry would make this

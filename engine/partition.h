@@ -40,6 +40,7 @@ struct partition {
     struct store *store;
     struct store_batch *batch;
     struct partition_record record;  /* applied */
+    struct slot_cache slots;         /* as applied */
     struct partition_record flushed; /* durable in the store */
     uint64_t next_stage;             /* index of the next entry to hand to the log */
     bool staged;                     /* entries are in the log's batch being gathered */
