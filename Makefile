@@ -52,6 +52,10 @@ PBC_O := $(PBC_C:.c=.o)
 MACHINES := $(wildcard engine/machines/*.textproto)
 MACHINES_INC := $(GEN)/engine/machines.inc
 
+# What server reflection tells: our services, those of others that we answer, and the messages of errors' details.
+REFLECTED := $(filter orderdb/% google/rpc/%,$(PROTOS)) grpc/health/v1/health.proto grpc/reflection/v1/reflection.proto grpc/reflection/v1alpha/reflection.proto
+DESCRIPTORS_INC := $(GEN)/server/descriptors.inc
+
 src = $(wildcard $(1)/*.c) $(wildcard $(1)/base/*.c)
 obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
 PROTO_O  := $(call obj,$(call src,proto)) $(PBC_O)
@@ -143,6 +147,12 @@ $(MACHINES_INC): $(MACHINES) proto/orderdb/v1/admin.proto | $(VIEW)/.made
 	  protoc -Iproto --encode=orderdb.v1.StatusMachine orderdb/v1/admin.proto < $$f > $@.bin && \
 	  { echo "{ (const uint8_t[]){"; od -An -v -tx1 $@.bin | sed 's/ \([0-9a-f][0-9a-f]\)/0x\1,/g'; echo "}, $$(stat -c %s $@.bin) },"; } >> $@.tmp || exit 1; done
 	@mv $@.tmp $@
+
+$(DESCRIPTORS_INC): $(addprefix proto/,$(REFLECTED)) | $(VIEW)/.made
+	@mkdir -p $(dir $@)
+	protoc -Iproto --include_imports --descriptor_set_out=$@.bin $(REFLECTED)
+	@od -An -v -tx1 $@.bin | sed 's/ \([0-9a-f][0-9a-f]\)/0x\1,/g' > $@
+$(B)/obj/server/serve_reflection.o: $(DESCRIPTORS_INC)
 
 # ---- objects: $(call room_rule,room)
 define room_rule

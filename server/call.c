@@ -16,6 +16,8 @@
  *   CALL_MESSAGE  message bytes arrive                   CALL_LEAVING  no stream any more; waits for ops
  *   CALL_SERVE    the whole request is with the handler
  *
+ * Answers of many messages are sent from CALL_MESSAGE (bidirectional) or CALL_SERVE: one is on its way at a time (sending); the end waits for it (ends).
+ *
  * h2's callbacks, the timer and the mail only record what happened and tick; the tick decides. Handlers run from the tick or from an op's way home, never
  * inside one another.
  *
@@ -60,6 +62,7 @@ struct calls {
     struct arena_budget budget;
     struct arena scratch; /* one failure's details */
     struct list idle, idle_arenas; /* call.link, call_memory.link */
+    struct list watching;          /* call.link */
     uint32_t idle_count, idle_arena_count, live_count;
 };
 
@@ -74,7 +77,7 @@ struct call {
     enum call_state state;
     struct core *core;
     struct calls *calls;
-    struct list link; /* among the idle */
+    struct list link; /* among the idle, or those that watch the core */
     struct h2_stream stream;
     struct arena arena;
     struct list arenas; /* taken for messages */
@@ -87,6 +90,7 @@ struct call {
     uint32_t ops_away, header_bytes;
     /* what happened, for the tick */
     bool head_whole, peer_closed, gone, expired, held, ticking, in_next, answered, lingers;
+    bool sending, ends, begun; /* answers of many messages: one is on its way; the end is due behind it; the answer's head is out */
     /* what the headers said */
     bool is_post, has_content_type, has_te;
     char traceparent[TRACEPARENT_LEN];
@@ -103,6 +107,10 @@ struct call {
     struct buf pending;   /* between ticks */
     size_t pending_charged;
     uint64_t bytes_in, bytes_consumed;
+    /* answers of many messages */
+    uint8_t out_head[GRPC_FRAME_HEAD];
+    void (*sent)(struct call *call);
+    void (*on_change)(struct call *call);
 };
 
 static void call_tick(struct call *call);
@@ -134,6 +142,7 @@ struct calls *calls_new(struct core *core, const struct call_limits *limits) {
     arena_init(&cs->scratch, 4 * ARENA_BASE_BYTES);
     list_init(&cs->idle);
     list_init(&cs->idle_arenas);
+    list_init(&cs->watching);
     return cs;
 }
 
@@ -186,6 +195,7 @@ struct h2_stream *call_begin(struct core *core) {
     list_init(&call->link);
     list_init(&call->arenas);
     list_init(&call->stream.link);
+    list_init(&call->stream.sent_link);
     failure_init(&call->failure, &call->arena);
     cs->live_count++;
     core->calls_live++;
@@ -204,6 +214,7 @@ static void call_end(struct call *call) {
     check(call->ops_away == 0);
     if (call->end) call->end(call);
     timer_clear(&call->core->timers, &call->deadline);
+    list_remove(&call->link);
     h2_stream_end(&call->stream);
     while (!list_empty(&call->arenas)) call_arena_give(call, &list_entry(call->arenas.next, struct call_memory, link)->arena);
     pending_free(call);
@@ -328,9 +339,10 @@ static uint32_t retry_delay_ms(const struct failure *f) {
     return f->retry_delay_ms || !again ? f->retry_delay_ms : SERVE_RETRY_DELAY_MS;
 }
 
-/* Trailers-only. Takes nothing from the failure's arena. */
+/* Trailers, alone or behind messages. Takes nothing from the failure's arena. */
 static void send_failure(struct call *call, const struct failure *failure) {
     check(failure->status != STATUS_OK);
+    check(!call->sending);
     struct failure with_delay = *failure, *f = &with_delay;
     f->retry_delay_ms = retry_delay_ms(failure);
     enum grpc_code code = status_grpc_code(f->status);
@@ -352,15 +364,18 @@ static void send_failure(struct call *call, const struct failure *failure) {
         fields[n++] = (struct h2_field){SLICE_LIT("grpc-retry-pushback-ms"), slice_of(delay_text, (size_t)snprintf(delay_text, sizeof delay_text, "%u", f->retry_delay_ms))};
     if (f->status == STATUS_ENCODING_UNKNOWN) fields[n++] = (struct h2_field){SLICE_LIT("grpc-accept-encoding"), SLICE_LIT("identity")};
     check(n <= ARRAY_LEN(fields));
+    size_t skip = call->begun ? 2 : 0; /* the head went with the first message */
     call->answered = true;
     call_move(call, CALL_SEND);
-    h2_send_end(&call->stream, fields, n);
+    h2_send_end(&call->stream, fields + skip, n - skip);
     count_answer(call, code);
 }
 
 void call_fail(struct call *call) {
     check(call->magic == CALL_MAGIC);
     if (call->gone || call->answered) return; /* an op of a stream came home to a call that was answered */
+    check(call->failure.status != STATUS_OK);
+    if (call->sending) return (void)(call->ends = true);
     send_failure(call, &call->failure);
 }
 
@@ -391,8 +406,50 @@ void call_reply(struct call *call, const struct slice *parts, size_t n) {
     count_answer(call, GRPC_OK);
 }
 
+void call_send(struct call *call, struct slice message, void (*sent)(struct call *call)) {
+    check(call->magic == CALL_MAGIC);
+    check(call->method->kind == METHOD_SERVER_STREAM || call->method->kind == METHOD_BIDI);
+    check(!call->sending);
+    if (call->gone || call->answered) return;
+    check(message.len <= UINT32_MAX);
+    grpc_frame_head(call->out_head, (uint32_t)message.len);
+    const struct slice parts[] = {slice_of(call->out_head, GRPC_FRAME_HEAD), message};
+    call->sending = call->begun = true;
+    call->sent = sent;
+    h2_send_part(&call->stream, parts, ARRAY_LEN(parts));
+}
+
+bool call_sending(const struct call *call) { return call->sending; }
+
+void call_finish(struct call *call) {
+    check(call->magic == CALL_MAGIC);
+    if (call->gone || call->answered) return;
+    if (call->sending) return (void)(call->ends = true);
+    /* Without a message before it this is trailers-only, where the head is needed. */
+    const struct h2_field fields[] = {{SLICE_LIT(":status"), SLICE_LIT("200")}, {SLICE_LIT("content-type"), SLICE_LIT("application/grpc")}, {SLICE_LIT("grpc-status"), SLICE_LIT("0")}};
+    size_t skip = call->begun ? 2 : 0;
+    call->answered = true;
+    call_move(call, CALL_SEND);
+    h2_send_end(&call->stream, fields + skip, ARRAY_LEN(fields) - skip);
+    count_answer(call, GRPC_OK);
+}
+
+/* The end that waited for a message. */
+static void send_end(struct call *call) {
+    call->ends = false;
+    if (call->failure.status) call_fail(call);
+    else call_finish(call);
+}
+
 /* The deadline has come. A write that is under way may yet happen: OUTCOME_UNKNOWN, with the request id to ask again with. */
 static void call_expire(struct call *call) {
+    if (call->sending) { /* trailers can't go in the middle of a message; the peer has counted the same seconds */
+        call->expired = false;
+        call->answered = true;
+        call_move(call, CALL_SEND);
+        h2_reset(&call->stream, H2_RESET_CANCEL);
+        return count_answer(call, GRPC_DEADLINE_EXCEEDED);
+    }
     struct failure_meta meta = {.key = "request_id", .value = call->request_id};
     struct failure f; /* of its own: the call's arena may be in use by the op */
     failure_init(&f, NULL);
@@ -521,7 +578,8 @@ static bool tick_stream(struct call *call) {
     if (call->held) return false;
     if (take_message(call)) return run_handler(call), true;
     if (call->failure.status) return true; /* a bad prefix: the tick answers */
-    call->stream.waiting = true;
+    /* Between the messages of a bidirectional stream a peer may be silent as long as it likes. */
+    if (call->method->kind == METHOD_CLIENT_STREAM || call->input.len) call->stream.waiting = true;
     if (!call->peer_closed) return false;
     if (call->input.len) return failure_set(&call->failure, STATUS_FIELD_INVALID, "the stream ended in the middle of a message"), true;
     call_move(call, CALL_SERVE);
@@ -551,7 +609,8 @@ static void call_tick(struct call *call) {
             if (more) tick_head(call);
             break;
         case CALL_MESSAGE:
-            if (call->failure.status) send_failure(call, &call->failure);
+            if (call->sending && call->failure.status) call->ends = true, more = false;
+            else if (call->failure.status) send_failure(call, &call->failure);
             else more = is_stream(call) ? tick_stream(call) : tick_unary(call);
             break;
         case CALL_SERVE: more = false; break;
@@ -577,7 +636,7 @@ void call_on_head(struct h2_stream *s) {
 
 void call_on_data(struct h2_stream *s, struct slice bytes) {
     struct call *call = call_of(s);
-    if (call->state != CALL_MESSAGE) return; /* refused already; the window stays shut */
+    if (call->state != CALL_MESSAGE || call->ends) return; /* refused already; the window stays shut */
     call->bytes_in += bytes.len;
     if (!is_stream(call)) {
         collect(call, bytes);
@@ -607,8 +666,21 @@ void call_on_half_close(struct h2_stream *s) {
     if (is_stream(call)) tick_pending(call); else call_tick(call);
 }
 
+void call_on_sent(struct h2_stream *s) {
+    struct call *call = call_of(s);
+    check(call->sending);
+    call->sending = false;
+    if (call->answered) return; /* reset at its deadline */
+    call->in_next = true;
+    if (call->sent) call->sent(call);
+    call->in_next = false;
+    if (!call->answered && call->ends && !call->sending) send_end(call);
+    if (call->state == CALL_MESSAGE && !call->held) tick_pending(call);
+}
+
 void call_on_gone(struct h2_stream *s) {
     struct call *call = call_of(s);
+    call->sending = false;
     if (!call->answered) {
         metric_add(&call->core->metrics, METRIC_CALLS_CANCELLED, 1);
         count_answer(call, GRPC_CANCELLED);
@@ -667,6 +739,20 @@ void **call_state(struct call *call) { return &call->handler_state; }
 const char *call_method_name(const struct call *call) { return call->method->name; }
 void call_set_request_id(struct call *call, struct slice request_id) { call->request_id = arena_copy(&call->arena, request_id); }
 void call_on_end(struct call *call, void (*end)(struct call *call)) { call->end = end; }
+
+void call_watch_core(struct call *call, void (*on_change)(struct call *call)) {
+    check(call->magic == CALL_MAGIC);
+    if (!call->on_change) list_push_back(&call->calls->watching, &call->link);
+    call->on_change = on_change;
+}
+
+void calls_core_changed(struct calls *cs) {
+    list_each(l, &cs->watching) {
+        struct call *call = list_entry(l, struct call, link);
+        check(call->magic == CALL_MAGIC);
+        if (!call->gone && !call->answered) call->on_change(call);
+    }
+}
 
 void call_hold(struct call *call) { call->held = true; }
 /* Inside a handler or an op's next, the waiting bytes are handed over when that has returned. */

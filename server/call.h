@@ -66,15 +66,27 @@ void call_release(struct call *call);
 
 /* One message, then OK. The parts live in the call's arena (or longer) until it is sent. */
 void call_reply(struct call *call, const struct slice *parts, size_t n);
+/* Answers of many messages (SERVER_STREAM, BIDI): call_send each, then call_finish for OK, or call_fail. One message is on its way at a time: sent runs when
+ * the connection has taken it, and frees its bytes or sends the next; not when the call ends before that. The first call_send may come with the first message of the request; a
+ * bidirectional handler holds the stream while it answers, so that a peer which does not read is not read either. call_finish and call_fail wait for the
+ * message that is on its way. */
+void call_send(struct call *call, struct slice message, void (*sent)(struct call *call));
+bool call_sending(const struct call *call);
+void call_finish(struct call *call);
+/* on_change runs when what the core says of itself may have changed (it drains): on its thread, until the call ends. */
+void call_watch_core(struct call *call, void (*on_change)(struct call *call));
+void calls_core_changed(struct calls *cs);
 /* Trailers with call_failure(): grpc-status, grpc-message, grpc-status-details-bin, grpc-retry-pushback-ms where it helps. */
 void call_fail(struct call *call);
 
 typedef void (*call_handler)(struct call *call);
 #define METHOD(service, method, kind, handler) void handler(struct call *call);
+#define METHOD_IN(row, package, service, method, kind, handler) void handler(struct call *call);
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wredundant-decls"
 #include "proto/methods.tbl"
 #pragma GCC diagnostic pop
 #undef METHOD
+#undef METHOD_IN
 
 #endif

@@ -406,6 +406,8 @@ void conn_accept(struct core *core, int fd, const struct sockaddr_storage *peer)
 
 void conn_drain(struct core *core) {
     core->draining = true;
+    calls_core_changed(core->calls); /* who watches our health hears it before the GOAWAY */
+    conn_flush_all(core);
     list_each(l, &core->connections) {
         struct conn *c = conn_checked(list_entry(l, struct conn, link));
         if (c->state != CONN_OPEN || c->final_ns) continue;

@@ -7,7 +7,8 @@
  * connection: a fatal error is remembered (error) and told by the return of h2_feed, or by h2_finished at the next flush.
  *
  * Bytes out: answers are not copied into nghttp2. The read callback only counts (NO_COPY); on_send_data then copies from the call's parts straight
- * into the connection's buffer. A reply is three frames (HEADERS, DATA, HEADERS) in one flush.
+ * into the connection's buffer. A reply is three frames (HEADERS, DATA, HEADERS) in one flush. An answer of many messages gives nghttp2 one at a time: between them its
+ * data is deferred, and the call is told at the end of h2_output, outside of nghttp2, that the next one may come.
  *
  * Windows: automatic updates are off. The connection's window is opened as soon as bytes arrive (one held stream must not stop the others; what it can hold
  * back is bounded by its own window); a stream's window when call says h2_consume.
@@ -37,6 +38,7 @@ struct h2 {
     uint32_t call_count, open_count;
     uint64_t requests;
     size_t heap_bytes;
+    struct list sent;   /* h2_stream.sent_link */
     struct writer *out; /* while h2_output runs */
     const char *error;  /* the first fatal error: no more bytes */
     const char *ended;  /* what the peer was told by GOAWAY, when it was its fault */
@@ -206,9 +208,10 @@ static ssize_t read_cb(nghttp2_session *session, int32_t id, uint8_t *buf, size_
     struct h2_stream *s = source->ptr;
     check(s->open);
     size_t n = MIN_OF(length, s->bytes_left);
+    if (n == 0 && s->streaming) return NGHTTP2_ERR_DEFERRED;
     s->bytes_left -= n;
     *flags |= NGHTTP2_DATA_FLAG_NO_COPY;
-    if (s->bytes_left == 0) {
+    if (s->bytes_left == 0 && !s->streaming) {
         *flags |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM;
         int rv = nghttp2_submit_trailer(session, id, reply_trailers, ARRAY_LEN(reply_trailers));
         if (rv) return nghttp2_is_fatal(rv) ? NGHTTP2_ERR_CALLBACK_FAILURE : NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
@@ -237,6 +240,7 @@ static int send_data_cb(nghttp2_session *session, nghttp2_frame *frame, const ui
     write_bytes(h2->out, head, 9);
     stream_copy_out(s, h2->out, length);
     s->progress_ns = h2->core->now_ns;
+    if (s->streaming && s->bytes_left == 0 && list_empty(&s->sent_link)) list_push_back(&h2->sent, &s->sent_link);
     return 0;
 }
 
@@ -294,6 +298,7 @@ struct h2 *h2_new(struct core *core, const struct h2_limits *limits, h2_on_outpu
     *h2 = (struct h2){.core = core, .limits = *limits, .on_output = on_output, .owner = owner, .reset_tokens = limits->reset_burst, .reset_filled_ns = core->now_ns,
                        .pass_bytes = NGHTTP2_CLIENT_MAGIC_LEN};
     list_init(&h2->calls);
+    list_init(&h2->sent);
     if (!session_open(h2)) return h2_free(h2), NULL;
     on_output(owner);
     return h2;
@@ -307,6 +312,7 @@ void h2_free(struct h2 *h2) {
         bool was_open = s->open;
         s->open = false;
         s->h2 = NULL;
+        list_remove(&s->sent_link);
         if (was_open) call_on_gone(s);
     }
     if (h2->session) nghttp2_session_del(h2->session);
@@ -382,6 +388,11 @@ void h2_output(struct h2 *h2, struct writer *w) {
     }
     check(!w->full);
     h2->out = NULL;
+    for (struct list *l; (l = list_pop_front(&h2->sent));) {
+        struct h2_stream *s = list_entry(l, struct h2_stream, sent_link);
+        s->waiting = false;
+        if (s->open) call_on_sent(s);
+    }
 }
 
 bool h2_wants_output(const struct h2 *h2) { return nghttp2_session_want_write(h2->session) != 0; }
@@ -418,9 +429,7 @@ void h2_sweep(struct h2 *h2) {
 }
 
 /* ---- streams */
-void h2_send_message(struct h2_stream *s, const struct slice *parts, size_t count) {
-    if (!s->open) return;
-    struct h2 *h2 = s->h2;
+static void stream_give_parts(struct h2_stream *s, const struct slice *parts, size_t count) {
     if (count <= ARRAY_LEN(s->parts_inline)) {
         for (size_t i = 0; i < count; i++) s->parts_inline[i] = parts[i];
         parts = s->parts_inline;
@@ -431,9 +440,32 @@ void h2_send_message(struct h2_stream *s, const struct slice *parts, size_t coun
     s->bytes_left = 0;
     for (size_t i = 0; i < count; i++) s->bytes_left += parts[i].len;
     s->waiting = true;
-    s->progress_ns = h2->core->now_ns;
+    s->progress_ns = s->h2->core->now_ns;
+}
+
+static void stream_begin_answer(struct h2_stream *s) {
     nghttp2_data_provider provider = {.source.ptr = s, .read_callback = read_cb};
-    h2_check_submit(h2, nghttp2_submit_response(h2->session, s->id, reply_head, ARRAY_LEN(reply_head), &provider));
+    h2_check_submit(s->h2, nghttp2_submit_response(s->h2->session, s->id, reply_head, ARRAY_LEN(reply_head), &provider));
+}
+
+void h2_send_message(struct h2_stream *s, const struct slice *parts, size_t count) {
+    if (!s->open) return;
+    check(!s->streaming);
+    stream_give_parts(s, parts, count);
+    stream_begin_answer(s);
+}
+
+void h2_send_part(struct h2_stream *s, const struct slice *parts, size_t count) {
+    if (!s->open) return;
+    check(s->bytes_left == 0);
+    bool first = !s->streaming;
+    s->streaming = true;
+    stream_give_parts(s, parts, count);
+    check(s->bytes_left > 0);
+    if (first) return stream_begin_answer(s);
+    /* Not deferred: it is read anyway. */
+    int rv = nghttp2_session_resume_data(s->h2->session, s->id);
+    h2_check_submit(s->h2, rv == NGHTTP2_ERR_INVALID_ARGUMENT ? 0 : rv);
 }
 
 void h2_send_end(struct h2_stream *s, const struct h2_field *fields, size_t count) {
@@ -445,7 +477,9 @@ void h2_send_end(struct h2_stream *s, const struct h2_field *fields, size_t coun
         nv[i] = (nghttp2_nv){(uint8_t *)fields[i].name.data, (uint8_t *)fields[i].value.data, fields[i].name.len, fields[i].value.len, NGHTTP2_NV_FLAG_NONE};
     s->waiting = true;
     s->progress_ns = s->h2->core->now_ns;
-    h2_check_submit(s->h2, nghttp2_submit_response(s->h2->session, s->id, nv, count, NULL));
+    /* Header blocks overtake data: trailers only behind a message that went out whole. */
+    check(!s->streaming || s->bytes_left == 0);
+    h2_check_submit(s->h2, s->streaming ? nghttp2_submit_trailer(s->h2->session, s->id, nv, count) : nghttp2_submit_response(s->h2->session, s->id, nv, count, NULL));
 }
 
 void h2_reset(struct h2_stream *s, enum h2_reset why) {
@@ -464,6 +498,7 @@ void h2_stream_end(struct h2_stream *s) {
     check(!s->open);
     if (!s->h2) return;
     list_remove(&s->link);
+    list_remove(&s->sent_link);
     check(s->h2->call_count > 0);
     s->h2->call_count--;
     s->h2 = NULL;

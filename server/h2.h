@@ -61,11 +61,15 @@ struct h2_stream {
     size_t part_count, part_offset;
     uint64_t bytes_left; /* not yet handed to a frame */
     struct slice parts_inline[H2_PARTS_MAX + 1];
+    bool streaming;      /* h2_send_part: messages follow one another */
+    struct list sent_link; /* a message went out whole in this h2_output: call_on_sent is due */
 };
 /* HTTP status 200, one DATA body of these parts, trailers grpc-status: 0. The array is copied when count <= H2_PARTS_MAX + 1, else it and in any case the bytes live
  * until the stream is gone. */
 void h2_send_message(struct h2_stream *s, const struct slice *parts, size_t count);
-/* A header block that ends the stream. Names and values are copied. */
+/* Of several messages the next one; the answer's head goes before the first. One at a time: the bytes live until call_on_sent, or until the stream is gone. */
+void h2_send_part(struct h2_stream *s, const struct slice *parts, size_t count);
+/* A header block that ends the stream: trailers when parts went before (no pseudo-headers and no content-type then). Names and values are copied. */
 struct h2_field {
     struct slice name, value;
 };
@@ -84,6 +88,8 @@ bool call_on_header(struct h2_stream *s, struct slice name, struct slice value);
 void call_on_head(struct h2_stream *s); /* all headers are there */
 void call_on_data(struct h2_stream *s, struct slice bytes);
 void call_on_half_close(struct h2_stream *s);
+/* The message of h2_send_part is in the connection's hands. Called from the end of h2_output. */
+void call_on_sent(struct h2_stream *s);
 /* Closed: sent whole, reset by either side, or the connection is gone. The call may be freed within. */
 void call_on_gone(struct h2_stream *s);
 

@@ -1,4 +1,4 @@
-/* The RPCs of the contract, looked up by path. Rows come from proto/methods.tbl. */
+/* The RPCs that are answered, looked up by path. Rows come from proto/methods.tbl. */
 #ifndef SERVER_METHODS_H
 #define SERVER_METHODS_H
 
@@ -8,7 +8,7 @@ enum method_kind { METHOD_UNARY, METHOD_CLIENT_STREAM, METHOD_SERVER_STREAM, MET
 
 struct method {
     struct slice path;  /* "/orderdb.v1.OrderService/CreateOrder" */
-    const char *name;   /* "OrderService/CreateOrder" */
+    const char *name;   /* "OrderService/CreateOrder"; with the package where it is not ours */
     enum method_kind kind;
     call_handler handler;
     unsigned row;       /* in methods.tbl: metrics count by it */

@@ -15,8 +15,10 @@ static_assert(ARRAY_LEN(rows) == METRIC_COUNT, "one row each");
 
 static const char *const method_names[] = {
 #define METHOD(service, method, kind, handler) #service "/" #method,
+#define METHOD_IN(row, package, service, method, kind, handler) #package "." #service "/" #method,
 #include "proto/methods.tbl"
 #undef METHOD
+#undef METHOD_IN
 };
 static const char *const code_names[GRPC_CODE_COUNT] = {
     "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED",

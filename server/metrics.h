@@ -16,8 +16,10 @@ enum metric {
 /* The row of a method in proto/methods.tbl. */
 enum {
 #define METHOD(service, method, kind, handler) METHOD_ROW_##service##_##method,
+#define METHOD_IN(row, package, service, method, kind, handler) METHOD_ROW_##row,
 #include "proto/methods.tbl"
 #undef METHOD
+#undef METHOD_IN
     METHOD_COUNT,
 };
 enum { GRPC_CODE_COUNT = 17 };
