@@ -33,7 +33,10 @@ struct op {
     void *owner;              /* the caller's */
     uint64_t submitted_ns;    /* set by engine_submit: queue time is the overload signal */
     union { /* what to do */
-        struct slice command; /* OP_WRITE: encoded (command.h) */
+        struct {
+            struct slice command;    /* OP_WRITE: encoded (command.h) */
+            size_t answer_bytes_max; /* 0: any. An order that takes more is answered without items, address and extension; then by its head alone */
+        };
         struct { int64_t order_id; bool full; } get;
         struct { const int64_t *order_ids; unsigned count; bool full; } get_many; /* all of the slot's partition */
         struct list_request list;

@@ -13,7 +13,7 @@
 #include "proto/base/arena.h"
 #include "proto/base/hash.h"
 
-enum { ORDER_FORMAT = 1, ORDER_HEAD_BYTES_MAX = 192 };
+enum { ORDER_FORMAT = 1, ORDER_HEAD_BYTES_MAX = 192, ORDER_HEAD_WIRE_BYTES_MAX = 512 };
 
 struct order_head {
     int64_t order_id, version;

@@ -352,11 +352,15 @@ static enum status answer_build(struct partition *p, struct op *op) {
         struct slice row;
         struct store_view view = {.store = p->store};
         key_body(&key, o->head.order_id);
-        st = store_get(&view, key_slice(&key), op->arena, &row);
+        arena_reset(&p->engine->scratch);
+        st = store_get(&view, key_slice(&key), &p->engine->scratch, &row);
         if (!st) st = order_body_decode(row, &body);
         if (st) return st;
     }
-    op->answer = query_order_wire(&o->head, &body, true, p->engine->config.machines, op->arena);
+    size_t room = op->answer_bytes_max ? op->answer_bytes_max - ORDER_HEAD_WIRE_BYTES_MAX : SIZE_MAX;
+    bool full = body.summary.len + body.detail.len <= room;
+    if (body.summary.len > room) body.summary = (struct slice){0};
+    op->answer = query_order_wire(&o->head, &body, full, p->engine->config.machines, op->arena);
     return op->answer.data ? STATUS_OK : STATUS_MEMORY_LIMIT;
 }
 

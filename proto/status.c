@@ -164,3 +164,23 @@ struct slice failure_encode(const struct failure *f) {
     check(!w.full);
     return writer_slice(&w);
 }
+
+enum { WITHIN_MESSAGE_BYTES_MAX = 512 };
+
+struct slice failure_encode_within(const struct failure *f, struct arena *arena, size_t bytes_max) {
+    struct failure g = *f;
+    g.arena = arena;
+    if (g.message) g.message = arena_printf(arena, "%.*s", WITHIN_MESSAGE_BYTES_MAX, g.message);
+    unsigned count = 0;
+    for (const struct failure_violation *v = f->violations; v; v = v->next) count++;
+    for (;; count /= 2) {
+        struct failure_violation *kept = arena_array(arena, struct failure_violation, (size_t)count + 1);
+        if (!kept) return (struct slice){0};
+        const struct failure_violation *v = f->violations;
+        for (unsigned i = 0; i < count; i++, v = v->next) kept[i] = *v, kept[i].next = i + 1 < count ? &kept[i + 1] : NULL;
+        g.violations = count ? kept : NULL;
+        struct slice raw = failure_encode(&g);
+        if (raw.len <= bytes_max) return raw;
+        if (!count) return (struct slice){0};
+    }
+}

@@ -71,5 +71,8 @@ enum status failure_violation(struct failure *f, enum status s, const char *fiel
 /* google.rpc.Status {code, message, details: ErrorInfo, BadRequest?, RetryInfo?} as wire bytes in the failure's arena;
  * empty when the arena is full. */
 struct slice failure_encode(const struct failure *f);
+/* The same for a place of limited size: into `arena`, with the message cut and violations left out until it is at most bytes_max long. Empty: even so it
+ * does not fit, or the arena is full. */
+struct slice failure_encode_within(const struct failure *f, struct arena *arena, size_t bytes_max);
 
 #endif

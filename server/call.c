@@ -315,28 +315,10 @@ static void count_answer(struct call *call, enum grpc_code code) {
 
 /* google.rpc.Status in base64, in the core's scratch; violations are left out until it fits what clients take. */
 static struct slice encode_details(struct arena *scratch, const struct failure *f) {
-    struct failure g = *f; /* encodes into the scratch: the call's arena may be full, or another thread's at this moment */
-    g.arena = scratch;
-    if (g.message) g.message = arena_printf(scratch, "%.*s", TEXT_BYTES_MAX, g.message);
-    unsigned count = 0;
-    for (const struct failure_violation *v = f->violations; v; v = v->next) count++;
-    for (;; count /= 2) {
-        struct failure_violation *kept = arena_array(scratch, struct failure_violation, count + 1);
-        if (!kept) return (struct slice){0};
-        const struct failure_violation *v = f->violations;
-        for (unsigned i = 0; i < count; i++, v = v->next) kept[i] = *v, kept[i].next = i + 1 < count ? &kept[i + 1] : NULL;
-        g.violations = count ? kept : NULL;
-        struct slice raw = failure_encode(&g);
-        if (raw.len > DETAILS_BYTES_MAX && count) continue;
-        char *text = raw.len && raw.len <= DETAILS_BYTES_MAX ? arena_alloc(scratch, BASE64_LEN(raw.len)) : NULL;
-        return text ? slice_of(text, base64_encode(raw, text)) : (struct slice){0};
-    }
-}
-
-/* Who may try again is told when, by every such refusal (ERRORS.md). */
-static uint32_t retry_delay_ms(const struct failure *f) {
-    bool again = status_retry(f->status) == RETRY_LATER || status_grpc_code(f->status) == GRPC_UNAVAILABLE;
-    return f->retry_delay_ms || !again ? f->retry_delay_ms : SERVE_RETRY_DELAY_MS;
+    /* into the scratch: the call's arena may be full, or another thread's at this moment */
+    struct slice raw = failure_encode_within(f, scratch, DETAILS_BYTES_MAX);
+    char *text = raw.len ? arena_alloc(scratch, BASE64_LEN(raw.len)) : NULL;
+    return text ? slice_of(text, base64_encode(raw, text)) : (struct slice){0};
 }
 
 /* Trailers, alone or behind messages. Takes nothing from the failure's arena. */
@@ -344,7 +326,7 @@ static void send_failure(struct call *call, const struct failure *failure) {
     check(failure->status != STATUS_OK);
     check(!call->sending);
     struct failure with_delay = *failure, *f = &with_delay;
-    f->retry_delay_ms = retry_delay_ms(failure);
+    f->retry_delay_ms = serve_retry_delay_ms(failure);
     enum grpc_code code = status_grpc_code(f->status);
     char code_text[4], delay_text[12];
     struct h2_field fields[8] = {

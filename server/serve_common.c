@@ -8,6 +8,11 @@ void serve_not_built_yet(struct call *call) {
     call_fail(call);
 }
 
+uint32_t serve_retry_delay_ms(const struct failure *f) {
+    bool again = status_retry(f->status) == RETRY_LATER || status_grpc_code(f->status) == GRPC_UNAVAILABLE;
+    return f->retry_delay_ms || !again ? f->retry_delay_ms : SERVE_RETRY_DELAY_MS;
+}
+
 ProtobufCMessage *serve_decode(struct call *call, const ProtobufCMessageDescriptor *type) {
     ProtobufCMessage *m = scan_unpack(type, call_message(call), &scan_limits_default, call_failure(call));
     if (!m) call_fail(call);
@@ -40,16 +45,21 @@ struct slice serve_field_head(struct call *call, uint32_t field, size_t len) {
     return writer_slice(&w);
 }
 
-struct slice serve_token_wire(struct call *call, uint32_t field, const struct outcome *o) {
-    enum { CAP = 64 };
-    uint8_t inner[CAP / 2], *out = arena_alloc(call_arena(call), CAP);
-    if (!out) return (struct slice){0};
-    struct writer token = writer_of(inner, sizeof inner), w = writer_of(out, CAP);
+void serve_token_write(struct writer *w, uint32_t field, const struct outcome *o) {
+    uint8_t inner[SERVE_TOKEN_BYTES_MAX];
+    struct writer token = writer_of(inner, sizeof inner);
     pb_int64(&token, 1, o->slot);
     pb_int64(&token, 2, o->seq);
-    struct slice part = writer_slice(&token);
-    pb_message(&w, field, &part, 1);
     check(!token.full);
+    struct slice part = writer_slice(&token);
+    pb_message(w, field, &part, 1);
+}
+
+struct slice serve_token_wire(struct call *call, uint32_t field, const struct outcome *o) {
+    uint8_t *out = arena_alloc(call_arena(call), SERVE_TOKEN_BYTES_MAX);
+    if (!out) return (struct slice){0};
+    struct writer w = writer_of(out, SERVE_TOKEN_BYTES_MAX);
+    serve_token_write(&w, field, o);
     check(!w.full);
     return writer_slice(&w);
 }

@@ -8,6 +8,8 @@
 
 enum { SERVE_RETRY_DELAY_MS = 100 }; /* for refusals that say "later" and do not know when */
 
+/* Who may try again is told when, by every such refusal (ERRORS.md). */
+uint32_t serve_retry_delay_ms(const struct failure *f);
 /* The call's message, bounded and unpacked into the call's arena. NULL: the call has been failed. */
 ProtobufCMessage *serve_decode(struct call *call, const ProtobufCMessageDescriptor *type) MUST_USE;
 /* Fails the call with what an op came home with; both live in the call's arena. */
@@ -18,7 +20,9 @@ void serve_reply(struct call *call, struct slice message);
 bool serve_read_options(struct call *call, const Orderdb__V1__ReadOptions *read, bool full_unless_told, bool *full);
 /* Pieces of an answer, in the call's arena; empty when that is full. A message field's tag and length, in front of bytes that lie elsewhere: */
 struct slice serve_field_head(struct call *call, uint32_t field, size_t len);
-/* CommitToken of a write, framed. */
+/* CommitToken of a write, framed: */
 struct slice serve_token_wire(struct call *call, uint32_t field, const struct outcome *o);
+void serve_token_write(struct writer *w, uint32_t field, const struct outcome *o);
+enum { SERVE_TOKEN_BYTES_MAX = 48 };
 
 #endif

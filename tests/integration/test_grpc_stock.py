@@ -154,6 +154,102 @@ def _(server):
     equal(len(server.call("BatchGetOrders", order_ids=ids, read=pb.ReadOptions(view=pb.ORDER_VIEW_SUMMARY)).orders), 6)
 
 
+# ---- BatchCreateOrders, BatchTransitionOrders
+def results_of(answer):
+    """Each result as its order, or as (code name, reason, metadata, fields)."""
+    out = []
+    for r in answer.results:
+        if r.HasField("ok"):
+            out.append(r.ok.order)
+            continue
+        info = next(t.error_details_pb2.ErrorInfo.FromString(d.value) for d in r.error.details if d.type_url.endswith("ErrorInfo"))
+        bad = [t.error_details_pb2.BadRequest.FromString(d.value) for d in r.error.details if d.type_url.endswith("BadRequest")]
+        equal(info.domain, "orderdb")
+        true(r.error.code and r.error.message, "a status with code and message")
+        out.append((info.reason, dict(info.metadata), [v.field for b in bad for v in b.field_violations]))
+    return out
+
+
+@test("batch create: a result for each request, in their order; retried it replays")
+def _(server):
+    requests = [t.create_request(user_id="stock-bc-%d" % (i % 9), item_count=2, client_order_no="bc-%d" % i) for i in range(120)]
+    requests[5].order.items[1].quantity = 0
+    requests[50].order.client_order_no = "bc-41"  # of the same user
+    requests[60].options.request_id = requests[51].options.request_id
+    requests[70].CopyFrom(requests[61])
+    first = server.call("BatchCreateOrders", requests=requests)
+    results = results_of(first)
+    equal(len(results), 120)
+    equal(results[5], ("FIELD_INVALID" if results[5][0] == "FIELD_INVALID" else "LIMIT_EXCEEDED", {}, ["order.items[1].quantity"]))
+    equal((results[50][0], results[50][1]["order_id"]), ("CLIENT_ORDER_NO_TAKEN", str(results[41].order_id)))
+    equal((results[60][0], results[60][1]["order_id"]), ("IDEMPOTENCY_KEY_REUSED", str(results[51].order_id)))
+    equal((results[70], first.results[70].ok.replayed), (results[61], True))
+    good = [i for i in range(120) if i not in (5, 50, 60)]
+    for i in good:
+        equal((results[i].user_id, results[i].client_order_no, results[i].status), (requests[i].order.user_id, requests[i].order.client_order_no, "PENDING_PAYMENT"))
+        equal(results[i].items, requests[i].order.items)
+        equal(first.results[i].ok.token.slot, results[i].order_id >> 8 & 16383)
+    equal(list(server.call("BatchGetOrders", order_ids=[results[i].order_id for i in good if i != 70]).orders), [results[i] for i in good if i != 70])
+    again = server.call("BatchCreateOrders", requests=requests)
+    equal(results_of(again)[:5], results[:5])
+    true(all(again.results[i].ok.replayed for i in good), "replayed")
+    equal([again.results[i].ok.order for i in good], [results[i] for i in good])
+    equal(len(server.call("BatchCreateOrders").results), 0)
+    f = refused(lambda: server.call("BatchCreateOrders", requests=[requests[0]] * 1001), "INVALID_ARGUMENT", "LIMIT_EXCEEDED")
+    equal([field for field, _ in f.violations], ["requests"])
+
+
+@test("batch create: a thousand, in one call")
+def _(server):
+    requests = [t.create_request(user_id="stock-bk-%d" % (i % 3)) for i in range(1000)]
+    results = results_of(server.call("BatchCreateOrders", requests=requests))
+    equal([r.user_id for r in results], [r.order.user_id for r in requests])
+    for u in range(3):  # of one user in the order of the request
+        ids = [r.order_id for r in results if r.user_id == "stock-bk-%d" % u]
+        equal(ids, sorted(ids))
+
+
+@test("batch transition: each on its own, several on one order one after the other")
+def _(server):
+    orders = [created(server, user_id="stock-bt-%d" % (i % 5)) for i in range(50)]
+    requests = [t.transition_request(o.order_id, "pay", operator="op", reason="why") for o in orders]
+    requests.append(t.transition_request(orders[0].order_id, "ship"))
+    requests.append(t.transition_request(orders[0].order_id, "pay"))
+    requests.append(t.transition_request(orders[0].order_id + 1, "pay"))
+    requests.append(t.transition_request(0, "pay"))
+    answer = server.call("BatchTransitionOrders", requests=requests)
+    results = results_of(answer)
+    equal([(o.order_id, o.status, o.version) for o in results[:50]], [(o.order_id, "PAID", 2) for o in orders])
+    e = answer.results[7].ok.entry
+    equal((e.version, e.event, e.from_status, e.to_status, e.operator, e.reason), (2, "pay", "PENDING_PAYMENT", "PAID", "op", "why"))
+    equal((results[50].status, results[50].version), ("SHIPPED", 3))
+    equal((results[51][0], results[51][1]["status"], results[51][1]["winner_request_id"]), ("STATUS_MISMATCH", "SHIPPED", requests[50].options.request_id))
+    equal((results[52][0], results[53][0], results[53][2]), ("ORDER_NOT_FOUND", "FIELD_INVALID", ["order_id"]))
+    again = server.call("BatchTransitionOrders", requests=requests)
+    true(all(r.ok.replayed for r in again.results[:51]), "replayed")
+    equal([r.ok.order for r in again.results[:51]], results[:51])
+    equal([r.ok.entry for r in again.results[:51]], [r.ok.entry for r in answer.results[:51]])
+
+
+@test("batch transition: an answer is never too large: orders are cut down to their share")
+def _(server):
+    big = [created(server, user_id="stock-bx-%d" % i, extension=b"x" * 900000) for i in range(8)]
+    small = created(server, user_id="stock-bx")
+    answer = server.call("BatchTransitionOrders", requests=[t.transition_request(o.order_id, "pay") for o in big + [small]])
+    orders = results_of(answer)
+    equal([(len(o.extension), len(o.items), o.status, o.payable) for o in orders[:8]], [(0, 0, "PAID", big[0].payable)] * 8)
+    equal(len(orders[8].items), 1)
+    one = server.call("BatchTransitionOrders", requests=[t.transition_request(big[0].order_id, "ship")])
+    equal(len(one.results[0].ok.order.extension), 900000)
+    text = {"k%d" % i: "v" * 1000 for i in range(60)}
+    wide = created(server, user_id="stock-by", attributes=text)
+    requests = [t.transition_request(wide.order_id + 1, "pay") for _ in range(999)] + [t.transition_request(wide.order_id, "pay")]
+    answer = server.call("BatchTransitionOrders", requests=requests)
+    true(answer.ByteSize() <= 4 << 20, "bytes of the answer")
+    last = answer.results[999].ok.order
+    equal((last.order_id, last.status, last.version, last.machine, len(last.attributes), last.user_id), (wide.order_id, "PAID", 2, "retail@1", 0, ""))
+
+
 # ---- TransitionOrder
 @test("transition: the whole way, each answer with its history entry")
 def _(server):

@@ -83,6 +83,8 @@ WORLD_HANDLER(serve_list_order_history, world_history)
 WORLD_HANDLER(serve_import_orders, world_import)
 WORLD_HANDLER(serve_get_topology, world_topology)
 WORLD_HANDLER(serve_batch_get_orders, world_batch)
+WORLD_HANDLER(serve_batch_create_orders, world_batch)
+WORLD_HANDLER(serve_batch_transition_orders, world_batch)
 
 /* create: says what it was told. */
 static void handler_echo(struct call *call) {

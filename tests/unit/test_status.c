@@ -150,6 +150,30 @@ static void a_full_arena_costs_details_never_the_status(void **state) {
     arena_fini(&tiny);
 }
 
+/* In a place of limited size: violations go first, the reason stays. */
+static void within_a_limit_the_reason_stays(void **state) {
+    struct details d;
+    char big[600];
+    memset(big, 'x', sizeof big - 1);
+    big[sizeof big - 1] = 0;
+    for (int i = 0; i < FAILURE_VIOLATIONS_MAX; i++) failure_violation(&f, STATUS_FIELD_INVALID, "order.items[3].title", "%.200s", big);
+    struct slice whole = failure_encode(&f), same = failure_encode_within(&f, &arena, whole.len);
+    assert_true(slice_equal(whole, same));
+    for (size_t max = whole.len; max >= 900; max -= 400) {
+        struct slice wire = failure_encode_within(&f, &arena, max);
+        assert_true(wire.len > 0 && wire.len <= max);
+        assert_true(details_decode(wire, &arena, &d));
+        assert_string_equal(d.reason, "FIELD_INVALID");
+    }
+    assert_null(failure_encode_within(&f, &arena, 100).data);
+    f.message = big;
+    assert_true(details_decode(failure_encode_within(&f, &arena, 1 << 20), &arena, &d));
+    assert_int_equal(strlen(d.message), 512);
+    struct arena tiny;
+    arena_init(&tiny, 0);
+    assert_null(failure_encode_within(&f, &tiny, 4000).data);
+}
+
 /* Whichever allocation fails, the status is right, and what is encoded can be read. */
 static void memory_fails_at_every_step(void **state) {
     for (uint64_t n = 1; n < 6; n++) {
@@ -185,6 +209,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(details_round_trip, setup, teardown),
         cmocka_unit_test_setup_teardown(details_of_a_stranger, setup, teardown),
         cmocka_unit_test_setup_teardown(a_full_arena_costs_details_never_the_status, setup, teardown),
+        cmocka_unit_test_setup_teardown(within_a_limit_the_reason_stays, setup, teardown),
         cmocka_unit_test(memory_fails_at_every_step),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
