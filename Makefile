@@ -85,7 +85,7 @@ FUZZ := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 RIGS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/integration/*.c))
 BENCH := $(patsubst %.c,$(B)/%,$(wildcard bench/*.c))
 
-.PHONY: all help deps run demo test check unit sim fuzz integration tidy hdr-check clean bench figures soak
+.PHONY: all help deps run demo test check unit sim fuzz integration tidy hdr-check clean figures profile
 all: $(if $(wildcard server/main.c),$(B)/orderd) $(if $(wildcard tools/orderctl.c),$(B)/orderctl)
 
 help: ## list the targets
@@ -121,6 +121,9 @@ check: all unit tidy ## what each commit must pass
 
 figures: all $(BENCH) ## 5,000,000 orders: throughput by tenths, memory, restart times (about 5 minutes)
 	@bench/figures.py $(B)
+
+profile: all $(BENCH) ## where the microseconds go: CREATE, TRANSITION, GET (needs perf)
+	@bench/profile.py $(B)
 
 tidy: ## borders, one includer per foreign header, sizes, nondeterminism
 	@tests/tidy.sh $(B)
