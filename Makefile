@@ -28,7 +28,10 @@ endif
 ifneq ($(MUTANT),)
 CFLAGS_BASE += -DORDERDB_MUTANT_$(shell echo $(MUTANT) | tr a-z A-Z)=1
 endif
+# A tree without git (an archive) is "unknown".
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# What calls make again uses every core, unless this make was told a number (or has none to give: -n, a jobserver above).
+JOBS = $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(shell nproc))
 
 # ---- Rooms and borders. A room is compiled against a folder that holds only the rooms it may see.
 ROOMS := proto engine server client tools bench tests
@@ -59,6 +62,7 @@ DESCRIPTORS_INC := $(GEN)/server/descriptors.inc
 src = $(wildcard $(1)/*.c) $(wildcard $(1)/base/*.c)
 obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
 PROTO_O  := $(call obj,$(call src,proto)) $(PBC_O)
+PROTO_FILES := $(addprefix proto/,$(PROTOS))
 ENGINE_O := $(call obj,$(call src,engine))
 SERVER_SRC := $(wildcard server/*.c)
 SERVER_O := $(call obj,$(filter-out server/main.c,$(SERVER_SRC)))
@@ -84,30 +88,33 @@ SIM := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/sim/sim_*.c))
 FUZZ := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 RIGS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/integration/*.c))
 BENCH := $(patsubst %.c,$(B)/%,$(wildcard bench/*.c))
+HEADERS := $(foreach r,$(ROOMS),$(wildcard $(r)/*.h $(r)/*/*.h))
+HEADERS_OK := $(HEADERS:%=$(B)/hdr/%.ok)
 
-.PHONY: all help deps run demo test check unit sim fuzz integration tidy hdr-check clean figures profile
-all: $(if $(wildcard server/main.c),$(B)/orderd) $(if $(wildcard tools/orderctl.c),$(B)/orderctl)
+.PHONY: all help deps run demo test check tests-built unit sim fuzz integration figures profile tidy hdr-check clean
+all: $(B)/orderd $(B)/orderctl ## the server and its command-line tool (the default)
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
+	@echo "  SAN=asan|tsan, before any of them: a build of its own with that sanitizer, in build-asan or build-tsan"
+	@echo "  FUZZ_SECONDS=N with test or fuzz: so long for each fuzz target (5)"
 
 deps: ## install what is missing (Debian 12; sudo only where not root)
 	@tools/setup.sh
 
 run: deps ## set up, build, start a server in the foreground (data in ./data)
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory $(JOBS) all
 	@tools/run.sh $(B)
 
 demo: deps ## a short tour on a temporary server
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory $(JOBS) all
 	@tools/demo.sh $(B)
 
 test: deps ## set up, build, run every test; SAN=asan|tsan for a sanitizer build
-	@$(MAKE) --no-print-directory all tests-built
+	@$(MAKE) --no-print-directory $(JOBS) all tests-built
 	@tests/run.sh $(B)
 
-.PHONY: tests-built
-tests-built: $(UNIT) $(SIM) $(FUZZ) $(RIGS) $(BENCH)
+tests-built: $(UNIT) $(SIM) $(FUZZ) $(RIGS) $(BENCH) $(HEADERS_OK) ## build every test program
 
 unit: $(UNIT) ## unit tests alone
 	@tests/run.sh $(B) unit
@@ -117,7 +124,7 @@ fuzz: $(FUZZ) ## short run of every fuzz target
 	@tests/run.sh $(B) fuzz
 integration: all $(RIGS) $(BENCH) ## real processes alone
 	@tests/run.sh $(B) integration
-check: all unit tidy ## what each commit must pass
+check: all unit tidy ## what each commit must pass: builds, unit tests, tidy
 
 figures: all $(BENCH) ## 5,000,000 orders: throughput by tenths, memory, restart times (about 5 minutes)
 	@bench/figures.py $(B)
@@ -125,26 +132,39 @@ figures: all $(BENCH) ## 5,000,000 orders: throughput by tenths, memory, restart
 profile: all $(BENCH) ## where the microseconds go: CREATE, TRANSITION, GET (needs perf)
 	@bench/profile.py $(B)
 
-tidy: ## borders, one includer per foreign header, sizes, nondeterminism
+tidy: all hdr-check ## borders, one includer per foreign header, sizes, nondeterminism
 	@tests/tidy.sh $(B)
 
+# ---- what a file's time does not tell
+# $(call remember,name,text): a file with that text, touched only when the text changes: a member that left an archive, a new version.
+define remember
+$(B)/is/$(1): FORCE
+	@mkdir -p $$(@D); echo '$(2)' | cmp -s - $$@ || echo '$(2)' >$$@
+endef
+.PHONY: FORCE
+$(eval $(call remember,version,$(VERSION)))
+$(eval $(call remember,machines,$(MACHINES)))
+$(foreach l,PROTO ENGINE SERVER CLIENT TOOLS TESTLIB,$(eval $(call remember,$(l),$($(l)_O))))
+
 # ---- generated
+# The links are relative: a tree may be moved or copied with its builds.
 $(VIEW)/.made: Makefile
-	@for r in $(ROOMS); do mkdir -p $(VIEW)/$$r; done
-	@$(foreach r,$(ROOMS),for s in $(SEES_$(r)); do ln -sfn $(CURDIR)/$$s $(VIEW)/$(r)/$$s; done;) true
+	@rm -rf $(VIEW)
+	@$(foreach r,$(ROOMS),mkdir -p $(VIEW)/$(r); for s in $(SEES_$(r)); do ln -s ../../../$$s $(VIEW)/$(r)/$$s; done;) true
 	@touch $@
 
-$(GEN)/%.pb-c.c $(GEN)/%.pb-c.h: proto/%.proto | $(VIEW)/.made
+# One changed .proto makes all again: they import one another.
+$(GEN)/%.pb-c.c $(GEN)/%.pb-c.h: proto/%.proto $(PROTO_FILES) Makefile | $(VIEW)/.made
 	@mkdir -p $(GEN)
 	protoc -Iproto --c_out=$(GEN) $<
-$(GEN)/google/protobuf/%.pb-c.c $(GEN)/google/protobuf/%.pb-c.h: | $(VIEW)/.made
+$(GEN)/google/protobuf/%.pb-c.c $(GEN)/google/protobuf/%.pb-c.h: Makefile | $(VIEW)/.made
 	@mkdir -p $(GEN)
 	protoc -I/usr/include --c_out=$(GEN) google/protobuf/$*.proto
 $(PBC_O): %.o: %.c $(PBC_H)
 	$(CC) $(filter-out -Wshadow -Wmissing-prototypes -Wundef,$(CFLAGS_BASE)) -w -I$(GEN) -c $< -o $@
 
 # Built-in status machines: text in the tree, wire bytes in the binary.
-$(MACHINES_INC): $(MACHINES) proto/orderdb/v1/admin.proto | $(VIEW)/.made
+$(MACHINES_INC): $(MACHINES) $(B)/is/machines $(PROTO_FILES) Makefile | $(VIEW)/.made
 	@mkdir -p $(dir $@)
 	@: > $@.tmp; for f in $(MACHINES); do \
 	  protoc -Iproto --encode=orderdb.v1.StatusMachine orderdb/v1/admin.proto < $$f > $@.bin && \
@@ -159,57 +179,60 @@ $(B)/obj/server/serve_reflection.o: $(DESCRIPTORS_INC)
 
 # ---- objects: $(call room_rule,room)
 define room_rule
-$(B)/obj/$(1)/%.o: $(1)/%.c $(PBC_H) $(MACHINES_INC) | $(VIEW)/.made
+$(B)/obj/$(1)/%.o: $(1)/%.c $(PBC_H) $(MACHINES_INC) Makefile | $(VIEW)/.made
 	@mkdir -p $$(dir $$@)
-	$$(CC) $$(CFLAGS_BASE) $$(CFLAGS_$(1)) $(call INC,$(1)) -MMD -MP -c $$< -o $$@
+	$$(CC) $$(CFLAGS_BASE) $$(CFLAGS_VERSION) $(call INC,$(1)) -MMD -MP -c $$< -o $$@
+# A header that compiles alone includes all that it uses, and no room that it may not see.
+$(B)/hdr/$(1)/%.h.ok: $(1)/%.h $(PBC_H) $(MACHINES_INC) Makefile | $(VIEW)/.made
+	@mkdir -p $$(dir $$@)
+	@$$(CC) $$(CFLAGS_BASE) -fsyntax-only $(call INC,$(1)) -MMD -MP -MF $$(@:.ok=.d) -MT $$@ -x c -include $$< /dev/null && touch $$@
 endef
-CFLAGS_server := -DORDERDB_VERSION='"$(VERSION)"'
-CFLAGS_tools := -DORDERDB_VERSION='"$(VERSION)"'
-CFLAGS_tests := -I$(VIEW)/tests
 $(foreach r,$(ROOMS),$(eval $(call room_rule,$(r))))
+VERSION_O := $(call obj,$(shell grep -lw ORDERDB_VERSION $(foreach r,$(ROOMS),$(wildcard $(r)/*.c))))
+$(VERSION_O): CFLAGS_VERSION := -DORDERDB_VERSION='"$(VERSION)"'
+$(VERSION_O): $(B)/is/version
 
 define archive
 	@mkdir -p $(dir $@)
 	@rm -f $@
-	ar rcs $@ $^
+	ar rcs $@ $(filter %.o,$^)
 endef
-$(L_PROTO): $(PROTO_O)
+$(L_PROTO): $(PROTO_O) $(B)/is/PROTO
 	$(archive)
-$(L_ENGINE): $(ENGINE_O)
+$(L_ENGINE): $(ENGINE_O) $(B)/is/ENGINE
 	$(archive)
-$(L_SERVER): $(SERVER_O)
+$(L_SERVER): $(SERVER_O) $(B)/is/SERVER
 	$(archive)
-$(L_CLIENT): $(CLIENT_O)
+$(L_CLIENT): $(CLIENT_O) $(B)/is/CLIENT
 	$(archive)
-$(L_TEST): $(TESTLIB_O)
+$(L_TEST): $(TESTLIB_O) $(B)/is/TESTLIB
 	$(archive)
 
 # ---- programs
+LINKED = $(filter %.o %.a,$^)
 $(B)/orderd: $(B)/obj/server/main.o $(L_SERVER) $(L_ENGINE) $(L_PROTO)
-	$(CC) $(LDFLAGS_BASE) -o $@ $^ $(LDLIBS_SERVER) $(LDLIBS_ENGINE) $(LDLIBS_PROTO) $(LDLIBS_ALLOC) -lm
-$(B)/orderctl: $(TOOLS_O) $(L_CLIENT) $(L_PROTO)
-	$(CC) $(LDFLAGS_BASE) -o $@ $^ $(LDLIBS_CLIENT) $(LDLIBS_TOOLS) $(LDLIBS_PROTO) $(LDLIBS_ALLOC) -lm
+	$(CC) $(LDFLAGS_BASE) -o $@ $(LINKED) $(LDLIBS_SERVER) $(LDLIBS_ENGINE) $(LDLIBS_PROTO) $(LDLIBS_ALLOC) -lm
+$(B)/orderctl: $(TOOLS_O) $(L_CLIENT) $(L_PROTO) $(B)/is/TOOLS
+	$(CC) $(LDFLAGS_BASE) -o $@ $(LINKED) $(LDLIBS_CLIENT) $(LDLIBS_TOOLS) $(LDLIBS_PROTO) $(LDLIBS_ALLOC) -lm
 $(B)/bench/%: $(B)/obj/bench/%.o $(L_CLIENT) $(L_PROTO)
 	@mkdir -p $(dir $@)
-	$(CC) $(LDFLAGS_BASE) -o $@ $^ $(LDLIBS_CLIENT) $(LDLIBS_PROTO) $(LDLIBS_ALLOC) -lm
+	$(CC) $(LDFLAGS_BASE) -o $@ $(LINKED) $(LDLIBS_CLIENT) $(LDLIBS_PROTO) $(LDLIBS_ALLOC) -lm
 TOOLS_LIB_O := $(filter-out %/orderctl.o,$(TOOLS_O))
 TEST_LINK = $(L_TEST) $(L_SERVER) $(L_ENGINE) $(TOOLS_LIB_O) $(L_CLIENT) $(L_PROTO)
 TEST_LIBS = -lcmocka $(LDLIBS_SERVER) $(LDLIBS_ENGINE) $(LDLIBS_TOOLS) $(LDLIBS_PROTO) -lm
-$(UNIT) $(SIM) $(FUZZ): $(B)/tests/%: $(B)/obj/tests/%.o $(TEST_LINK)
+$(UNIT) $(SIM) $(FUZZ): $(B)/tests/%: $(B)/obj/tests/%.o $(TEST_LINK) $(B)/is/TOOLS
 	@mkdir -p $(dir $@)
 	$(CC) $(LDFLAGS_BASE) -o $@ $< $(TEST_LINK) $(TEST_LIBS)
 FUSE_LIBS := $(shell pkg-config --libs fuse3 2>/dev/null)
 CFLAGS_FUSE := $(shell pkg-config --cflags fuse3 2>/dev/null)
-$(RIGS): $(B)/tests/%: tests/%.c
+$(RIGS): $(B)/tests/%: tests/%.c Makefile
 	@mkdir -p $(dir $@)
-	$(CC) $(filter-out -Wundef,$(CFLAGS_BASE)) $(CFLAGS_FUSE) -o $@ $< $(FUSE_LIBS)
+	$(CC) $(filter-out -Wundef,$(CFLAGS_BASE)) $(CFLAGS_FUSE) -MMD -MP -MF $(B)/obj/rig-$(@F).d -MT $@ -o $@ $< $(FUSE_LIBS)
 
-hdr-check: $(PBC_H) | $(VIEW)/.made ## every header compiles alone
-	@set -e; for r in $(ROOMS); do for h in $$(find $$r -name '*.h'); do \
-	  $(CC) $(CFLAGS_BASE) -fsyntax-only -I$(VIEW)/$$r -I$(GEN) -x c -include $$h /dev/null; done; done; echo "headers stand alone"
+hdr-check: $(HEADERS_OK) ## every header compiles alone
 
 clean: ## remove build products (not ./data)
-	rm -rf build build-asan build-tsan
+	rm -rf build build-*/
 
--include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
+-include $(shell find $(B)/obj $(B)/hdr -name '*.d' 2>/dev/null)
 .SECONDARY:

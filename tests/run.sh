@@ -1,35 +1,101 @@
 #!/usr/bin/env bash
-# Runs the tests: tests/run.sh BUILD_DIR [unit|sim|fuzz|integration|tidy ...]. Ends with one line: N passed, N failed.
-# Every test program prints cmocka's lines or TAP-like ones: "ok NAME", "not ok NAME", "skip NAME: why".
+# Runs the tests: tests/run.sh BUILD_DIR [tidy|unit|sim|fuzz|integration ...]. Its last line is "N passed, N failed"; exit 0 only without a failure.
+# Every test program prints cmocka's lines or TAP-like ones: "ok NAME", "not ok NAME", "skip NAME: why". What it printed is in BUILD_DIR/test-logs.
+# Programs of tidy, unit, sim and fuzz run beside each other, one for each core; integration tests use real servers and run one after the other.
 set -u
 cd "$(dirname "$0")/.."
-B=$1; shift
-kinds=("$@"); [ ${#kinds[@]} -gt 0 ] || kinds=(tidy unit sim fuzz integration)
-passed=0 failed=0 skipped=0
+B=${1:?usage: tests/run.sh BUILD_DIR [KIND ...]}; shift
+jobs_max=${TEST_JOBS:-$(nproc)}
 logs=$B/test-logs; mkdir -p "$logs"
 export BUILD=$B
 export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1:abort_on_error=1} UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
-export TSAN_OPTIONS=${TSAN_OPTIONS:-suppressions=$PWD/tests/tsan.supp:halt_on_error=1}
-one() { # NAME SECONDS COMMAND...
-  local name=$1 limit=$2 log rc ok bad skip start=$SECONDS; shift 2
-  log=$logs/$(echo "$name" | tr '/ ' '__').log
-  timeout --kill-after=10 "$limit" "$@" >"$log" 2>&1; rc=$?
-  ok=$(grep -cE '^(ok |\[       OK \])' "$log"); bad=$(grep -cE '^(not ok |\[  FAILED  \] [a-z])' "$log"); skip=$(grep -cE '^(skip |\[  SKIPPED \] [a-z])' "$log")
-  if [ $rc -ne 0 ] && [ "$bad" -eq 0 ]; then bad=1; echo "   $name: exit $rc, see $log"; tail -15 "$log" | sed 's/^/   | /'; fi
-  if [ $rc -eq 0 ] && [ $((ok + bad + skip)) -eq 0 ]; then bad=1; echo "   $name: no test ran"; fi
-  passed=$((passed + ok)); failed=$((failed + bad)); skipped=$((skipped + skip))
-  [ "$bad" -gt 0 ] && grep -E '^(not ok|\[  FAILED  \] [a-z])' "$log" | sort -u | sed 's/^/   /'
-  grep -E '^skip ' "$log" | sed 's/^/   /'
-  printf '%-44s %4d ok %3d failed %3d skipped %4ds\n' "$name" "$ok" "$bad" "$skip" $((SECONDS - start))
-}
-for kind in "${kinds[@]}"; do
-  case $kind in
-    tidy) [ -x tests/tidy.sh ] && one tidy 300 tests/tidy.sh "$B" ;;
-    unit) for t in "$B"/tests/unit/test_*; do [ -f "$t" ] && [[ $t != *.d ]] && one "unit/$(basename "$t")" 300 "$t"; done ;;
-    sim) for t in "$B"/tests/sim/sim_*; do [ -f "$t" ] && [[ $t != *.d ]] && one "sim/$(basename "$t")" 600 "$t"; done ;;
-    fuzz) for t in "$B"/tests/fuzz/fuzz_*; do [ -f "$t" ] && [[ $t != *.d ]] && one "fuzz/$(basename "$t")" 120 "$t" --seconds "${FUZZ_SECONDS:-5}"; done ;;
-    integration) for t in tests/integration/test_*; do [ -x "$t" ] && one "integration/$(basename "$t")" 900 "$t" "$B"; done ;;
+export TSAN_OPTIONS=${TSAN_OPTIONS:-suppressions=$PWD/tests/tsan.supp:halt_on_error=1:second_deadlock_stack=1}
+
+# What a sanitizer build leaves out is what it could not see, or what would take too long at its speed.
+slow=1 kinds_all=(tidy unit sim fuzz integration) integration_all=1
+case $B in
+  *-asan) slow=3 kinds_all=(unit sim fuzz integration) integration_all= ;;
+  *-tsan) slow=4 kinds_all=(unit integration) integration_all= ;; # simulators and fuzz targets have one thread
+esac
+arguments() { # of an integration test, in this build; nothing printed and 1: it is left out
+  [ -n "$integration_all" ] && return 0
+  case $B:$1 in
+    *:test_grpc_stock.py | *:test_runtime.py | *-asan:test_cli.py) ;;
+    *-asan:test_crash.py) echo "--kill=4 kill SIGTERM" ;;
+    *-tsan:test_crash.py) echo "--kill=2 kill SIGTERM" ;;
+    *) return 1 ;;
   esac
+}
+
+one() { # NAME SECONDS COMMAND...: runs it, leaves a log and a row "ok failed skipped", and prints what there is to say in one piece
+  local name=$1 limit=$(($2 * slow)) log rc ok bad skip start=$SECONDS; shift 2
+  log=$logs/$(echo "$name" | tr '/ ' '__')
+  timeout --kill-after=10 "$limit" "$@" >"$log.log" 2>&1; rc=$?
+  ok=$(grep -cE '^(ok |\[       OK \])' "$log.log"); skip=$(grep -cE '^(skip |\[  SKIPPED \] [a-z])' "$log.log")
+  bad=$(grep -E '^(not ok |\[  FAILED  \] [a-z])' "$log.log" | sort -u | wc -l)
+  {
+    [ "$bad" -gt 0 ] && grep -E '^(not ok |\[  FAILED  \] [a-z])' "$log.log" | sort -u | sed 's/^/   /'
+    if [ $rc -ne 0 ] && [ "$bad" -eq 0 ]; then
+      bad=1
+      [ $rc -eq 124 ] || [ $rc -eq 137 ] && echo "   $name: not done after $limit s" || echo "   $name: exit $rc"
+      tail -15 "$log.log" | sed 's/^/   | /'
+    elif [ $((ok + bad + skip)) -eq 0 ]; then
+      bad=1; echo "   $name: no test ran"
+    fi
+    [ "$bad" -gt 0 ] && echo "   all it said: $log.log"
+    grep -E '^skip ' "$log.log" | sed 's/^/   /'
+    printf '%-40s %4d ok %3d failed %3d skipped %5d s\n' "$name" "$ok" "$bad" "$skip" $((SECONDS - start))
+  } >"$log.says"
+  echo "$ok $bad $skip" >"$log.row"
+  cat "$log.says"
+}
+passed=0 failed=0 skipped=0
+collect() { # NAME...: adds up their rows
+  local name ok bad skip
+  for name in "$@"; do
+    read -r ok bad skip <"$logs/$(echo "$name" | tr '/ ' '__').row" || { ok=0 bad=1 skip=0; echo "   $name: left no result"; }
+    passed=$((passed + ok)) failed=$((failed + bad)) skipped=$((skipped + skip))
+  done
+}
+stop() { trap - INT TERM; for j in $(jobs -p); do pkill -TERM -P "$j"; kill "$j" 2>/dev/null; done; wait; echo "interrupted"; exit 130; }
+trap stop INT TERM
+
+begun=$SECONDS
+kinds=("$@"); [ ${#kinds[@]} -gt 0 ] || kinds=("${kinds_all[@]}")
+times=
+for kind in "${kinds[@]}"; do
+  start=$SECONDS names=()
+  together=$jobs_max; [ "$kind" = integration ] && together=1
+  case $kind in
+    tidy) files=(tests/tidy.sh) ;;
+    unit) files=(tests/unit/test_*.c) ;;
+    sim) files=(tests/sim/sim_*.c) ;;
+    fuzz) files=(tests/fuzz/fuzz_*.c) ;;
+    integration) files=(tests/integration/test_*) ;;
+    *) echo "tests/run.sh: $kind is not a kind of test" >&2; exit 2 ;;
+  esac
+  for file in "${files[@]}"; do
+    [ -f "$file" ] || continue
+    name=$(basename "${file%.c}") program=$B/${file%.c} label=$kind/$(basename "${file%.c}")
+    case $kind in
+      tidy) label=tidy command=(300 "$file" "$B") ;;
+      unit) command=(240 "$program") ;;
+      sim) command=(300 "$program") ;;
+      fuzz) command=(120 "$program" --seconds "${FUZZ_SECONDS:-5}") ;;
+      integration) more=$(arguments "$name") || continue
+        # shellcheck disable=SC2206
+        command=(900 "$file" "$B" $more) ;;
+    esac
+    rm -f "$logs/$(echo "$label" | tr '/ ' '__')".*
+    names+=("$label")
+    while [ "$(jobs -rp | wc -l)" -ge "$together" ]; do wait -n; done
+    one "$label" "${command[@]}" &
+  done
+  wait
+  collect "${names[@]}"
+  times+="$kind $((SECONDS - start)) s, "
 done
-echo "$passed passed, $failed failed${skipped:+ ($skipped skipped)}" | sed 's/ (0 skipped)//'
+echo "$times""all $((SECONDS - begun)) s"
+[ "$skipped" -eq 0 ] || echo "$skipped skipped (why: above)"
+echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
