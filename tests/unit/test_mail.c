@@ -32,6 +32,7 @@ static void tick(struct core *core) {
 static struct core cores[2], *core_list[2] = {&cores[0], &cores[1]};
 static struct node node = {.core_count = 2, .partition_count = 4, .cores = core_list};
 static pthread_barrier_t barrier;
+static bool other_travelled; /* until then core 0 must go on: it has ops of the other's */
 
 static void open_core(struct core *core, uint32_t id) {
     char error[256];
@@ -93,6 +94,7 @@ static void *other_core(void *arg) {
     open_core(&cores[1], 1);
     pthread_barrier_wait(&barrier);
     travel(&cores[1]);
+    __atomic_store_n(&other_travelled, true, __ATOMIC_RELEASE);
     while (!__atomic_load_n(&cores[1].stop, __ATOMIC_RELAXED)) cycle(&cores[1]);
     pthread_barrier_wait(&barrier);
     close_core(&cores[1]);
@@ -132,7 +134,7 @@ static void ops_tasks_and_jobs_travel(void **state) {
     mail_send_task(&cores[0], 0, &here.task);
     mail_send_task(&cores[0], 1, &there.task);
     assert_int_equal(here.runs, 0);
-    while (!here.runs || !there.runs) cycle(&cores[0]);
+    while (!here.runs || !there.runs || !__atomic_load_n(&other_travelled, __ATOMIC_ACQUIRE)) cycle(&cores[0]);
     assert_int_equal(here.ran_on, 0);
     assert_int_equal(there.ran_on, 0);
     assert_int_equal(there.runs, 1);
