@@ -178,12 +178,13 @@ $(DESCRIPTORS_INC): $(addprefix proto/,$(REFLECTED)) | $(VIEW)/.made
 $(B)/obj/server/serve_reflection.o: $(DESCRIPTORS_INC)
 
 # ---- objects: $(call room_rule,room)
+# Generated headers only have to be there first; who includes them is known from the last compilation (-MMD).
 define room_rule
-$(B)/obj/$(1)/%.o: $(1)/%.c $(PBC_H) $(MACHINES_INC) Makefile | $(VIEW)/.made
+$(B)/obj/$(1)/%.o: $(1)/%.c Makefile | $(VIEW)/.made $(PBC_H) $(MACHINES_INC)
 	@mkdir -p $$(dir $$@)
 	$$(CC) $$(CFLAGS_BASE) $$(CFLAGS_VERSION) $(call INC,$(1)) -MMD -MP -c $$< -o $$@
 # A header that compiles alone includes all that it uses, and no room that it may not see.
-$(B)/hdr/$(1)/%.h.ok: $(1)/%.h $(PBC_H) $(MACHINES_INC) Makefile | $(VIEW)/.made
+$(B)/hdr/$(1)/%.h.ok: $(1)/%.h Makefile | $(VIEW)/.made $(PBC_H) $(MACHINES_INC)
 	@mkdir -p $$(dir $$@)
 	@$$(CC) $$(CFLAGS_BASE) -fsyntax-only $(call INC,$(1)) -MMD -MP -MF $$(@:.ok=.d) -MT $$@ -x c -include $$< /dev/null && touch $$@
 endef
