@@ -228,12 +228,12 @@ FUSE_LIBS := $(shell pkg-config --libs fuse3 2>/dev/null)
 CFLAGS_FUSE := $(shell pkg-config --cflags fuse3 2>/dev/null)
 $(RIGS): $(B)/tests/%: tests/%.c Makefile
 	@mkdir -p $(dir $@)
-	$(CC) $(filter-out -Wundef,$(CFLAGS_BASE)) $(CFLAGS_FUSE) -MMD -MP -MF $(B)/obj/rig-$(@F).d -MT $@ -o $@ $< $(FUSE_LIBS)
+	$(CC) $(filter-out -Wundef,$(CFLAGS_BASE)) $(CFLAGS_FUSE) -MMD -MP -MF $@.d -MT $@ -o $@ $< $(FUSE_LIBS)
 
 hdr-check: $(HEADERS_OK) ## every header compiles alone
 
 clean: ## remove build products (not ./data)
 	rm -rf build build-*/
 
--include $(shell find $(B)/obj $(B)/hdr -name '*.d' 2>/dev/null)
+-include $(shell find $(B)/obj $(B)/hdr $(B)/tests -name '*.d' 2>/dev/null)
 .SECONDARY:
