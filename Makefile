@@ -171,7 +171,7 @@ $(MACHINES_INC): $(MACHINES) $(B)/is/machines $(PROTO_FILES) Makefile | $(VIEW)/
 	  { echo "{ (const uint8_t[]){"; od -An -v -tx1 $@.bin | sed 's/ \([0-9a-f][0-9a-f]\)/0x\1,/g'; echo "}, $$(stat -c %s $@.bin) },"; } >> $@.tmp || exit 1; done
 	@mv $@.tmp $@
 
-$(DESCRIPTORS_INC): $(addprefix proto/,$(REFLECTED)) | $(VIEW)/.made
+$(DESCRIPTORS_INC): $(addprefix proto/,$(REFLECTED)) Makefile | $(VIEW)/.made
 	@mkdir -p $(dir $@)
 	protoc -Iproto --include_imports --descriptor_set_out=$@.bin $(REFLECTED)
 	@od -An -v -tx1 $@.bin | sed 's/ \([0-9a-f][0-9a-f]\)/0x\1,/g' > $@
