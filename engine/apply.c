@@ -11,6 +11,7 @@
  *   apply.c             the entry's frame, records, what the kinds of command share
  *   apply_create.c      create and import: a new order comes to be
  *   apply_transition.c  an order moves
+ *   apply_fence.c       a request id is closed
  *   apply_failure.c     how a refusal reads
  *
  * A refused command writes nothing: every function below first decides, then writes. */
@@ -63,6 +64,7 @@ static enum status applied(struct applying *x)
     case COMMAND_CREATE: return apply_create(x);
     case COMMAND_TRANSITION: return apply_transition(x);
     case COMMAND_IMPORT: return apply_import(x);
+    case COMMAND_FENCE: return apply_fence(x);
     }
     return STATUS_FORMAT_UNKNOWN; /* command_decode has refused it already */
 }
@@ -136,9 +138,12 @@ enum status slot_record_decode(struct slice row, struct slot_record *out)
     return STATUS_OK;
 }
 
+enum { DEDUP_FORMAT_FENCE = 2, FENCE_RECORD_BYTES = 8 + 1 };
+
 void dedup_record_encode(const struct dedup_record *r, struct writer *w)
 {
     write_be64(w, r->expiry_us);
+    if (r->fence) return write_u8(w, DEDUP_FORMAT_FENCE);
     write_u8(w, ORDER_FORMAT);
     write_be64(w, r->fingerprint.low);
     write_be64(w, r->fingerprint.high);
@@ -151,9 +156,11 @@ void dedup_record_encode(const struct dedup_record *r, struct writer *w)
 enum status dedup_record_decode(struct slice row, struct dedup_record *out)
 {
     struct reader r = reader_of(row);
-    if (row.len != DEDUP_RECORD_BYTES) return STATUS_CHECKSUM_MISMATCH;
-    out->expiry_us = read_be64(&r);
-    if (read_u8(&r) != ORDER_FORMAT) return STATUS_CHECKSUM_MISMATCH;
+    *out = (struct dedup_record){.expiry_us = read_be64(&r)};
+    uint8_t format = read_u8(&r);
+    out->fence = format == DEDUP_FORMAT_FENCE;
+    if (out->fence) return row.len == FENCE_RECORD_BYTES ? STATUS_OK : STATUS_CHECKSUM_MISMATCH;
+    if (format != ORDER_FORMAT || row.len != DEDUP_RECORD_BYTES) return STATUS_CHECKSUM_MISMATCH;
     out->fingerprint.low = read_be64(&r);
     out->fingerprint.high = read_be64(&r);
     out->order_id = (int64_t)read_be64(&r);
@@ -294,22 +301,38 @@ static enum status replay(struct applying *x, const struct dedup_record *record)
     return STATUS_OK;
 }
 
+enum status apply_load_dedup(struct applying *x, struct slice user_id, enum request_method method, struct dedup_record *record)
+{
+    struct key k;
+    struct slice row;
+    key_dedup(&k, x->slot, user_id, x->command->origin.request_id, (uint8_t)method);
+    enum status st = get(x, &k, &row);
+    if (!st) st = dedup_record_decode(row, record);
+    /* The store may drop an expired record at any time and on one replica alone, so an expired one is never looked at. */
+    return !st && record->expiry_us <= x->now_us ? STATUS_ABSENT : st;
+}
+
+void apply_put_dedup(struct applying *x, struct slice user_id, enum request_method method, const struct dedup_record *record)
+{
+    struct key k;
+    uint8_t row[DEDUP_RECORD_BYTES];
+    struct writer w = writer_of(row, sizeof row);
+    key_dedup(&k, x->slot, user_id, x->command->origin.request_id, (uint8_t)method);
+    dedup_record_encode(record, &w);
+    check(!w.full);
+    put(x, &k, writer_slice(&w));
+}
+
 enum status apply_replay(struct applying *x, struct slice user_id, enum request_method method, bool *settled)
 {
     const struct command_origin *origin = &x->command->origin;
     *settled = false;
     if (!origin->request_id.len) return STATUS_OK;
-    struct key k;
-    struct slice row;
     struct dedup_record record;
-    key_dedup(&k, x->slot, user_id, origin->request_id, (uint8_t)method);
-    enum status st = get(x, &k, &row);
-    if (st == STATUS_ABSENT) return STATUS_OK;
-    if (!st) st = dedup_record_decode(row, &record);
-    if (st) return st;
-    /* The store may drop an expired record at any time and on one replica alone, so an expired one is never looked at. */
-    if (record.expiry_us <= x->now_us) return STATUS_OK;
+    enum status st = apply_load_dedup(x, user_id, method, &record);
+    if (st) return st == STATUS_ABSENT ? STATUS_OK : st;
     *settled = true;
+    if (record.fence) return apply_refuse(x, STATUS_REQUEST_FENCED);
     if (record.fingerprint.low == origin->fingerprint.low && record.fingerprint.high == origin->fingerprint.high) return replay(x, &record);
     x->out->first_order_id = record.order_id;
     x->out->first_time_us = record.time_us;
@@ -328,11 +351,5 @@ void apply_remember(struct applying *x, struct slice user_id, enum request_metho
         .seq = seq,
         .time_us = head->update_us,
     };
-    struct key k;
-    uint8_t row[DEDUP_RECORD_BYTES];
-    struct writer w = writer_of(row, sizeof row);
-    key_dedup(&k, x->slot, user_id, origin->request_id, (uint8_t)method);
-    dedup_record_encode(&record, &w);
-    check(!w.full);
-    put(x, &k, writer_slice(&w));
+    apply_put_dedup(x, user_id, method, &record);
 }

@@ -26,12 +26,13 @@ enum { SLOT_RECORD_BYTES = 1 + 8 + 8 + 8 };
 void slot_record_encode(const struct slot_record *r, struct writer *w);
 enum status slot_record_decode(struct slice row, struct slot_record *out) MUST_USE;
 
-/* The idempotency record (keys.h, 'D'): what the first request was and what came of it. Starts with its expiry, as store.h wants of rows
- * that may be dropped. */
+/* The idempotency record (keys.h, 'D'): what the first request was and what came of it; or a fence: nothing did, and nothing will. Starts with its
+ * expiry, as store.h wants of rows that may be dropped. */
 struct dedup_record {
     uint64_t expiry_us; /* log time; at or past it the record is as good as gone */
     struct hash128 fingerprint;
     int64_t order_id, version, seq, time_us;
+    bool fence; /* nothing else but the expiry is set */
 };
 enum { DEDUP_RECORD_BYTES = 8 + 1 + 16 + 8 + 8 + 8 + 8 };
 void dedup_record_encode(const struct dedup_record *r, struct writer *w);
@@ -52,6 +53,7 @@ void slot_cache_fini(struct slot_cache *c);
 struct outcome {
     enum status status;
     bool replayed;      /* OK, by the idempotency record */
+    bool applied;       /* fence: OK, the request wrote head.order_id's version head.version; else OK means that it is fenced now */
     bool already_there; /* import: OK, the client_order_no was known. STATUS_MISMATCH: the order is already at the target */
     uint16_t slot;
     int64_t seq;        /* of the commit (of the first one, when replayed) */

@@ -69,6 +69,9 @@ void outcome_failure(const struct outcome *o, const struct machines *ms, struct 
         failure_set(f, o->status, "this request_id was used for another request, which wrote order %lld", (long long)o->first_order_id);
         meta_first(o, f);
         return;
+    case STATUS_REQUEST_FENCED:
+        failure_set(f, o->status, "GetRequestOutcome has answered NOT_APPLIED for this request_id: use a new one");
+        return;
     case STATUS_EDGE_NOT_DEFINED:
         failure_set(f, o->status, "status machine %.*s has no %s \"%.*s\"", TEXT(o->machine_reference), o->by_target ? "edge to" : "event", TEXT(o->event));
         failure_meta(f, "machine", "%.*s", TEXT(o->machine_reference));

@@ -18,6 +18,7 @@ struct applying {
 enum status apply_create(struct applying *x) MUST_USE;
 enum status apply_import(struct applying *x) MUST_USE;
 enum status apply_transition(struct applying *x) MUST_USE;
+enum status apply_fence(struct applying *x) MUST_USE;
 
 /* ABSENT: no such order. A row that names another order is damage. */
 enum status apply_load_head(struct applying *x, int64_t order_id, struct order_head *head) MUST_USE;
@@ -28,6 +29,9 @@ enum status apply_put_head(struct applying *x, const struct order_head *head) MU
 enum status apply_put_entry(struct applying *x, int64_t order_id, const struct history_entry *entry) MUST_USE;
 void apply_put_slot(struct applying *x, const struct slot_record *record);
 
+/* The record of the origin's request_id under a method; ABSENT: none that lives. */
+enum status apply_load_dedup(struct applying *x, struct slice user_id, enum request_method method, struct dedup_record *record) MUST_USE;
+void apply_put_dedup(struct applying *x, struct slice user_id, enum request_method method, const struct dedup_record *record);
 /* The idempotency record of this command's request_id, if it has one and the record lives. *settled: x->out has the answer (the first one again, or
  * IDEMPOTENCY_KEY_REUSED) and there is nothing left to do. */
 enum status apply_replay(struct applying *x, struct slice user_id, enum request_method method, bool *settled) MUST_USE;

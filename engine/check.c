@@ -229,3 +229,17 @@ bool check_transition(Orderdb__V1__TransitionOrderRequest *m, struct slice trace
     t->expected_version = m->expected_version;
     return transition_fingerprint(&c, t, &command.origin.fingerprint) && check_done(&c, &command, out);
 }
+
+/* ---- outcome */
+
+bool check_outcome(const Orderdb__V1__GetRequestOutcomeRequest *m, struct arena *arena, struct checked *out, struct failure *f)
+{
+    struct checker c = {.arena = arena, .f = f};
+    struct command command = {.type = COMMAND_FENCE, .origin.ttl_us = CHECK_TTL_US_MAX}; /* outlives any record of a write that came before it */
+    *out = (struct checked){0};
+    check_text(&c, AT(NULL, "user_id"), m->user_id, 1, CHECK_USER_ID_BYTES_MAX);
+    check_text(&c, AT(NULL, "request_id"), m->request_id, CHECK_REQUEST_ID_BYTES_MIN, CHECK_REQUEST_ID_BYTES_MAX);
+    command.origin.request_id = slice_str(m->request_id);
+    command.fence.user_id = out->user_id = slice_str(m->user_id);
+    return check_done(&c, &command, out);
+}

@@ -32,13 +32,15 @@ enum {
 bool check_timestamp(const Google__Protobuf__Timestamp *t, const char *field, int64_t *unix_us, struct failure *f);
 
 struct checked {
-    struct slice user_id; /* create, import: decides the slot */
+    struct slice user_id; /* create, import, outcome: decides the slot */
     int64_t order_id;     /* transition: decides the slot */
     struct slice command; /* encoded, in the arena */
 };
 /* false: f says why. traceparent: from the call's metadata, or empty. */
 bool check_create(Orderdb__V1__CreateOrderRequest *m, struct slice traceparent, struct arena *arena, struct checked *out, struct failure *f);
 bool check_transition(Orderdb__V1__TransitionOrderRequest *m, struct slice traceparent, struct arena *arena, struct checked *out, struct failure *f);
+/* The fence behind GetRequestOutcome. */
+bool check_outcome(const Orderdb__V1__GetRequestOutcomeRequest *m, struct arena *arena, struct checked *out, struct failure *f);
 /* History needs the machine: legal edges, versions 1..n, times not going back, last status = order.status. */
 bool check_import(Orderdb__V1__ImportOrdersRequest *m, const struct machines *ms, struct arena *arena, struct checked *out, struct failure *f);
 

@@ -8,6 +8,7 @@
  *   create      user_id client_order_no machine summary detail
  *   transition  order_id(8) event to_status count(varint) { expected status }* expected_version(8)
  *   import      user_id client_order_no machine summary detail count(varint) { entry }*
+ *   fence       user_id
  *   entry       version(varint) time_us(8) from(2) to(2) event operator reason request_id traceparent
  *
  * Chain hashes are not carried: apply computes them, since they cover the order id, which only apply knows. */
@@ -30,6 +31,8 @@ static size_t command_bytes_max(const struct command *c)
         n += 16 + counted_bytes_max(c->transition.event) + counted_bytes_max(c->transition.to_status) + COUNT_BYTES_MAX;
         for (unsigned i = 0; i < c->transition.expected_status_count; i++) n += counted_bytes_max(c->transition.expected_statuses[i]);
         return n;
+    case COMMAND_FENCE:
+        return n + counted_bytes_max(c->fence.user_id);
     case COMMAND_IMPORT:
         n += counted_bytes_max(c->import.user_id) + counted_bytes_max(c->import.client_order_no) + counted_bytes_max(c->import.machine);
         n += counted_bytes_max(c->import.summary) + counted_bytes_max(c->import.detail) + COUNT_BYTES_MAX;
@@ -83,6 +86,8 @@ struct slice command_encode(const struct command *c, struct arena *arena)
     write_counted(&w, c->origin.traceparent);
     if (c->type == COMMAND_TRANSITION) {
         transition_encode(&c->transition, &w);
+    } else if (c->type == COMMAND_FENCE) {
+        write_counted(&w, c->fence.user_id);
     } else {
         bool create = c->type == COMMAND_CREATE;
         write_counted(&w, create ? c->create.user_id : c->import.user_id);
@@ -159,6 +164,9 @@ enum status command_decode(struct slice bytes, struct arena *arena, struct comma
         out->import.summary = read_counted(&r);
         out->import.detail = read_counted(&r);
         st = import_history_decode(&r, arena, &out->import);
+        break;
+    case COMMAND_FENCE:
+        out->fence.user_id = read_counted(&r);
         break;
     default: /* of a newer version, or damaged */
         return bytes.len ? STATUS_FORMAT_UNKNOWN : STATUS_CHECKSUM_MISMATCH;

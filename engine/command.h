@@ -9,7 +9,7 @@
 
 #include "engine/order.h"
 
-enum command_type { COMMAND_CREATE = 1, COMMAND_TRANSITION = 2, COMMAND_IMPORT = 3 };
+enum command_type { COMMAND_CREATE = 1, COMMAND_TRANSITION = 2, COMMAND_IMPORT = 3, COMMAND_FENCE = 4 };
 enum { COMMAND_STATUSES_MAX = 64, ENTRY_FORMAT = 1 };
 
 /* The methods that an idempotency record tells apart. Stored: never renumber. */
@@ -38,6 +38,10 @@ struct command_import {
     unsigned history_count;
     const struct history_entry *history; /* encode: names resolved; decode: in the arena given to command_decode */
 };
+/* Did origin.request_id come to anything? If not, it never will (for origin.ttl_us). */
+struct command_fence {
+    struct slice user_id;
+};
 struct command {
     enum command_type type;
     struct command_origin origin;
@@ -45,6 +49,7 @@ struct command {
         struct command_create create;
         struct command_transition transition;
         struct command_import import;
+        struct command_fence fence;
     };
 };
 

@@ -342,6 +342,7 @@ static enum status answer_build(struct partition *p, struct op *op) {
     struct command command;
     enum status st = command_decode(op->command, op->arena, &command);
     if (st) return st;
+    if (command.type == COMMAND_FENCE) return STATUS_OK;
     uint64_t *counts[] = {[COMMAND_CREATE] = &p->engine->stats.creates, [COMMAND_TRANSITION] = &p->engine->stats.transitions, [COMMAND_IMPORT] = &p->engine->stats.imports};
     if (!o->replayed && !o->already_there) *counts[command.type] += 1;
     if (command.type == COMMAND_IMPORT) return STATUS_OK; /* counted, not shown */

@@ -99,6 +99,37 @@ void serve_transition_order(struct call *call) {
     call_submit(call, o, transition_done);
 }
 
+static void outcome_done(struct call *call, struct call_op *o) {
+    enum { CAP = 3 * PB_INT_BYTES_MAX };
+    if (!op_succeeded(call, o)) return;
+    const struct outcome *out = &o->op.outcome;
+    uint8_t *bytes = arena_alloc(call_arena(call), CAP);
+    if (!bytes) {
+        serve_fail_memory(call);
+        return;
+    }
+    struct writer w = writer_of(bytes, CAP);
+    pb_int64(&w, 1, out->applied ? ORDERDB__V1__REQUEST_OUTCOME__STATE__APPLIED : ORDERDB__V1__REQUEST_OUTCOME__STATE__NOT_APPLIED);
+    pb_int64(&w, 2, out->head.order_id);
+    pb_int64(&w, 3, out->head.version);
+    check(!w.full);
+    serve_reply(call, writer_slice(&w));
+}
+
+void serve_get_request_outcome(struct call *call) {
+    struct checked checked;
+    Orderdb__V1__GetRequestOutcomeRequest *m = request_unpack(call, &orderdb__v1__get_request_outcome_request__descriptor);
+    if (!m) return;
+    if (!check_outcome(m, call_arena(call), &checked, call_failure(call))) {
+        call_fail(call);
+        return;
+    }
+    struct call_op *o = call_op_new(call, OP_WRITE, slot_of_user(checked.user_id));
+    if (!o) return;
+    o->op.command = checked.command;
+    call_submit(call, o, outcome_done);
+}
+
 /* ---- reads */
 
 static void answer_done(struct call *call, struct call_op *o) {

@@ -322,6 +322,47 @@ def _(server):
     equal(sorted(results), ["PAID"] + ["STATUS_MISMATCH"] * 15)
 
 
+# ---- GetRequestOutcome
+@test("outcome: APPLIED with order and version; NOT_APPLIED is final")
+def _(server):
+    create = t.create_request(user_id="stock-ro")
+    order = server.call("CreateOrder", create).order
+    pay = t.transition_request(order.order_id, "pay")
+    server.call("TransitionOrder", pay)
+
+    def outcome(request_id, user="stock-ro"):
+        o = server.call("GetRequestOutcome", user_id=user, request_id=request_id)
+        return pb.RequestOutcome.State.Name(o.state), o.order_id, o.version
+    equal(outcome(create.options.request_id), ("APPLIED", order.order_id, 1))
+    equal(outcome(pay.options.request_id), ("APPLIED", order.order_id, 2))
+    late = t.create_request(user_id="stock-ro")
+    equal(outcome(late.options.request_id), ("NOT_APPLIED", 0, 0))
+    equal(outcome(late.options.request_id), ("NOT_APPLIED", 0, 0))
+    refused(lambda: server.call("CreateOrder", late), "FAILED_PRECONDITION", "REQUEST_FENCED")
+    ship = t.transition_request(order.order_id, "ship")
+    equal(outcome(ship.options.request_id), ("NOT_APPLIED", 0, 0))
+    refused(lambda: server.call("TransitionOrder", ship), "FAILED_PRECONDITION", "REQUEST_FENCED")
+    equal(server.call("GetOrder", order_id=order.order_id).status, "PAID")
+    equal(server.call("ListOrders", user_id="stock-ro").total_size, 1)
+    f = refused(lambda: server.call("GetRequestOutcome"), "INVALID_ARGUMENT", "FIELD_INVALID")
+    equal([field for field, _ in f.violations], ["user_id", "request_id"])
+
+
+@test("outcome: races with its write; what it says stays true")
+def _(server):
+    for i in range(30):
+        create = t.create_request(user_id="stock-rr-%d" % i)
+        writing = server.client.stub("CreateOrder").future(create, timeout=20 * t.SLOW)
+        o = server.call("GetRequestOutcome", user_id="stock-rr-%d" % i, request_id=create.options.request_id)
+        try:
+            written = writing.result().order.order_id
+        except grpc.RpcError as e:
+            equal(t.Failure(e).reason, "REQUEST_FENCED")
+            written = 0
+        equal((o.state == pb.RequestOutcome.APPLIED, o.order_id), (written != 0, written))
+        equal(server.call("ListOrders", user_id="stock-rr-%d" % i).total_size, int(written != 0))
+
+
 # ---- ListOrders, ListOrderHistory
 @test("list: newest first, counts, statuses, tokens, page numbers")
 def _(server):

@@ -193,6 +193,8 @@ static void remember(struct model *m, struct slice user, enum request_method met
         *r = (struct model_memory){.user_id = keep(m, user), .request_id = keep(m, origin->request_id), .method = method};
     }
     r->expiry_us = m->now_us + origin->ttl_us;
+    r->fence = o->fence;
+    if (r->fence) return;
     r->fingerprint = origin->fingerprint;
     r->order = o->order;
     r->version = o->version;
@@ -205,6 +207,7 @@ static bool replay(const struct model *m, struct slice user, enum request_method
 {
     const struct model_memory *r = origin->request_id.len ? find_memory(m, user, origin->request_id, method) : NULL;
     if (!r || r->expiry_us <= m->now_us) return false;
+    if (r->fence) return out->status = STATUS_REQUEST_FENCED, true;
     if (r->fingerprint.low != origin->fingerprint.low || r->fingerprint.high != origin->fingerprint.high) {
         out->status = STATUS_IDEMPOTENCY_KEY_REUSED;
         out->first_order_id = m->orders[r->order].id;
@@ -326,8 +329,25 @@ static struct model_outcome transition(struct model *m, const struct command *c)
     return out;
 }
 
+static struct model_outcome fence(struct model *m, const struct command *c)
+{
+    struct slice user = c->fence.user_id;
+    struct model_outcome out = {.slot = slot_of_user(user), .fence = true};
+    for (enum request_method method = REQUEST_CREATE; method <= REQUEST_TRANSITION; method++) {
+        const struct model_memory *r = find_memory(m, user, c->origin.request_id, method);
+        if (!r || r->fence || r->expiry_us <= m->now_us || (out.applied && r->seq < out.seq)) continue;
+        out.applied = true;
+        out.order = r->order;
+        out.version = r->version;
+        out.seq = r->seq;
+    }
+    for (enum request_method method = REQUEST_CREATE; method <= REQUEST_TRANSITION && !out.applied; method++) remember(m, user, method, &c->origin, &out);
+    return out;
+}
+
 struct model_outcome model_apply(struct model *m, const struct command *c)
 {
+    if (c->type == COMMAND_FENCE) return fence(m, c);
     return c->type == COMMAND_CREATE ? create(m, c) : c->type == COMMAND_IMPORT ? import(m, c) : transition(m, c);
 }
 
@@ -366,6 +386,12 @@ void model_check_outcome(const struct model *m, const struct model_outcome *x, c
     check(o->replayed == x->replayed);
     check(o->already_there == x->already_there);
     check(o->slot == x->slot);
+    check(o->applied == x->applied);
+    if (x->fence) {
+        check(o->head.order_id == (x->applied ? m->orders[x->order].id : 0));
+        check(o->head.version == (int64_t)x->version);
+        return;
+    }
     check(o->first_order_id == x->first_order_id);
     check(o->first_time_us == x->first_time_us);
     if (x->version) check_head(&m->orders[x->order], x->version, &o->head, ms);
@@ -433,6 +459,8 @@ static void check_memories(const struct model *m, const struct store_view *view,
         if (!row.len && r->expiry_us <= m->now_us) continue; /* may be gone */
         check(dedup_record_decode(row, &d) == STATUS_OK);
         check(d.expiry_us == r->expiry_us);
+        check(d.fence == r->fence);
+        if (r->fence) continue;
         check(d.order_id == m->orders[r->order].id);
         check(d.version == (int64_t)r->version);
         check(d.seq == r->seq);
@@ -529,7 +557,7 @@ uint64_t outcome_digest(const struct outcome *o)
 {
     static uint8_t bytes[16384];
     struct writer w = writer_of(bytes, sizeof bytes);
-    const int64_t numbers[] = {o->status, o->replayed, o->already_there, o->slot, o->seq, o->winner_time_us, o->first_order_id, o->first_time_us, o->order_id};
+    const int64_t numbers[] = {o->applied, o->status, o->replayed, o->already_there, o->slot, o->seq, o->winner_time_us, o->first_order_id, o->first_time_us, o->order_id};
     const struct slice texts[] = {o->winner_request_id, o->machine_reference, o->event, o->expected_name};
     for (size_t i = 0; i < ARRAY_LEN(numbers); i++) write_be64(&w, (uint64_t)numbers[i]);
     for (size_t i = 0; i < ARRAY_LEN(texts); i++) write_counted(&w, texts[i]);

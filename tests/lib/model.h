@@ -26,6 +26,7 @@ struct model_memory { /* an idempotency record */
     struct hash128 fingerprint;
     unsigned order, version;
     int64_t seq, time_us;
+    bool fence; /* nothing was written, and nothing will be */
 };
 struct model_slot {
     int64_t last_order_id, last_seq, order_count;
@@ -43,7 +44,7 @@ struct model {
 /* What the model says a command comes to. */
 struct model_outcome {
     enum status status;
-    bool replayed, already_there;
+    bool replayed, already_there, fence, applied; /* fence: the answer to one; order and version only if applied */
     uint16_t slot;
     int64_t seq, first_order_id, first_time_us;
     unsigned order, version; /* the order shown, as of which version; version 0: none shown */

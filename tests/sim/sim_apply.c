@@ -46,7 +46,7 @@ struct sim {
 };
 
 /* How often each kind of answer was given, over all runs: a kind that never came up would be a hole in the draw. */
-static uint64_t seen[STATUS_COUNT], seen_replayed, seen_already_there, seen_late;
+static uint64_t seen[STATUS_COUNT], seen_replayed, seen_already_there, seen_late, seen_applied;
 static uint64_t seed_now;
 static void on_abort(int sig)
 {
@@ -200,13 +200,25 @@ static struct command draw_again(struct sim *s)
     return c;
 }
 
+/* An id that was sent before, or one that may be sent next, or never. */
+static struct command draw_fence(struct sim *s)
+{
+    struct command c = {.type = COMMAND_FENCE, .origin.ttl_us = 1 + below(s, s->ttl_us_max), .fence.user_id = any_user(s)};
+    const struct model_memory *r = s->model.memory_count && chance(s, 40) ? &s->model.memories[below(s, s->model.memory_count)] : NULL;
+    if (r) c.origin.request_id = r->request_id, c.fence.user_id = r->user_id;
+    else if (s->sent_count && chance(s, 40)) c.origin.request_id = s->sent[below(s, s->sent_count)].origin.request_id;
+    else c.origin.request_id = text(s, "request-%016llx", s->next_request + below(s, 5));
+    return c;
+}
+
 static struct command draw(struct sim *s)
 {
     struct command c;
     uint64_t kind = below(s, 100);
     if (s->sent_count && kind < 20) return draw_again(s);
     if (kind < 45) c = draw_create(s);
-    else if (kind < 90) c = draw_transition(s);
+    else if (kind < 88) c = draw_transition(s);
+    else if (kind < 92) return draw_fence(s);
     else c = draw_import(s);
     if (c.type != COMMAND_IMPORT && c.origin.request_id.len) {
         unsigned at = s->sent_count < REQUESTS_MAX ? s->sent_count++ : (unsigned)below(s, REQUESTS_MAX);
@@ -264,6 +276,7 @@ static void step(struct sim *s)
     for (unsigned i = 0; i < e->count; i++) {
         seen[expected[i].status]++;
         seen_replayed += expected[i].replayed;
+        seen_applied += expected[i].applied;
         seen_late += expected[i].replayed && expected[i].version < s->model.orders[expected[i].order].count;
         seen_already_there += expected[i].already_there;
     }
@@ -351,7 +364,7 @@ static void check_coverage(void)
 {
     static const enum status kinds[] = {
         STATUS_OK, STATUS_ORDER_NOT_FOUND, STATUS_MACHINE_NOT_FOUND, STATUS_CLIENT_ORDER_NO_TAKEN, STATUS_STATUS_MISMATCH, STATUS_EDGE_NOT_DEFINED,
-        STATUS_IDEMPOTENCY_KEY_REUSED, STATUS_VERSION_MISMATCH, STATUS_FIELD_INVALID,
+        STATUS_IDEMPOTENCY_KEY_REUSED, STATUS_VERSION_MISMATCH, STATUS_FIELD_INVALID, STATUS_REQUEST_FENCED,
     };
     for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
         printf("# %-24s %8llu\n", status_name(kinds[i]), (unsigned long long)seen[kinds[i]]);
@@ -362,6 +375,7 @@ static void check_coverage(void)
     check(seen_replayed > 0);
     check(seen_late > 0);
     check(seen_already_there > 0);
+    check(seen_applied > 0);
 }
 
 int main(int argc, char **argv)

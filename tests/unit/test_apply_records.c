@@ -27,6 +27,10 @@ static void records_are_the_golden_bytes(void **state)
     assert_int_equal(w.len, DEDUP_RECORD_BYTES);
     assert_int_equal(get_be64(bytes), T0); /* store.h: an expiring row begins with its expiry */
     assert_golden("dedup_record", writer_slice(&w));
+    uint8_t fence_bytes[16];
+    struct writer fw = writer_of(fence_bytes, sizeof fence_bytes);
+    dedup_record_encode(&(struct dedup_record){.expiry_us = T0, .fence = true}, &fw);
+    assert_golden("fence_record", writer_slice(&fw));
     assert_int_equal(dedup_record_decode(writer_slice(&w), &dedup_back), STATUS_OK);
     assert_memory_equal(&dedup, &dedup_back, sizeof dedup);
 

@@ -673,6 +673,27 @@ static void an_import_becomes_its_command(void **state)
     assert_int_equal(c.import.history[0].time_us, 5ll * US_PER_S);
 }
 
+static void a_lost_answer_becomes_a_fence(void **state)
+{
+    struct failure f;
+    struct checked out;
+    struct command c;
+    Orderdb__V1__GetRequestOutcomeRequest *m = NEW(Orderdb__V1__GetRequestOutcomeRequest, orderdb__v1__get_request_outcome_request__init);
+    failure_init(&f, &arena);
+    assert_false(check_outcome(m, &arena, &out, &f));
+    assert_string_equal(f.violations->field, "user_id");
+    assert_string_equal(f.violations->next->field, "request_id");
+    m->user_id = str("alice"), m->request_id = str("request-0000000001");
+    failure_init(&f, &arena);
+    assert_true(check_outcome(m, &arena, &out, &f));
+    assert_slice(out.user_id, "alice");
+    assert_int_equal(command_decode(out.command, &arena, &c), STATUS_OK);
+    assert_int_equal(c.type, COMMAND_FENCE);
+    assert_slice(c.fence.user_id, "alice");
+    assert_slice(c.origin.request_id, "request-0000000001");
+    assert_int_equal(c.origin.ttl_us, CHECK_TTL_US_MAX);
+}
+
 static void a_traceparent_is_kept_when_it_is_one(void **state)
 {
     static const struct {
@@ -765,6 +786,7 @@ int main(void)
         test(bytes_are_canonical),
         test(a_transition_becomes_its_command),
         test(an_import_becomes_its_command),
+        test(a_lost_answer_becomes_a_fence),
         test(a_traceparent_is_kept_when_it_is_one),
         test(timestamps_become_microseconds),
         test(a_full_arena_is_said),
