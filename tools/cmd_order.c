@@ -5,6 +5,7 @@
 #include "proto/base/mem.h"
 #include "tools/cli.h"
 #include "tools/cmd_import.h"
+#include "tools/cmd_verify.h"
 #include "tools/money.h"
 #include "tools/pbjson.h"
 #include "tools/table.h"
@@ -614,6 +615,8 @@ const struct cli_command order_commands[] = {
      transition_flags, 1, 2, transition_run},
     {"order", "history", "ORDER_ID", "show what happened to an order, oldest first",
      "Examples:\n  orderctl order history 1234567890\n  orderctl order history 1234567890 -o json\n", history_flags, 1, 1, history_run},
+    {"order", "verify", "[ORDER_ID...]", "check that a history is the one that was written", cmd_verify_text, cmd_verify_flags, 0, CMD_VERIFY_ORDERS_MAX,
+     cmd_verify_run},
     {"order", "import", "FILE|DIR|-", "load orders of another system, with their history", cmd_import_text, cmd_import_flags, 1, 1, cmd_import_run},
     {NULL},
 };

@@ -85,6 +85,23 @@ def _(server):
     refused(server.orderctl("order", "get", "7", check=False), 1, "NOT_FOUND ORDER_NOT_FOUND")
 
 
+@test("order verify: the chain of real histories holds, by id and by user; what is not there is refused")
+def _(server):
+    ids = [server.orderctl_json("order", "create", "--user", "verifier", "--currency", "CNY", "--item", "sku=a,price=%d" % i, "--reason", "雨")["order"]["order_id"]
+           for i in range(4)]
+    for event in ("pay", "ship", "deliver"):
+        server.orderctl("order", "transition", ids[0], event, "--operator", "bob")
+    equal(server.orderctl_json("order", "verify", *ids), {"orders": 4, "entries": 7})
+    p = server.orderctl("order", "verify", ids[0])
+    head = server.call("ListOrderHistory", order_id=int(ids[0])).entries[-1].chain_hash.hex()
+    fits(p.stdout)
+    true("versions 1 to 4 hold" in p.stdout and head in p.stdout, p.stdout)
+    p = server.orderctl("order", "verify", "--user", "verifier")
+    equal(p.stdout, "4 orders, 7 entries: every link holds\n")
+    refused(server.orderctl("order", "verify", "7", check=False), 1, "ORDER_NOT_FOUND")
+    refused(server.orderctl("order", "verify", check=False), 2, "--user USER")
+
+
 @test("order list: pages, tokens, statuses, times, totals and counts")
 def _(server):
     ids = [server.orderctl_json("order", "create", "--user", "lister", "--currency", "CNY", "--item", "sku=a,price=%d" % i, "--client-order-no", "L%d" % i)["order"]["order_id"]
@@ -117,7 +134,7 @@ def _(server):
 
 @test("help at every level, usage errors, exit codes")
 def _(server):
-    for arguments in ([], ["order"], ["order", "create"], ["order", "get"], ["order", "list"], ["order", "transition"], ["order", "history"], ["order", "import"], ["status"]):
+    for arguments in ([], ["order"], ["order", "create"], ["order", "get"], ["order", "list"], ["order", "transition"], ["order", "history"], ["order", "verify"], ["order", "import"], ["status"]):
         p = server.orderctl(*arguments, "--help")
         true("Examples:" in p.stdout, arguments)
     true(server.orderctl("--version").stdout.startswith("orderctl "))
