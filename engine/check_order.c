@@ -4,7 +4,7 @@
 
 /* The order itself: lengths, counts, amounts and their sums, and its canonical bytes. */
 
-/* ISO 4217, list one, without XXX (no currency) and XTS (testing). ANG and BGN, which left the list in 2025 and 2026, stay: orders in them are still
+/* ISO 4217, list one, without its two codes that are no currency. ANG and BGN, which left the list in 2025 and 2026, stay: orders in them are still
  * being imported. Sorted. */
 static const char currencies[][4] = {
     "AED", "AFN", "ALL", "AMD", "ANG", "AOA", "ARS", "AUD", "AWG", "AZN", "BAM", "BBD", "BDT", "BGN", "BHD", "BIF", "BMD", "BND", "BOB", "BOV",
