@@ -81,6 +81,46 @@ struct slice query_order_wire(const struct order_head *head, const struct order_
     return writer_slice(&w);
 }
 
+/* The newest of the versions before the head's that is not later than as_of_us; version 1 is. Times do not go back (apply_transition.c, check_import.c), so
+ * history is searched by halves. */
+static enum status entry_at(const struct query *q, const struct order_head *head, const struct history_entry *origin, int64_t as_of_us, struct history_entry *found) {
+    int64_t low = 1, high = head->version; /* low is not later; high is */
+    *found = *origin;
+    while (high - low > 1) {
+        int64_t middle = low + (high - low) / 2;
+        struct key k;
+        struct slice row;
+        struct history_entry e;
+        key_history(&k, head->order_id, middle);
+        enum status st = store_get(&q->view, key_slice(&k), q->arena, &row);
+        if (!st) st = history_decode(row, &e);
+        if (!st && e.version != middle) st = STATUS_CHECKSUM_MISMATCH;
+        if (st) return st;
+        if (e.time_us <= as_of_us) low = middle, *found = e;
+        else high = middle;
+    }
+    return STATUS_OK;
+}
+
+enum status query_get_as_of(const struct query *q, int64_t order_id, bool full, int64_t as_of_us, struct slice *order) {
+    if (!order_id_ok(q, order_id)) return q->failure->status;
+    struct order_head head;
+    struct order_body body;
+    struct history_entry then;
+    enum status st = head_get(q, q->arena, order_id, &head);
+    if (st == STATUS_ABSENT || (!st && as_of_us < head.create_us)) return query_not_found(q, order_id);
+    if (st) return query_fault(q, st, "head", order_id);
+    if ((st = body_get(q, q->arena, order_id, &body))) return query_fault(q, st, "body", order_id);
+    if (as_of_us < head.update_us) {
+        if ((st = entry_at(q, &head, &body.origin, as_of_us, &then))) return query_fault(q, st, "history", order_id);
+        head.version = then.version;
+        head.status = then.to;
+        head.update_us = then.time_us;
+    }
+    *order = query_order_wire(&head, &body, full, q->machines, q->arena);
+    return order->data ? STATUS_OK : query_memory(q);
+}
+
 enum status query_get(const struct query *q, int64_t order_id, bool full, struct slice *order) {
     if (!order_id_ok(q, order_id)) return q->failure->status;
     struct order_head head;

@@ -136,12 +136,19 @@ static void answer_done(struct call *call, struct call_op *o) {
     if (op_succeeded(call, o)) call_reply(call, &o->op.answer, 1);
 }
 
+static bool time_bound(struct call *call, const Google__Protobuf__Timestamp *t, const char *field, bool *has, int64_t *us) {
+    *has = t != NULL;
+    return !t || check_timestamp(t, field, us, call_failure(call));
+}
+
 void serve_get_order(struct call *call) {
     Orderdb__V1__GetOrderRequest *m = request_unpack(call, &orderdb__v1__get_order_request__descriptor);
     if (!m) return;
-    bool full;
-    if (m->as_of) failure_set(call_failure(call), STATUS_NOT_BUILT_YET, "GetOrder's as_of is not built yet");
-    if (!serve_read_options(call, m->read, true, &full) || m->as_of) {
+    bool full, has_as_of;
+    int64_t as_of_us = 0;
+    bool ok = serve_read_options(call, m->read, true, &full);
+    ok &= time_bound(call, m->as_of, "as_of", &has_as_of, &as_of_us);
+    if (!ok) {
         call_fail(call);
         return;
     }
@@ -149,12 +156,9 @@ void serve_get_order(struct call *call) {
     if (!o) return;
     o->op.get.order_id = m->order_id;
     o->op.get.full = full;
+    o->op.get.has_as_of = has_as_of;
+    o->op.get.as_of_us = as_of_us;
     call_submit(call, o, answer_done);
-}
-
-static bool time_bound(struct call *call, const Google__Protobuf__Timestamp *t, const char *field, bool *has, int64_t *us) {
-    *has = t != NULL;
-    return !t || check_timestamp(t, field, us, call_failure(call));
 }
 
 void serve_list_orders(struct call *call) {

@@ -115,6 +115,30 @@ def _(server):
     refused(lambda: server.call("GetOrder", order_id=-5), "INVALID_ARGUMENT")
 
 
+@test("get: as of a time: status, version, update time as they were then")
+def _(server):
+    answer = server.call("ImportOrders", [import_request("stock-as-of", "as-of", PATH_TO_DELIVERED)])
+    equal(answer.imported, 1)
+    order = server.call("ListOrders", user_id="stock-as-of").orders[0]
+
+    def then(seconds, **fields):
+        return server.call("GetOrder", order_id=order.order_id, as_of=t.timestamp(seconds), **fields)
+    start = 1700000000
+    refused(lambda: then(start - 1), "NOT_FOUND", "ORDER_NOT_FOUND")
+    states = [("PENDING_PAYMENT", 1)] + [(to, v) for v, (_, to) in enumerate(PATH_TO_DELIVERED, 2)]
+    for i, (status, version) in enumerate(states):
+        for after in (0, 1, 3599):
+            got = then(start + 3600 * i + after)
+            equal((got.status, got.version, t.seconds_of(got.update_time), t.seconds_of(got.create_time)), (status, version, start + 3600 * i, start))
+            equal(len(got.items), 1)
+    equal(then(time.time() + 1e6), server.call("GetOrder", order_id=order.order_id))
+    equal(len(then(start, read=pb.ReadOptions(view=pb.ORDER_VIEW_SUMMARY)).items), 0)
+    request = pb.GetOrderRequest(order_id=order.order_id)
+    request.as_of.nanos = -1
+    f = refused(lambda: server.call("GetOrder", request), "INVALID_ARGUMENT", "FIELD_INVALID")
+    equal([field for field, _ in f.violations], ["as_of"])
+
+
 @test("get: a read with the commit token of a write sees it")
 def _(server):
     answer = server.call("CreateOrder", t.create_request(user_id="stock-8"))

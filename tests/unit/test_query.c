@@ -380,6 +380,39 @@ static void history_is_oldest_first_and_gapless(void **state) {
     history_free(m);
 }
 
+static void as_of_shows_the_version_of_that_time(void **state) {
+    for (int64_t versions = 1; versions <= 9; versions++) {
+        int64_t id = put_long_history(versions), times[10] = {0};
+        Orderdb__V1__ListOrderHistoryResponse *h = history(&(struct history_request){.order_id = id});
+        for (size_t i = 0; i < h->n_entries; i++) times[i + 1] = h->entries[i]->time->seconds * US_PER_S + h->entries[i]->time->nanos / 1000;
+        for (int64_t v = 1; v <= versions; v++) {
+            int64_t newest = v;
+            while (newest < versions && times[newest + 1] == times[v]) newest++;
+            struct query q = query();
+            struct slice out;
+            assert_int_equal(query_get_as_of(&q, id, true, times[v], &out), STATUS_OK);
+            Orderdb__V1__Order *o = orderdb__v1__order__unpack(NULL, out.len, out.data);
+            assert_int_equal(o->version, newest);
+            assert_string_equal(o->status, h->entries[newest - 1]->to_status);
+            assert_int_equal(o->update_time->seconds * US_PER_S + o->update_time->nanos / 1000, times[v]);
+            orderdb__v1__order__free_unpacked(o, NULL);
+        }
+        struct query q = query();
+        struct slice out;
+        assert_int_equal(query_get_as_of(&q, id, true, times[1] - 1, &out), STATUS_ORDER_NOT_FOUND);
+        history_free(h);
+    }
+    struct query q = query();
+    struct slice out;
+    assert_int_equal(query_get_as_of(&q, 0, true, 0, &out), STATUS_FIELD_INVALID);
+    q = query();
+    assert_int_equal(query_get_as_of(&q, ids[0] + 1, true, INT64_MAX, &out), STATUS_ORDER_NOT_FOUND);
+    store_mem_disk_set_read_fault(disk, STATUS_IO_FAILED);
+    q = query();
+    assert_int_equal(query_get_as_of(&q, ids[0], true, INT64_MAX, &out), STATUS_IO_FAILED);
+    store_mem_disk_set_read_fault(disk, STATUS_OK);
+}
+
 static void history_refuses_what_is_wrong(void **state) {
     int64_t id = put_long_history(5);
     struct slice out;
@@ -515,6 +548,7 @@ int main(void) {
         T(forged_and_foreign_tokens_are_refused),
         T(a_page_ends_before_it_is_too_large),
         T(history_is_oldest_first_and_gapless),
+        T(as_of_shows_the_version_of_that_time),
         T(history_refuses_what_is_wrong),
         T(damage_is_told_never_papered_over),
         T(a_cold_store_would_block_without_a_failure),
