@@ -22,7 +22,8 @@ def option(name, default):
 
 
 HISTORIES_MAX = 1500
-FLAGS = dict(memory_budget="512MiB", partitions=4, cores=2)
+# A small log: segments roll over, tables are flushed, and the log is trimmed and its files recycled in every few rounds.
+FLAGS = dict(memory_budget="512MiB", partitions=4, cores=2, log_live_size="1MiB", log_segment_size="64KiB")
 
 
 def server_on(directory, program=None):
