@@ -197,6 +197,19 @@ static void engine_propose(struct engine *e) {
     for (uint32_t i = 0; i < e->config.owned_count; i++) partition_log_committed(&e->partitions[i]);
 }
 
+/* A restart applies again what is not flushed, some 30 us a command: a quarter of the log, whatever the number of partitions, bounds it to a few seconds. Whoever
+ * has most of it flushes first. */
+static void engine_bound_replay(struct engine *e) {
+    uint64_t sum = 0, most = 0;
+    struct partition *largest = NULL;
+    for (uint32_t i = 0; i < e->config.owned_count; i++) {
+        uint64_t bytes = partition_log_unflushed(&e->partitions[i]);
+        sum += bytes;
+        if (bytes > most) most = bytes, largest = &e->partitions[i];
+    }
+    if (sum > e->config.log_live_bytes_max / 4) partition_flush(largest);
+}
+
 static void engine_housekeeping(struct engine *e) {
     e->next_housekeeping_ns = e->now_ns + HOUSEKEEPING_NS;
     wal_tick(e->wal);
@@ -210,6 +223,7 @@ static void engine_housekeeping(struct engine *e) {
     e->disk_full = full;
     e->log_blocked = false;
     for (uint32_t i = 0; i < e->config.owned_count; i++) partition_housekeeping(&e->partitions[i]);
+    engine_bound_replay(e);
     /* The log is bounded: whoever pins its oldest segment flushes in time. */
     if (e->wal_stats.live_bytes > e->wal_stats.live_bytes_max / 2 || e->draining) {
         struct partition *p = engine_partition_of_group(e, e->wal_stats.oldest_group);

@@ -595,12 +595,12 @@ void partition_housekeeping(struct partition *p) {
         apply_failed(p, p->record.applied_index, stats.failure);
         return;
     }
-    /* We flush before RocksDB would by itself, so that we know what is durable: at half of the memtables, or at a sixth of the log (a restart replays what is
-     * not flushed, some 30 us a command: this bounds it to a few seconds). */
+    /* We flush before RocksDB would by itself, so that we know what is durable: at half of the memtables. (engine.c bounds what a restart replays.) */
     uint64_t memtable_share = e->config.memtable_bytes / e->config.owned_count / 2;
-    uint64_t log_share = e->config.log_live_bytes_max / 6;
-    if (stats.unflushed_bytes > memtable_share || p->log_bytes_unflushed > log_share || e->draining) partition_flush(p);
+    if (stats.unflushed_bytes > memtable_share || e->draining) partition_flush(p);
 }
+
+uint64_t partition_log_unflushed(const struct partition *p) { return p->log_bytes_unflushed - (p->flushing ? p->flush_log_bytes : 0); }
 
 struct partition_stats partition_get_stats(const struct partition *p) {
     const struct engine *e = p->engine;

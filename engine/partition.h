@@ -95,6 +95,7 @@ void partition_synced(struct partition *p);
 bool partition_apply(struct partition *p, uint64_t until_ns); /* true: there is more */
 void partition_housekeeping(struct partition *p);
 void partition_flush(struct partition *p);              /* starts one, unless one runs or nothing is new */
+uint64_t partition_log_unflushed(const struct partition *p); /* bytes of log that neither a flush has covered nor one under way will */
 bool partition_flushed(const struct partition *p);      /* all that is applied */
 struct partition_stats partition_get_stats(const struct partition *p);
 
