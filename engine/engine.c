@@ -212,7 +212,7 @@ static void engine_bound_replay(struct engine *e) {
 
 static void engine_housekeeping(struct engine *e) {
     e->next_housekeeping_ns = e->now_ns + HOUSEKEEPING_NS;
-    wal_tick(e->wal);
+    if (!e->draining || e->queue_writes) wal_tick(e->wal); /* once drained nothing begins any more: wal_close seals the log */
     wal_get_stats(e->wal, &e->wal_stats);
     bool full = e->wal_stats.disk_full || e->env->ops->disk_free(e->env) < e->config.disk_reserve_bytes;
     if (full != e->disk_full) {

@@ -65,6 +65,7 @@ enum status partition_open(struct partition *p, struct engine *e, uint32_t id, c
     *p = (struct partition){.engine = e, .id = id, .group_id = (uint64_t)id + 1};
     list_init(&p->waiting);
     list_init(&p->proposed);
+    list_init(&p->held);
     uint16_t first = partition_first_slot(id, e->config.partition_count), last = partition_last_slot(id, e->config.partition_count);
     if (!slot_cache_init(&p->slots, first, last - first + 1u)) return STATUS_MEMORY_LIMIT;
     return store_load(p, error);
@@ -110,6 +111,7 @@ void partition_close(struct partition *p) {
     check(!p->flushing);
     check(p->reads_away == 0);
     ops_refuse(p, &p->waiting, STATUS_DRAINING, "this node is shutting down");
+    ops_refuse(p, &p->held, STATUS_DRAINING, "this node is shutting down");
     ops_refuse(p, &p->proposed, STATUS_DRAINING, "this node is shutting down; the write may have been logged: send it again with the same request_id");
     if (p->group) group_close(p->group);
     store_unload(p);
@@ -164,10 +166,15 @@ static void read_home(struct env_job *job) {
     engine_finish(p->engine, op);
 }
 
-void partition_read(struct partition *p, struct op *op) {
+/* The store is to be closed and opened again as soon as no read is away. */
+static bool reopen_due(const struct partition *p) {
+    const struct engine *e = p->engine;
+    if (e->draining && list_empty(&p->proposed)) return false; /* the log has it all; a flush now would outlast the drain */
+    return p->state == PARTITION_FAILED && !p->damaged && !e->disk_full && !p->flushing && e->now_ns >= p->reopen_at_ns;
+}
+
+static void read_begin(struct partition *p, struct op *op) {
     struct engine *e = p->engine;
-    e->stats.reads++;
-    p->reads++;
     if (p->state == PARTITION_OPENING) {
         op->failure.retry_delay_ms = RETRY_DELAY_MS;
         failure_set(&op->failure, STATUS_NOT_LEADER, "partition %u is still starting", p->id);
@@ -178,6 +185,10 @@ void partition_read(struct partition *p, struct op *op) {
     read_run(p, op, &view);
     if (op->index != STATUS_WOULD_BLOCK) {
         engine_finish(e, op);
+        return;
+    }
+    if (reopen_due(p)) { /* else a store that is read all the time would never be reopened */
+        list_push_back(&p->held, &op->link);
         return;
     }
     struct read_away *r = arena_new(op->arena, struct read_away);
@@ -192,6 +203,19 @@ void partition_read(struct partition *p, struct op *op) {
     p->reads_away++;
     e->stats.reads_offloaded++;
     e->env->ops->offload(e->env, &r->job);
+}
+
+void partition_read(struct partition *p, struct op *op) {
+    p->engine->stats.reads++;
+    p->reads++;
+    read_begin(p, op);
+}
+
+static void reads_resume(struct partition *p) {
+    struct list held;
+    list_init(&held);
+    list_splice_back(&held, &p->held);
+    for (struct list *l; (l = list_pop_front(&held));) read_begin(p, list_entry(l, struct op, link));
 }
 
 /* ---- writes: into the log */
@@ -211,6 +235,10 @@ enum status partition_admit(struct partition *p, struct op *op) {
     if (op->command.len > ENTRY_BYTES_MAX - ENTRY_HEAD_BYTES_MAX - 10) return failure_set(f, STATUS_LIMIT_EXCEEDED, "the command takes %zu bytes, more than a log entry holds", op->command.len);
     enum status st = wal_admit(e->wal, op->command.len + ENTRY_HEAD_BYTES_MAX + 10);
     if (st == STATUS_DISK_FULL) return failure_set(f, st, "the disk is full: no room for the log");
+    if (st == STATUS_MESSAGE_TOO_LARGE) { /* small segments: it would wait for ever, and all behind it */
+        f->retry_delay_ms = 0;
+        return failure_set(f, STATUS_LIMIT_EXCEEDED, "the command takes %zu bytes, more than a segment of this log holds", op->command.len);
+    }
     /* A full gather buffer empties with the next sync: wait for it. A full log needs a flush first: close the door, one segment early, so that
      * a restart finds room for its barriers. */
     if (e->wal_stats.live_bytes + e->config.log_segment_bytes > e->wal_stats.live_bytes_max)
@@ -374,8 +402,8 @@ static void answer(struct partition *p, struct op *op) {
         outcome_failure(o, e->config.machines, &op->failure);
     } else {
         enum status st = answer_build(p, op);
-        /* The write is done, only its answer can't be shown: the caller may ask again with the same request_id. */
-        if (st) failure_set(&op->failure, st, "the write was done; its answer could not be built (%s)", status_name(st));
+        /* The write is done, only its answer can't be shown: the caller may ask again with the same request_id. Not MEMORY_LIMIT: that says "no effect". */
+        if (st) failure_set(&op->failure, st == STATUS_MEMORY_LIMIT ? STATUS_DEADLINE_EXCEEDED : st, "the write was done; its answer could not be built (%s)", status_name(st));
         if (o->replayed) e->stats.replays++;
         p->writes++;
     }
@@ -446,8 +474,11 @@ static void apply_failed(struct partition *p, uint64_t index, enum status st) {
     reopen_later(p);
     log_error(p->damaged ? "the partition's tables are damaged: it takes no writes until restored" : "the store takes no writes; reads go on",
               "partition=%u entry=%" PRIu64 " status=%s", p->id, index, status_name(st));
-    if (p->damaged) ops_refuse(p, &p->waiting, st, "the partition's stored data is damaged: it takes no writes until it is restored");
-    else ops_refuse(p, &p->waiting, STATUS_DISK_FULL, "the disk is full: no writes are taken until there is room; reads go on");
+    if (p->damaged) {
+        ops_refuse(p, &p->waiting, st, "the partition's stored data is damaged: it takes no writes until it is restored");
+        /* In the log, and not to be applied by this process any more: nobody should wait for that. */
+        ops_refuse(p, &p->proposed, st, "the partition's stored data is damaged: the write is in the log and could not be applied");
+    } else ops_refuse(p, &p->waiting, STATUS_DISK_FULL, "the disk is full: no writes are taken until there is room; reads go on");
 }
 
 static void partition_release(struct partition *p) {
@@ -560,6 +591,10 @@ static void partition_reopen(struct partition *p) {
     if (!st) check(p->record.applied_index == target);
     if (st) {
         check(p->store); /* reads must go on: a store that does not even open stops the process */
+        if (st == STATUS_CHECKSUM_MISMATCH) {
+            apply_failed(p, p->record.applied_index + 1, st);
+            return;
+        }
         log_warn("the store still fails", "partition=%u status=%s", p->id, status_name(st));
         return;
     }
@@ -581,10 +616,11 @@ static void rates_update(struct partition *p) {
 void partition_housekeeping(struct partition *p) {
     struct engine *e = p->engine;
     struct store_stats stats;
-    if (p->state == PARTITION_FAILED && !p->damaged && !e->disk_full && !p->flushing && !p->reads_away && e->now_ns >= p->reopen_at_ns) {
+    if (reopen_due(p) && !p->reads_away) {
         reopen_later(p);
         partition_reopen(p);
     }
+    if (!reopen_due(p)) reads_resume(p);
     rates_update(p);
     if (p->state == PARTITION_FAILED) return;
     store_get_stats(p->store, &stats);

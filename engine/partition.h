@@ -56,6 +56,7 @@ struct partition {
     bool proving;                    /* PARTITION_FAILED, open again: the flush that runs decides */
     uint64_t reopen_at_ns, reopen_pause_ns; /* PARTITION_FAILED */
     uint32_t reads_away;             /* on reader threads */
+    struct list held;                /* reads that wait for the store to be reopened */
     uint8_t pressure;
     uint64_t writes, reads, table_bytes, memtable_bytes;
     uint64_t rates_at_ns, rates_writes, rates_reads;

@@ -1,0 +1,249 @@
+/* The engine's door where things go wrong: what sim_engine meets rarely or never. Clock, disk and stores are simulated. */
+#include "tests/lib/test.h"
+
+#include "engine/check.h"
+#include "engine/partition.h"
+#include "orderdb/v1/order.pb-c.h"
+#include "proto/base/log.h"
+#include "proto/base/mem.h"
+#include "tests/lib/sim_env.h"
+
+enum { OPS_MAX = 16, LINES_MAX = 60 };
+
+struct job {
+    struct op op;
+    struct arena arena;
+    unsigned done;
+};
+struct rig {
+    struct sim_world *world;
+    struct sim_disk *disk;
+    struct env *env;
+    struct engine *engine;
+    struct store_mem_disk *store;
+    struct machines *machines;
+    struct arena commands;
+    unsigned requests;
+};
+
+static enum status open_store(void *ctx, uint32_t partition, uint64_t memtable_bytes, struct store **out, char error[256]) {
+    return store_open_mem(out, ((struct rig *)ctx)->store);
+}
+
+static void rig_run(struct rig *r, uint64_t ns) {
+    for (uint64_t until = sim_world_now_ns(r->world) + ns; sim_world_now_ns(r->world) < until;) {
+        engine_tick(r->engine);
+        uint64_t now = sim_world_now_ns(r->world), deadline = engine_deadline_ns(r->engine);
+        sim_world_run(r->world, deadline <= now ? 5000 : MIN_OF(deadline - now, 100000ull));
+    }
+}
+
+static void rig_open(struct rig *r) {
+    static const uint32_t partitions[] = {0};
+    char error[256] = "";
+    *r = (struct rig){.world = sim_world_new(1), .store = store_mem_disk_new(), .machines = machines_new()};
+    arena_init(&r->commands, 16 << 20);
+    r->disk = sim_disk_new(r->world);
+    r->env = sim_env_open(r->world, r->disk);
+    struct engine_config config = {
+        .node_id = 1,
+        .partition_count = 1,
+        .partitions = partitions,
+        .owned_count = 1,
+        .machines = r->machines,
+        .log_live_bytes_max = 1 << 20,
+        .log_segment_bytes = 64 << 10,
+        .memtable_bytes = 1 << 20,
+        .queue_ops_max = 100,
+        .queue_bytes_max = 4 << 20,
+        .store_open = open_store,
+        .store_ctx = r,
+        .election_ms = 1000,
+        .heartbeat_ms = 100,
+    };
+    assert_int_equal(engine_open(&r->engine, r->env, &config, error), STATUS_OK);
+    while (!engine_ready(r->engine)) rig_run(r, NS_PER_MS);
+}
+
+static void rig_close(struct rig *r) {
+    engine_close(r->engine);
+    sim_world_settle(r->world);
+    sim_env_close(r->env);
+    sim_disk_free(r->disk);
+    sim_world_free(r->world);
+    store_mem_disk_free(r->store);
+    machines_free(r->machines);
+    arena_fini(&r->commands);
+}
+
+static void job_done(struct op *op) { container_of(op, struct job, op)->done++; }
+
+static struct job *job_new(enum op_kind kind, size_t arena_bytes) {
+    struct job *j = mem_new(struct job);
+    arena_init(&j->arena, arena_bytes);
+    j->op = (struct op){.kind = kind, .arena = &j->arena, .done = job_done};
+    return j;
+}
+
+static void job_free(struct job *j) {
+    arena_fini(&j->arena);
+    mem_free(j);
+}
+
+static struct slice create_command(struct rig *r, unsigned lines) {
+    char request_id[32], title[400];
+    memset(title, 'x', sizeof title - 1), title[sizeof title - 1] = 0;
+    snprintf(request_id, sizeof request_id, "request-%016u", ++r->requests);
+    Orderdb__V1__Money price = ORDERDB__V1__MONEY__INIT, total = ORDERDB__V1__MONEY__INIT;
+    Orderdb__V1__OrderItem item[LINES_MAX], *items[LINES_MAX];
+    price.currency_code = total.currency_code = (char *)"CNY";
+    price.minor_units = 10, total.minor_units = 10 * (int64_t)lines;
+    for (unsigned i = 0; i < lines; i++) {
+        orderdb__v1__order_item__init(items[i] = &item[i]);
+        item[i].sku_id = (char *)"sku", item[i].title = title, item[i].quantity = 1, item[i].unit_price = &price;
+    }
+    Orderdb__V1__Order order = ORDERDB__V1__ORDER__INIT;
+    order.user_id = (char *)"somebody", order.n_items = lines, order.items = items, order.items_total = &total, order.payable = &total;
+    Orderdb__V1__WriteOptions options = ORDERDB__V1__WRITE_OPTIONS__INIT;
+    options.request_id = request_id;
+    Orderdb__V1__CreateOrderRequest m = ORDERDB__V1__CREATE_ORDER_REQUEST__INIT;
+    m.order = &order, m.options = &options;
+    struct checked checked;
+    struct failure f;
+    failure_init(&f, &r->commands);
+    assert_true(check_create(&m, (struct slice){0}, &r->commands, &checked, &f));
+    return checked.command;
+}
+
+static struct job *create_send(struct rig *r, unsigned lines, size_t arena_bytes) {
+    struct job *j = job_new(OP_WRITE, arena_bytes);
+    j->op.slot = slot_of_user(slice_str("somebody"));
+    j->op.command = create_command(r, lines);
+    engine_submit(r->engine, &j->op);
+    return j;
+}
+
+static int64_t create(struct rig *r) {
+    struct job *j = create_send(r, 1, 1 << 20);
+    rig_run(r, 100 * NS_PER_MS);
+    assert_int_equal(j->done, 1);
+    assert_int_equal(j->op.failure.status, STATUS_OK);
+    int64_t id = j->op.outcome.head.order_id;
+    job_free(j);
+    return id;
+}
+
+/* Segments of 64 KiB: the command passes every check and fits nowhere. */
+static void a_command_that_no_segment_holds_is_refused_and_holds_up_nobody(void **state) {
+    struct rig r;
+    rig_open(&r);
+    struct job *large = job_new(OP_WRITE, 1 << 20);
+    large->op.slot = slot_of_user(slice_str("somebody"));
+    large->op.command = slice_of(arena_zalloc(&large->arena, 100000), 100000);
+    engine_submit(r.engine, &large->op);
+    struct job *behind = create_send(&r, 1, 1 << 20);
+    rig_run(&r, 200 * NS_PER_MS);
+    assert_int_equal(large->done, 1);
+    assert_int_equal(large->op.failure.status, STATUS_LIMIT_EXCEEDED);
+    assert_int_equal(behind->done, 1);
+    assert_int_equal(behind->op.failure.status, STATUS_OK);
+    job_free(large), job_free(behind);
+    rig_close(&r);
+}
+
+/* RESOURCE_EXHAUSTED would say "nothing was done". */
+static void a_write_whose_answer_finds_no_memory_is_of_unknown_outcome(void **state) {
+    struct rig r;
+    rig_open(&r);
+    struct job *j = create_send(&r, 50, 16 << 10);
+    rig_run(&r, 200 * NS_PER_MS);
+    assert_int_equal(j->done, 1);
+    assert_int_equal(j->op.failure.status, STATUS_DEADLINE_EXCEEDED);
+    struct engine_stats stats;
+    engine_get_stats(r.engine, &stats);
+    assert_int_equal(stats.creates, 1); /* done it was */
+    job_free(j);
+    rig_close(&r);
+}
+
+/* A drained engine is closed when all cores are: nothing may begin in between. */
+static void a_drained_engine_stays_drained_though_its_failed_store_could_be_reopened(void **state) {
+    struct rig r;
+    rig_open(&r);
+    create(&r);
+    store_mem_disk_set_full(r.store, true);
+    engine_drain(r.engine);
+    for (unsigned i = 0; !engine_drained(r.engine); i++) {
+        assert_true(i < 1000);
+        rig_run(&r, NS_PER_MS);
+    }
+    assert_int_equal(r.engine->partitions[0].state, PARTITION_FAILED);
+    store_mem_disk_set_full(r.store, false);
+    for (uint64_t until = sim_world_now_ns(r.world) + 5 * NS_PER_S; sim_world_now_ns(r.world) < until;) {
+        rig_run(&r, 10000);
+        assert_true(engine_drained(r.engine));
+    }
+    rig_close(&r);
+}
+
+/* Reads that miss the cache keep the store open; there is always one under way. */
+static void a_failed_store_is_reopened_though_it_is_read_all_the_time(void **state) {
+    struct rig r;
+    rig_open(&r);
+    int64_t order_id = create(&r);
+    store_mem_disk_set_full(r.store, true);
+    struct job *stuck = create_send(&r, 1, 1 << 20), *reads[OPS_MAX] = {0};
+    rig_run(&r, 200 * NS_PER_MS);
+    assert_int_equal(stuck->done, 0);
+    store_mem_disk_set_cold(r.store, true);
+    store_mem_disk_set_full(r.store, false);
+    uint64_t answered = 0;
+    for (uint64_t until = sim_world_now_ns(r.world) + 20 * NS_PER_S; sim_world_now_ns(r.world) < until && !stuck->done;) {
+        for (unsigned i = 0; i < OPS_MAX; i++) {
+            if (reads[i] && !reads[i]->done) continue;
+            if (reads[i]) assert_int_equal(reads[i]->op.failure.status, STATUS_OK), answered++, job_free(reads[i]);
+            reads[i] = job_new(OP_GET, 1 << 20);
+            reads[i]->op.slot = order_id_slot(order_id);
+            reads[i]->op.get.order_id = order_id;
+            engine_submit(r.engine, &reads[i]->op);
+        }
+        rig_run(&r, 50000);
+    }
+    assert_int_equal(stuck->done, 1);
+    assert_int_equal(stuck->op.failure.status, STATUS_OK);
+    assert_true(answered > 1000);
+    rig_run(&r, NS_PER_S);
+    for (unsigned i = 0; i < OPS_MAX; i++) assert_int_equal(reads[i]->done, 1), job_free(reads[i]);
+    job_free(stuck);
+    rig_close(&r);
+}
+
+static void writes_that_met_damage_are_answered(void **state) {
+    struct rig r;
+    rig_open(&r);
+    create(&r);
+    struct job *first = create_send(&r, 1, 1 << 20), *second = create_send(&r, 1, 1 << 20);
+    store_mem_disk_set_read_fault(r.store, STATUS_CHECKSUM_MISMATCH);
+    rig_run(&r, NS_PER_S);
+    assert_int_equal(first->done, 1);
+    assert_int_equal(second->done, 1);
+    assert_int_equal(first->op.failure.status, STATUS_CHECKSUM_MISMATCH);
+    store_mem_disk_set_read_fault(r.store, STATUS_OK);
+    job_free(first), job_free(second);
+    engine_drain(r.engine);
+    rig_run(&r, NS_PER_S);
+    assert_true(engine_drained(r.engine));
+    rig_close(&r);
+}
+
+int main(void) {
+    log_set_level(LOG_OFF);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_command_that_no_segment_holds_is_refused_and_holds_up_nobody),
+        cmocka_unit_test(a_write_whose_answer_finds_no_memory_is_of_unknown_outcome),
+        cmocka_unit_test(a_drained_engine_stays_drained_though_its_failed_store_could_be_reopened),
+        cmocka_unit_test(a_failed_store_is_reopened_though_it_is_read_all_the_time),
+        cmocka_unit_test(writes_that_met_damage_are_answered),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
