@@ -95,7 +95,7 @@ HEADERS_OK := $(HEADERS:%=$(B)/hdr/%.ok)
 all: $(B)/orderd $(B)/orderctl ## the server and its command-line tool (the default)
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile tools/install.mk
 	@echo "  SAN=asan|tsan, before any of them: a build of its own with that sanitizer, in build-asan or build-tsan"
 	@echo "  FUZZ_SECONDS=N with test or fuzz: so long for each fuzz target (5)"
 
@@ -231,6 +231,8 @@ $(RIGS): $(B)/tests/%: tests/%.c Makefile
 	$(CC) $(filter-out -Wundef,$(CFLAGS_BASE)) $(CFLAGS_FUSE) -MMD -MP -MF $@.d -MT $@ -o $@ $< $(FUSE_LIBS)
 
 hdr-check: $(HEADERS_OK) ## every header compiles alone
+
+include tools/install.mk
 
 clean: ## remove build products (not ./data)
 	rm -rf build build-*/

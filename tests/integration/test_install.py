@@ -1,0 +1,94 @@
+#!/usr/bin/python3
+"""make install as a packager and an application meet it: files in their places, the example built with pkg-config alone, no names that clash, uninstall."""
+import os
+import re
+import subprocess
+
+import orderdb_test as t
+from orderdb_test import equal, test, true
+
+DEST = os.path.join(t.TEMP, "dest")
+PREFIX = "/usr/local"
+MAKE = ["make", "-s", "--no-print-directory", "DESTDIR=" + DEST, "PREFIX=" + PREFIX]
+SAN = re.search(r"-(asan|tsan)$", t.BUILD)
+
+
+def make(target):
+    env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    subprocess.run([*MAKE, *(["SAN=" + SAN.group(1)] if SAN else []), target], cwd=t.ROOT, check=True, capture_output=True, text=True, timeout=600, env=env)
+
+
+def installed():
+    return sorted(os.path.relpath(os.path.join(d, f), DEST + PREFIX) for d, _, files in os.walk(DEST) for f in files)
+
+
+def flags(what):
+    env = dict(os.environ, PKG_CONFIG_PATH=DEST + PREFIX + "/lib/pkgconfig", PKG_CONFIG_SYSROOT_DIR=DEST)
+    return subprocess.run(["pkg-config", what, "orderdb"], env=env, check=True, capture_output=True, text=True).stdout.split()
+
+
+def compiled(compiler, source, out, *more):
+    sanitizer = {"asan": ["-fsanitize=address,undefined"], "tsan": ["-fsanitize=thread"]}[SAN.group(1)] if SAN else []
+    subprocess.run([*compiler, "-Wall", "-Wextra", "-Werror", *sanitizer, *flags("--cflags"), source, "-o", out, *more, *flags("--libs")],
+                   check=True, cwd=t.TEMP, timeout=120)
+    return out
+
+
+@test("install: programs, library, headers, pkgconfig, each with its mode and no other place touched")
+def _():
+    make("install")
+    files = installed()
+    for f in ("bin/orderd", "bin/orderctl", "lib/liborderdb.a", "lib/pkgconfig/orderdb.pc", "include/orderdb.h", "include/orderdb/orderdb/v1/order.pb-c.h"):
+        true(f in files, "%s is not in %s" % (f, files))
+    for f in files:
+        equal(os.stat(os.path.join(DEST + PREFIX, f)).st_mode & 0o777, 0o755 if f.startswith("bin/") else 0o644, f)
+    true(subprocess.run([DEST + PREFIX + "/bin/orderctl", "--version"], check=True, capture_output=True, text=True).stdout.startswith("orderctl "))
+    with open(DEST + PREFIX + "/lib/pkgconfig/orderdb.pc") as pc:
+        text = pc.read()
+    true("prefix=%s\n" % PREFIX in text and DEST not in text and t.ROOT not in text, text)
+
+
+@test("the example, built against what was installed, creates, pays and lists")
+def _(server):
+    example = compiled(["cc", "-std=c11"], os.path.join(t.ROOT, "examples", "create_pay_list.c"), os.path.join(t.TEMP, "example"))
+    for n in (1, 2):
+        p = subprocess.run([example, server.address, "example-user"], check=True, capture_output=True, text=True, timeout=30 * t.SLOW)
+        lines = p.stdout.splitlines()
+        equal(len(lines), n + 1)
+        true(re.fullmatch(r"\d+ PAID 3998 CNY", lines[0]), lines)
+    nowhere = subprocess.run([example, "127.0.0.1:%d" % t.free_port()], capture_output=True, text=True, timeout=30 * t.SLOW)
+    equal((nowhere.returncode, nowhere.stdout), (1, ""))
+    true("create: UNAVAILABLE" in nowhere.stderr, nowhere.stderr)
+
+
+@test("the library shows the names of orderdb.h and of messages alone; an application may have its own panic()")
+def _():
+    out = subprocess.run(["nm", "-g", "--defined-only", DEST + PREFIX + "/lib/liborderdb.a"], check=True, capture_output=True, text=True).stdout
+    names = [line.split()[2] for line in out.splitlines() if len(line.split()) == 3]
+    strangers = [n for n in names if not re.match(r"(orderdb_|google__)", n)]
+    true(SAN or not strangers, strangers[:10])
+    declared = set(re.findall(r"\b(orderdb_\w+)\(", open(DEST + PREFIX + "/include/orderdb.h").read()))
+    equal(declared - set(names), set(), "declared, not in the library")
+    source = os.path.join(t.TEMP, "clash.c")
+    with open(source, "w") as f:
+        f.write("#include <orderdb.h>\nint panic, sha256, buf_append, channel_open, mem_alloc;\n"
+                "int main(void) { orderdb_close(orderdb_open(\"127.0.0.1:1\", 0)); return panic + sha256 + buf_append + channel_open + mem_alloc; }\n")
+    subprocess.run([compiled(["cc"], source, os.path.join(t.TEMP, "clash"))], check=True, timeout=30 * t.SLOW)
+
+
+@test("the installed headers are C++ too")
+def _():
+    source = os.path.join(t.TEMP, "plus.cc")
+    with open(source, "w") as f:
+        f.write("#include <orderdb.h>\nint main() { orderdb_close(orderdb_open(\"127.0.0.1:1\", nullptr)); }\n")
+    subprocess.run([compiled(["g++"], source, os.path.join(t.TEMP, "plus"))], check=True, timeout=30 * t.SLOW)
+
+
+@test("uninstall leaves no file")
+def _():
+    make("uninstall")
+    equal(installed(), [])
+
+
+if __name__ == "__main__":
+    t.run()
