@@ -266,7 +266,8 @@ static void check_statuses(struct listing *l) {
         char field[32];
         snprintf(field, sizeof field, "statuses[%u]", i);
         ids[i] = machines_status_id(l->q->machines, r->statuses[i]);
-        if (!ids[i]) failure_violation(f, STATUS_FIELD_INVALID, field, "no machine has the status \"%.*s\"", (int)MIN_OF(r->statuses[i].len, (size_t)64), r->statuses[i].data);
+        struct slice shown = slice_cut_utf8(r->statuses[i], 64);
+        if (!ids[i]) failure_violation(f, STATUS_FIELD_INVALID, field, "no machine has the status \"%.*s\"", (int)shown.len, shown.data);
     }
     qsort(ids, r->status_count, sizeof ids[0], compare_status);
     for (unsigned i = 0; i < r->status_count; i++)

@@ -170,7 +170,7 @@ enum { WITHIN_MESSAGE_BYTES_MAX = 512 };
 struct slice failure_encode_within(const struct failure *f, struct arena *arena, size_t bytes_max) {
     struct failure g = *f;
     g.arena = arena;
-    if (g.message) g.message = arena_printf(arena, "%.*s", WITHIN_MESSAGE_BYTES_MAX, g.message);
+    if (g.message) g.message = (const char *)arena_copy(arena, slice_cut_utf8(slice_str(g.message), WITHIN_MESSAGE_BYTES_MAX)).data;
     unsigned count = 0;
     for (const struct failure_violation *v = f->violations; v; v = v->next) count++;
     for (;; count /= 2) {

@@ -32,6 +32,7 @@
 #include "proto/base/buf.h"
 #include "proto/base/mem.h"
 #include "proto/grpc.h"
+#include "proto/scan.h"
 #include "server/core.h"
 #include "server/h2.h"
 #include "server/methods.h"
@@ -265,7 +266,8 @@ static bool is_grpc(struct slice content_type) {
 static void parse_path(struct call *call, struct slice path) {
     call->method = method_find(path);
     if (call->method) return;
-    struct slice shown = slice_of(path.data, MIN_OF(path.len, (size_t)200));
+    struct slice shown = slice_cut_utf8(path, 200);
+    if (!utf8_valid(shown)) shown = SLICE_LIT("of that name"); /* the details are a message of texts: it would not parse */
     failure_set(&call->failure, STATUS_METHOD_UNKNOWN, "no method %.*s", (int)shown.len, (const char *)shown.data);
 }
 
@@ -336,7 +338,7 @@ static void send_failure(struct call *call, const struct failure *failure) {
     };
     size_t n = 3;
     struct slice text = slice_str(f->message ? f->message : status_reason(f->status));
-    text.len = MIN_OF(text.len, (size_t)TEXT_BYTES_MAX);
+    text = slice_cut_utf8(text, TEXT_BYTES_MAX);
     char encoded[3 * TEXT_BYTES_MAX];
     fields[n++] = (struct h2_field){SLICE_LIT("grpc-message"), slice_of(encoded, grpc_percent_encode(text, encoded))};
     arena_reset(&call->calls->scratch);
@@ -374,7 +376,8 @@ void call_reply(struct call *call, const struct slice *parts, size_t n) {
     if (n > H2_PARTS_MAX) all = arena_array(&call->arena, struct slice, n + 1);
     uint8_t *head = arena_alloc(&call->arena, GRPC_FRAME_HEAD);
     if (!all || !head) {
-        fail_memory(call);
+        if (call->request_id.len) failure_set(&call->failure, STATUS_DEADLINE_EXCEEDED, "the write was done; there is no memory to answer"); /* not "nothing was done" */
+        else fail_memory(call);
         return call_fail(call);
     }
     uint64_t len = 0;

@@ -46,7 +46,7 @@ void serve_health_check(struct call *call) {
     struct slice service;
     if (!read_service(call, &service)) return;
     if (is_known(service)) return serve_reply(call, response_of(health_of(call_core(call))));
-    failure_set(call_failure(call), STATUS_SERVICE_UNKNOWN, "no service %.*s", (int)MIN_OF(service.len, (size_t)200), (const char *)service.data);
+    failure_set(call_failure(call), STATUS_SERVICE_UNKNOWN, "no service %.*s", (int)slice_cut_utf8(service, 200).len, (const char *)service.data);
     call_fail(call);
 }
 

@@ -19,6 +19,7 @@ enum {
     IMPORT_REJECTED_KEPT = 100, /* in the answer; all are counted */
     IMPORT_NAME_BYTES = 128,
     IMPORT_RETRY_NS = 50000000,
+    IMPORT_TRIES_MAX = 1200, /* a minute of refusals: the sender hears of it, and memory is not held for ever */
 };
 
 struct import {
@@ -36,6 +37,7 @@ struct import_item { /* in its own arena, which is charged to the core's request
     struct timer retry;
     struct list link; /* import.waiting */
     struct slice command, user_id;
+    unsigned tries;
     char client_order_no[IMPORT_NAME_BYTES + 1];
 };
 
@@ -122,7 +124,7 @@ static void item_retry(struct timer *t) {
 /* Overload passes, and the next node leads soon: the item waits. true: it does. */
 static bool item_wait(struct call *call, struct import *im, struct import_item *item) {
     enum status st = item->op.op.failure.status;
-    if (st != STATUS_OVERLOADED && st != STATUS_NOT_LEADER) return false;
+    if ((st != STATUS_OVERLOADED && st != STATUS_NOT_LEADER) || ++item->tries > IMPORT_TRIES_MAX) return false;
     struct core *core = call_core(call);
     if (!timer_set(&core->timers, &item->retry, core->now_ns + IMPORT_RETRY_NS)) return false;
     list_push_back(&im->waiting, &item->link);
@@ -179,8 +181,8 @@ static bool item_check(struct call *call, struct import_item *item, struct failu
         (Orderdb__V1__ImportOrdersRequest *)scan_unpack(&orderdb__v1__import_orders_request__descriptor, call_message(call), &scan_limits_default, f);
     if (!m) return false;
     if (m->order) {
-        size_t n = MIN_OF(strlen(m->order->client_order_no), (size_t)IMPORT_NAME_BYTES);
-        memcpy(item->client_order_no, m->order->client_order_no, n);
+        struct slice name = slice_cut_utf8(slice_str(m->order->client_order_no), IMPORT_NAME_BYTES);
+        memcpy(item->client_order_no, name.data, name.len);
     }
     if (!check_import(m, call_core(call)->node->machines, item->arena, &checked, f)) return false;
     item->command = checked.command;

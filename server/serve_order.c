@@ -51,11 +51,21 @@ static struct slice replayed_wire(bool replayed, uint32_t field) {
 
 /* ---- writes */
 
+/* A piece of the answer found no memory; without it the others would read as something else. The write was done, so this must not read as a refusal. */
+static void answer_lost(struct call *call) {
+    failure_set(call_failure(call), STATUS_DEADLINE_EXCEEDED, "the write was done; there is no memory to answer: send it again with the same request_id");
+    call_fail(call);
+}
+
 static void create_done(struct call *call, struct call_op *o) {
     if (!op_succeeded(call, o)) return;
     struct slice parts[] = {
         serve_field_head(call, 1, o->op.answer.len), o->op.answer, replayed_wire(o->op.outcome.replayed, 2), serve_token_wire(call, 3, &o->op.outcome),
     };
+    if (!parts[0].data || !parts[3].data) {
+        answer_lost(call);
+        return;
+    }
     call_reply(call, parts, ARRAY_LEN(parts));
 }
 
@@ -81,6 +91,10 @@ static void transition_done(struct call *call, struct call_op *o) {
         serve_field_head(call, 1, o->op.answer.len), o->op.answer, serve_field_head(call, 2, entry.len), entry,
         replayed_wire(o->op.outcome.replayed, 3),    serve_token_wire(call, 4, &o->op.outcome),
     };
+    if (!parts[0].data || !parts[2].data || !entry.data || !parts[5].data) {
+        answer_lost(call);
+        return;
+    }
     call_reply(call, parts, ARRAY_LEN(parts));
 }
 

@@ -152,7 +152,7 @@ static size_t field_bytes(size_t len) { return 1 + varint_len(len) + len; }
 static void write_error(struct writer *w, enum grpc_code code, const char *what, struct slice name) {
     char text[160];
     uint8_t inner[192];
-    int n = snprintf(text, sizeof text, "%s: %.*s", what, (int)MIN_OF(name.len, (size_t)100), (const char *)name.data);
+    int n = snprintf(text, sizeof text, "%s: %.*s", what, (int)slice_cut_utf8(name, 100).len, (const char *)name.data);
     struct writer iw = writer_of(inner, sizeof inner);
     pb_int64(&iw, 1, code);
     pb_bytes(&iw, 2, slice_of(text, MIN_OF((size_t)n, sizeof text - 1)));

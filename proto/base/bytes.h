@@ -25,6 +25,12 @@ static inline int slice_compare(struct slice a, struct slice b) {
     int c = n ? memcmp(a.data, b.data, n) : 0;
     return c ? c : (a.len > b.len) - (a.len < b.len);
 }
+/* The longest beginning of at most max bytes that does not end within a UTF-8 character. */
+static inline struct slice slice_cut_utf8(struct slice s, size_t max) {
+    if (s.len <= max) return s;
+    while (max && (s.data[max] & 0xc0) == 0x80) max--;
+    return (struct slice){s.data, max};
+}
 static inline bool slice_starts_with(struct slice a, struct slice prefix) {
     return a.len >= prefix.len && (prefix.len == 0 || memcmp(a.data, prefix.data, prefix.len) == 0);
 }

@@ -216,6 +216,9 @@ static void slices_compare_as_unsigned_bytes(void **state) {
     assert_true(slice_compare(SLICE_LIT("\x80"), SLICE_LIT("\x7f")) > 0);
     assert_int_equal(slice_compare((struct slice){0}, (struct slice){0}), 0);
     assert_true(slice_equal(SLICE_LIT(""), (struct slice){0}));
+    assert_true(slice_equal(slice_cut_utf8(SLICE_LIT("a\xc3\xa9"), 2), SLICE_LIT("a")));
+    assert_true(slice_equal(slice_cut_utf8(SLICE_LIT("a\xc3\xa9"), 3), SLICE_LIT("a\xc3\xa9")));
+    assert_int_equal(slice_cut_utf8(SLICE_LIT("\xf0\x9f\x98\x80"), 3).len, 0);
     assert_true(slice_starts_with(SLICE_LIT("abc"), SLICE_LIT("ab")));
     assert_false(slice_starts_with(SLICE_LIT("a"), SLICE_LIT("ab")));
 }

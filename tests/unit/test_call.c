@@ -593,6 +593,18 @@ static void test_the_arena_is_bounded_by_the_message(void **state) {
     assert_string_equal(request(SVC "CreateOrder", slice_of(big, sizeof big), NULL, NULL)->grpc_status, "0");
 }
 
+static void handler_done_and_full(struct call *call) {
+    call_set_request_id(call, SLICE_LIT("a-request-of-16-bytes"));
+    while (arena_alloc(call_arena(call), 16)) continue;
+    struct slice part = SLICE_LIT("x");
+    call_reply(call, &part, 1);
+}
+/* MEMORY_LIMIT would say that nothing was done. */
+static void test_a_write_without_memory_for_its_answer_is_of_unknown_outcome(void **state) {
+    world_create = handler_done_and_full;
+    assert_refused(world_call(&w, SVC "CreateOrder", "small"), GRPC_DEADLINE_EXCEEDED, "OUTCOME_UNKNOWN");
+}
+
 static void test_too_many_calls_are_refused_streams(void **state) {
     world_close(&w);
     struct call_limits l = world_call_limits;
@@ -628,6 +640,7 @@ int main(void) {
         T(test_a_held_stream_keeps_its_window_shut), T(test_a_large_message_on_a_stream), T(test_a_stream_may_be_refused_early),
         T(test_a_stream_with_ops_away_expires_or_is_cancelled), T(test_an_op_submitted_after_the_answer_is_dropped),
         T(test_a_release_from_outside_goes_on_at_once), T(test_beyond_the_cores_request_memory), T(test_the_arena_is_bounded_by_the_message),
+        T(test_a_write_without_memory_for_its_answer_is_of_unknown_outcome),
         T(test_too_many_calls_are_refused_streams), T(test_calls_are_reused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -169,6 +169,9 @@ static void within_a_limit_the_reason_stays(void **state) {
     f.message = big;
     assert_true(details_decode(failure_encode_within(&f, &arena, 1 << 20), &arena, &d));
     assert_int_equal(strlen(d.message), 512);
+    memcpy(big + 511, "\xc3\xa9", 2); /* a character across the cut: half of it would make the whole status unreadable to others */
+    assert_true(details_decode(failure_encode_within(&f, &arena, 1 << 20), &arena, &d));
+    assert_int_equal(strlen(d.message), 511);
     struct arena tiny;
     arena_init(&tiny, 0);
     assert_null(failure_encode_within(&f, &tiny, 4000).data);
