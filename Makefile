@@ -77,7 +77,7 @@ L_SERVER := $(LIB)/libserver.a
 L_CLIENT := $(LIB)/liborderdb.a
 L_TEST := $(LIB)/libtest.a
 
-LDLIBS_PROTO := -lprotobuf-c -lcrypto -lxxhash
+LDLIBS_PROTO := -lprotobuf-c -lssl -lcrypto -lxxhash
 LDLIBS_ENGINE := -lraft -lrocksdb
 LDLIBS_SERVER := -luring -lnghttp2
 LDLIBS_CLIENT := -lnghttp2

@@ -260,7 +260,7 @@ void config_print_help(FILE *out) {
         char name[NAME_BYTES_MAX], head[96];
         dashed(settings[i].name, name);
         snprintf(head, sizeof head, "--%s %s", name, settings[i].unit);
-        fprintf(out, "  %-30s %s (default %s)\n", head, settings[i].help, settings[i].fallback);
+        fprintf(out, "  %-30s %s (default %s)\n", head, settings[i].help, settings[i].fallback[0] ? settings[i].fallback : "none");
     }
     fprintf(out, "  %-30s settings as `key = value` lines, keys as the flags above without --; a flag outranks it\n", "--config FILE");
     fprintf(out, "  %-30s what runs: version of orderd and of its libraries\n  %-30s this text\n", "--version", "--help");

@@ -1,7 +1,7 @@
 /* conn: a socket between the ring and h2.
  *
- *   ring_receive (multishot) --> on_received --> conn_input  --> h2_feed
- *   ring_send    <-- conn_flush  <------------- conn_output <-- h2_output
+ *   ring_receive (multishot) --> on_received --> conn_input  --> [tls_feed] ----> h2_feed
+ *   ring_send    <-- conn_flush  <------------- conn_output <-- [tls_encrypt] <-- h2_output
  *
  * Output. Whoever has something to say puts the connection on core->flush; conn_flush_all, at the end of the cycle, fills one buffer and sends it. One send is
  * in flight per connection; what comes meanwhile waits in h2 (streams and control frames are bounded there) for the completion. Buffers come from a pool and
@@ -13,7 +13,11 @@
  * One timer. It looks at everything that can be late: first request, idle, keepalive, send; stalled streams through h2_sweep. While calls are open it
  * runs every TICK; else at the one deadline that is next.
  *
- * Memory of a connection: struct conn + h2's counted heap (176 KiB at most) + one output buffer (64 KiB) < 256 KiB. */
+ * TLS. Both ends of it are memory (proto/tls.h): what comes in is fed and its plain text goes on to h2; going out, h2 fills the core's one scratch buffer, which is
+ * encrypted into the connection's output. h2 is not asked before the handshake has ended, which has its own time-out and its own limit.
+ *
+ * Memory of a connection: struct conn + h2's counted heap (176 KiB at most) + one output buffer (64 KiB) < 256 KiB; with TLS about 40 KiB more, and 64 KiB of answers
+ * to a handshake that the peer does not read, at most. */
 #include "server/conn.h"
 
 #include <netinet/in.h>
@@ -24,10 +28,12 @@
 
 #include "proto/base/log.h"
 #include "proto/base/mem.h"
+#include "proto/tls.h"
 #include "server/node.h"
 
-enum { CONN_MAGIC = 0x434f4e4e, OUTPUT_BYTES = 64 << 10, OUTPUT_IDLE_MAX = 64, ADDRESS_BUCKETS = 256 };
-static_assert(OUTPUT_BYTES >= (int)H2_OUTPUT_BYTES_MIN, "h2 can always make a frame");
+enum { CONN_MAGIC = 0x434f4e4e, OUTPUT_BYTES = 64 << 10, PLAIN_BYTES = 60 << 10, OUTPUT_IDLE_MAX = 64, ADDRESS_BUCKETS = 256 };
+static_assert(PLAIN_BYTES >= (int)H2_OUTPUT_BYTES_MIN, "h2 can always make a frame");
+static_assert(PLAIN_BYTES + (PLAIN_BYTES / 16384 + 2) * 64 <= OUTPUT_BYTES, "what h2 fills fits when it is encrypted (tls_room)");
 #define TICK_NS (2 * NS_PER_S)
 
 const struct conn_limits conn_limits_default = {
@@ -38,6 +44,8 @@ const struct conn_limits conn_limits_default = {
     .keepalive_ns = 60 * NS_PER_S,
     .send_ns = 30 * NS_PER_S,
     .drain_notice_ns = 500 * NS_PER_MS,
+    .handshake_ns = 5 * NS_PER_S,
+    .handshakes_max = 1000,
     .h2 = {
         .streams_max = 128,
         .stream_window_bytes = 256 * KIB,
@@ -74,7 +82,8 @@ struct output {
 struct conns {
     struct conn_limits limits;
     struct list idle_outputs;
-    uint32_t idle_output_count, output_count;
+    uint32_t idle_output_count, output_count, handshake_count;
+    uint8_t *plain; /* PLAIN_BYTES, with TLS: on the way from h2 to encryption */
     struct list addresses[ADDRESS_BUCKETS];
 };
 
@@ -87,6 +96,8 @@ struct conn {
     struct list link;       /* core->connections */
     struct list flush_link; /* core->flush, when there may be output */
     struct h2 *h2;          /* NULL when closing */
+    struct tls *tls;        /* NULL: cleartext, or closing */
+    bool in_handshake;      /* counted in handshake_count */
     struct address *address;
     int fd;
     struct ring_op receive, send, close;
@@ -107,7 +118,9 @@ bool conn_open_with(struct core *core, const struct conn_limits *limits) {
     check(!core->conns);
     struct conns *cs = mem_new(struct conns);
     struct calls *calls = cs ? calls_new(core, &limits->call) : NULL;
-    if (!calls) return mem_free(cs), false;
+    uint8_t *plain = calls && limits->tls ? mem_alloc(PLAIN_BYTES) : NULL;
+    if (!calls || (limits->tls && !plain)) return calls_free(calls), mem_free(cs), false;
+    cs->plain = plain;
     cs->limits = *limits;
     list_init(&cs->idle_outputs);
     for (size_t i = 0; i < ADDRESS_BUCKETS; i++) list_init(&cs->addresses[i]);
@@ -122,6 +135,8 @@ bool conn_open(struct core *core) {
     limits.connections_max = limits.per_address_max = l->connections_max;
     limits.first_request_ns = l->first_request_ns;
     limits.idle_ns = l->idle_ns;
+    limits.tls = core->node->tls;
+    limits.handshakes_max = l->handshakes_max;
     limits.h2.streams_max = l->calls_per_connection_max;
     limits.call.live_max = l->calls_max;
     limits.call.arena_bytes_max = (uint32_t)MIN_OF(l->request_bytes_max, (size_t)UINT32_MAX);
@@ -138,6 +153,8 @@ void conn_fini(struct core *core) {
     check(cs->output_count == 0);
     for (size_t i = 0; i < ADDRESS_BUCKETS; i++) check(list_empty(&cs->addresses[i]));
     calls_free(core->calls);
+    check(cs->handshake_count == 0);
+    mem_free(cs->plain);
     mem_free(cs);
     core->conns = NULL;
     core->calls = NULL;
@@ -215,13 +232,25 @@ static void on_closed(struct ring_op *op, int32_t result, bool more) {
     conn_free_when_idle(c);
 }
 
-/* Not from inside h2: it is freed here. */
+static void handshake_over(struct conn *c) {
+    if (!c->in_handshake) return;
+    c->in_handshake = false;
+    check(c->core->conns->handshake_count > 0);
+    c->core->conns->handshake_count--;
+    bool ok = tls_established(c->tls);
+    metric_add(&c->core->metrics, ok ? METRIC_TLS_HANDSHAKES : METRIC_TLS_FAILED, 1);
+}
+
+/* Not from inside h2 or TLS: they are freed here. */
 static void conn_close(struct conn *c, const char *why) {
     if (c->state == CONN_CLOSING) return;
     log_debug("connection closed", "core=%u fd=%d why=%s", c->core->id, c->fd, why);
     c->state = CONN_CLOSING;
     list_remove(&c->flush_link);
     timer_clear(&c->core->timers, &c->timer);
+    handshake_over(c);
+    tls_free(c->tls);
+    c->tls = NULL;
     h2_free(c->h2);
     c->h2 = NULL;
     c->close_pending = true;
@@ -240,6 +269,7 @@ static uint64_t conn_deadline(const struct conn *c) {
     uint64_t now = c->core->now_ns, at = c->received_ns + l->idle_ns;
     if (c->ending) return now + TICK_NS; /* for the last words */
     if (!h2_requests(c->h2)) at = MIN_OF(at, c->accepted_ns + l->first_request_ns);
+    if (c->in_handshake) at = MIN_OF(at, c->accepted_ns + l->handshake_ns);
     if (h2_open_streams(c->h2) || c->sending) at = MIN_OF(at, now + TICK_NS);
     if (c->final_ns) at = MIN_OF(at, c->final_ns);
     return MAX_OF(at, now + 1);
@@ -249,6 +279,7 @@ static uint64_t conn_deadline(const struct conn *c) {
 static const char *conn_late(struct conn *c) {
     const struct conn_limits *l = &c->core->conns->limits;
     uint64_t now = c->core->now_ns;
+    if (c->in_handshake && now >= c->accepted_ns + l->handshake_ns) return "no TLS handshake in time";
     if (!h2_requests(c->h2) && now >= c->accepted_ns + l->first_request_ns) return "no request came in time";
     if (c->sending && now >= c->send_begun_ns + l->send_ns) return "the peer takes no bytes";
     if (h2_open_streams(c->h2)) return now >= c->received_ns + 2 * l->keepalive_ns ? "a ping was not answered" : NULL;
@@ -283,10 +314,20 @@ static void on_timer(struct timer *t) {
 
 /* ---- bytes in */
 
-/* Where TLS will decrypt. */
+static bool on_plain(void *owner, struct slice plain) {
+    struct conn *c = conn_checked(owner);
+    if (!h2_feed(c->h2, plain)) c->ending = true;
+    return !c->ending;
+}
+
 static void conn_input(struct conn *c, struct slice bytes) {
     uint64_t requests = h2_requests(c->h2);
-    if (!h2_feed(c->h2, bytes)) c->ending = true;
+    if (!c->tls) (void)on_plain(c, bytes);
+    else if (!tls_feed(c->tls, bytes, on_plain, c)) c->ending = true; /* an alert may be waiting */
+    if (c->in_handshake && tls_established(c->tls)) {
+        log_debug("tls", "core=%u fd=%d subject=%s", c->core->id, c->fd, tls_peer_subject(c->tls));
+        handshake_over(c);
+    }
     if ((requests == 0) != (h2_requests(c->h2) == 0)) conn_set_timer(c); /* the first request has come: idle and keepalive from now on */
     conn_want_flush(c);
 }
@@ -321,8 +362,31 @@ static void conn_receive(struct conn *c) {
 
 /* ---- bytes out */
 
-/* Where TLS will encrypt. */
-static void conn_output(struct conn *c, struct writer *w) { h2_output(c->h2, w); }
+static bool conn_wants_output(const struct conn *c) {
+    if (c->tls && tls_wants_output(c->tls)) return true;
+    return h2_wants_output(c->h2) && (!c->tls || tls_established(c->tls));
+}
+
+static void conn_output(struct conn *c, struct writer *w) {
+    if (!c->tls) return h2_output(c->h2, w);
+    tls_output(c->tls, w);
+    if (tls_wants_output(c->tls) || !tls_established(c->tls) || w->cap - w->len < tls_room(PLAIN_BYTES)) return;
+    struct writer plain = writer_of(c->core->conns->plain, PLAIN_BYTES);
+    h2_output(c->h2, &plain);
+    if (!tls_encrypt(c->tls, writer_slice(&plain), w)) c->ending = true;
+}
+
+/* All is said: with TLS one more word, so that the peer can tell the end from a cut. */
+static bool conn_wants_farewell(struct conn *c) {
+    if (c->tls) tls_close(c->tls);
+    return c->tls && tls_wants_output(c->tls);
+}
+
+/* Why it ends, when that is not in order. */
+static const char *conn_error(const struct conn *c) {
+    const char *error = c->tls ? tls_error(c->tls) : NULL;
+    return error ? error : h2_error(c->h2);
+}
 
 static void on_sent(struct ring_op *op, int32_t result, bool more) {
     struct conn *c = conn_checked(container_of(op, struct conn, send));
@@ -340,7 +404,8 @@ static void conn_flush(struct conn *c) {
     if (c->state != CONN_OPEN || c->sending) return; /* on_sent comes back to it */
     struct output *o = NULL;
     size_t len = 0;
-    if (h2_wants_output(c->h2)) {
+    bool over = c->ending || h2_finished(c->h2);
+    if (conn_wants_output(c) || (over && conn_wants_farewell(c))) {
         if (!(o = output_get(c->core->conns))) return conn_close(c, "no memory for output");
         struct writer w = writer_of(o->data, sizeof o->data);
         conn_output(c, &w);
@@ -349,8 +414,9 @@ static void conn_flush(struct conn *c) {
     if (len == 0) {
         output_put(c->core->conns, o);
         if (c->ending || h2_finished(c->h2)) {
-            if (h2_error(c->h2)) metric_add(&c->core->metrics, METRIC_CONNECTIONS_ABUSED, 1);
-            conn_close(c, h2_error(c->h2) ? h2_error(c->h2) : "done");
+            const char *error = conn_error(c);
+            if (error) metric_add(&c->core->metrics, METRIC_CONNECTIONS_ABUSED, 1);
+            conn_close(c, error ? error : "done");
         }
         return;
     }
@@ -370,6 +436,7 @@ void conn_flush_all(struct core *core) {
 static struct conn *conn_new(struct core *core, int fd, const struct sockaddr_storage *peer) {
     struct conns *cs = core->conns;
     if (core->draining || core->connection_count >= cs->limits.connections_max) return NULL;
+    if (cs->limits.tls && cs->handshake_count >= cs->limits.handshakes_max) return NULL;
     struct conn *c = mem_new(struct conn);
     if (!c) return NULL;
     c->magic = CONN_MAGIC;
@@ -381,7 +448,9 @@ static struct conn *conn_new(struct core *core, int fd, const struct sockaddr_st
     list_init(&c->flush_link);
     c->address = address_get(cs, peer);
     c->h2 = c->address ? h2_new(core, &cs->limits.h2, conn_want_flush, c) : NULL;
-    if (c->h2 && timer_set(&core->timers, &c->timer, conn_deadline(c))) return c;
+    if (c->h2 && cs->limits.tls) c->tls = tls_new(cs->limits.tls, NULL), c->in_handshake = c->tls != NULL;
+    if (c->h2 && (c->tls || !cs->limits.tls) && timer_set(&core->timers, &c->timer, conn_deadline(c))) return cs->handshake_count += c->in_handshake, c;
+    tls_free(c->tls);
     list_remove(&c->flush_link);
     h2_free(c->h2);
     address_put(c->address);
@@ -442,7 +511,7 @@ size_t conn_memory_bytes(const struct core *core) {
     size_t n = core->conns->output_count * sizeof(struct output);
     for (const struct list *l = core->connections.next; l != &core->connections; l = l->next) {
         const struct conn *c = container_of(l, const struct conn, link);
-        n += sizeof *c + (c->h2 ? h2_memory_bytes(c->h2) : 0);
+        n += sizeof *c + (c->h2 ? h2_memory_bytes(c->h2) : 0) + (c->tls ? tls_memory_bytes(c->tls) : 0);
     }
     return n;
 }

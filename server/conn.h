@@ -1,6 +1,6 @@
 /* One TCP connection of a client: socket, buffers, timers. What the bytes mean is h2's. All calls on the core's thread.
  *
- * Bytes cross at two places, conn_input and conn_output in conn.c: TLS will sit there and nowhere else.
+ * Bytes cross at two places, conn_input and conn_output in conn.c: TLS (proto/tls.h) sits there and nowhere else.
  * A connection is freed when its last ring request has completed; its calls that wait for an op live on without it. */
 #ifndef SERVER_CONN_H
 #define SERVER_CONN_H
@@ -11,6 +11,7 @@
 struct core;
 struct core_hooks;
 struct sockaddr_storage;
+struct tls_source;
 
 struct conn_limits {
     uint32_t connections_max;     /* of this core */
@@ -20,6 +21,9 @@ struct conn_limits {
     uint64_t keepalive_ns;        /* a connection with calls and without bytes is pinged after this, and closed after as much again */
     uint64_t send_ns;             /* a send that the peer does not take */
     uint64_t drain_notice_ns;     /* between the two GOAWAYs */
+    struct tls_source *tls;       /* NULL: cleartext */
+    uint64_t handshake_ns;        /* from accept to the end of TLS's handshake */
+    uint32_t handshakes_max;      /* of this core at once: half-open ones cost CPU and memory, and nobody has shown who he is */
     struct h2_limits h2;
     struct call_limits call;
 };

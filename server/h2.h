@@ -1,6 +1,6 @@
 /* HTTP/2, server side: one nghttp2 session per connection. The only includer of <nghttp2/nghttp2.h> in the server. Knows bytes, frames, streams and
  * windows; what a request means is call's. No sockets here: bytes go in through h2_feed and come out through h2_output, so tests and the fuzzer drive it
- * from memory, and TLS will sit between it and conn.
+ * from memory, and TLS sits between it and conn.
  *
  * All calls on the core's thread. nghttp2 copies nothing of ours that is static or lives in the call's arena: a call lives until its stream is closed. */
 #ifndef SERVER_H2_H

@@ -41,6 +41,7 @@ static void block_signals(sigset_t *set) {
     sigemptyset(set);
     sigaddset(set, SIGTERM);
     sigaddset(set, SIGINT);
+    sigaddset(set, SIGHUP);
     sigaddset(set, NODE_SIGNAL);
     pthread_sigmask(SIG_BLOCK, set, NULL);
     signal(SIGPIPE, SIG_IGN);
@@ -71,6 +72,10 @@ static int run(struct node *node, const sigset_t *signals) {
         int sig = 0;
         if (sigwait(signals, &sig) != 0) continue;
         enum node_now now = node_state_now(node);
+        if (sig == SIGHUP && node->tls) {
+            if (now == NODE_SERVING) node_reload(node);
+            continue;
+        } /* without TLS there is nothing to read again: the terminal has gone */
         if (sig != NODE_SIGNAL) {
             log_info("signal", "number=%d", sig);
             if (draining) die_of(sig);          /* a second one: at once */

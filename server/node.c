@@ -12,6 +12,7 @@
 #include "engine/machine.h"
 #include "engine/store.h"
 #include "proto/base/mem.h"
+#include "proto/tls.h"
 #include "server/clock.h"
 #include "server/host.h"
 #include "server/http.h"
@@ -405,6 +406,7 @@ static void set_limits(struct node *node) {
         .idle_ns = c->idle_timeout * NS_PER_MS,
         .first_request_ns = c->first_request_timeout * NS_PER_MS,
         .deadline_ns_max = c->deadline_max * NS_PER_MS,
+        .handshakes_max = (uint32_t)((c->tls_handshakes_max + n - 1) / n),
     };
 }
 
@@ -430,6 +432,18 @@ static enum status divide(struct node *node, char error[512]) {
     return st;
 }
 
+static enum status open_tls(struct node *node, char error[512]) {
+    const struct config *c = node->config;
+    struct tls_files files = {.cert = c->tls_cert, .key = c->tls_key, .ca = c->tls_client_ca, .require_client_cert = c->tls_require_client_cert};
+    char why[256];
+    if (!*c->tls_cert && !*c->tls_key && !*c->tls_client_ca) return STATUS_OK;
+    node->tls = tls_source_new_server(&files, why);
+    if (!node->tls) return snprintf(error, 512, "TLS: %s", why), STATUS_FIELD_INVALID;
+    tls_source_describe(node->tls, why);
+    log_info("tls", "cert=%s %s client_certs=%s", c->tls_cert, why, !*c->tls_client_ca ? "no" : c->tls_require_client_cert ? "required" : "taken");
+    return STATUS_OK;
+}
+
 static enum status bind_ports(struct node *node, char error[512]) {
     struct node_state *ns = node->state;
     const char *texts[LISTENER_KINDS] = {node->config->listen, node->config->http_listen, node->config->peer_listen};
@@ -442,7 +456,9 @@ static enum status bind_ports(struct node *node, char error[512]) {
     static_assert(sizeof node->client_address >= ADDRESS_TEXT_BYTES, "any address fits");
     address_format(&ns->addresses[LISTENER_CLIENT].sa, node->client_address);
     address_format(&ns->addresses[LISTENER_PEER].sa, node->peer_address);
-    if (st == STATUS_OK && !address_is_loopback(&ns->addresses[LISTENER_CLIENT])) log_warn("clients talk cleartext", "listen=%s", node->config->listen);
+    if (st == STATUS_OK && !address_is_loopback(&ns->addresses[LISTENER_CLIENT])) {
+        if (!node->tls) log_warn("clients talk cleartext", "listen=%s", node->config->listen);
+    }
     return st;
 }
 
@@ -489,6 +505,7 @@ enum status node_start(struct node *node, const struct config *config, const str
     enum status st = open_identity(node, error);
     if (st == STATUS_OK) st = divide(node, error);
     if (st == STATUS_OK) st = make_shared(node, error);
+    if (st == STATUS_OK) st = open_tls(node, error);
     if (st == STATUS_OK) st = bind_ports(node, error);
     if (st == STATUS_OK) st = make_cores(node, error);
     if (st) return st;
@@ -519,6 +536,14 @@ void node_describe(const struct node *node, char out[512]) {
              node->core_count, node->partition_count, node->budget.total_bytes / MIB, node->config->data_dir);
 }
 
+void node_reload(struct node *node) {
+    char text[256];
+    check(node->tls);
+    if (!tls_source_reload(node->tls, text)) return log_error("reload refused", "the certificates in use stay: %s", text);
+    tls_source_describe(node->tls, text);
+    log_info("reload", "cert=%s %s", node->config->tls_cert, text);
+}
+
 void node_drain(struct node *node) {
     check(node_state_now(node) == NODE_SERVING);
     __atomic_store_n(&node->draining, true, __ATOMIC_RELAXED);
@@ -543,6 +568,7 @@ void node_close(struct node *node) {
     ring_close(ns->ring);
     store_shared_free(ns->store_shared);
     machines_free(ns->machines);
+    tls_source_free(node->tls);
     pthread_barrier_destroy(&ns->meeting);
     pthread_mutex_destroy(&ns->error_lock);
     close(ns->dir_fd);

@@ -21,6 +21,7 @@ struct limits {
     uint64_t idle_ns;                  /* a connection without calls */
     uint64_t first_request_ns;         /* from accept to the first complete request */
     uint64_t deadline_ns_max;          /* a call's deadline is clamped to this */
+    uint32_t handshakes_max;           /* TLS, of a core, under way */
 };
 
 struct node {
@@ -34,6 +35,7 @@ struct node {
     const struct core_hooks *hooks;
     struct readers *readers;
     const struct machines *machines;
+    struct tls_source *tls; /* clients' port; NULL: cleartext */
     bool draining; /* relaxed atomic */
     struct node_state *state; /* node.c's own */
 };
@@ -56,6 +58,8 @@ const char *node_error(const struct node *node);
 void node_describe(const struct node *node, char out[512]);
 /* New calls are refused, running ones end (config: drain_timeout), engines flush. Once, from the main thread, of a serving node. */
 void node_drain(struct node *node);
+/* Reads the certificates again, for new connections. A bad file is logged and changes nothing. Of a node with TLS. */
+void node_reload(struct node *node);
 /* Joins the threads and frees all. */
 void node_close(struct node *node);
 

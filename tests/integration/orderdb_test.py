@@ -134,10 +134,11 @@ class Failure(Exception):
 class Client:
     """A channel of stock grpcio. call() raises Failure."""
 
-    def __init__(self, address, options=()):
+    def __init__(self, address, options=(), credentials=None):
         base = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.enable_retries", 0),
                 ("grpc.use_local_subchannel_pool", 1)]  # a connection of its own
-        self.channel = grpc.insecure_channel(address, options=base + list(options))
+        options = base + list(options)
+        self.channel = grpc.secure_channel(address, credentials, options=options) if credentials else grpc.insecure_channel(address, options=options)
 
     def stub(self, method):
         m = METHODS[method] if isinstance(method, str) else method
