@@ -12,6 +12,7 @@
  *   apply_create.c      create and import: a new order comes to be
  *   apply_transition.c  an order moves
  *   apply_fence.c       a request id is closed
+ *   apply_batch.c       creates, all or none
  *   apply_failure.c     how a refusal reads
  *
  * A refused command writes nothing: every function below first decides, then writes. */
@@ -20,7 +21,6 @@
 #define LOG_TIME_US_MAX ((uint64_t)(ORDER_EPOCH_MS + (1ll << ORDER_MS_BITS) - (1ll << 24)) * (uint64_t)US_PER_MS)
 
 static enum status applied(struct applying *x) MUST_USE;
-static bool outcome_copy(const struct outcome *from, struct arena *arena, struct outcome *to);
 
 /* ---- the door */
 
@@ -50,11 +50,11 @@ enum status apply_command(struct apply *a, struct slice bytes, struct arena *are
     enum status st = command_decode(bytes, a->scratch, &command);
     if (st) return st;
     struct outcome local = {0};
-    struct applying x = {.a = a, .command = &command, .now_us = a->record.log_time_us, .out = &local};
+    struct applying x = {.a = a, .command = &command, .now_us = a->record.log_time_us, .out = &local, .arena = arena};
     if ((st = applied(&x))) return st;
     if (!arena) return STATUS_OK;
     local.slot = x.slot;
-    if (!outcome_copy(&local, arena, out)) *out = (struct outcome){.status = STATUS_DEADLINE_EXCEEDED, .slot = x.slot};
+    if (!apply_outcome_copy(&local, arena, out)) *out = (struct outcome){.status = STATUS_DEADLINE_EXCEEDED, .slot = x.slot};
     return STATUS_OK;
 }
 
@@ -65,11 +65,12 @@ static enum status applied(struct applying *x)
     case COMMAND_TRANSITION: return apply_transition(x);
     case COMMAND_IMPORT: return apply_import(x);
     case COMMAND_FENCE: return apply_fence(x);
+    case COMMAND_BATCH: return apply_batch(x);
     }
     return STATUS_FORMAT_UNKNOWN; /* command_decode has refused it already */
 }
 
-static bool outcome_copy(const struct outcome *from, struct arena *arena, struct outcome *to)
+bool apply_outcome_copy(const struct outcome *from, struct arena *arena, struct outcome *to)
 {
     *to = *from;
     struct slice *texts[] = {

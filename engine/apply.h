@@ -65,6 +65,9 @@ struct outcome {
     int64_t first_order_id, first_time_us; /* IDEMPOTENCY_KEY_REUSED, CLIENT_ORDER_NO_TAKEN */
     struct slice machine_reference, event;  /* EDGE_NOT_DEFINED, MACHINE_NOT_FOUND */
     bool by_target;               /* EDGE_NOT_DEFINED: `event` is the to_status that was named */
+    bool batch;                   /* of a batch: OK, then items are all its creates; or refused, by this item */
+    unsigned item, item_count;
+    struct outcome *items;
     int64_t order_id;             /* transition: as asked for, found or not */
     unsigned expected_index;      /* FIELD_INVALID: which of expected_statuses no machine knows, */
     struct slice expected_name;   /* and its name */

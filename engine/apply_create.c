@@ -95,16 +95,17 @@ static enum status place(struct applying *x, const struct placement *p)
     return st;
 }
 
-enum status apply_create(struct applying *x)
+/* *machine NULL: x->out has the answer, a refusal or the first one again. */
+static enum status decide(struct applying *x, const struct machine **machine)
 {
     const struct command_create *c = &x->command->create;
-    const struct command_origin *origin = &x->command->origin;
     bool settled, taken;
+    *machine = NULL;
     x->slot = slot_of_user(c->user_id);
     enum status st = apply_replay(x, c->user_id, REQUEST_CREATE, &settled);
     if (st || settled) return st;
-    const struct machine *machine = machines_find(x->a->machines, c->machine);
-    if (!machine) {
+    const struct machine *found = machines_find(x->a->machines, c->machine);
+    if (!found) {
         x->out->machine_reference = c->machine;
         return apply_refuse(x, STATUS_MACHINE_NOT_FOUND);
     }
@@ -114,6 +115,23 @@ enum status apply_create(struct applying *x)
         x->out->first_time_us = x->out->head.create_us;
         return apply_refuse(x, STATUS_CLIENT_ORDER_NO_TAKEN);
     }
+    *machine = found;
+    return STATUS_OK;
+}
+
+enum status apply_create_decide(struct applying *x)
+{
+    const struct machine *machine;
+    return decide(x, &machine);
+}
+
+enum status apply_create(struct applying *x)
+{
+    const struct command_create *c = &x->command->create;
+    const struct command_origin *origin = &x->command->origin;
+    const struct machine *machine;
+    enum status st = decide(x, &machine);
+    if (st || !machine) return st;
     struct history_entry entry = {
         .version = 1,
         .time_us = (int64_t)x->now_us,

@@ -49,7 +49,7 @@ static void mismatch(const struct outcome *o, const struct machines *ms, struct 
     failure_meta(f, "winner_time", "%s", at);
 }
 
-void outcome_failure(const struct outcome *o, const struct machines *ms, struct failure *f)
+static void refusal(const struct outcome *o, const struct machines *ms, struct failure *f)
 {
     char field[48];
     switch (o->status) {
@@ -66,6 +66,9 @@ void outcome_failure(const struct outcome *o, const struct machines *ms, struct 
         meta_first(o, f);
         return;
     case STATUS_IDEMPOTENCY_KEY_REUSED:
+        if (o->batch)
+            failure_set(f, o->status, "requests[%u]: its request_id was used for another request, or not with all the others, and wrote order %lld", o->item,
+                        (long long)o->first_order_id);
         failure_set(f, o->status, "this request_id was used for another request, which wrote order %lld", (long long)o->first_order_id);
         meta_first(o, f);
         return;
@@ -94,4 +97,10 @@ void outcome_failure(const struct outcome *o, const struct machines *ms, struct 
     default:
         failure_set(f, o->status, "%s", status_reason(o->status));
     }
+}
+
+void outcome_failure(const struct outcome *o, const struct machines *ms, struct failure *f)
+{
+    refusal(o, ms, f);
+    if (o->batch) failure_meta(f, "index", "%u", o->item);
 }

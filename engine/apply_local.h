@@ -12,13 +12,19 @@ struct applying {
     uint64_t now_us; /* log time */
     uint16_t slot;
     struct outcome *out;
+    struct arena *arena; /* the waiter's; NULL: nobody waits */
 };
 
 /* Each answers a fault of the store, or OK; refusals go to x->out->status. */
 enum status apply_create(struct applying *x) MUST_USE;
+/* Decides and writes nothing: out->status, or OK (out->replayed: written before). */
+enum status apply_create_decide(struct applying *x) MUST_USE;
 enum status apply_import(struct applying *x) MUST_USE;
 enum status apply_transition(struct applying *x) MUST_USE;
 enum status apply_fence(struct applying *x) MUST_USE;
+enum status apply_batch(struct applying *x) MUST_USE;
+/* Everything that `from` borrows, into the arena. false: it is full. */
+bool apply_outcome_copy(const struct outcome *from, struct arena *arena, struct outcome *to) MUST_USE;
 
 /* ABSENT: no such order. A row that names another order is damage. */
 enum status apply_load_head(struct applying *x, int64_t order_id, struct order_head *head) MUST_USE;

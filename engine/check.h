@@ -39,6 +39,8 @@ struct checked {
 /* false: f says why. traceparent: from the call's metadata, or empty. */
 bool check_create(Orderdb__V1__CreateOrderRequest *m, struct slice traceparent, struct arena *arena, struct checked *out, struct failure *f);
 bool check_transition(Orderdb__V1__TransitionOrderRequest *m, struct slice traceparent, struct arena *arena, struct checked *out, struct failure *f);
+/* BatchCreateOrders with atomic, at least one request: one command of all. Violations name requests[i]. */
+bool check_batch(Orderdb__V1__BatchCreateOrdersRequest *m, struct slice traceparent, struct arena *arena, struct checked *out, struct failure *f);
 /* The fence behind GetRequestOutcome. */
 bool check_outcome(const Orderdb__V1__GetRequestOutcomeRequest *m, struct arena *arena, struct checked *out, struct failure *f);
 /* History needs the machine: legal edges, versions 1..n, times not going back, last status = order.status. */

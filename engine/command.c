@@ -9,6 +9,7 @@
  *   transition  order_id(8) event to_status count(varint) { expected status }* expected_version(8)
  *   import      user_id client_order_no machine summary detail count(varint) { entry }*
  *   fence       user_id
+ *   batch       user_id count(varint) { create }*
  *   entry       version(varint) time_us(8) from(2) to(2) event operator reason request_id traceparent
  *
  * Chain hashes are not carried: apply computes them, since they cover the order id, which only apply knows. */
@@ -33,6 +34,8 @@ static size_t command_bytes_max(const struct command *c)
         return n;
     case COMMAND_FENCE:
         return n + counted_bytes_max(c->fence.user_id);
+    case COMMAND_BATCH:
+        return n + counted_bytes_max(c->batch.user_id) + COUNT_BYTES_MAX + c->batch.packed.len;
     case COMMAND_IMPORT:
         n += counted_bytes_max(c->import.user_id) + counted_bytes_max(c->import.client_order_no) + counted_bytes_max(c->import.machine);
         n += counted_bytes_max(c->import.summary) + counted_bytes_max(c->import.detail) + COUNT_BYTES_MAX;
@@ -88,6 +91,10 @@ struct slice command_encode(const struct command *c, struct arena *arena)
         transition_encode(&c->transition, &w);
     } else if (c->type == COMMAND_FENCE) {
         write_counted(&w, c->fence.user_id);
+    } else if (c->type == COMMAND_BATCH) {
+        write_counted(&w, c->batch.user_id);
+        write_varint(&w, c->batch.count);
+        write_slice(&w, c->batch.packed);
     } else {
         bool create = c->type == COMMAND_CREATE;
         write_counted(&w, create ? c->create.user_id : c->import.user_id);
@@ -134,6 +141,18 @@ static enum status import_history_decode(struct reader *r, struct arena *arena, 
     return STATUS_OK;
 }
 
+/* The creates are found, not yet decoded. */
+static void batch_decode(struct reader *r, struct command_batch *b)
+{
+    b->user_id = read_counted(r);
+    uint64_t n = read_varint(r);
+    if (n < 1 || n > COMMAND_BATCH_MAX) r->bad = true;
+    b->count = (unsigned)n;
+    const uint8_t *begin = r->at;
+    for (uint64_t i = 0; i < n && !r->bad; i++) read_counted(r);
+    b->packed = r->bad ? (struct slice){0} : slice_of(begin, (size_t)(r->at - begin));
+}
+
 enum status command_decode(struct slice bytes, struct arena *arena, struct command *out)
 {
     struct reader r = reader_of(bytes);
@@ -167,6 +186,9 @@ enum status command_decode(struct slice bytes, struct arena *arena, struct comma
         break;
     case COMMAND_FENCE:
         out->fence.user_id = read_counted(&r);
+        break;
+    case COMMAND_BATCH:
+        batch_decode(&r, &out->batch);
         break;
     default: /* of a newer version, or damaged */
         return bytes.len ? STATUS_FORMAT_UNKNOWN : STATUS_CHECKSUM_MISMATCH;

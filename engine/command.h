@@ -9,8 +9,8 @@
 
 #include "engine/order.h"
 
-enum command_type { COMMAND_CREATE = 1, COMMAND_TRANSITION = 2, COMMAND_IMPORT = 3, COMMAND_FENCE = 4 };
-enum { COMMAND_STATUSES_MAX = 64, ENTRY_FORMAT = 1 };
+enum command_type { COMMAND_CREATE = 1, COMMAND_TRANSITION = 2, COMMAND_IMPORT = 3, COMMAND_FENCE = 4, COMMAND_BATCH = 5 };
+enum { COMMAND_STATUSES_MAX = 64, COMMAND_BATCH_MAX = 1000, ENTRY_FORMAT = 1 };
 
 /* The methods that an idempotency record tells apart. Stored: never renumber. */
 enum request_method { REQUEST_CREATE = 1, REQUEST_TRANSITION = 2 };
@@ -42,6 +42,12 @@ struct command_import {
 struct command_fence {
     struct slice user_id;
 };
+/* Creates of one user, all or none. Each has its own origin; the batch has none. No request_id and no client_order_no is there twice (check.h). */
+struct command_batch {
+    struct slice user_id;
+    unsigned count;      /* 1 to COMMAND_BATCH_MAX */
+    struct slice packed; /* { an encoded create as counted bytes }* */
+};
 struct command {
     enum command_type type;
     struct command_origin origin;
@@ -50,6 +56,7 @@ struct command {
         struct command_transition transition;
         struct command_import import;
         struct command_fence fence;
+        struct command_batch batch;
     };
 };
 

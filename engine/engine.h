@@ -46,7 +46,7 @@ struct op {
     struct failure failure;   /* .status STATUS_OK, or the refusal */
     struct outcome outcome;   /* OP_WRITE */
     struct partition_stats stats; /* OP_STATS: of the slot's partition */
-    struct slice *orders;     /* OP_GET_MANY, OK: see query_get_many */
+    struct slice *orders;     /* OK. OP_GET_MANY: see query_get_many. OP_WRITE of a batch: as answer, for each of its creates */
     struct slice answer;      /* OK. OP_GET: Order. OP_LIST, OP_HISTORY: the response. OP_WRITE: the Order as the answer shows it, FULL. Wire bytes */
     uint64_t index;           /* private */
 };

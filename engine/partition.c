@@ -365,34 +365,58 @@ const struct group_ops partition_group_ops = {
 
 /* ---- out of the log: apply */
 
-/* The order's bytes as the answer to a write shows them. */
-static enum status answer_build(struct partition *p, struct op *op) {
-    struct outcome *o = &op->outcome;
+/* An order's bytes as the answer to a write shows them. Not replayed and a create: its content is the command's. */
+static enum status answer_order(struct partition *p, struct op *op, const struct command *c, const struct outcome *o, struct slice *out) {
+    struct engine *e = p->engine;
     struct order_body body;
-    struct command command;
-    enum status st = command_decode(op->command, op->arena, &command);
-    if (st) return st;
-    if (command.type == COMMAND_FENCE) return STATUS_OK;
-    uint64_t *counts[] = {[COMMAND_CREATE] = &p->engine->stats.creates, [COMMAND_TRANSITION] = &p->engine->stats.transitions, [COMMAND_IMPORT] = &p->engine->stats.imports};
-    if (!o->replayed && !o->already_there) *counts[command.type] += 1;
-    if (command.type == COMMAND_IMPORT) return STATUS_OK; /* counted, not shown */
-    if (command.type == COMMAND_CREATE && !o->replayed) {
-        body.summary = command.create.summary, body.detail = command.create.detail;
+    if (c->type == COMMAND_CREATE && !o->replayed) {
+        body.summary = c->create.summary, body.detail = c->create.detail;
     } else {
         struct key key;
         struct slice row;
         struct store_view view = {.store = p->store};
         key_body(&key, o->head.order_id);
-        arena_reset(&p->engine->scratch);
-        st = store_get(&view, key_slice(&key), &p->engine->scratch, &row);
+        arena_reset(&e->scratch);
+        enum status st = store_get(&view, key_slice(&key), &e->scratch, &row);
         if (!st) st = order_body_decode(row, &body);
         if (st) return st;
     }
     size_t room = op->answer_bytes_max ? op->answer_bytes_max - ORDER_HEAD_WIRE_BYTES_MAX : SIZE_MAX;
     bool full = body.summary.len + body.detail.len <= room;
     if (body.summary.len > room) body.summary = (struct slice){0};
-    op->answer = query_order_wire(&o->head, &body, full, p->engine->config.machines, op->arena);
-    return op->answer.data ? STATUS_OK : STATUS_MEMORY_LIMIT;
+    *out = query_order_wire(&o->head, &body, full, e->config.machines, op->arena);
+    return out->data ? STATUS_OK : STATUS_MEMORY_LIMIT;
+}
+
+static enum status answer_batch(struct partition *p, struct op *op, const struct command_batch *b) {
+    struct outcome *o = &op->outcome;
+    struct reader r = reader_of(b->packed);
+    enum status st = STATUS_OK;
+    op->orders = arena_zalloc(op->arena, b->count * sizeof *op->orders);
+    if (!op->orders) return STATUS_MEMORY_LIMIT;
+    for (unsigned i = 0; i < b->count && !st; i++) {
+        struct command create;
+        st = command_decode(read_counted(&r), op->arena, &create);
+        if (!st) st = answer_order(p, op, &create, &o->items[i], &op->orders[i]);
+    }
+    return st;
+}
+
+static enum status answer_build(struct partition *p, struct op *op) {
+    struct engine_stats *stats = &p->engine->stats;
+    struct outcome *o = &op->outcome;
+    struct command command;
+    enum status st = command_decode(op->command, op->arena, &command);
+    if (st) return st;
+    bool fresh = !o->replayed && !o->already_there;
+    switch (command.type) {
+    case COMMAND_CREATE: stats->creates += fresh; break;
+    case COMMAND_TRANSITION: stats->transitions += fresh; break;
+    case COMMAND_IMPORT: stats->imports += fresh; return STATUS_OK; /* counted, not shown */
+    case COMMAND_BATCH: stats->creates += fresh ? command.batch.count : 0; return answer_batch(p, op, &command.batch);
+    case COMMAND_FENCE: return STATUS_OK;
+    }
+    return answer_order(p, op, &command, o, &op->answer);
 }
 
 static void answer(struct partition *p, struct op *op) {

@@ -1,5 +1,6 @@
 /* BatchCreateOrders, BatchTransitionOrders: each request is a command of its own with an answer of its own. All are checked, then all leave at once, so those of
  * one partition travel in one log entry (or two), in the order of the request; when the last is home, the answer is put together.
+ * With atomic the creates are one command, and one answer: all results are ok, or the call fails.
  *
  * Memory. Items and commands have an arena of their own, where nobody writes while ops are away; the answer is made there too. What the ops come to lies in
  * one arena per partition: its ops are one thread's. All are taken before anything is sent. Every result has the same share of the message, so the answer is
@@ -30,7 +31,7 @@ struct batch_item {
     struct batch *batch;
 };
 struct batch {
-    bool transitions;
+    bool transitions, atomic; /* atomic: the first item is the op of all */
     size_t count, share;
     unsigned away;
     struct arena *memory; /* items, commands, the answer */
@@ -42,23 +43,22 @@ struct batch {
 /* ---- the answer */
 
 /* Result { ok { order, entry, replayed, token } }: frames and tail around the order, which stays where apply put it. */
-static bool result_ok(const struct node *node, struct batch *b, const struct batch_item *item, struct slice parts[3]) {
-    const struct op *op = &item->op.op;
-    struct slice entry = b->transitions ? history_wire(&op->outcome.entry, node->machines, b->memory) : (struct slice){0};
+static bool result_ok(const struct node *node, struct batch *b, const struct outcome *o, struct slice order, struct slice parts[3]) {
+    struct slice entry = b->transitions ? history_wire(&o->entry, node->machines, b->memory) : (struct slice){0};
     size_t tail_cap = pb_bytes_max(entry) + SERVE_TOKEN_BYTES_MAX + 16;
     uint8_t *head = arena_alloc(b->memory, FRAMES_BYTES_MAX), *tail = arena_alloc(b->memory, tail_cap);
     if (!head || !tail || (b->transitions && !entry.data)) return false;
     struct writer h = writer_of(head, FRAMES_BYTES_MAX), t = writer_of(tail, tail_cap);
     if (b->transitions) pb_message(&t, 2, &entry, 1);
-    pb_bool(&t, b->transitions ? 3 : 2, op->outcome.replayed);
-    serve_token_write(&t, b->transitions ? 4 : 3, &op->outcome);
-    size_t ok = 1 + varint_len(op->answer.len) + op->answer.len + t.len, result = 1 + varint_len(ok) + ok;
+    pb_bool(&t, b->transitions ? 3 : 2, o->replayed);
+    serve_token_write(&t, b->transitions ? 4 : 3, o);
+    size_t ok = 1 + varint_len(order.len) + order.len + t.len, result = 1 + varint_len(ok) + ok;
     pb_tag(&h, 1, PB_LEN), write_varint(&h, result);
     pb_tag(&h, 1, PB_LEN), write_varint(&h, ok);
-    pb_tag(&h, 1, PB_LEN), write_varint(&h, op->answer.len);
+    pb_tag(&h, 1, PB_LEN), write_varint(&h, order.len);
     check(!h.full);
     check(!t.full);
-    parts[0] = writer_slice(&h), parts[1] = op->answer, parts[2] = writer_slice(&t);
+    parts[0] = writer_slice(&h), parts[1] = order, parts[2] = writer_slice(&t);
     return true;
 }
 
@@ -77,18 +77,24 @@ static bool result_error(struct batch *b, struct batch_item *item, struct slice 
     return true;
 }
 
+static bool result_wire(struct call *call, struct batch *b, size_t i) {
+    const struct node *node = call_core(call)->node;
+    struct batch_item *item = &b->items[b->atomic ? 0 : i];
+    struct op *op = &item->op.op;
+    struct slice *parts = &b->parts[3 * i];
+    if (op->failure.status) return result_error(b, item, parts);
+    return b->atomic ? result_ok(node, b, &op->outcome.items[i], op->orders[i], parts) : result_ok(node, b, &op->outcome, op->answer, parts);
+}
+
 static void batch_reply(struct call *call, struct batch *b) {
     size_t bytes = 0;
     for (size_t i = 0; i < b->count; i++) {
-        struct batch_item *item = &b->items[i];
-        struct slice *parts = &b->parts[3 * i];
-        bool fits = item->op.op.failure.status ? result_error(b, item, parts) : result_ok(call_core(call)->node, b, item, parts);
-        if (!fits) {
+        if (!result_wire(call, b, i)) {
             failure_set(call_failure(call), STATUS_MEMORY_LIMIT, "the batch was done, but its answer found no memory: send it again with the same request_ids");
             call_fail(call);
             return;
         }
-        for (int k = 0; k < 3; k++) bytes += parts[k].len;
+        for (int k = 0; k < 3; k++) bytes += b->parts[3 * i + (size_t)k].len;
     }
     check(bytes <= GRPC_MESSAGE_BYTES_MAX);
     call_reply(call, b->parts, 3 * b->count);
@@ -98,7 +104,13 @@ static void batch_reply(struct call *call, struct batch *b) {
 
 static void batch_home(struct call *call, struct call_op *o) {
     struct batch *b = container_of(o, struct batch_item, op)->batch;
-    if (--b->away == 0) batch_reply(call, b);
+    if (--b->away) return;
+    if (!b->atomic || !o->op.failure.status) {
+        batch_reply(call, b);
+        return;
+    }
+    failure_move(call_failure(call), &o->op.failure);
+    call_fail(call);
 }
 
 /* The core's memory is short: nothing has been sent yet, so the whole batch is refused. */
@@ -155,17 +167,34 @@ static struct batch *batch_new(struct call *call, size_t count, bool transitions
     return b;
 }
 
-void serve_batch_create_orders(struct call *call) {
-    Orderdb__V1__BatchCreateOrdersRequest *m = (void *)serve_decode(call, &orderdb__v1__batch_create_orders_request__descriptor);
-    if (!m) return;
-    if (m->atomic) {
-        failure_set(call_failure(call), STATUS_NOT_BUILT_YET, "atomic is not built yet");
-        failure_meta(call_failure(call), "field", "atomic");
+/* One op for all. */
+static void batch_atomic(struct call *call, struct batch *b, Orderdb__V1__BatchCreateOrdersRequest *m) {
+    struct checked checked;
+    struct op *op = &b->items[0].op.op;
+    b->atomic = true;
+    if (!check_batch(m, call_traceparent(call), b->memory, &checked, call_failure(call))) {
         call_fail(call);
         return;
     }
+    if (!(op->arena = call_arena_take(call)) || !(b->parts = arena_zalloc(b->memory, 3 * b->count * sizeof *b->parts))) {
+        serve_fail_memory(call);
+        return;
+    }
+    op->slot = slot_of_user(checked.user_id);
+    op->command = checked.command;
+    b->away = 1;
+    call_submit(call, &b->items[0].op, batch_home);
+}
+
+void serve_batch_create_orders(struct call *call) {
+    Orderdb__V1__BatchCreateOrdersRequest *m = (void *)serve_decode(call, &orderdb__v1__batch_create_orders_request__descriptor);
+    if (!m) return;
     struct batch *b = batch_new(call, m->n_requests, false);
     if (!b) return;
+    if (m->atomic && b->count) {
+        batch_atomic(call, b, m);
+        return;
+    }
     for (size_t i = 0; i < b->count; i++) {
         struct checked checked;
         struct op *op = &b->items[i].op.op;

@@ -22,11 +22,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static struct machines *ms;
     static const ProtobufCMessageDescriptor *const types[] = {
         &orderdb__v1__create_order_request__descriptor, &orderdb__v1__transition_order_request__descriptor, &orderdb__v1__import_orders_request__descriptor,
-        &orderdb__v1__get_request_outcome_request__descriptor,
+        &orderdb__v1__get_request_outcome_request__descriptor,   &orderdb__v1__batch_create_orders_request__descriptor,
     };
     if (!ms) ms = machines_new();
     if (!ms || !size) return 0;
-    unsigned method = data[0] % 4;
+    unsigned method = data[0] % 5;
     struct arena arena;
     struct failure f;
     struct checked out;
@@ -39,12 +39,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (m && method == 1) ok = check_transition((Orderdb__V1__TransitionOrderRequest *)m, (struct slice){0}, &arena, &out, &f);
     if (m && method == 2) ok = check_import((Orderdb__V1__ImportOrdersRequest *)m, ms, &arena, &out, &f);
     if (m && method == 3) ok = check_outcome((Orderdb__V1__GetRequestOutcomeRequest *)m, &arena, &out, &f);
+    Orderdb__V1__BatchCreateOrdersRequest *batch = method == 4 ? (Orderdb__V1__BatchCreateOrdersRequest *)m : NULL;
+    if (batch && !batch->n_requests) goto end;
+    if (batch) ok = check_batch(batch, (struct slice){0}, &arena, &out, &f);
     if (ok) {
         check(f.status == STATUS_OK);
         check(command_decode(out.command, &arena, &c) == STATUS_OK);
     } else {
         check_failure(&f);
     }
+end:
     arena_fini(&arena);
     return 0;
 }

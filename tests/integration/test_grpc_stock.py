@@ -233,6 +233,57 @@ def _(server):
         equal(ids, sorted(ids))
 
 
+@test("batch create: atomic: all or none, and who refused")
+def _(server):
+    def batch(user, n=20, **fields):
+        return [t.create_request(user_id=user, item_count=2, **fields) for _ in range(n)]
+    requests = batch("stock-ba", 200)
+    first = server.call("BatchCreateOrders", requests=requests, atomic=True)
+    orders = results_of(first)
+    equal([o.items for o in orders], [r.order.items for r in requests])
+    equal([o.order_id for o in orders], sorted(o.order_id for o in orders))
+    equal([r.ok.token.seq for r in first.results], list(range(first.results[0].ok.token.seq, first.results[0].ok.token.seq + 200)))
+    server.call("TransitionOrder", t.transition_request(orders[3].order_id, "pay"))
+    again = server.call("BatchCreateOrders", requests=requests, atomic=True)
+    true(all(r.ok.replayed for r in again.results), "replayed")
+    equal(results_of(again), orders)
+    equal(list(server.call("BatchGetOrders", order_ids=[o.order_id for o in orders[4:]]).orders), orders[4:])
+
+    def refused_batch(change, *expected):
+        requests = batch("stock-bb")
+        change(requests)
+        f = refused(lambda: server.call("BatchCreateOrders", requests=requests, atomic=True), *expected)
+        equal(server.call("ListOrders", user_id="stock-bb").total_size, 0, "nothing is there")
+        return f
+
+    def set_machine(requests):
+        requests[7].order.machine = "nothing"
+
+    def set_user(requests):
+        requests[7].order.user_id = "stock-bc"
+
+    def set_id(requests):
+        requests[7].options.request_id = requests[2].options.request_id
+
+    def set_quantity(requests):
+        requests[7].order.items[1].quantity = -1
+    equal(refused_batch(set_machine, "NOT_FOUND", "MACHINE_NOT_FOUND").metadata["index"], "7")
+    equal([x for x, _ in refused_batch(set_user, "INVALID_ARGUMENT", "INVARIANT_VIOLATED").violations], ["requests[7].order.user_id"])
+    equal([x for x, _ in refused_batch(set_id, "INVALID_ARGUMENT", "INVARIANT_VIOLATED").violations], ["requests[7].options.request_id"])
+    equal([x for x, _ in refused_batch(set_quantity, "INVALID_ARGUMENT", "LIMIT_EXCEEDED").violations], ["requests[7].order.items[1].quantity"])
+    mixed = batch("stock-ba")
+    mixed[4].CopyFrom(requests[0])
+    f = refused(lambda: server.call("BatchCreateOrders", requests=mixed, atomic=True), "FAILED_PRECONDITION", "IDEMPOTENCY_KEY_REUSED")
+    equal((f.metadata["index"], f.metadata["order_id"]), ("4", str(orders[0].order_id)))
+    equal(server.call("ListOrders", user_id="stock-ba").total_size, 200)
+    equal(len(server.call("BatchCreateOrders", atomic=True).results), 0)
+    huge = batch("stock-bb", 3)
+    for r in huge:
+        r.order.extension = b"x" * 900000
+    refused(lambda: server.call("BatchCreateOrders", requests=huge, atomic=True), "INVALID_ARGUMENT", "LIMIT_EXCEEDED")
+    equal(len(results_of(server.call("BatchCreateOrders", requests=huge[:2], atomic=True))), 2)
+
+
 @test("batch transition: each on its own, several on one order one after the other")
 def _(server):
     orders = [created(server, user_id="stock-bt-%d" % (i % 5)) for i in range(50)]

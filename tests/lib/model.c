@@ -233,20 +233,28 @@ static struct model_entry entry_by(const char *event, const char *from, const ch
     return (struct model_entry){event, from, to, time_us, by->operator_, by->reason, by->request_id, by->traceparent, {0}};
 }
 
-static struct model_outcome create(struct model *m, const struct command *c)
+/* A refusal, a replay, or nothing that is in the way. */
+static struct model_outcome create_decide(struct model *m, const struct command *c)
 {
     const struct command_create *r = &c->create;
     struct model_outcome out = {.slot = slot_of_user(r->user_id)};
     if (replay(m, r->user_id, REQUEST_CREATE, &c->origin, &out)) return out;
-    const char *machine = machine_named(r->machine);
-    if (!machine) return out.status = STATUS_MACHINE_NOT_FOUND, out;
+    if (!machine_named(r->machine)) return out.status = STATUS_MACHINE_NOT_FOUND, out;
     int taken = find_client_no(m, r->user_id, r->client_order_no);
     if (taken >= 0) {
         out.status = STATUS_CLIENT_ORDER_NO_TAKEN;
         out.first_order_id = m->orders[taken].id;
         out.first_time_us = m->orders[taken].entries[0].time_us;
-        return out;
     }
+    return out;
+}
+
+static struct model_outcome create(struct model *m, const struct command *c)
+{
+    const struct command_create *r = &c->create;
+    struct model_outcome out = create_decide(m, c);
+    if (out.status || out.replayed) return out;
+    const char *machine = machine_named(r->machine);
     struct model_order *o = new_order(m, r->user_id, r->client_order_no, machine, r->summary, r->detail);
     append(m, o, entry_by("create", "", initial_of(machine), (int64_t)m->now_us, &c->origin));
     show(m, o, &out);
@@ -345,8 +353,39 @@ static struct model_outcome fence(struct model *m, const struct command *c)
     return out;
 }
 
+/* All or none, and not some of them before. */
+static struct model_outcome batch(struct model *m, const struct command *c)
+{
+    const struct command_batch *b = &c->batch;
+    struct model_outcome all = {.slot = slot_of_user(b->user_id), .batch = true, .item_count = b->count}, first = {0};
+    struct command *creates = arena_zalloc(&m->arena, b->count * sizeof *creates);
+    struct reader r = reader_of(b->packed);
+    unsigned replays = 0;
+    check(creates);
+    for (unsigned i = 0; i < b->count; i++) {
+        check(command_decode(read_counted(&r), &m->arena, &creates[i]) == STATUS_OK);
+        struct model_outcome out = create_decide(m, &creates[i]);
+        out.batch = true, out.item = i;
+        if (out.status) return out;
+        if (out.replayed && !replays++) first = out;
+    }
+    if (replays && replays < b->count) {
+        all.status = STATUS_IDEMPOTENCY_KEY_REUSED;
+        all.item = first.item, all.item_count = 0;
+        all.first_order_id = m->orders[first.order].id;
+        all.first_time_us = m->orders[first.order].entries[0].time_us;
+        return all;
+    }
+    all.items = arena_zalloc(&m->arena, b->count * sizeof *all.items);
+    check(all.items);
+    for (unsigned i = 0; i < b->count; i++) all.items[i] = create(m, &creates[i]), all.seq = all.items[i].seq;
+    all.replayed = replays > 0;
+    return all;
+}
+
 struct model_outcome model_apply(struct model *m, const struct command *c)
 {
+    if (c->type == COMMAND_BATCH) return batch(m, c);
     if (c->type == COMMAND_FENCE) return fence(m, c);
     return c->type == COMMAND_CREATE ? create(m, c) : c->type == COMMAND_IMPORT ? import(m, c) : transition(m, c);
 }
@@ -387,6 +426,18 @@ void model_check_outcome(const struct model *m, const struct model_outcome *x, c
     check(o->already_there == x->already_there);
     check(o->slot == x->slot);
     check(o->applied == x->applied);
+    check(o->batch == x->batch);
+    if (x->batch && !x->status) {
+        check(o->item_count == x->item_count);
+        check(o->seq == x->seq);
+        for (unsigned i = 0; i < x->item_count; i++) {
+            struct outcome item = o->items[i];
+            item.batch = false;
+            model_check_outcome(m, &x->items[i], &item, ms);
+        }
+        return;
+    }
+    if (x->batch) check(o->item == x->item);
     if (x->fence) {
         check(o->head.order_id == (x->applied ? m->orders[x->order].id : 0));
         check(o->head.version == (int64_t)x->version);
@@ -555,9 +606,10 @@ void model_check_store(const struct model *m, const struct store_view *view, con
 
 uint64_t outcome_digest(const struct outcome *o)
 {
-    static uint8_t bytes[16384];
+    uint8_t bytes[16384];
     struct writer w = writer_of(bytes, sizeof bytes);
-    const int64_t numbers[] = {o->applied, o->status, o->replayed, o->already_there, o->slot, o->seq, o->winner_time_us, o->first_order_id, o->first_time_us, o->order_id};
+    for (unsigned i = 0; o->items && i < o->item_count; i++) write_be64(&w, outcome_digest(&o->items[i]));
+    const int64_t numbers[] = {o->batch, o->item, o->item_count, o->applied, o->status, o->replayed, o->already_there, o->slot, o->seq, o->winner_time_us, o->first_order_id, o->first_time_us, o->order_id};
     const struct slice texts[] = {o->winner_request_id, o->machine_reference, o->event, o->expected_name};
     for (size_t i = 0; i < ARRAY_LEN(numbers); i++) write_be64(&w, (uint64_t)numbers[i]);
     for (size_t i = 0; i < ARRAY_LEN(texts); i++) write_counted(&w, texts[i]);

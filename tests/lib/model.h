@@ -49,6 +49,9 @@ struct model_outcome {
     int64_t seq, first_order_id, first_time_us;
     unsigned order, version; /* the order shown, as of which version; version 0: none shown */
     unsigned expected_index;
+    bool batch;
+    unsigned item, item_count; /* of a batch: who refused, or all */
+    struct model_outcome *items; /* in the model's arena */
     const char *machine;     /* EDGE_NOT_DEFINED */
 };
 

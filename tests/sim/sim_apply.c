@@ -40,13 +40,14 @@ struct sim {
     uint64_t clock_us, ttl_us_max;
     struct command sent[REQUESTS_MAX]; /* with a request id: to be sent again */
     unsigned sent_count;
+    struct command batch; /* the last one */
     uint64_t next_request;
     char user_names[USERS][16];
     unsigned commands, replays, crashes;
 };
 
 /* How often each kind of answer was given, over all runs: a kind that never came up would be a hole in the draw. */
-static uint64_t seen[STATUS_COUNT], seen_replayed, seen_already_there, seen_late, seen_applied;
+static uint64_t seen[STATUS_COUNT], seen_replayed, seen_already_there, seen_late, seen_applied, seen_batches[3];
 static uint64_t seed_now;
 static void on_abort(int sig)
 {
@@ -211,6 +212,50 @@ static struct command draw_fence(struct sim *s)
     return c;
 }
 
+static void keep_sent(struct sim *s, struct command c)
+{
+    unsigned at = s->sent_count < REQUESTS_MAX ? s->sent_count++ : (unsigned)below(s, REQUESTS_MAX);
+    s->sent[at] = c;
+}
+
+static bool collides(const struct command *creates, unsigned n)
+{
+    const struct command *c = &creates[n];
+    for (unsigned i = 0; i < n; i++)
+        if (slice_equal(c->origin.request_id, creates[i].origin.request_id) ||
+            (c->create.client_order_no.len && slice_equal(c->create.client_order_no, creates[i].create.client_order_no)))
+            return true;
+    return false;
+}
+
+/* Creates of one user, new ones and some that were sent before, alone or in a batch; or the last batch once more. */
+static struct command draw_batch(struct sim *s)
+{
+    struct command c = {.type = COMMAND_BATCH}, creates[6];
+    if (s->batch.batch.count && chance(s, 30)) return s->batch;
+    uint8_t bytes[8192];
+    struct writer w = writer_of(bytes, sizeof bytes);
+    c.batch.user_id = any_user(s);
+    unsigned wanted = 1 + (unsigned)below(s, ARRAY_LEN(creates));
+    bool rare_refusals = chance(s, 70); /* else most batches would not get through */
+    for (unsigned tries = 0; c.batch.count < wanted && tries < 50; tries++) {
+        struct command *create = &creates[c.batch.count];
+        *create = draw_create(s);
+        if (rare_refusals) create->create.machine = SLICE_LIT("retail"), create->create.client_order_no = (struct slice){0};
+        if (s->sent_count && chance(s, 5)) *create = s->sent[below(s, s->sent_count)];
+        if (create->type != COMMAND_CREATE) continue;
+        create->create.user_id = c.batch.user_id;
+        if (collides(creates, c.batch.count)) continue;
+        write_counted(&w, command_encode(create, &s->arena));
+        if (chance(s, 20)) keep_sent(s, *create);
+        c.batch.count++;
+    }
+    check(!w.full);
+    check(c.batch.count > 0);
+    c.batch.packed = arena_copy(&s->arena, writer_slice(&w));
+    return s->batch = c;
+}
+
 static struct command draw(struct sim *s)
 {
     struct command c;
@@ -219,10 +264,10 @@ static struct command draw(struct sim *s)
     if (kind < 45) c = draw_create(s);
     else if (kind < 88) c = draw_transition(s);
     else if (kind < 92) return draw_fence(s);
+    else if (kind < 95) return draw_batch(s);
     else c = draw_import(s);
     if (c.type != COMMAND_IMPORT && c.origin.request_id.len) {
-        unsigned at = s->sent_count < REQUESTS_MAX ? s->sent_count++ : (unsigned)below(s, REQUESTS_MAX);
-        s->sent[at] = c;
+        keep_sent(s, c);
     }
     return c;
 }
@@ -277,7 +322,8 @@ static void step(struct sim *s)
         seen[expected[i].status]++;
         seen_replayed += expected[i].replayed;
         seen_applied += expected[i].applied;
-        seen_late += expected[i].replayed && expected[i].version < s->model.orders[expected[i].order].count;
+        seen_batches[expected[i].status ? 0 : 1 + expected[i].replayed] += expected[i].batch;
+        seen_late += !expected[i].batch && expected[i].replayed && expected[i].version < s->model.orders[expected[i].order].count;
         seen_already_there += expected[i].already_there;
     }
     s->entry_count++;
@@ -376,6 +422,8 @@ static void check_coverage(void)
     check(seen_late > 0);
     check(seen_already_there > 0);
     check(seen_applied > 0);
+    printf("# batches: refused %llu, done %llu, replayed %llu\n", (unsigned long long)seen_batches[0], (unsigned long long)seen_batches[1], (unsigned long long)seen_batches[2]);
+    for (int i = 0; i < 3; i++) check(seen_batches[i] > 0);
 }
 
 int main(int argc, char **argv)

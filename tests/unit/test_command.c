@@ -39,11 +39,14 @@ static struct command sample(enum command_type type)
     case COMMAND_FENCE:
         c.fence.user_id = SLICE_LIT("alice");
         break;
+    case COMMAND_BATCH:
+        c.batch = (struct command_batch){SLICE_LIT("alice"), 2, SLICE_LIT("\003one\003two")};
+        break;
     }
     return c;
 }
 
-static const enum command_type types[] = {COMMAND_CREATE, COMMAND_TRANSITION, COMMAND_IMPORT, COMMAND_FENCE};
+static const enum command_type types[] = {COMMAND_CREATE, COMMAND_TRANSITION, COMMAND_IMPORT, COMMAND_FENCE, COMMAND_BATCH};
 
 static void assert_commands_equal(const struct command *a, const struct command *b)
 {
@@ -71,6 +74,10 @@ static void assert_commands_equal(const struct command *a, const struct command 
             assert_true(slice_equal(a->transition.expected_statuses[i], b->transition.expected_statuses[i]));
     } else if (a->type == COMMAND_FENCE) {
         assert_true(slice_equal(a->fence.user_id, b->fence.user_id));
+    } else if (a->type == COMMAND_BATCH) {
+        assert_true(slice_equal(a->batch.user_id, b->batch.user_id));
+        assert_int_equal(a->batch.count, b->batch.count);
+        assert_true(slice_equal(a->batch.packed, b->batch.packed));
     } else {
         assert_true(slice_equal(a->import.user_id, b->import.user_id));
         assert_true(slice_equal(a->import.machine, b->import.machine));
@@ -107,7 +114,7 @@ static void empty_fields_come_back(void **state)
 
 static void the_log_bytes_are_golden(void **state)
 {
-    struct command create = sample(COMMAND_CREATE), transition = sample(COMMAND_TRANSITION), import = sample(COMMAND_IMPORT), fence = sample(COMMAND_FENCE);
+    struct command create = sample(COMMAND_CREATE), transition = sample(COMMAND_TRANSITION), import = sample(COMMAND_IMPORT), fence = sample(COMMAND_FENCE), batch = sample(COMMAND_BATCH);
     struct slice commands[] = {command_encode(&create, &arena), command_encode(&transition, &arena), command_encode(&import, &arena)};
     uint8_t bytes[2048];
     struct writer w = writer_of(bytes, sizeof bytes);
@@ -117,6 +124,7 @@ static void the_log_bytes_are_golden(void **state)
     assert_golden("command_transition", commands[1]);
     assert_golden("command_import", commands[2]);
     assert_golden("command_fence", command_encode(&fence, &arena));
+    assert_golden("command_batch", command_encode(&batch, &arena));
     assert_golden("command_entry", writer_slice(&w));
 }
 
@@ -143,7 +151,7 @@ static void an_unknown_type_is_of_another_version(void **state)
     uint8_t bytes[512];
     memcpy(bytes, s.data, s.len);
     for (int type = 0; type < 256; type++) {
-        if (type >= 1 && type <= 4) continue;
+        if (type >= 1 && type <= 5) continue;
         bytes[0] = (uint8_t)type;
         assert_int_equal(command_decode(slice_of(bytes, s.len), &arena, &back), STATUS_FORMAT_UNKNOWN);
     }
