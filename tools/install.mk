@@ -7,7 +7,8 @@ INCLUDEDIR ?= $(PREFIX)/include
 # Generated headers lie in a folder of ours: others may install some of the same names.
 INSTALLED_PBC := $(addsuffix .pb-c.h,orderdb/v1/order orderdb/v1/admin google/protobuf/duration google/protobuf/field_mask google/protobuf/timestamp \
 	google/protobuf/any google/rpc/status)
-INSTALLED_FILES := $(BINDIR)/orderd $(BINDIR)/orderctl $(LIBDIR)/liborderdb.a $(LIBDIR)/pkgconfig/orderdb.pc $(INCLUDEDIR)/orderdb.h \
+COMPLETIONDIR ?= $(PREFIX)/share/bash-completion/completions
+INSTALLED_FILES := $(COMPLETIONDIR)/orderctl $(BINDIR)/orderd $(BINDIR)/orderctl $(LIBDIR)/liborderdb.a $(LIBDIR)/pkgconfig/orderdb.pc $(INCLUDEDIR)/orderdb.h \
 	$(addprefix $(INCLUDEDIR)/orderdb/,$(INSTALLED_PBC))
 
 # One object that needs no other archive of ours, and shows the names of orderdb.h and of the messages alone: panic(), sha256() and their like
@@ -32,6 +33,8 @@ $(B)/install/orderdb.pc: FORCE
 install: all $(L_INSTALLED) $(B)/install/orderdb.pc ## server, tool, C library and headers under PREFIX (/usr/local); DESTDIR=... before it
 	install -d $(sort $(dir $(addprefix $(DESTDIR),$(INSTALLED_FILES))))
 	install -m 755 $(B)/orderd $(B)/orderctl $(DESTDIR)$(BINDIR)
+	$(B)/orderctl completion bash >$(B)/install/completion
+	install -m 644 $(B)/install/completion $(DESTDIR)$(COMPLETIONDIR)/orderctl
 	install -m 644 $(L_INSTALLED) $(DESTDIR)$(LIBDIR)
 	install -m 644 $(B)/install/orderdb.pc $(DESTDIR)$(LIBDIR)/pkgconfig
 	install -m 644 client/orderdb.h $(DESTDIR)$(INCLUDEDIR)

@@ -5,11 +5,13 @@
 #include <string.h>
 
 #include "tools/cli.h"
+#include "tools/completion.h"
 
 #define SERVER_DEFAULT "127.0.0.1:7400"
 enum { TIMEOUT_S_MAX = 86400 };
 
-static const struct cli_command *const families[] = {order_commands, status_commands};
+static const struct cli_command completion_commands[];
+static const struct cli_command *const families[] = {order_commands, status_commands, completion_commands};
 
 static struct cli cli;
 static const struct arg global_flags[] = {
@@ -18,6 +20,17 @@ static const struct arg global_flags[] = {
     {"--timeout", NULL, ARG_NUMBER, &cli.timeout_s, "SECONDS", "of a call, retries included (default: 10)"},
     {"--help", "-h", ARG_SWITCH, &cli.help, NULL, "what a command does, with examples"},
     {"--version", NULL, ARG_SWITCH, &cli.version, NULL, "print the version"},
+    {NULL},
+};
+
+static enum cli_exit completion_run(struct cli *c, int argc, char **argv) {
+    completion_print_bash(stdout, families, ARRAY_LEN(families), global_flags);
+    return CLI_OK;
+}
+
+static const struct cli_command completion_commands[] = {
+    {"completion", "bash", "", "print a completion script for bash",
+     "Examples:\n  source <(orderctl completion bash)\n  orderctl completion bash > ~/.local/share/bash-completion/completions/orderctl\n", NULL, 0, 0, completion_run},
     {NULL},
 };
 
@@ -49,7 +62,9 @@ static void help_all(void) {
 static void help_family(const char *family) {
     printf("Usage: orderctl %s COMMAND [OPERANDS] [FLAGS]\n\nCommands:\n", family);
     print_commands(family);
-    printf("\nExamples:\n  orderctl %s create --help\n  orderctl %s list ann -o json\n", family, family);
+    for (size_t i = 0; i < ARRAY_LEN(families); i++) {
+        if (strcmp(families[i]->family, family) == 0) printf("\nExamples:\n  orderctl %s %s --help\n", family, families[i]->name);
+    }
 }
 
 static void help_command(const struct cli_command *c) {

@@ -134,7 +134,7 @@ def _(server):
 
 @test("help at every level, usage errors, exit codes")
 def _(server):
-    for arguments in ([], ["order"], ["order", "create"], ["order", "get"], ["order", "list"], ["order", "transition"], ["order", "history"], ["order", "verify"], ["order", "import"], ["status"]):
+    for arguments in ([], ["order"], ["order", "create"], ["order", "get"], ["order", "list"], ["order", "transition"], ["order", "history"], ["order", "verify"], ["order", "import"], ["status"], ["completion"], ["completion", "bash"]):
         p = server.orderctl(*arguments, "--help")
         true("Examples:" in p.stdout, arguments)
     true(server.orderctl("--version").stdout.startswith("orderctl "))
@@ -144,6 +144,42 @@ def _(server):
                              (["order", "transition", "7"], "name the event"), (["status", "--server", "h:x"], "HOST:PORT"), (["order", "import", "/nowhere"], "cannot read")]:
         refused(server.orderctl(*arguments, check=False), 2, words)
     refused(server.orderctl("status", "--server", "127.0.0.1:%d" % t.free_port(), check=False), 3, "UNAVAILABLE", "Connection refused", "make run")
+
+
+def completed(*words, cwd=None):
+    """What bash offers for the last of these words."""
+    script = 'source <("$1" completion bash) || exit 9; shift; COMP_WORDS=(orderctl "$@"); COMP_CWORD=$#; _orderctl; printf "%s\\n" "${COMPREPLY[@]}"; declare -F'
+    p = subprocess.run(["bash", "-euc", script, "bash", os.path.join(t.BUILD, "orderctl"), *words], capture_output=True, text=True, check=True, cwd=cwd, timeout=20 * t.SLOW)
+    equal(p.stderr, "")
+    lines = p.stdout.splitlines()
+    functions = [x for x in lines if x.startswith("declare")]
+    equal(functions, ["declare -f _orderctl"], "functions left in the shell")
+    return [x for x in lines if x and x not in functions]
+
+
+@test("bash completion: commands, flags, values and files, from the tables that help shows")
+def _(server):
+    equal(completed("")[:2], ["order", "status"])
+    equal(completed("st"), ["status"])
+    commands = completed("order", "")
+    shown = [line.split()[1] for line in server.orderctl("order", "--help").stdout.splitlines() if line.startswith("  order ")]
+    equal(commands, shown)
+    equal(completed("order", "tr"), ["transition"])
+    equal(completed("--server", "host:1", "-o", "json", "order", "tr"), ["transition"])
+    for c in commands:
+        told = {w.rstrip(",") for line in server.orderctl("order", c, "--help").stdout.split("Examples:")[0].splitlines() if line.startswith("  -") for w in line.split()[:2]
+                if w.startswith("-")}
+        equal(set(completed("order", c, "-")), told, "flags of order " + c)
+    equal(completed("order", "list", "ann", "--page-"), ["--page-size", "--page-token"])
+    equal(completed("status", "-o", ""), ["json", "table"])
+    equal(completed("order", "get", "--output", "=", "t"), ["table"])
+    equal(completed("order", "get", ""), [])
+    equal(completed("order", "create", "--user", ""), [])
+    equal(completed("order", "nope", "-"), completed("nope", "-"))
+    open(os.path.join(server.directory, "a file.json"), "w").close()
+    equal(completed("order", "create", "-f", "a f", cwd=server.directory), ["a file.json"])
+    equal(completed("order", "import", "a f", cwd=server.directory), ["a file.json"])
+    equal(completed("completion", ""), ["bash"])
 
 
 @test("status: nodes and partitions")

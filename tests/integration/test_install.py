@@ -38,7 +38,7 @@ def compiled(compiler, source, out, *more):
 def _():
     make("install")
     files = installed()
-    for f in ("bin/orderd", "bin/orderctl", "lib/liborderdb.a", "lib/pkgconfig/orderdb.pc", "include/orderdb.h", "include/orderdb/orderdb/v1/order.pb-c.h"):
+    for f in ("bin/orderd", "bin/orderctl", "lib/liborderdb.a", "lib/pkgconfig/orderdb.pc", "share/bash-completion/completions/orderctl", "include/orderdb.h", "include/orderdb/orderdb/v1/order.pb-c.h"):
         true(f in files, "%s is not in %s" % (f, files))
     for f in files:
         equal(os.stat(os.path.join(DEST + PREFIX, f)).st_mode & 0o777, 0o755 if f.startswith("bin/") else 0o644, f)
