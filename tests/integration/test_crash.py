@@ -84,7 +84,7 @@ def rounds(name, program, count, directory, fault, seed, restart_bound_s, after=
 def kill_rounds(count):
     top = tempfile.mkdtemp(prefix="kill-", dir=t.TEMP)
     ledger = rounds("kill -9", None, count, top + "/data", lambda s: s.kill(), 1, 10)
-    assert ledger.acknowledged >= 40 * count and ledger.unknown_seen >= count, "void: too little happened"
+    assert ledger.acknowledged >= 40 * count // t.SLOW and ledger.unknown_seen >= count, "void: too little happened"
 
 
 def power_rounds(program, count, seed):
@@ -125,7 +125,7 @@ def _():
         t.skip(faultrig.unusable())
     count = option("--power", 50 // t.SLOW)
     ledger, lost, spoilt = power_rounds(None, count, 2)
-    assert ledger.acknowledged >= 40 * count and ledger.unknown_seen >= count and lost >= count, "void: too little happened"
+    assert ledger.acknowledged >= 40 * count // t.SLOW and ledger.unknown_seen >= count and lost >= count // t.SLOW, "void: too little happened"
     assert spoilt > 0 or count < 20, "void: no block of the log was under way"
 
 
