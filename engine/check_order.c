@@ -79,6 +79,9 @@ static void check_attributes(struct checker *c, const struct path *parent, void 
 
 /* ---- amounts */
 
+/* Longer ones are not quoted in the refusal. */
+enum { CURRENCY_QUOTED_BYTES_MAX = 16 };
+
 /* Valid, or absent where that is fine: *units, zero when absent. */
 static bool check_money(struct checker *c, const struct path *at, const Orderdb__V1__Money *m, bool required, int64_t *units)
 {
@@ -89,7 +92,9 @@ static bool check_money(struct checker *c, const struct path *at, const Orderdb_
         return !required;
     }
     if (!currency_valid(m->currency_code)) {
-        check_violation(c, STATUS_FIELD_INVALID, AT(at, "currency_code"), "is not an ISO 4217 code of three capital letters");
+        bool quoted = strlen(m->currency_code) <= CURRENCY_QUOTED_BYTES_MAX;
+        check_violation(c, STATUS_FIELD_INVALID, AT(at, "currency_code"), "%s%s%sis not an ISO 4217 code of three capital letters", quoted ? "\"" : "",
+                        quoted ? m->currency_code : "", quoted ? "\" " : "");
         valid = false;
     } else if (!c->currency) {
         c->currency = m->currency_code;

@@ -39,6 +39,12 @@ static void print_pair(const char *key, const char *value) {
     fputc('\n', stderr);
 }
 
+/* The text says just "key: value". */
+static bool is_pair(const char *text, const char *key, const char *value) {
+    size_t n = strlen(key);
+    return strncmp(text, key, n) == 0 && strncmp(text + n, ": ", 2) == 0 && strcmp(text + n + 2, value) == 0;
+}
+
 enum cli_exit cli_error(const struct cli *cli) {
     const struct orderdb_error *e = orderdb_error(cli->db);
     check(e);
@@ -48,9 +54,10 @@ enum cli_exit cli_error(const struct cli *cli) {
     fputs(": ", stderr);
     text_print(stderr, orderdb_error_message(e));
     fputc('\n', stderr);
-    for (size_t i = 0; i < orderdb_error_violation_count(e); i++) {
+    size_t violations = orderdb_error_violation_count(e);
+    for (size_t i = 0; i < violations; i++) {
         orderdb_error_violation_at(e, i, &key, &value);
-        print_pair(key, value);
+        if (violations > 1 || !is_pair(orderdb_error_message(e), key, value)) print_pair(key, value);
     }
     for (size_t i = 0; i < orderdb_error_meta_count(e); i++) {
         orderdb_error_meta_at(e, i, &key, &value);
@@ -64,7 +71,7 @@ enum cli_exit cli_error(const struct cli *cli) {
     }
     int code = orderdb_error_code(e);
     if (code != GRPC_UNAVAILABLE && code != GRPC_DEADLINE_EXCEEDED) return CLI_REFUSED;
-    if (code == GRPC_UNAVAILABLE && !*reason) fprintf(stderr, "  Is a server running there? `make run` starts one; --server or ORDERDB_SERVER name another.\n");
+    if (code == GRPC_UNAVAILABLE && !*reason) fprintf(stderr, "  Does a server take clients there? `make run` starts one on port 7400; --server or ORDERDB_SERVER name another.\n");
     return CLI_UNAVAILABLE;
 }
 

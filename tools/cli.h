@@ -7,7 +7,7 @@
 #include "client/orderdb.h"
 #include "tools/args.h"
 
-enum cli_exit { CLI_OK = 0, CLI_REFUSED = 1, CLI_USAGE = 2, CLI_UNAVAILABLE = 3 };
+enum cli_exit { CLI_OK = 0, CLI_REFUSED = 1, CLI_USAGE = 2, CLI_UNAVAILABLE = 3, CLI_INTERRUPTED = 130 };
 
 struct cli {
     const char *server, *output;

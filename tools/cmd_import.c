@@ -2,6 +2,7 @@
 #include "tools/cmd_import.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,7 +31,7 @@ const char cmd_import_text[] =
     "olist: a directory with orders.csv, customers.csv, order_items.csv, order_payments.csv, products.csv, category_translation.csv\n"
     "(docs/OLIST.md).\n"
     "client_order_no makes an import repeatable: what is there already stays as it is.\n"
-    "Exit code 1 when the server refused an order or a line could not be read.\n\n"
+    "Exit code 1 when the server refused an order or a line could not be read; 130 after Ctrl-C, which reports what is in (again: at once).\n\n"
     "Examples:\n"
     "  orderctl order import orders.ndjson --rejects rejected.ndjson\n"
     "  orderctl order import --format olist ../shared/data/olist\n"
@@ -44,6 +45,10 @@ struct job {
     bool progress;
     struct timespec started, shown;
 };
+
+/* Ctrl-C: nothing more is read, what is under way is settled and reported. The second one ends the process. */
+static volatile sig_atomic_t interrupted;
+static void interrupt_on_signal(int number) { interrupted = number; }
 
 /* ---- progress */
 
@@ -77,7 +82,10 @@ static bool line_import(struct job *j, struct slice line, unsigned number, struc
     if (m) return importer_add(j->importer, (Orderdb__V1__ImportOrdersRequest *)m);
     snprintf(where, sizeof(where), "line %u", number);
     j->unreadable++;
-    importer_reject(j->importer, where, "", "line cannot be read", error);
+    /* The parser counts lines from our line on. */
+    static const char parsers[] = "not JSON: line 1, ";
+    size_t skip = strncmp(error, parsers, sizeof(parsers) - 1) == 0 ? sizeof(parsers) - 1 : 0;
+    importer_reject(j->importer, where, "", "line cannot be read", error + skip);
     return true;
 }
 
@@ -94,15 +102,16 @@ static bool ndjson_lines(struct job *j, FILE *f) {
     bool ok = true;
     arena_init(&a, ORDER_ARENA_BYTES);
     ssize_t n;
-    for (unsigned number = 1; ok && (n = getline(&line, &cap, f)) >= 0; number++) {
+    for (unsigned number = 1; ok && !interrupted && (n = getline(&line, &cap, f)) >= 0; number++) {
         bytes += n;
+        if (interrupted) break; /* in the middle of a line, perhaps */
         if (is_blank(line, (size_t)n)) continue;
         ok = line_import(j, slice_of(line, (size_t)n), number, &a);
         progress_show(j, bytes, false);
     }
     free(line); /* getline's own */
     arena_fini(&a);
-    if (ok && ferror(f)) fprintf(stderr, "orderctl: reading failed: %s\n", strerror(errno)), j->unreadable++;
+    if (ok && !interrupted && ferror(f)) fprintf(stderr, "orderctl: reading failed: %s\n", strerror(errno)), j->unreadable++;
     ok = ok && importer_finish(j->importer);
     progress_show(j, bytes, true);
     return ok;
@@ -143,7 +152,7 @@ static bool olist_orders(struct job *j, const struct olist *o) {
     struct arena a;
     bool ok = true;
     arena_init(&a, ORDER_ARENA_BYTES);
-    for (size_t i = 0; ok && i < olist_count(o); i++) {
+    for (size_t i = 0; ok && !interrupted && i < olist_count(o); i++) {
         struct olist_order order;
         arena_reset(&a);
         enum olist_verdict v = olist_get(o, i, &a, &order);
@@ -189,6 +198,8 @@ static void report_table(const struct importer_books *b) {
     for (size_t i = 0; i < b->reason_count; i++) {
         printf("  %lld  ", (long long)b->reasons[i].count);
         text_print(stdout, b->reasons[i].text);
+        if (*b->reasons[i].first) printf("; the first: ");
+        text_print(stdout, b->reasons[i].first);
         putchar('\n');
     }
 }
@@ -233,6 +244,11 @@ static enum cli_exit job_run(struct job *j, const char *path, bool olist) {
         fprintf(stderr, "orderctl: the import stopped; run it again to go on, what is in stays as it is\n");
         return orderdb_error(j->cli->db) ? cli_error(j->cli) : cli_no_memory();
     }
+    if (interrupted) {
+        fprintf(stderr, "orderctl: interrupted; run it again to go on, what is in stays as it is\n");
+        return CLI_INTERRUPTED;
+    }
+    if (b->total.rejected && !rejects_path) fprintf(stderr, "orderctl: --rejects FILE names every rejected order\n");
     return e == CLI_OK && (j->unreadable || b->refused) ? CLI_REFUSED : e;
 }
 
@@ -243,6 +259,8 @@ enum cli_exit cmd_import_run(struct cli *cli, int argc, char **argv) {
     if (olist != is_dir) return cli_usage(cli, olist ? "%s is not a directory" : "%s is a directory", argv[0]);
     FILE *rejects = rejects_path ? fopen(rejects_path, "w") : NULL;
     if (rejects_path && !rejects) return cli_usage(cli, "cannot write %s: %s", rejects_path, strerror(errno));
+    struct sigaction action = {.sa_handler = interrupt_on_signal, .sa_flags = (int)SA_RESETHAND}; /* without SA_RESTART: a read of a pipe ends */
+    sigaction(SIGINT, &action, NULL);
     struct job j = {.cli = cli, .importer = importer_new(cli->db, rejects)};
     enum cli_exit e = j.importer ? job_run(&j, argv[0], olist) : cli_no_memory();
     importer_free(j.importer);

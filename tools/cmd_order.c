@@ -16,6 +16,8 @@
 typedef Orderdb__V1__Order Order;
 typedef Orderdb__V1__Money Money;
 
+#define PAGE_NONE INT64_MIN /* --page was not given: 0 would be a page */
+
 /* One set of flags per command; zero where not given. */
 static struct {
     const char *user, *currency, *freight, *discount, *client_order_no, *merchant, *type, *machine, *address, *file;
@@ -28,7 +30,7 @@ static struct {
     struct args_many statuses;
     const char *from, *to, *page_token;
     int64_t page_size, page_number;
-} list;
+} list = {.page_number = PAGE_NONE};
 static struct {
     const char *to;
     struct args_many expected;
@@ -182,8 +184,10 @@ static Money *money_new(struct arena *a, const char *currency, int64_t units) {
 
 static bool amount_read(const struct cli *cli, const char *flag, const char *text, int64_t *units) {
     unsigned exponent = money_exponent(create.currency);
+    char digits[48] = "no decimals";
     if (money_parse(slice_str(text), exponent, units)) return true;
-    cli_usage(cli, "%s: \"%s\" is not an amount in %s (at most %u digits after the point)", flag, text, create.currency, exponent);
+    if (exponent) snprintf(digits, sizeof(digits), "at most %u digits after the point", exponent);
+    cli_usage(cli, "%s: \"%s\" is not an amount in %s (%s, no sign)", flag, text, create.currency, digits);
     return false;
 }
 
@@ -284,6 +288,8 @@ static bool attributes_read(const struct cli *cli, struct arena *a, Order *o) {
 static Order *order_from_flags(const struct cli *cli, struct arena *a) {
     if (!create.user) return cli_usage(cli, "--user is needed (or -f FILE)"), NULL;
     if (!create.currency) return cli_usage(cli, "--currency is needed, such as CNY"), NULL;
+    if (strlen(create.currency) != 3 || strspn(create.currency, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != 3)
+        return cli_usage(cli, "--currency: \"%s\" is not an ISO 4217 code of three capital letters, such as CNY", create.currency), NULL;
     if (!create.items.count) return cli_usage(cli, "--item is needed, such as --item sku=u1,title=Umbrella,qty=2,price=19.99"), NULL;
     Order *o = arena_new(a, Order);
     if (!o) return cli_no_memory(), NULL;
@@ -344,8 +350,11 @@ static enum cli_exit create_send(struct cli *cli, struct arena *a, Orderdb__V1__
 
 static enum cli_exit create_run(struct cli *cli, int argc, char **argv) {
     struct arena a;
-    arena_init(&a, REQUEST_ARENA_BYTES);
     Orderdb__V1__CreateOrderRequest request = ORDERDB__V1__CREATE_ORDER_REQUEST__INIT, *r = &request;
+    bool flags_too = create.user || create.currency || create.freight || create.discount || create.client_order_no || create.merchant || create.type ||
+                     create.machine || create.address || create.items.count || create.attributes.count;
+    if (create.file && flags_too) return cli_usage(cli, "-f brings the whole order: only --request-id, --operator and --reason go with it");
+    arena_init(&a, REQUEST_ARENA_BYTES);
     if (create.file) r = create_from_file(cli, &a);
     else r->order = order_from_flags(cli, &a);
     enum cli_exit e = r && r->order ? create_send(cli, &a, r) : CLI_USAGE; /* what is wrong has been told */
@@ -451,17 +460,18 @@ static enum cli_exit list_run(struct cli *cli, int argc, char **argv) {
     if (list.from && !time_read(cli, "--from", list.from, &from)) return CLI_USAGE;
     if (list.to && !time_read(cli, "--to", list.to, &to)) return CLI_USAGE;
     if (list.page_size < INT32_MIN || list.page_size > INT32_MAX) return cli_usage(cli, "--page-size is out of range");
-    if (list.page_number < INT32_MIN || list.page_number > INT32_MAX) return cli_usage(cli, "--page is out of range");
-    if (list.page_number && list.page_token) return cli_usage(cli, "--page and --page-token exclude each other");
+    if (list.page_number != PAGE_NONE && (list.page_number < 1 || list.page_number > INT32_MAX)) return cli_usage(cli, "--page is a number from 1");
+    if (list.page_number != PAGE_NONE && list.page_token) return cli_usage(cli, "--page and --page-token exclude each other");
     if (list.from) r.create_time_from = &from;
     if (list.to) r.create_time_to = &to;
     if (list.page_token) r.page_token = (char *)(uintptr_t)list.page_token;
-    r.page_size = (int32_t)list.page_size, r.page_number = (int32_t)list.page_number;
+    r.page_size = (int32_t)list.page_size, r.page_number = list.page_number == PAGE_NONE ? 0 : (int32_t)list.page_number;
     read.view = ORDERDB__V1__ORDER_VIEW__ORDER_VIEW_FULL;
     if (full) r.read = &read;
     arena_init(&a, REQUEST_ARENA_BYTES);
     r.statuses = names_split(&a, &list.statuses, &r.n_statuses);
-    enum cli_exit e = r.statuses ? list_send(cli, &r) : cli_no_memory();
+    bool named = !list.statuses.count || r.n_statuses; /* --status "$UNSET" must not list all */
+    enum cli_exit e = !r.statuses ? cli_no_memory() : named ? list_send(cli, &r) : cli_usage(cli, "--status names no status");
     arena_fini(&a);
     return e;
 }
@@ -496,13 +506,14 @@ static enum cli_exit transition_run(struct cli *cli, int argc, char **argv) {
     Orderdb__V1__TransitionOrderRequest r = ORDERDB__V1__TRANSITION_ORDER_REQUEST__INIT;
     struct arena a;
     if (!id_read(cli, argv[0], &r.order_id)) return CLI_USAGE;
-    if ((argc == 2) == (transition.to != NULL)) return cli_usage(cli, "name the event to take, or its target with --to STATUS");
+    if ((argc == 2) == (transition.to != NULL)) return cli_usage(cli, "name the event to take or its target with --to STATUS, one of the two");
     if (argc == 2) r.event = argv[1];
     if (transition.to) r.to_status = (char *)(uintptr_t)transition.to;
     r.expected_version = transition.version;
     arena_init(&a, REQUEST_ARENA_BYTES);
     r.expected_statuses = names_split(&a, &transition.expected, &r.n_expected_statuses);
-    enum cli_exit e = r.expected_statuses ? transition_send(cli, &a, &r) : cli_no_memory();
+    bool named = !transition.expected.count || r.n_expected_statuses; /* --expect "$UNSET" must not expect all */
+    enum cli_exit e = !r.expected_statuses ? cli_no_memory() : named ? transition_send(cli, &a, &r) : cli_usage(cli, "--expect names no status");
     arena_fini(&a);
     return e;
 }
@@ -558,7 +569,7 @@ static enum cli_exit history_run(struct cli *cli, int argc, char **argv) {
 
 static const struct arg create_flags[] = {
     {"--user", NULL, ARG_TEXT, &create.user, "USER", "whose order it is"},
-    {"--item", NULL, ARG_MANY, &create.items, "PARTS", "sku=..,title=..,qty=..,price=..[,discount=..][,merchant=..]; repeat it; \\, is a comma"},
+    {"--item", NULL, ARG_MANY, &create.items, "PARTS", "sku=..,price=..[,title=..][,qty=1][,discount=..][,merchant=..]; repeat it; \\, is a comma"},
     {"--currency", NULL, ARG_TEXT, &create.currency, "CODE", "ISO 4217, of all amounts; they are decimals: 19.99 CNY, 500 JPY"},
     {"--freight", NULL, ARG_TEXT, &create.freight, "AMOUNT", "added to the items' total"},
     {"--discount", NULL, ARG_TEXT, &create.discount, "AMOUNT", "off the whole order"},
@@ -574,7 +585,7 @@ static const struct arg create_flags[] = {
 };
 static const struct arg list_flags[] = {
     {"--status", NULL, ARG_MANY, &list.statuses, "STATUS,..", "only these"},
-    {"--from", NULL, ARG_TEXT, &list.from, "TIME", "created at or after"},
+    {"--from", NULL, ARG_TEXT, &list.from, "TIME", "created at or after: 2026-01-31 or 2026-01-31T08:00:00Z (times are UTC)"},
     {"--to", NULL, ARG_TEXT, &list.to, "TIME", "created before"},
     {"--page-size", NULL, ARG_NUMBER, &list.page_size, "N", "default 20, at most 1000"},
     {"--page", NULL, ARG_NUMBER, &list.page_number, "N", "jump to page N, from 1"},
@@ -590,7 +601,7 @@ static const struct arg transition_flags[] = {
     {NULL},
 };
 static const struct arg history_flags[] = {
-    {"--page-size", NULL, ARG_NUMBER, &list.page_size, "N", "entries at most"},
+    {"--page-size", NULL, ARG_NUMBER, &list.page_size, "N", "default 100, at most 1000"},
     {"--page-token", NULL, ARG_TEXT, &list.page_token, "TOKEN", "go on where a list ended"},
     {NULL},
 };

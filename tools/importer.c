@@ -67,7 +67,7 @@ static struct importer_status *status_row(struct importer *m, const char *name) 
     return s;
 }
 
-static void count_reason(struct importer *m, const char *text) {
+static void count_reason(struct importer *m, const char *text, const char *order_no, const char *message) {
     struct importer_books *b = &m->books;
     size_t i = 0;
     while (i < b->reason_count && strncmp(b->reasons[i].text, text, IMPORTER_NAME_BYTES - 1) != 0) i++;
@@ -75,6 +75,7 @@ static void count_reason(struct importer *m, const char *text) {
     if (i == b->reason_count) {
         b->reason_count++;
         snprintf(b->reasons[i].text, IMPORTER_NAME_BYTES, "%s", i + 1 == IMPORTER_REASONS_MAX ? "(other)" : text);
+        snprintf(b->reasons[i].first, IMPORTER_FIRST_BYTES, "%s%s%s", order_no, *message ? ": " : "", message);
     }
     b->reasons[i].count++;
 }
@@ -96,7 +97,7 @@ static void rejects_write(struct importer *m, const char *order_no, const char *
 static void count_rejected(struct importer *m, struct importer_status *row, const char *order_no, const char *reason, const char *message) {
     row->rejected++;
     m->books.total.rejected++;
-    count_reason(m, reason);
+    count_reason(m, reason, order_no, message);
     rejects_write(m, order_no, row->name, reason, message);
 }
 
@@ -106,7 +107,13 @@ void importer_reject(struct importer *m, const char *order_no, const char *statu
 
 /* ---- answers */
 
-/* The refusal in one line: reason, message, every violation. */
+/* The message of a refusal is often its first violation. */
+static bool is_told(const char *message, const struct failure_violation *v) {
+    size_t n = strlen(v->field);
+    return strncmp(message, v->field, n) == 0 && strncmp(message + n, ": ", 2) == 0 && strcmp(message + n + 2, v->description) == 0;
+}
+
+/* The refusal in one line: message, every violation. */
 static void count_refused(struct importer *m, struct importer_status *row, const Orderdb__V1__ImportOrdersResponse__Rejected *r) {
     struct arena a;
     struct details d = {.reason = "", .message = ""};
@@ -117,6 +124,7 @@ static void count_refused(struct importer *m, struct importer_status *row, const
     if (ok) packed.len = google__rpc__status__pack(r->error, packed.data);
     ok = ok && details_decode(buf_slice(&packed), &a, &d) && buf_append(&text, slice_str(d.message));
     for (const struct failure_violation *v = ok ? d.violations : NULL; ok && v; v = v->next) {
+        if (is_told(d.message, v)) continue;
         ok = buf_append(&text, SLICE_LIT("; ")) && buf_append(&text, slice_str(v->field)) && buf_append(&text, SLICE_LIT(": ")) &&
              buf_append(&text, slice_str(v->description));
     }

@@ -10,7 +10,7 @@
 
 #include "client/orderdb.h"
 
-enum { IMPORTER_STATUSES_MAX = 65, IMPORTER_REASONS_MAX = 64, IMPORTER_NAME_BYTES = 64 };
+enum { IMPORTER_STATUSES_MAX = 65, IMPORTER_REASONS_MAX = 64, IMPORTER_NAME_BYTES = 64, IMPORTER_FIRST_BYTES = 256 };
 
 struct importer_status {
     char name[IMPORTER_NAME_BYTES]; /* "(other)": too many different ones */
@@ -19,6 +19,7 @@ struct importer_status {
 struct importer_reason {
     char text[IMPORTER_NAME_BYTES];
     int64_t count;
+    char first[IMPORTER_FIRST_BYTES]; /* one such order and what was said of it, for people; may end early */
 };
 struct importer_books {
     struct importer_status statuses[IMPORTER_STATUSES_MAX], total;

@@ -8,12 +8,12 @@
 #include "tools/completion.h"
 
 #define SERVER_DEFAULT "127.0.0.1:7400"
-enum { TIMEOUT_S_MAX = 86400 };
+enum { TIMEOUT_S_DEFAULT = 10, TIMEOUT_S_MAX = 86400 };
 
 static const struct cli_command completion_commands[];
 static const struct cli_command *const families[] = {order_commands, status_commands, completion_commands};
 
-static struct cli cli;
+static struct cli cli = {.timeout_s = TIMEOUT_S_DEFAULT};
 static const struct arg global_flags[] = {
     {"--server", NULL, ARG_TEXT, &cli.server, "HOST:PORT", "the server (default: $ORDERDB_SERVER, else " SERVER_DEFAULT ")"},
     {"--output", "-o", ARG_TEXT, &cli.output, "json|table", "how answers are printed (default: table)"},
@@ -56,7 +56,7 @@ static void help_all(void) {
            "  orderctl order list ann\n"
            "  orderctl order transition 1234567890 pay\n"
            "  orderctl order create --help\n"
-           "\nExit codes: 0 done, 1 refused by the server, 2 wrong usage, 3 server not reached or no answer in time.\n");
+           "\nExit codes: 0 done, 1 refused by the server, 2 wrong usage, 3 server not reached or no answer in time, 130 interrupted.\n");
 }
 
 static void help_family(const char *family) {
@@ -68,8 +68,8 @@ static void help_family(const char *family) {
 }
 
 static void help_command(const struct cli_command *c) {
-    printf("orderctl %s%s%s: %s\n\nUsage: orderctl %s%s%s %s [FLAGS]\n", c->family, *c->name ? " " : "", c->name, c->summary, c->family, *c->name ? " " : "",
-           c->name, c->operands);
+    printf("orderctl %s%s%s: %s\n\nUsage: orderctl %s%s%s %s%s[FLAGS]\n", c->family, *c->name ? " " : "", c->name, c->summary, c->family, *c->name ? " " : "",
+           c->name, c->operands, *c->operands ? " " : "");
     if (c->flags && c->flags->name) {
         printf("\nFlags:\n");
         args_print_help(c->flags);
@@ -94,8 +94,8 @@ static const struct cli_command *command_find(const char *family, const char *na
 static enum cli_exit command_run(const struct cli_command *c, int argc, char **argv) {
     cli.json = cli.output && strcmp(cli.output, "json") == 0;
     if (cli.output && !cli.json && strcmp(cli.output, "table") != 0) return cli_usage(&cli, "--output is json or table, not %s", cli.output);
-    if (cli.timeout_s < 0 || cli.timeout_s > TIMEOUT_S_MAX) return cli_usage(&cli, "--timeout is 1 to %d seconds", TIMEOUT_S_MAX);
-    if (argc < c->operands_min || argc > c->operands_max) return cli_usage(&cli, "expected: orderctl %s %s", cli.command, c->operands);
+    if (cli.timeout_s < 1 || cli.timeout_s > TIMEOUT_S_MAX) return cli_usage(&cli, "--timeout is 1 to %d seconds", TIMEOUT_S_MAX);
+    if (argc < c->operands_min || argc > c->operands_max) return cli_usage(&cli, "expected: orderctl %s%s%s", cli.command, *c->operands ? " " : "", c->operands);
     if (!cli.server) cli.server = getenv("ORDERDB_SERVER");
     if (!cli.server || !*cli.server) cli.server = SERVER_DEFAULT;
     struct orderdb_options options = {.timeout_ms = (uint32_t)cli.timeout_s * 1000};
