@@ -444,14 +444,24 @@ static enum status open_tls(struct node *node, char error[512]) {
     return STATUS_OK;
 }
 
+/* Before the data directory is made: a typing error must not leave one. */
+static enum status read_addresses(struct node *node, char error[512]) {
+    static const char *const flags[LISTENER_KINDS] = {"--listen", "--http-listen", "--peer-listen"};
+    const char *texts[LISTENER_KINDS] = {node->config->listen, node->config->http_listen, node->config->peer_listen};
+    for (unsigned k = 0; k < LISTENER_KINDS; k++) {
+        char why[256];
+        enum status st = address_parse(&node->state->addresses[k], texts[k], why);
+        if (st) return snprintf(error, 512, "%s: %s", flags[k], why), st;
+    }
+    return STATUS_OK;
+}
+
 static enum status bind_ports(struct node *node, char error[512]) {
     struct node_state *ns = node->state;
-    const char *texts[LISTENER_KINDS] = {node->config->listen, node->config->http_listen, node->config->peer_listen};
     int *fds[LISTENER_KINDS] = {ns->client_fds, &ns->http_fd, &ns->peer_fd};
     enum status st = STATUS_OK;
     for (unsigned k = 0; k < LISTENER_KINDS && st == STATUS_OK; k++) {
-        st = address_parse(&ns->addresses[k], texts[k], error);
-        if (st == STATUS_OK) st = listen_bind(&ns->addresses[k], fds[k], k == LISTENER_CLIENT ? node->core_count : 1, BIND_PATIENCE_MS, error);
+        st = listen_bind(&ns->addresses[k], fds[k], k == LISTENER_CLIENT ? node->core_count : 1, BIND_PATIENCE_MS, error);
     }
     static_assert(sizeof node->client_address >= ADDRESS_TEXT_BYTES, "any address fits");
     address_format(&ns->addresses[LISTENER_CLIENT].sa, node->client_address);
@@ -502,7 +512,8 @@ enum status node_start(struct node *node, const struct config *config, const str
     ns->dir_fd = ns->lock_fd = ns->http_fd = ns->peer_fd = -1;
     ns->main_thread = pthread_self();
     pthread_mutex_init(&ns->error_lock, NULL);
-    enum status st = open_identity(node, error);
+    enum status st = read_addresses(node, error);
+    if (st == STATUS_OK) st = open_identity(node, error);
     if (st == STATUS_OK) st = divide(node, error);
     if (st == STATUS_OK) st = make_shared(node, error);
     if (st == STATUS_OK) st = open_tls(node, error);
