@@ -144,7 +144,8 @@ uint64_t engine_now_ms(const struct engine *e) { return e->now_ns / NS_PER_MS; }
 static uint64_t *queue_of(struct engine *e, const struct op *op) { return op->kind == OP_WRITE ? &e->queue_writes : &e->queue_reads; }
 
 void engine_finish(struct engine *e, struct op *op) {
-    if (op->failure.status) e->stats.ops_refused++; else e->stats.ops_done++;
+    e->stats.ops_done++;
+    if (status_retry(op->failure.status) != RETRY_NEVER) e->stats.ops_refused++; /* no room or no time; what an order's state refuses was done */
     *queue_of(e, op) -= 1;
     if (op->kind == OP_WRITE) e->queue_bytes -= op->command.len;
     list_push_back(&e->finished, &op->link);

@@ -70,7 +70,6 @@ static void count_cycle(struct core *core) {
     metric_set(&core->metrics, METRIC_CONNECTIONS_LIVE, core->connection_count);
     metric_set(&core->metrics, METRIC_CALLS_LIVE, core->calls_live);
     metric_add(&core->metrics, METRIC_LOOP_CYCLES, 1);
-    metric_add(&core->metrics, METRIC_LOOP_BUSY_NS, busy_ns);
     metric_time(&core->metrics, METRIC_CYCLE_NS, busy_ns);
 }
 

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "proto/base/mem.h"
@@ -57,6 +58,12 @@ static uint64_t resident_bytes(void) {
     return n > 0 && sscanf(text, "%*u %lu", &pages) == 1 ? pages * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
 }
 
+static double cpu_seconds(void) {
+    struct rusage u;
+    if (getrusage(RUSAGE_SELF, &u) != 0) return 0;
+    return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
+}
+
 static uint64_t open_files(void) {
     uint64_t n = 0;
     DIR *d = opendir("/proc/self/fd");
@@ -73,7 +80,8 @@ static bool one(struct buf *out, const char *name, const char *kind, const char 
 static bool write_process(struct buf *out, const struct node *node) {
     const struct budget *b = &node->budget;
     return one(out, "process_resident_memory_bytes", "gauge", "Resident memory of the process.", resident_bytes()) &&
-           one(out, "process_open_fds", "gauge", "Open file descriptors.", open_files()) &&
+           metrics_write_head(out, "process_cpu_seconds_total", "counter", "User and system CPU time of the process.") &&
+           metrics_printf(out, "process_cpu_seconds_total %.6f\n", cpu_seconds()) && one(out, "process_open_fds", "gauge", "Open file descriptors.", open_files()) &&
            one(out, "orderdb_memory_budget_bytes", "gauge", "The memory budget.", b->total_bytes) &&
            one(out, "orderdb_ready", "gauge", "1: serving.", node_all_ready(node) && !node_draining(node)) &&
            metrics_write_head(out, "orderdb_build_info", "gauge", "Version of the program.") &&
@@ -82,8 +90,8 @@ static bool write_process(struct buf *out, const struct node *node) {
 
 /* Rows of engine_stats and wal_stats: one sample a core. */
 #define ENGINE_FIGURES(row)                                                                                     \
-    row("orderdb_engine_ops_total", "counter", "Operations finished.", stats.ops_done)                          \
-    row("orderdb_engine_refused_total", "counter", "Operations refused at admission.", stats.ops_refused)       \
+    row("orderdb_engine_ops_total", "counter", "Operations finished, whatever the answer.", stats.ops_done)     \
+    row("orderdb_engine_refused_total", "counter", "Of them, not done for want of room or time: queue, log, memory, disk, deadline, drain.", stats.ops_refused) \
     row("orderdb_engine_creates_total", "counter", "Orders created.", stats.creates)                            \
     row("orderdb_engine_transitions_total", "counter", "Transitions applied.", stats.transitions)               \
     row("orderdb_engine_imports_total", "counter", "Orders imported.", stats.imports)                           \
@@ -95,16 +103,19 @@ static bool write_process(struct buf *out, const struct node *node) {
     row("orderdb_engine_queue_bytes", "gauge", "Command bytes waiting or under way.", stats.queue_bytes)        \
     row("orderdb_engine_reads_offloaded_total", "counter", "Reads that went to a reader thread.", stats.reads_offloaded) \
     row("orderdb_engine_flushes_total", "counter", "Store flushes.", stats.flushes)                             \
-    row("orderdb_engine_apply_nanoseconds_total", "counter", "Time spent applying entries.", stats.apply_ns)    \
-    row("orderdb_engine_last_flush_nanoseconds", "gauge", "Time of the last store flush.", stats.flush_ns_last) \
     row("orderdb_log_live_bytes", "gauge", "Log on disk that is still needed.", wal.live_bytes)                 \
     row("orderdb_log_live_bytes_max", "gauge", "Its limit.", wal.live_bytes_max)                                \
     row("orderdb_log_segments", "gauge", "Segment files.", wal.segments)                                        \
     row("orderdb_log_batches_total", "counter", "Batches written and synced.", wal.batches)                     \
     row("orderdb_log_records_total", "counter", "Records in them.", wal.records)                                \
     row("orderdb_log_written_bytes_total", "counter", "Bytes written to the log.", wal.bytes_written)           \
-    row("orderdb_log_sync_max_nanoseconds", "gauge", "The longest sync since the start.", wal.sync_ns_max)      \
     row("orderdb_log_disk_full", "gauge", "1: no segment could be made.", wal.disk_full)
+
+/* The same, kept in nanoseconds and shown in seconds. */
+#define ENGINE_TIMES(row)                                                                                        \
+    row("orderdb_engine_apply_seconds_total", "counter", "Time spent applying entries.", stats.apply_ns)         \
+    row("orderdb_engine_last_flush_seconds", "gauge", "Time that the last store flush took.", stats.flush_ns_last) \
+    row("orderdb_log_sync_max_seconds", "gauge", "The longest sync since the start.", wal.sync_ns_max)
 
 #define PARTITION_FIGURES(row)                                                                        \
     row("orderdb_partition_ready", "gauge", "1: leads and has applied its log.", ready)               \
@@ -123,6 +134,11 @@ static bool write_engines(struct buf *out, const struct collect *c) {
     ok = ok && metrics_write_head(out, name, kind, help);            \
     for (uint32_t i = 0; ok && i < c->core_count; i++) ok = metrics_printf(out, name "{core=\"%u\"} %lu\n", i, (uint64_t)c->cores[i].field);
     ENGINE_FIGURES(ROW)
+#undef ROW
+#define ROW(name, kind, help, field)                                 \
+    ok = ok && metrics_write_head(out, name, kind, help);            \
+    for (uint32_t i = 0; ok && i < c->core_count; i++) ok = metrics_printf(out, name "{core=\"%u\"} %.9f\n", i, (double)c->cores[i].field / 1e9);
+    ENGINE_TIMES(ROW)
 #undef ROW
     return ok;
 }
