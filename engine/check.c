@@ -147,7 +147,7 @@ bool check_create(Orderdb__V1__CreateOrderRequest *m, struct slice traceparent, 
     Orderdb__V1__Order *order = m->order;
     const struct path *at = AT(NULL, "order");
     *out = (struct checked){0};
-    if (m->options && m->options->validate_only) return check_not_built(&c, "options.validate_only"), false;
+    out->validate_only = m->options && m->options->validate_only;
     check_options(&c, m->options, true, &command.origin);
     command.origin.traceparent = traceparent_valid(traceparent);
     if (!order) return check_violation(&c, STATUS_FIELD_INVALID, at, "is required"), false;
@@ -206,7 +206,7 @@ bool check_transition(Orderdb__V1__TransitionOrderRequest *m, struct slice trace
     if (m->patch) return check_not_built(&c, "patch"), false;
     if (m->update_mask) return check_not_built(&c, "update_mask"), false;
     if (m->ack) return check_not_built(&c, "ack"), false;
-    if (m->options && m->options->validate_only) return check_not_built(&c, "options.validate_only"), false;
+    out->validate_only = m->options && m->options->validate_only;
     check_options(&c, m->options, false, &command.origin);
     command.origin.traceparent = traceparent_valid(traceparent);
     if (m->order_id <= 0) check_violation(&c, STATUS_FIELD_INVALID, AT(NULL, "order_id"), "%lld; an order_id is above zero", (long long)m->order_id);

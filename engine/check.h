@@ -34,6 +34,7 @@ bool check_timestamp(const Google__Protobuf__Timestamp *t, const char *field, in
 struct checked {
     struct slice user_id; /* create, import, outcome: decides the slot */
     int64_t order_id;     /* transition: decides the slot */
+    bool validate_only;   /* create, transition, batch: to be tried, not written */
     struct slice command; /* encoded, in the arena */
 };
 /* false: f says why. traceparent: from the call's metadata, or empty. */

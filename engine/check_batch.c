@@ -50,6 +50,8 @@ static void check_together(struct checker *c, const Orderdb__V1__BatchCreateOrde
         numbers[i] = (struct named){r->order->client_order_no, i};
         if (strcmp(r->order->user_id, m->requests[0]->order->user_id) != 0)
             check_violation(c, STATUS_INVARIANT_VIOLATED, AT(AT(AT_INDEX(NULL, "requests", i), "order"), "user_id"), "an atomic batch is of one user, that of requests[0]");
+        if (r->options->validate_only != m->requests[0]->options->validate_only)
+            check_violation(c, STATUS_INVARIANT_VIOLATED, AT(AT(AT_INDEX(NULL, "requests", i), "options"), "validate_only"), "differs from that of requests[0]");
     }
     check_distinct(c, ids, n, "options", "request_id");
     check_distinct(c, numbers, n, "order", "client_order_no");
@@ -78,6 +80,7 @@ bool check_batch(Orderdb__V1__BatchCreateOrdersRequest *m, struct slice tracepar
     for (size_t i = 0; i < n; i++) write_counted(&w, each[i].command);
     check(!w.full);
     out->user_id = each[0].user_id;
+    out->validate_only = each[0].validate_only;
     struct command command = {.type = COMMAND_BATCH, .batch = {out->user_id, (unsigned)n, writer_slice(&w)}};
     return check_done(&c, &command, out);
 }

@@ -12,7 +12,7 @@
 #include "engine/wal.h"
 #include "proto/base/list.h"
 
-enum op_kind { OP_WRITE, OP_GET, OP_GET_MANY, OP_LIST, OP_HISTORY, OP_STATS };
+enum op_kind { OP_WRITE, OP_VALIDATE, OP_GET, OP_GET_MANY, OP_LIST, OP_HISTORY, OP_STATS };
 
 struct partition_stats {
     uint32_t partition;
@@ -34,7 +34,7 @@ struct op {
     uint64_t submitted_ns;    /* set by engine_submit: queue time is the overload signal */
     union { /* what to do */
         struct {
-            struct slice command;    /* OP_WRITE: encoded (command.h) */
+            struct slice command;    /* OP_WRITE, OP_VALIDATE: encoded (command.h) */
             size_t answer_bytes_max; /* 0: any. An order that takes more is answered without items, address and extension; then by its head alone */
         };
         struct { int64_t order_id; bool full, has_as_of; int64_t as_of_us; } get;
@@ -44,10 +44,10 @@ struct op {
     };
     /* what came of it */
     struct failure failure;   /* .status STATUS_OK, or the refusal */
-    struct outcome outcome;   /* OP_WRITE */
+    struct outcome outcome;   /* OP_WRITE. OP_VALIDATE: what it would be if it were written now; a new order has the order_id 0 */
     struct partition_stats stats; /* OP_STATS: of the slot's partition */
     struct slice *orders;     /* OK. OP_GET_MANY: see query_get_many. OP_WRITE of a batch: as answer, for each of its creates */
-    struct slice answer;      /* OK. OP_GET: Order. OP_LIST, OP_HISTORY: the response. OP_WRITE: the Order as the answer shows it, FULL. Wire bytes */
+    struct slice answer;      /* OK. OP_GET: Order. OP_LIST, OP_HISTORY: the response. OP_WRITE, OP_VALIDATE: the Order as the answer shows it, FULL. Wire bytes */
     uint64_t index;           /* private */
 };
 

@@ -138,6 +138,7 @@ static void read_run(struct partition *p, struct op *op, const struct store_view
     case OP_LIST: st = query_list(&q, &op->list, &op->answer); break;
     case OP_HISTORY: st = query_history(&q, &op->history, &op->answer); break;
     case OP_WRITE:
+    case OP_VALIDATE:
     case OP_STATS: check(!"not a read of the store");
     }
     op->index = st; /* WOULD_BLOCK is for us, not for the failure */
@@ -173,11 +174,50 @@ static bool reopen_due(const struct partition *p) {
     return p->state == PARTITION_FAILED && !p->damaged && !e->disk_full && !p->flushing && e->now_ns >= p->reopen_at_ns;
 }
 
+static enum status answer_build(struct partition *p, struct op *op);
+
+static enum status command_fits(struct op *op) {
+    if (op->command.len <= ENTRY_BYTES_MAX - ENTRY_HEAD_BYTES_MAX - 10) return STATUS_OK;
+    return failure_set(&op->failure, STATUS_LIMIT_EXCEEDED, "the command takes %zu bytes, more than a log entry holds", op->command.len);
+}
+
+/* A dry run of apply: the same decision, on the state as it is now, over a batch that is thrown away. What still waits for the log is not seen. */
+static void validate(struct partition *p, struct op *op) {
+    struct engine *e = p->engine;
+    struct outcome *o = &op->outcome;
+    struct apply a = {.view = {.store = p->store, .batch = p->batch}, .machines = e->config.machines, .record = p->record, .scratch = &e->scratch};
+    if (command_fits(op)) return;
+    store_batch_clear(p->batch);
+    arena_reset(&e->scratch);
+    *o = (struct outcome){0};
+    apply_begin(&a, MAX_OF(e->last_log_time_us, (uint64_t)MAX_OF(e->env->ops->wall_us(e->env), (int64_t)0)));
+    enum status st = apply_command(&a, op->command, op->arena, o);
+    store_batch_clear(p->batch);
+    if (st) {
+        failure_set(&op->failure, st, "the request could not be tried (%s)", status_name(st));
+    } else if (o->status == STATUS_DEADLINE_EXCEEDED) { /* apply.h: no room for the outcome; here nothing took place */
+        failure_set(&op->failure, STATUS_MEMORY_LIMIT, "no memory for the answer");
+    } else if (o->status) {
+        outcome_failure(o, e->config.machines, &op->failure);
+    } else {
+        bool created = o->entry.version == 1 && !o->replayed;
+        if (created) o->head.order_id = 0;
+        for (unsigned i = 0; i < o->item_count && !o->replayed; i++) o->items[i].head.order_id = 0;
+        st = answer_build(p, op);
+        if (st) failure_set(&op->failure, st, "the answer could not be built (%s)", status_name(st));
+    }
+}
+
 static void read_begin(struct partition *p, struct op *op) {
     struct engine *e = p->engine;
     if (p->state == PARTITION_OPENING) {
         op->failure.retry_delay_ms = RETRY_DELAY_MS;
         failure_set(&op->failure, STATUS_NOT_LEADER, "partition %u is still starting", p->id);
+        engine_finish(e, op);
+        return;
+    }
+    if (op->kind == OP_VALIDATE) {
+        validate(p, op);
         engine_finish(e, op);
         return;
     }
@@ -232,7 +272,7 @@ enum status partition_admit(struct partition *p, struct op *op) {
     }
     if (p->state == PARTITION_OPENING) return failure_set(f, STATUS_NOT_LEADER, "partition %u is still starting", p->id);
     if (p->pressure >= 2) return failure_set(f, STATUS_OVERLOADED, "partition %u is behind with writing its tables", p->id);
-    if (op->command.len > ENTRY_BYTES_MAX - ENTRY_HEAD_BYTES_MAX - 10) return failure_set(f, STATUS_LIMIT_EXCEEDED, "the command takes %zu bytes, more than a log entry holds", op->command.len);
+    if (command_fits(op)) return f->status;
     enum status st = wal_admit(e->wal, op->command.len + ENTRY_HEAD_BYTES_MAX + 10);
     if (st == STATUS_DISK_FULL) return failure_set(f, st, "the disk is full: no room for the log");
     if (st == STATUS_MESSAGE_TOO_LARGE) { /* small segments: it would wait for ever, and all behind it */
@@ -408,7 +448,7 @@ static enum status answer_build(struct partition *p, struct op *op) {
     struct command command;
     enum status st = command_decode(op->command, op->arena, &command);
     if (st) return st;
-    bool fresh = !o->replayed && !o->already_there;
+    bool fresh = !o->replayed && !o->already_there && op->kind == OP_WRITE;
     switch (command.type) {
     case COMMAND_CREATE: stats->creates += fresh; break;
     case COMMAND_TRANSITION: stats->transitions += fresh; break;

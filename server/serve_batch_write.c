@@ -43,7 +43,7 @@ struct batch {
 /* ---- the answer */
 
 /* Result { ok { order, entry, replayed, token } }: frames and tail around the order, which stays where apply put it. */
-static bool result_ok(const struct node *node, struct batch *b, const struct outcome *o, struct slice order, struct slice parts[3]) {
+static bool result_ok(const struct node *node, struct batch *b, const struct op *op, const struct outcome *o, struct slice order, struct slice parts[3]) {
     struct slice entry = b->transitions ? history_wire(&o->entry, node->machines, b->memory) : (struct slice){0};
     size_t tail_cap = pb_bytes_max(entry) + SERVE_TOKEN_BYTES_MAX + 16;
     uint8_t *head = arena_alloc(b->memory, FRAMES_BYTES_MAX), *tail = arena_alloc(b->memory, tail_cap);
@@ -51,7 +51,7 @@ static bool result_ok(const struct node *node, struct batch *b, const struct out
     struct writer h = writer_of(head, FRAMES_BYTES_MAX), t = writer_of(tail, tail_cap);
     if (b->transitions) pb_message(&t, 2, &entry, 1);
     pb_bool(&t, b->transitions ? 3 : 2, o->replayed);
-    serve_token_write(&t, b->transitions ? 4 : 3, o);
+    serve_token_write(&t, b->transitions ? 4 : 3, op, o);
     size_t ok = 1 + varint_len(order.len) + order.len + t.len, result = 1 + varint_len(ok) + ok;
     pb_tag(&h, 1, PB_LEN), write_varint(&h, result);
     pb_tag(&h, 1, PB_LEN), write_varint(&h, ok);
@@ -83,7 +83,7 @@ static bool result_wire(struct call *call, struct batch *b, size_t i) {
     struct op *op = &item->op.op;
     struct slice *parts = &b->parts[3 * i];
     if (op->failure.status) return result_error(b, item, parts);
-    return b->atomic ? result_ok(node, b, &op->outcome.items[i], op->orders[i], parts) : result_ok(node, b, &op->outcome, op->answer, parts);
+    return b->atomic ? result_ok(node, b, op, &op->outcome.items[i], op->orders[i], parts) : result_ok(node, b, op, &op->outcome, op->answer, parts);
 }
 
 static void batch_reply(struct call *call, struct batch *b) {
@@ -182,6 +182,7 @@ static void batch_atomic(struct call *call, struct batch *b, Orderdb__V1__BatchC
     }
     op->slot = slot_of_user(checked.user_id);
     op->command = checked.command;
+    if (checked.validate_only) op->kind = OP_VALIDATE;
     b->away = 1;
     call_submit(call, &b->items[0].op, batch_home);
 }
@@ -201,6 +202,7 @@ void serve_batch_create_orders(struct call *call) {
         if (!check_create(m->requests[i], call_traceparent(call), b->memory, &checked, &op->failure)) continue;
         op->slot = slot_of_user(checked.user_id);
         op->command = checked.command;
+        if (checked.validate_only) op->kind = OP_VALIDATE;
     }
     batch_send(call, b);
 }
@@ -215,6 +217,7 @@ void serve_batch_transition_orders(struct call *call) {
         if (!check_transition(m->requests[i], call_traceparent(call), b->memory, &checked, &op->failure)) continue;
         op->slot = order_id_slot(checked.order_id);
         op->command = checked.command;
+        if (checked.validate_only) op->kind = OP_VALIDATE;
     }
     batch_send(call, b);
 }

@@ -45,7 +45,8 @@ struct slice serve_field_head(struct call *call, uint32_t field, size_t len) {
     return writer_slice(&w);
 }
 
-void serve_token_write(struct writer *w, uint32_t field, const struct outcome *o) {
+void serve_token_write(struct writer *w, uint32_t field, const struct op *op, const struct outcome *o) {
+    if (op->kind == OP_VALIDATE && !o->replayed) return;
     uint8_t inner[SERVE_TOKEN_BYTES_MAX];
     struct writer token = writer_of(inner, sizeof inner);
     pb_int64(&token, 1, o->slot);
@@ -55,11 +56,11 @@ void serve_token_write(struct writer *w, uint32_t field, const struct outcome *o
     pb_message(w, field, &part, 1);
 }
 
-struct slice serve_token_wire(struct call *call, uint32_t field, const struct outcome *o) {
+struct slice serve_token_wire(struct call *call, uint32_t field, const struct op *op, const struct outcome *o) {
     uint8_t *out = arena_alloc(call_arena(call), SERVE_TOKEN_BYTES_MAX);
     if (!out) return (struct slice){0};
     struct writer w = writer_of(out, SERVE_TOKEN_BYTES_MAX);
-    serve_token_write(&w, field, o);
+    serve_token_write(&w, field, op, o);
     check(!w.full);
     return writer_slice(&w);
 }

@@ -20,9 +20,9 @@ void serve_reply(struct call *call, struct slice message);
 bool serve_read_options(struct call *call, const Orderdb__V1__ReadOptions *read, bool full_unless_told, bool *full);
 /* Pieces of an answer, in the call's arena; empty when that is full. A message field's tag and length, in front of bytes that lie elsewhere: */
 struct slice serve_field_head(struct call *call, uint32_t field, size_t len);
-/* CommitToken of a write, framed: */
-struct slice serve_token_wire(struct call *call, uint32_t field, const struct outcome *o);
-void serve_token_write(struct writer *w, uint32_t field, const struct outcome *o);
+/* CommitToken of a write, framed; nothing for what was only tried: */
+struct slice serve_token_wire(struct call *call, uint32_t field, const struct op *op, const struct outcome *o);
+void serve_token_write(struct writer *w, uint32_t field, const struct op *op, const struct outcome *o);
 enum { SERVE_TOKEN_BYTES_MAX = 48 };
 
 #endif

@@ -60,7 +60,7 @@ static void answer_lost(struct call *call) {
 static void create_done(struct call *call, struct call_op *o) {
     if (!op_succeeded(call, o)) return;
     struct slice parts[] = {
-        serve_field_head(call, 1, o->op.answer.len), o->op.answer, replayed_wire(o->op.outcome.replayed, 2), serve_token_wire(call, 3, &o->op.outcome),
+        serve_field_head(call, 1, o->op.answer.len), o->op.answer, replayed_wire(o->op.outcome.replayed, 2), serve_token_wire(call, 3, &o->op, &o->op.outcome),
     };
     if (!parts[0].data || !parts[3].data) {
         answer_lost(call);
@@ -77,10 +77,10 @@ void serve_create_order(struct call *call) {
         call_fail(call);
         return;
     }
-    struct call_op *o = call_op_new(call, OP_WRITE, slot_of_user(checked.user_id));
+    struct call_op *o = call_op_new(call, checked.validate_only ? OP_VALIDATE : OP_WRITE, slot_of_user(checked.user_id));
     if (!o) return;
     o->op.command = checked.command;
-    call_set_request_id(call, slice_str(m->options->request_id));
+    if (!checked.validate_only) call_set_request_id(call, slice_str(m->options->request_id));
     call_submit(call, o, create_done);
 }
 
@@ -89,7 +89,7 @@ static void transition_done(struct call *call, struct call_op *o) {
     struct slice entry = history_wire(&o->op.outcome.entry, call_core(call)->node->machines, call_arena(call));
     struct slice parts[] = {
         serve_field_head(call, 1, o->op.answer.len), o->op.answer, serve_field_head(call, 2, entry.len), entry,
-        replayed_wire(o->op.outcome.replayed, 3),    serve_token_wire(call, 4, &o->op.outcome),
+        replayed_wire(o->op.outcome.replayed, 3),    serve_token_wire(call, 4, &o->op, &o->op.outcome),
     };
     if (!parts[0].data || !parts[2].data || !entry.data || !parts[5].data) {
         answer_lost(call);
@@ -106,10 +106,10 @@ void serve_transition_order(struct call *call) {
         call_fail(call);
         return;
     }
-    struct call_op *o = call_op_new(call, OP_WRITE, order_id_slot(checked.order_id));
+    struct call_op *o = call_op_new(call, checked.validate_only ? OP_VALIDATE : OP_WRITE, order_id_slot(checked.order_id));
     if (!o) return;
     o->op.command = checked.command;
-    if (m->options) call_set_request_id(call, slice_str(m->options->request_id));
+    if (m->options && !checked.validate_only) call_set_request_id(call, slice_str(m->options->request_id));
     call_submit(call, o, transition_done);
 }
 

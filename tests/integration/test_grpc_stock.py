@@ -397,6 +397,64 @@ def _(server):
     equal(sorted(results), ["PAID"] + ["STATUS_MISMATCH"] * 15)
 
 
+# ---- validate_only
+@test("validate_only: the answer that would be, the refusals that would be, and nothing changes")
+def _(server):
+    create = t.create_request(user_id="stock-vo", item_count=2, client_order_no="vo")
+    create.options.validate_only = True
+    for _ in range(2):
+        answer = server.call("CreateOrder", create)
+        equal((answer.order.order_id, answer.order.status, answer.order.version, answer.replayed), (0, "PENDING_PAYMENT", 1, False))
+        equal((answer.order.items, answer.order.machine), (create.order.items, "retail@1"))
+        true(not answer.HasField("token"), "no token")
+    equal(server.call("ListOrders", user_id="stock-vo").total_size, 0)
+    create.options.validate_only = False
+    order = server.call("CreateOrder", create).order  # the id is not used up
+    create.options.validate_only = True
+    answer = server.call("CreateOrder", create)
+    equal((answer.replayed, answer.order), (True, order))
+    again = t.create_request(user_id="stock-vo", client_order_no="vo")
+    again.options.validate_only = True
+    equal(refused(lambda: server.call("CreateOrder", again), "ALREADY_EXISTS", "CLIENT_ORDER_NO_TAKEN").metadata["order_id"], str(order.order_id))
+    again.order.items[0].quantity = 0
+    refused(lambda: server.call("CreateOrder", again), "INVALID_ARGUMENT")
+
+    pay, ship = (t.transition_request(order.order_id, e) for e in ("pay", "ship"))
+    pay.options.validate_only = ship.options.validate_only = True
+    answer = server.call("TransitionOrder", pay)
+    equal((answer.order.order_id, answer.order.status, answer.order.version), (order.order_id, "PAID", 2))
+    equal((answer.entry.event, answer.entry.version, answer.HasField("token")), ("pay", 2, False))
+    refused(lambda: server.call("TransitionOrder", ship), "FAILED_PRECONDITION", "STATUS_MISMATCH")
+    pay.expected_version = 9
+    refused(lambda: server.call("TransitionOrder", pay), "ABORTED", "VERSION_MISMATCH")
+    equal(server.call("GetOrder", order_id=order.order_id), order)
+    equal(len(server.call("ListOrderHistory", order_id=order.order_id).entries), 1)
+
+
+@test("validate_only: in batches, each on its own; atomic, all together")
+def _(server):
+    requests = [t.create_request(user_id="stock-vb") for _ in range(30)]
+    for r in requests[::2]:
+        r.options.validate_only = True
+    f = refused(lambda: server.call("BatchCreateOrders", requests=requests, atomic=True), "INVALID_ARGUMENT", "INVARIANT_VIOLATED")
+    equal(f.violations[0][0], "requests[1].options.validate_only")
+    answer = server.call("BatchCreateOrders", requests=requests)
+    equal([r.ok.order.order_id == 0 for r in answer.results], [True, False] * 15)
+    equal([r.ok.HasField("token") for r in answer.results], [False, True] * 15)
+    equal(server.call("ListOrders", user_id="stock-vb").total_size, 15)
+    dry = [t.create_request(user_id="stock-vb") for _ in range(30)]
+    for r in dry:
+        r.options.validate_only = True
+    answer = server.call("BatchCreateOrders", requests=dry, atomic=True)
+    equal([(r.ok.order.order_id, r.ok.order.status, r.ok.order.items) for r in answer.results], [(0, "PENDING_PAYMENT", r.order.items) for r in dry])
+    dry[3].order.machine = "nothing"
+    equal(refused(lambda: server.call("BatchCreateOrders", requests=dry, atomic=True), "NOT_FOUND", "MACHINE_NOT_FOUND").metadata["index"], "3")
+    equal(server.call("ListOrders", user_id="stock-vb").total_size, 15)
+    pay = t.transition_request(answer.results[0].ok.order.order_id or requests[1].order.order_id or 1, "pay")
+    pay.options.validate_only = True
+    equal(results_of(server.call("BatchTransitionOrders", requests=[pay]))[0][0], "ORDER_NOT_FOUND")
+
+
 # ---- GetRequestOutcome
 @test("outcome: APPLIED with order and version; NOT_APPLIED is final")
 def _(server):

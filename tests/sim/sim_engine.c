@@ -226,6 +226,34 @@ static void check_order(struct sim *s, struct known_order *o) {
     read_free(r);
 }
 
+/* A dry run answers what would come, and changes nothing. */
+static void check_dry_run(struct sim *s, unsigned order) {
+    struct request *r = mem_new(struct request);
+    char name[32];
+    *r = (struct request){.user = s->orders[order].user, .order = order, .event = chance(s, 3) ? "pay" : NULL};
+    snprintf(r->request_id, sizeof r->request_id, "dry-run-%016llu", (unsigned long long)chance(s, 1000));
+    arena_init(&r->arena, 1 << 20);
+    struct read *read = read_new(OP_VALIDATE, user_slot(r->user, name));
+    read->op.command = r->event ? transition_command(s, r) : create_command(s, r);
+    engine_submit(s->engine, &read->op);
+    for (unsigned i = 0; !read->done; i++) {
+        REQUIRE(i < STEPS_MAX, "a dry run never ended");
+        run_once(s);
+    }
+    enum status st = read->op.failure.status;
+    REQUIRE(st == STATUS_OK || (r->event && st == STATUS_STATUS_MISMATCH), "a dry run was refused: %s", status_name(st));
+    if (!st) {
+        Orderdb__V1__Order *m = orderdb__v1__order__unpack(NULL, read->op.answer.len, read->op.answer.data);
+        REQUIRE(m, "the order does not unpack");
+        REQUIRE(m->order_id == (r->event ? s->orders[order].order_id : 0), "order id %lld", (long long)m->order_id);
+        REQUIRE(m->version == (r->event ? s->orders[order].version + 1 : 1), "version %lld", (long long)m->version);
+        orderdb__v1__order__free_unpacked(m, NULL);
+    }
+    read_free(read);
+    arena_fini(&r->arena);
+    mem_free(r);
+}
+
 static void check_user(struct sim *s, unsigned user) {
     char name[32];
     uint16_t slot = user_slot(user, name);
@@ -309,6 +337,7 @@ static void settle(struct sim *s) {
 
 static void verify(struct sim *s) {
     for (unsigned i = 0; i < s->order_count; i++) check_order(s, &s->orders[i]);
+    for (unsigned i = 0; i < s->order_count; i += 1 + (unsigned)chance(s, 40)) check_dry_run(s, i), check_order(s, &s->orders[i]);
     for (unsigned u = 0; u < s->user_count; u++) check_user(s, u);
 }
 

@@ -129,6 +129,30 @@ static void all_are_of_one_user_and_distinct(void **state)
     assert_violation(m, STATUS_INVARIANT_VIOLATED, "requests[3].order.client_order_no");
 }
 
+static void validate_only_is_told(void **state)
+{
+    struct checked out;
+    struct failure f;
+    Orderdb__V1__BatchCreateOrdersRequest *m = batch_of(0, 3);
+    for (int on = 0; on < 2; on++) {
+        for (int i = 0; i < 3; i++) m->requests[i]->options->validate_only = on;
+        failure_init(&f, &arena);
+        assert_true(check_batch(m, (struct slice){0}, &arena, &out, &f));
+        assert_int_equal(out.validate_only, on);
+        assert_true(check_create(m->requests[0], (struct slice){0}, &arena, &out, &f));
+        assert_int_equal(out.validate_only, on);
+    }
+    m->requests[1]->options->validate_only = false;
+    assert_violation(m, STATUS_INVARIANT_VIOLATED, "requests[1].options.validate_only");
+    Orderdb__V1__TransitionOrderRequest *t = NEW(Orderdb__V1__TransitionOrderRequest, orderdb__v1__transition_order_request__init);
+    t->order_id = 1;
+    t->event = arena_printf(&arena, "pay");
+    t->options = m->requests[0]->options;
+    failure_init(&f, &arena);
+    assert_true(check_transition(t, (struct slice){0}, &arena, &out, &f));
+    assert_true(out.validate_only);
+}
+
 static void check_says_when_memory_is_short(void **state)
 {
     for (uint64_t n = 1; n < 40; n++) {
@@ -280,6 +304,7 @@ int main(void)
 #define T(name) cmocka_unit_test_setup_teardown(name, open_rig, close_rig)
         T(each_request_is_checked_and_named),
         T(all_are_of_one_user_and_distinct),
+        T(validate_only_is_told),
         T(check_says_when_memory_is_short),
         T(all_are_written_in_order),
         T(the_largest_batch_fits_scratch),

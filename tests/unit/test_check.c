@@ -440,8 +440,6 @@ static const struct {
     {IMPORT, "order.machine=shop@1; order.user_id=", BAD, "order.user_id"},
     {IMPORT, "order.payable.minor_units=1", SUM, "order.payable"},
     /* what later versions build: said, not ignored */
-    {CREATE, "options.validate_only=1", LATER, NULL},
-    {TRANSITION, "options.validate_only=1", LATER, NULL},
     {TRANSITION, "patch=new", LATER, NULL},
     {TRANSITION, "update_mask=new", LATER, NULL},
     {TRANSITION, "ack=new", LATER, NULL},
