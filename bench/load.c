@@ -28,6 +28,7 @@
 #include "proto/base/list.h"
 #include "proto/base/mem.h"
 #include "proto/details.h"
+#include "proto/tls.h"
 
 enum { ITEMS_MAX = 20, REASONS_MAX = 64, NAME_BYTES = 64, ID_BYTES = 33, KNOWN_MAX = 1 << 20, TENTHS = 10, RETRY_MS = 100 };
 
@@ -42,7 +43,7 @@ static const char *const paths[KIND_COUNT] = {
 static const char *const events[] = {"pay", "ship", "deliver", "confirm"}; /* an order's life, step by step */
 
 static struct {
-    const char *server, *ledger, *from;
+    const char *server, *ledger, *from, *tls_ca;
     enum mode mode;
     uint64_t connections, inflight, orders, seconds, users, items, prefill, timeout_ms, seed;
     double rate;
@@ -103,6 +104,7 @@ struct reason {
     uint64_t count;
 };
 static struct {
+    struct tls_source *tls; /* NULL: cleartext */
     struct channel_loop *loop;
     struct worker *workers;
     uint64_t worker_count;
@@ -510,6 +512,7 @@ static void report(double cpu) {
 static const char help[] =
     "load: orders against an OrderDB server\n\n"
     "  --server HOST:PORT    default 127.0.0.1:7400\n"
+    "  --tls-ca FILE         TLS; who signs the server's certificate (PEM)\n"
     "  --mode M              create, transition, get, list, mixed (30 % create, 30 % transition, 30 % get, 10 % list), replay\n"
     "  --connections C       default 4\n"
     "  --inflight N          calls in flight per connection, default 16\n"
@@ -545,6 +548,7 @@ static bool mode_read(const char *text) {
 static bool flag_read(int flag, const char *text) {
     switch (flag) {
     case 's': opt.server = text; return true;
+    case 'T': opt.tls_ca = text; return true;
     case 'm': return mode_read(text);
     case 'c': return number_read(text, 1, 10000, &opt.connections);
     case 'i': return number_read(text, 1, 10000, &opt.inflight);
@@ -570,6 +574,7 @@ static bool flags_read(int argc, char **argv) {
         {"server", 1, 0, 's'},  {"mode", 1, 0, 'm'},  {"connections", 1, 0, 'c'}, {"inflight", 1, 0, 'i'}, {"orders", 1, 0, 'n'},     {"seconds", 1, 0, 't'},
         {"rate", 1, 0, 'r'},    {"users", 1, 0, 'u'}, {"items", 1, 0, 'k'},       {"prefill", 1, 0, 'p'},  {"timeout-ms", 1, 0, 'd'}, {"seed", 1, 0, 'e'},
         {"ledger", 1, 0, 'l'},  {"from", 1, 0, 'f'},  {"reconnect", 0, 0, 'R'},   {"progress", 0, 0, 'P'}, {"all", 0, 0, 'A'},        {"help", 0, 0, 'h'},
+        {"tls-ca", 1, 0, 'T'},
         {0},
     };
     random_bytes(&opt.seed, sizeof(opt.seed));
@@ -599,10 +604,14 @@ static bool setup(void) {
     run.workers = mem_zalloc(run.worker_count * sizeof(struct worker));
     run.known = opt.mode == MODE_GET || opt.mode == MODE_MIXED ? mem_zalloc(KNOWN_MAX * sizeof(struct known)) : NULL;
     if (!run.loop || !run.workers) return fprintf(stderr, "load: out of memory\n"), false;
+    char error[256];
+    const struct tls_files files = {.ca = opt.tls_ca};
+    if (opt.tls_ca && !(run.tls = tls_source_new_client(&files, error))) return fprintf(stderr, "load: --tls-ca: %s\n", error), false;
     struct channel *channel = NULL;
     for (uint64_t i = 0; i < run.worker_count; i++) {
         if (i % opt.inflight == 0) channel = channel_open(run.loop, opt.server);
         if (!channel) return fprintf(stderr, "load: --server %s: %s\n", opt.server, strerror(errno)), false;
+        if (i % opt.inflight == 0 && run.tls && !channel_use_tls(channel, run.tls, NULL)) return fprintf(stderr, "load: out of memory\n"), false;
         run.workers[i].channel = channel;
         run.workers[i].draw = opt.seed ^ (i + 1) * 0x9e3779b97f4a7c15ull;
         list_push_back(&run.idle, &run.workers[i].node);
@@ -622,6 +631,7 @@ int main(int argc, char **argv) {
     bool ok = opt.reconnect ? run.acked > 0 || opt.mode == MODE_REPLAY : run.failed == 0 && !run.broken;
     for (uint64_t i = 0; i < run.worker_count; i += opt.inflight) channel_close(run.workers[i].channel);
     channel_loop_free(run.loop);
+    tls_source_free(run.tls);
     buf_fini(&run.ledger), buf_fini(&run.request);
     mem_free(run.workers), mem_free(run.known);
     return ok ? 0 : 1;

@@ -8,6 +8,9 @@
  * whose callbacks only record what they saw in the call. A call that ended waits in loop->done until the turn's last step runs its callback:
  * no user code runs below nghttp2, so it may do what it likes.
  *
+ * TLS (proto/tls.h) sits between session and socket: link_gather() encrypts what the session serialized, link_feed() decrypts what arrived. Nothing is
+ * serialized before the handshake has ended, so a call on a link that never got there was not sent.
+ *
  * Failure: a link that cannot connect, loses its connection or breaks the protocol ends all its calls with UNAVAILABLE. What was handed to
  * the kernel may have taken effect (CHANNEL_UNKNOWN); streams that never left the session, and those that the server refused or excluded by
  * its GOAWAY, did not (CHANNEL_NOT_SENT). A connection that died silently shows when deadlines pass: a call that expires on a link which has
@@ -29,14 +32,17 @@
 #include <unistd.h>
 
 #include "client/deadlines.h"
+#include "client/target.h"
 #include "proto/base/buf.h"
 #include "proto/base/list.h"
 #include "proto/base/mem.h"
 #include "proto/grpc.h"
+#include "proto/tls.h"
 
 enum {
     CALL_MAGIC = 0x43414c4c,
     SEND_BYTES = 64 << 10,      /* gathered before one send() */
+    RECORD_BYTES = 4 << 10,     /* of TLS's own words at a time */
     RECEIVE_BYTES = 256 << 10,  /* one recv(); the loop's buffer */
     WINDOW_BYTES = 8 << 20,     /* per stream and per connection: what may be on its way unread */
     RECEIVES_PER_TURN = 16,     /* one busy link must not starve the others */
@@ -72,9 +78,11 @@ struct link {
     int fd;
     bool connected, draining, failed;
     bool want_write; /* the socket is full */
+    bool broken;     /* the session could not take what came */
     const struct addrinfo *address; /* the one in use */
     nghttp2_session *session;
-    struct buf out;
+    struct tls *tls; /* NULL: cleartext */
+    struct buf plain, out; /* plain: with TLS, on its way to be encrypted */
     size_t out_at;
     struct list calls;
     uint64_t heard_ns, connect_deadline_ns;
@@ -85,8 +93,10 @@ struct channel {
     struct channel_loop *loop;
     struct list node, links;
     struct link *active;
-    char *host, *port, *authority;
+    struct target target;
     struct addrinfo *addresses;
+    struct tls_source *tls;
+    char *server_name;
     bool was_connected;
 };
 
@@ -311,7 +321,7 @@ static nghttp2_mem heap = {NULL, heap_malloc_cb, heap_free_cb, heap_calloc_cb, h
 /* ---- links */
 
 static void link_note(struct link *k, const char *what, const char *why) {
-    snprintf(k->note, sizeof(k->note), "%s %s: %s", what, k->channel->authority, why);
+    snprintf(k->note, sizeof(k->note), "%s %s: %s", what, k->channel->target.authority, why);
 }
 
 static void link_free(struct link *k) {
@@ -320,7 +330,8 @@ static void link_free(struct link *k) {
     list_remove(&k->node);
     if (k->fd >= 0) close(k->fd);
     nghttp2_session_del(k->session);
-    buf_fini(&k->out);
+    tls_free(k->tls);
+    buf_fini(&k->plain), buf_fini(&k->out);
     mem_free(k);
 }
 
@@ -371,7 +382,7 @@ static bool link_resolve(struct link *k) {
     if (c->addresses) freeaddrinfo(c->addresses);
     c->addresses = NULL;
     struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV};
-    int e = getaddrinfo(c->host, c->port, &hints, &c->addresses);
+    int e = getaddrinfo(c->target.host, c->target.port, &hints, &c->addresses);
     if (e) link_note(k, "cannot look up", gai_strerror(e));
     k->address = c->addresses;
     return e == 0;
@@ -402,7 +413,8 @@ static struct link *link_open(struct channel *c) {
     k->heard_ns = channel_now_ns();
     list_init(&k->calls);
     list_push_back(&c->links, &k->node);
-    if (!link_session(k)) {
+    if (c->tls) k->tls = tls_new(c->tls, c->server_name);
+    if (!link_session(k) || (c->tls && !k->tls)) {
         link_free(k);
         return NULL;
     }
@@ -411,17 +423,43 @@ static struct link *link_open(struct channel *c) {
     return k;
 }
 
+/* What TLS has to say, then what the session has serialized, as records. */
+static bool link_encrypt(struct link *k) {
+    while (tls_wants_output(k->tls)) {
+        if (!buf_reserve(&k->out, RECORD_BYTES)) return false;
+        struct writer w = writer_of(k->out.data + k->out.len, RECORD_BYTES);
+        tls_output(k->tls, &w);
+        k->out.len += w.len;
+    }
+    if (k->plain.len == 0) return true;
+    size_t room = tls_room(k->plain.len);
+    if (!buf_reserve(&k->out, room)) return false;
+    struct writer w = writer_of(k->out.data + k->out.len, room);
+    if (!tls_encrypt(k->tls, buf_slice(&k->plain), &w)) return false;
+    k->out.len += w.len;
+    k->plain.len = 0;
+    return true;
+}
+
+/* Lets the session serialize until there is enough for one send. */
+static bool link_gather(struct link *k) {
+    struct buf *to = k->tls ? &k->plain : &k->out;
+    bool may_talk = !k->tls || tls_established(k->tls);
+    while (may_talk && k->out.len - k->out_at + k->plain.len < SEND_BYTES) {
+        const uint8_t *data;
+        ssize_t n = nghttp2_session_mem_send(k->session, &data);
+        if (n < 0 || (n > 0 && !buf_append(to, slice_of(data, (size_t)n)))) return false;
+        if (n == 0) break;
+    }
+    return !k->tls || link_encrypt(k);
+}
+
 /* Lets the session serialize and hands it to the kernel until either has enough. false: the link is lost, note says why. */
 static bool link_write(struct link *k) {
     k->want_write = false;
     if (!k->connected) return true;
     for (;;) {
-        while (k->out.len - k->out_at < SEND_BYTES) {
-            const uint8_t *data;
-            ssize_t n = nghttp2_session_mem_send(k->session, &data);
-            if (n < 0 || (n > 0 && !buf_append(&k->out, slice_of(data, (size_t)n)))) return link_note(k, "lost", "no memory to send"), false;
-            if (n == 0) break;
-        }
+        if (!link_gather(k)) return link_note(k, "lost", "no memory to send"), false;
         if (k->out_at == k->out.len) {
             k->out.len = k->out_at = 0;
             return true;
@@ -435,6 +473,25 @@ static bool link_write(struct link *k) {
     }
 }
 
+/* Plain text for the session. false: the link is lost, note says why. */
+static bool feed_session_cb(void *user, struct slice plain) {
+    struct link *k = user;
+    k->channel->was_connected = true;
+    ssize_t used = nghttp2_session_mem_recv(k->session, plain.data, plain.len);
+    if (used < 0) link_note(k, "lost the connection to", nghttp2_strerror((int)used));
+    if (used < 0) k->broken = true;
+    return used >= 0;
+}
+
+static bool link_feed(struct link *k, struct slice bytes) {
+    if (!k->tls) return feed_session_cb(k, bytes);
+    bool goes_on = tls_feed(k->tls, bytes, feed_session_cb, k);
+    if (k->broken || goes_on) return !k->broken;
+    link_note(k, k->channel->was_connected ? "lost the connection to" : "cannot connect to", tls_error(k->tls) ? tls_error(k->tls) : "closed by the server");
+    if (link_encrypt(k) && k->out.len > k->out_at) (void)!send(k->fd, k->out.data + k->out_at, k->out.len - k->out_at, MSG_NOSIGNAL); /* the alert, if it goes */
+    return false;
+}
+
 static bool link_read(struct link *k) {
     struct channel_loop *l = k->channel->loop;
     for (int i = 0; i < RECEIVES_PER_TURN; i++) {
@@ -444,8 +501,7 @@ static bool link_read(struct link *k) {
         if (n < 0) return link_note(k, "lost the connection to", strerror(errno)), false;
         if (n == 0) return link_note(k, "lost the connection to", "closed by the server"), false;
         k->heard_ns = channel_now_ns();
-        ssize_t used = nghttp2_session_mem_recv(k->session, l->receive, (size_t)n);
-        if (used < 0) return link_note(k, "lost the connection to", nghttp2_strerror((int)used)), false;
+        if (!link_feed(k, slice_of(l->receive, (size_t)n))) return false;
         if ((size_t)n < RECEIVE_BYTES) return true;
     }
     return true;
@@ -457,7 +513,7 @@ static void link_fail_write(struct link *k) {
     char note[sizeof(k->note)];
     memcpy(note, k->note, sizeof(note));
     for (int i = 0; i < RECEIVES_PER_TURN && link_read(k); i++) {}
-    memcpy(k->note, note, sizeof(note));
+    if (!k->tls || !tls_error(k->tls)) memcpy(k->note, note, sizeof(note));
     link_fail(k);
 }
 
@@ -467,8 +523,10 @@ static void link_on_poll(struct link *k, short events) {
         socklen_t len = sizeof(error);
         if (getsockopt(k->fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0) error = errno;
         if (error) return link_connect_next(k, error);
-        k->connected = k->channel->was_connected = true;
+        k->connected = true;
         k->heard_ns = channel_now_ns();
+        if (!k->tls) k->channel->was_connected = true;
+        else if (!link_feed(k, (struct slice){0})) return link_fail(k); /* the client speaks first */
     }
     if (k->connected && (events & (POLLIN | POLLERR | POLLHUP)) && !link_read(k)) return link_fail(k);
     if (k->connected && !link_write(k)) return link_fail_write(k);
@@ -596,59 +654,19 @@ unsigned channel_loop_turn(struct channel_loop *l, uint64_t wait_ns) {
 
 /* ---- channels */
 
-/* Splits "host:port" in place; false: neither that nor "[v6]:port" nor a bare host. */
-static bool target_split(char *target, char **host, char **port) {
-    char *colon = strrchr(target, ':'), *bracket = strchr(target, ']');
-    *host = target, *port = NULL;
-    if (target[0] == '[') {
-        if (!bracket || (bracket[1] && bracket[1] != ':')) return false;
-        *host = target + 1;
-        *bracket = 0;
-        if (bracket[1]) *port = bracket + 2;
-    } else if (colon && strchr(target, ':') == colon) {
-        *colon = 0;
-        *port = colon + 1;
-    } /* more than one colon and no brackets: an IPv6 address without a port */
-    if (!**host) return false;
-    if (!*port) return true;
-    int n = number_parse((const uint8_t *)*port, strlen(*port));
-    return n > 0 && n <= 65535;
-}
-
-static char *text_printf(const char *format, const char *a, const char *b) {
-    size_t n = strlen(format) + strlen(a) + strlen(b) + 1;
-    char *s = mem_alloc(n);
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wformat-nonliteral"
-    if (s) snprintf(s, n, format, a, b);
-#pragma GCC diagnostic pop
-    return s;
-}
-
-struct channel *channel_open(struct channel_loop *l, const char *target) {
+struct channel *channel_open(struct channel_loop *l, const char *text) {
     struct channel *c = mem_new(struct channel);
-    char *copy = mem_strdup(target), *host, *port;
-    if (!c || !copy) goto no_memory;
-    list_init(&c->links);
-    if (!target_split(copy, &host, &port)) {
-        mem_free(c), mem_free(copy);
-        errno = EINVAL;
+    static_assert(CHANNEL_PORT_DEFAULT == 7400, "the text below");
+    int error = c ? target_parse(&c->target, text, "7400") : ENOMEM;
+    if (error) {
+        mem_free(c);
+        errno = error;
         return NULL;
     }
+    list_init(&c->links);
     c->loop = l;
-    c->host = mem_strdup(host);
-    c->port = mem_strdup(port ? port : "7400");
-    static_assert(CHANNEL_PORT_DEFAULT == 7400, "the text above");
-    c->authority = c->port ? text_printf(strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, c->port) : NULL;
-    if (!c->host || !c->port || !c->authority) goto no_memory;
-    mem_free(copy);
     list_push_back(&l->channels, &c->node);
     return c;
-no_memory:
-    if (c) mem_free(c->host), mem_free(c->port), mem_free(c->authority);
-    mem_free(c), mem_free(copy);
-    errno = ENOMEM;
-    return NULL;
 }
 
 void channel_close(struct channel *c) {
@@ -659,13 +677,22 @@ void channel_close(struct channel *c) {
             struct channel_call *call = list_entry(it, struct channel_call, node);
             call_end(call, GRPC_CANCELLED, call_fate_lost(call), "the channel was closed");
         }
-        if (k->connected) (void)link_write(k); /* resets, as far as the socket takes them */
+        if (k->connected && k->tls && link_write(k)) tls_close(k->tls);
+        if (k->connected) (void)link_write(k); /* resets and the farewell, as far as the socket takes them */
         link_free(k);
     }
     list_remove(&c->node);
     if (c->addresses) freeaddrinfo(c->addresses);
-    mem_free(c->host), mem_free(c->port), mem_free(c->authority);
+    target_fini(&c->target);
+    mem_free(c->server_name);
     mem_free(c);
+}
+
+bool channel_use_tls(struct channel *c, struct tls_source *source, const char *server_name) {
+    check(list_empty(&c->links));
+    c->server_name = mem_strdup(server_name && *server_name ? server_name : c->target.host);
+    c->tls = source;
+    return c->server_name != NULL;
 }
 
 bool channel_was_connected(const struct channel *c) { return c->was_connected; }
@@ -690,8 +717,8 @@ static bool call_submit(struct channel_call *call, const char *path) {
         timeout_len = grpc_timeout_format(call->deadline.at_ns > now ? call->deadline.at_ns - now : 1, timeout);
     }
     nghttp2_nv headers[] = {
-        NV(":method", "POST", 4), NV(":scheme", "http", 4), NV(":path", path, strlen(path)),
-        NV(":authority", k->channel->authority, strlen(k->channel->authority)), NV("te", "trailers", 8),
+        NV(":method", "POST", 4), NV(":scheme", k->tls ? "https" : "http", k->tls ? 5 : 4), NV(":path", path, strlen(path)),
+        NV(":authority", k->channel->target.authority, strlen(k->channel->target.authority)), NV("te", "trailers", 8),
         NV("content-type", "application/grpc", 16), NV("user-agent", "orderdb-c/1", 11), NV("grpc-timeout", timeout, timeout_len),
     };
     size_t count = ARRAY_LEN(headers) - (timeout_len == 0);

@@ -1,4 +1,4 @@
-/* gRPC calls over HTTP/2 on plain TCP, asynchronous: any number of calls in flight on a channel's one connection, answers by callback, all
+/* gRPC calls over HTTP/2 on TCP, with TLS where told, asynchronous: any number of calls in flight on a channel's one connection, answers by callback, all
  * on the thread that turns the loop. It neither retries nor waits by itself: orderdb.c does both on top.
  *
  * A channel connects when its first call starts and again with the next call after a connection was lost. A call ends exactly once, with
@@ -9,6 +9,7 @@
 #include "proto/base/bytes.h"
 #include "proto/status.h"
 
+struct tls_source;
 struct channel_loop;
 struct channel;
 struct channel_call;
@@ -26,9 +27,12 @@ uint64_t channel_now_ns(void); /* the clock of deadlines: CLOCK_MONOTONIC */
 /* target: "host:port", "1.2.3.4:port", "[::1]:port"; without a port 7400. NULL with errno EINVAL or ENOMEM. Names are looked up when a
  * connection is made. */
 struct channel *channel_open(struct channel_loop *l, const char *target);
+/* Before the first call. The source is borrowed until the channel is closed. server_name: who the server's certificate must name; NULL: the target's
+ * host. false: no memory. */
+bool channel_use_tls(struct channel *c, struct tls_source *source, const char *server_name) MUST_USE;
 /* Calls under way end with CANCELLED in the loop's next turn. */
 void channel_close(struct channel *c);
-bool channel_was_connected(const struct channel *c); /* has a connection ever been made */
+bool channel_was_connected(const struct channel *c); /* has a connection ever been made; with TLS: has the server said anything behind its handshake */
 
 enum channel_fate {
     CHANNEL_ANSWERED, /* the server's own word */

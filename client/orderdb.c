@@ -18,6 +18,7 @@
 #include "proto/base/list.h"
 #include "proto/base/mem.h"
 #include "proto/details.h"
+#include "proto/tls.h"
 
 enum {
     TIMEOUT_MS = 10000,
@@ -45,6 +46,7 @@ struct orderdb_error {
 struct orderdb_client {
     struct channel_loop *loop;
     struct channel *channel;
+    struct tls_source *tls; /* NULL: cleartext */
     struct orderdb_options options;
     struct arena error_arena;
     struct orderdb_error error;
@@ -142,6 +144,17 @@ static void error_from_answer(struct orderdb_client *db, const struct channel_an
 
 /* ---- handles */
 
+/* 0, or the errno. */
+static int open_tls(struct orderdb_client *db, const struct orderdb_options *o) {
+    const struct tls_files files = {.cert = o->tls_cert, .key = o->tls_key, .ca = o->tls_ca};
+    char error[256];
+    if (!o->tls && !o->tls_ca && !o->tls_cert && !o->tls_key) return 0;
+    db->tls = tls_source_new_client(&files, error);
+    if (db->tls) return channel_use_tls(db->channel, db->tls, o->tls_server_name) ? 0 : ENOMEM;
+    if (o->tls_error) memcpy(o->tls_error, error, sizeof(error));
+    return EKEYREJECTED;
+}
+
 struct orderdb_client *orderdb_open(const char *target, const struct orderdb_options *options) {
     struct orderdb_client *db = mem_new(struct orderdb_client);
     int error = ENOMEM;
@@ -155,8 +168,8 @@ struct orderdb_client *orderdb_open(const char *target, const struct orderdb_opt
     db->loop = channel_loop_new();
     if (!db->loop) goto failed;
     db->channel = channel_open(db->loop, target);
-    if (db->channel) return db;
-    error = errno;
+    error = db->channel ? options ? open_tls(db, options) : 0 : errno;
+    if (!error) return db;
 failed:
     orderdb_close(db);
     errno = error;
@@ -168,6 +181,7 @@ void orderdb_close(struct orderdb_client *db) {
     check(list_empty(&db->imports));
     channel_close(db->channel);
     channel_loop_free(db->loop);
+    tls_source_free(db->tls);
     arena_fini(&db->error_arena);
     buf_fini(&db->request), buf_fini(&db->response);
     mem_free(db);

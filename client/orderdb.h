@@ -33,13 +33,19 @@ struct orderdb_options {
     uint32_t retries_max;   /* per call; 0: as many as deadline and budget allow */
     bool no_retries;
     bool wait_for_server;   /* also retry while no connection has ever been made; else the first refusal is reported at once */
+    bool tls;               /* TLS, with the system's CAs; any of the files below means it too. PEM */
+    const char *tls_ca;           /* who signs servers */
+    const char *tls_cert, *tls_key; /* ours, for mutual TLS */
+    const char *tls_server_name;  /* who the server's certificate must name; NULL: the target's host */
+    char *tls_error;              /* 256 bytes of the caller's: why a file was refused; NULL: not wanted */
 };
 struct orderdb_call_options {
     uint32_t timeout_ms; /* 0: the handle's */
     bool repeatable;     /* orderdb_call() alone: it only reads or carries a request id, so it may be sent again when the outcome is unknown */
 };
 
-/* target: "host:port", "[::1]:port", port 7400 unless told. Connects with the first call. NULL: errno is EINVAL (target) or ENOMEM. */
+/* target: "host:port", "[::1]:port", port 7400 unless told. Connects with the first call. NULL: errno is EINVAL (target), EKEYREJECTED (a file of TLS:
+ * options' tls_error) or ENOMEM. */
 struct orderdb_client *orderdb_open(const char *target, const struct orderdb_options *options);
 /* Imports under way end; their handles are to be finished first. NULL is fine. */
 void orderdb_close(struct orderdb_client *db);

@@ -11,6 +11,8 @@ enum cli_exit { CLI_OK = 0, CLI_REFUSED = 1, CLI_USAGE = 2, CLI_UNAVAILABLE = 3,
 
 struct cli {
     const char *server, *output;
+    const char *tls_ca, *tls_cert, *tls_key, *tls_server_name;
+    bool tls;
     int64_t timeout_s;
     bool help, version;
     bool json;

@@ -26,7 +26,7 @@ PC_VERSION = $(if $(findstring .,$(VERSION)),$(VERSION:v%=%),0.1.0+$(VERSION))
 $(B)/install/orderdb.pc: FORCE
 	@mkdir -p $(@D)
 	@printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$(LIBDIR:$(PREFIX)/%=$${prefix}/%)' 'includedir=$(INCLUDEDIR:$(PREFIX)/%=$${prefix}/%)' '' \
-	  'Name: orderdb' 'Description: client library of OrderDB' 'Version: $(PC_VERSION)' 'Requires: libprotobuf-c libnghttp2 libcrypto libxxhash' \
+	  'Name: orderdb' 'Description: client library of OrderDB' 'Version: $(PC_VERSION)' 'Requires: libprotobuf-c libnghttp2 libssl libcrypto libxxhash' \
 	  'Cflags: -I$${includedir} -I$${includedir}/orderdb' 'Libs: -L$${libdir} -lorderdb -pthread' >$@
 
 .PHONY: install uninstall

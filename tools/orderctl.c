@@ -16,6 +16,11 @@ static const struct cli_command *const families[] = {order_commands, status_comm
 static struct cli cli = {.timeout_s = TIMEOUT_S_DEFAULT};
 static const struct arg global_flags[] = {
     {"--server", NULL, ARG_TEXT, &cli.server, "HOST:PORT", "the server (default: $ORDERDB_SERVER, else " SERVER_DEFAULT ")"},
+    {"--tls", NULL, ARG_SWITCH, &cli.tls, NULL, "TLS, with the system's CAs; files below mean it too"},
+    {"--tls-ca", NULL, ARG_TEXT, &cli.tls_ca, "FILE", "who signs the server's certificate (or $ORDERDB_TLS_CA)"},
+    {"--tls-cert", NULL, ARG_TEXT, &cli.tls_cert, "FILE", "your certificate (or $ORDERDB_TLS_CERT)"},
+    {"--tls-key", NULL, ARG_TEXT, &cli.tls_key, "FILE", "its key (or $ORDERDB_TLS_KEY)"},
+    {"--tls-server-name", NULL, ARG_TEXT, &cli.tls_server_name, "NAME", "who the server must be (or $ORDERDB_TLS_SERVER_NAME)"},
     {"--output", "-o", ARG_TEXT, &cli.output, "json|table", "how answers are printed (default: table)"},
     {"--timeout", NULL, ARG_NUMBER, &cli.timeout_s, "SECONDS", "of a call, retries included (default: 10)"},
     {"--help", "-h", ARG_SWITCH, &cli.help, NULL, "what a command does, with examples"},
@@ -91,15 +96,27 @@ static const struct cli_command *command_find(const char *family, const char *na
     return NULL;
 }
 
+/* The flag, else the environment; NULL: neither. */
+static const char *setting(const char *flag, const char *variable) {
+    if (!flag) flag = getenv(variable);
+    return flag && *flag ? flag : NULL;
+}
+
 static enum cli_exit command_run(const struct cli_command *c, int argc, char **argv) {
     cli.json = cli.output && strcmp(cli.output, "json") == 0;
     if (cli.output && !cli.json && strcmp(cli.output, "table") != 0) return cli_usage(&cli, "--output is json or table, not %s", cli.output);
     if (cli.timeout_s < 1 || cli.timeout_s > TIMEOUT_S_MAX) return cli_usage(&cli, "--timeout is 1 to %d seconds", TIMEOUT_S_MAX);
     if (argc < c->operands_min || argc > c->operands_max) return cli_usage(&cli, "expected: orderctl %s%s%s", cli.command, *c->operands ? " " : "", c->operands);
-    if (!cli.server) cli.server = getenv("ORDERDB_SERVER");
-    if (!cli.server || !*cli.server) cli.server = SERVER_DEFAULT;
-    struct orderdb_options options = {.timeout_ms = (uint32_t)cli.timeout_s * 1000};
+    cli.server = setting(cli.server, "ORDERDB_SERVER");
+    if (!cli.server) cli.server = SERVER_DEFAULT;
+    char tls_error[256];
+    struct orderdb_options options = {
+        .timeout_ms = (uint32_t)cli.timeout_s * 1000, .tls = cli.tls, .tls_error = tls_error,
+        .tls_ca = setting(cli.tls_ca, "ORDERDB_TLS_CA"), .tls_cert = setting(cli.tls_cert, "ORDERDB_TLS_CERT"), .tls_key = setting(cli.tls_key, "ORDERDB_TLS_KEY"),
+        .tls_server_name = setting(cli.tls_server_name, "ORDERDB_TLS_SERVER_NAME"),
+    };
     cli.db = orderdb_open(cli.server, &options);
+    if (!cli.db && errno == EKEYREJECTED) return cli_usage(&cli, "%s", tls_error);
     if (!cli.db) return errno == EINVAL ? cli_usage(&cli, "--server is HOST:PORT, not %s", cli.server) : cli_no_memory();
     enum cli_exit e = c->run(&cli, argc, argv);
     orderdb_close(cli.db);

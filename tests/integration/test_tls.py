@@ -245,5 +245,65 @@ def _():
         c.close()
 
 
+# ---- our own client
+def orderctl(s, *arguments, **env):
+    return subprocess.run([os.path.join(t.BUILD, "orderctl"), *arguments], env=dict(os.environ, ORDERDB_SERVER=s.address, **env), capture_output=True, text=True,
+                          timeout=60 * t.SLOW)
+
+
+def told(p, code, *words):
+    true(p.returncode == code and all(w in p.stdout + p.stderr for w in words), "exit %d, expected %d and %s\n%s%s" % (p.returncode, code, words, p.stdout, p.stderr))
+
+
+UMBRELLA = ("order", "create", "--user", "tls-8", "--currency", "CNY", "--item", "sku=u1,title=Umbrella,qty=2,price=19.99")
+
+
+@t.test("orderctl: flags, environment, what is refused and how it is told")
+def _():
+    with server() as s:
+        told(orderctl(s, *UMBRELLA, "--tls-ca", path("ca.pem")), 0, "PENDING_PAYMENT")
+        told(orderctl(s, "order", "list", "tls-8", ORDERDB_TLS_CA=path("ca.pem")), 0, "PENDING_PAYMENT")
+        told(orderctl(s, "status", "--tls-server-name", "localhost", ORDERDB_TLS_CA=path("ca.pem")), 0)
+        begun = time.monotonic()
+        told(orderctl(s, "status", "--tls-ca", path("other-ca.pem")), 3, "UNAVAILABLE", "certificate verify failed")
+        told(orderctl(s, "status", "--tls"), 3, "certificate verify failed")
+        told(orderctl(s, "status", "--tls-server-name", "elsewhere", ORDERDB_TLS_CA=path("ca.pem")), 3, "hostname mismatch")
+        true(time.monotonic() - begun < 5 * t.SLOW, "a refusal at the handshake is told at once")
+        told(orderctl(s, "status"), 3, "UNAVAILABLE")  # cleartext
+        told(orderctl(s, "status", "--tls-ca", path("nothing.pem")), 2, "nothing.pem")
+        told(orderctl(s, "status", "--tls-cert", path("client.pem")), 2, "key is missing")
+    with t.Server() as s:
+        told(orderctl(s, "status", "--timeout", "3", ORDERDB_TLS_CA=path("ca.pem")), 3, "UNAVAILABLE")  # TLS to cleartext
+
+
+@t.test("orderctl: mutual TLS")
+def _():
+    with server(tls_client_ca=path("ca.pem")) as s:
+        told(orderctl(s, "status", "--timeout", "2", ORDERDB_TLS_CA=path("ca.pem")), 3, "certificate required")
+        env = {"ORDERDB_TLS_CA": path("ca.pem"), "ORDERDB_TLS_CERT": path("client.pem"), "ORDERDB_TLS_KEY": path("client.key")}
+        told(orderctl(s, *UMBRELLA, **env), 0)
+        told(orderctl(s, "status", "--tls-cert", path("other.pem"), "--tls-key", path("other.key"), "--timeout", "2", ORDERDB_TLS_CA=path("ca.pem")), 3, "TLS")
+
+
+@t.test("the C client under load: many connections, calls, a reload and a restart on the way")
+def _():
+    shutil.copy(path("server.pem"), path("live.pem")), shutil.copy(path("server.key"), path("live.key"))
+    with server(tls_cert=path("live.pem"), tls_key=path("live.key")) as s:
+        load = [os.path.join(t.BUILD, "bench/load"), "--server", s.address, "--tls-ca", path("ca.pem"), "--connections", "8", "--inflight", "16"]
+        p = subprocess.run([*load, "--orders", "4000"], capture_output=True, text=True, timeout=60 * t.SLOW)
+        told(p, 0)
+        p = subprocess.Popen([*load, "--seconds", "5", "--reconnect"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        time.sleep(1)
+        s.process.send_signal(signal.SIGHUP)
+        time.sleep(1)
+        equal(s.stop(), 0)
+        s.start()
+        out = p.communicate(timeout=60 * t.SLOW)[0]
+        equal(p.returncode, 0, out)
+        c = client(s)
+        true(sum(x.orders for x in c.call("GetTopology").partitions) > 4000)
+        c.close()
+
+
 if __name__ == "__main__":
     t.run(server=False)
