@@ -206,9 +206,9 @@ static void engine_bound_replay(struct engine *e) {
     for (uint32_t i = 0; i < e->config.owned_count; i++) {
         uint64_t bytes = partition_log_unflushed(&e->partitions[i]);
         sum += bytes;
-        if (bytes > most) most = bytes, largest = &e->partitions[i];
+        if (bytes > most && e->partitions[i].state != PARTITION_FAILED) most = bytes, largest = &e->partitions[i];
     }
-    if (sum > e->config.log_live_bytes_max / 4) partition_flush(largest);
+    if (largest && sum > e->config.log_live_bytes_max / 4) partition_flush(largest);
 }
 
 static void engine_housekeeping(struct engine *e) {

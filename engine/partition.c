@@ -264,6 +264,7 @@ enum status partition_admit(struct partition *p, struct op *op) {
     struct engine *e = p->engine;
     struct failure *f = &op->failure;
     if (p->damaged) return failure_set(f, STATUS_CHECKSUM_MISMATCH, "partition %u holds damaged data: it takes no writes until it is restored", p->id);
+    if (command_fits(op)) return f->status;
     f->retry_delay_ms = RETRY_DELAY_MS;
     if (e->disk_full || p->state == PARTITION_FAILED) {
         f->retry_delay_ms = RETRY_DELAY_DISK_MS;
@@ -272,7 +273,6 @@ enum status partition_admit(struct partition *p, struct op *op) {
     }
     if (p->state == PARTITION_OPENING) return failure_set(f, STATUS_NOT_LEADER, "partition %u is still starting", p->id);
     if (p->pressure >= 2) return failure_set(f, STATUS_OVERLOADED, "partition %u is behind with writing its tables", p->id);
-    if (command_fits(op)) return f->status;
     enum status st = wal_admit(e->wal, op->command.len + ENTRY_HEAD_BYTES_MAX + 10);
     if (st == STATUS_DISK_FULL) return failure_set(f, st, "the disk is full: no room for the log");
     if (st == STATUS_MESSAGE_TOO_LARGE) { /* small segments: it would wait for ever, and all behind it */

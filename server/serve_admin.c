@@ -93,7 +93,8 @@ void serve_get_topology(struct call *call) {
         return;
     }
     const struct node *node = call_core(call)->node;
-    struct topology *t = arena_zalloc(call_arena(call), sizeof *t + node->partition_count * sizeof t->stats[0]);
+    struct arena *a = call_arena_take(call); /* the call's own is bounded by the message until an op is sent */
+    struct topology *t = a ? arena_zalloc(a, sizeof *t + node->partition_count * sizeof t->stats[0]) : NULL;
     if (!t) {
         topology_full(call);
         return;

@@ -138,7 +138,7 @@ static bool batch_get_check(struct call *call, const Orderdb__V1__BatchGetOrders
 }
 
 void serve_batch_get_orders(struct call *call) {
-    struct arena *a = call_arena(call);
+    struct arena *a = call_arena_take(call); /* the call's own is bounded by the message until an op is sent, and the ops of many partitions are larger */
     const struct node *node = call_core(call)->node;
     Orderdb__V1__BatchGetOrdersRequest *m = (void *)serve_decode(call, &orderdb__v1__batch_get_orders_request__descriptor);
     bool full;
@@ -148,7 +148,7 @@ void serve_batch_get_orders(struct call *call) {
         return;
     }
     size_t n = m->n_order_ids;
-    struct batch_get *b = arena_new(a, struct batch_get);
+    struct batch_get *b = a ? arena_new(a, struct batch_get) : NULL;
     if (!b || !(b->wanted = arena_array(a, struct wanted, n)) || !(b->ids = arena_array(a, int64_t, n)) || !(b->orders = arena_array(a, struct slice, n)) ||
         !(b->missing = arena_array(a, int64_t, n)) || !(b->ops = arena_array(a, struct batch_get_op, MIN_OF(n, (size_t)node->partition_count)))) {
         serve_fail_memory(call);

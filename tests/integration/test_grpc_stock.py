@@ -584,6 +584,24 @@ def _(server):
     equal([t.seconds_of(e.time) for e in h], [1700000004.0 + 3600 * i for i in range(5)])
 
 
+@test("import: a name too long to be shown whole is cut between characters")
+def _(server):
+    answer = server.call("ImportOrders", [import_request("stock-18-long", "号" * 60, []), import_request("stock-18-long", "after", [])])
+    equal((answer.imported, answer.rejected_count), (1, 1), str(answer)[:300])
+    equal(answer.rejected[0].client_order_no, "import-" + "号" * 40)
+
+
+@test("batch get, topology: of a node of many partitions")
+def _():
+    with t.Server(cores=1, partitions=160) as server:
+        ids = [created(server, user_id="many-%d" % i).order_id for i in range(400)]
+        slots = len({(i >> 8 & 16383) * 160 // 16384 for i in ids})
+        true(slots > 120, "%d partitions" % slots)
+        orders = server.call("BatchGetOrders", order_ids=ids).orders
+        equal([o.order_id for o in orders], ids)
+        equal(len(server.call("GetTopology").partitions), 160)
+
+
 @test("import: an empty stream")
 def _(server):
     answer = server.call("ImportOrders", [])

@@ -1,10 +1,12 @@
 /* The whole engine of one core under a seed: log, votes, groups, partitions, apply and queries are real; clock, disk and stores are simulated.
  *
  * A seed draws the sizes (segments of 64 KiB, a log of a few of them, queues of a few ops), the users, and the faults: crashes at any event (unsynced sectors
- * survive, vanish or tear), crashes while recovering, full disks. The ledger knows every answer: OK, REFUSED (no effect) or UNKNOWN (in flight at a crash). After each restart
+ * survive, vanish or tear), crashes while recovering, full disks, drains under load. Creates, transitions and imports into the past (with ties) are written, some
+ * with a deadline that may pass in the queue; meanwhile orders are read, some from "disk" by reader threads, and a user's list is walked by token. The ledger knows every answer: OK, REFUSED (no effect) or UNKNOWN (in flight at a crash). After each restart
  *   - every UNKNOWN request is sent again with its request_id and must come to exactly one order or transition;
  *   - every acknowledged order is there, with at least its acknowledged version, under its id, once in its user's list;
- *   - counts equal lists; histories are gapless and end in the order's status.
+ *   - counts equal lists; histories are gapless, end in the order's status, and hold nothing of a request that was refused;
+ *   - a walk saw every order that existed throughout exactly once; a read saw all that was acknowledged before it began.
  * One seed is one bug report: sim_engine --seed N [--trace].  --mutant: a disk that says "synced" and has not; must be caught. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,13 +22,14 @@
 #include "proto/base/mem.h"
 #include "tests/lib/sim_env.h"
 
-enum { USERS_MAX = 40, ORDERS_MAX = 3000, IN_FLIGHT_MAX = 64, PARTITIONS = 2, ROUNDS = 5, STEPS_MAX = 1000000 };
+enum { USERS_MAX = 40, ORDERS_MAX = 3000, IN_FLIGHT_MAX = 64, PARTITIONS = 2, ROUNDS = 5, STEPS_MAX = 1000000, READS_MAX = 8, REQUESTS_MAX = 100000, LINES_MAX = 30 };
 
 enum answer_kind { ANSWER_NONE, ANSWER_OK, ANSWER_REFUSED, ANSWER_UNKNOWN };
 
 struct known_order {
     int64_t order_id, version; /* acknowledged */
     unsigned user;
+    uint64_t number; /* imported with this client_order_no; 0: no */
 };
 struct request {
     struct op op;
@@ -35,8 +38,32 @@ struct request {
     enum answer_kind answer;
     unsigned user, order; /* order: index into sim.orders */
     char request_id[40];
-    const char *event;    /* NULL: a create */
+    uint64_t number;      /* in request_id */
+    const char *event;    /* NULL: a create or an import */
+    uint64_t import;      /* client_order_no; 0: no import */
+    unsigned lines, steps, second; /* what the order looks like */
+    bool live, hurried;
+};
+/* A read while writes go on. */
+struct background {
+    struct op op;
+    struct arena arena;
+    struct sim *sim;
+    unsigned order;
+    int64_t version; /* acknowledged when it began */
     bool live;
+};
+/* A user's list, page by page. */
+struct walk {
+    struct op op;
+    struct arena arena, kept; /* kept: the token */
+    struct sim *sim;
+    char name[32];
+    unsigned user, existed; /* orders [0, existed) were there when it began */
+    int64_t seen[ORDERS_MAX];
+    unsigned seen_count;
+    struct slice token;
+    bool running, live;
 };
 struct sim {
     uint64_t seed;
@@ -50,6 +77,11 @@ struct sim {
     struct known_order orders[ORDERS_MAX];
     unsigned order_count, user_count, users_orders[USERS_MAX];
     struct request requests[IN_FLIGHT_MAX];
+    struct background reads[READS_MAX];
+    struct walk walk;
+    uint8_t refused_requests[REQUESTS_MAX];
+    bool draining;
+    uint64_t imports, expired, reads_done, walks, drains, log_full, offloaded, next_import;
     uint64_t next_request, acknowledged, replayed, refused, unknown, crashes, disk_fulls, segment_bytes, live_bytes;
 };
 
@@ -79,15 +111,23 @@ static void acknowledged(struct sim *s, struct request *r) {
     const struct outcome *o = &r->op.outcome;
     s->acknowledged++;
     s->replayed += o->replayed;
+    s->refused_requests[r->number] = false;
     r->answer = ANSWER_OK;
-    REQUIRE(r->op.answer.len > 0, "an answer without an order");
+    REQUIRE(r->import || r->op.answer.len > 0, "an answer without an order");
     if (r->event) {
         s->orders[r->order].version = MAX_OF(s->orders[r->order].version, o->head.version);
         return;
     }
     REQUIRE(s->order_count < ORDERS_MAX, "too many orders");
-    for (unsigned i = 0; i < s->order_count; i++) REQUIRE(s->orders[i].order_id != o->head.order_id, "order id %lld given twice", (long long)o->head.order_id);
-    s->orders[s->order_count++] = (struct known_order){.order_id = o->head.order_id, .version = o->head.version, .user = r->user};
+    for (unsigned i = 0; i < s->order_count; i++) {
+        if (r->import && s->orders[i].number == r->import) {
+            REQUIRE(o->already_there && s->orders[i].order_id == o->head.order_id, "import %llu came to two orders", (unsigned long long)r->import);
+            return;
+        }
+        REQUIRE(s->orders[i].order_id != o->head.order_id, "order id %lld given twice", (long long)o->head.order_id);
+    }
+    s->imports += r->import != 0;
+    s->orders[s->order_count++] = (struct known_order){.order_id = o->head.order_id, .version = o->head.version, .user = r->user, .number = r->import};
     s->users_orders[r->user]++;
 }
 
@@ -102,28 +142,69 @@ static void request_done(struct op *op) {
         return;
     }
     s->refused++;
+    s->refused_requests[r->number] = true;
+    s->expired += st == STATUS_DEADLINE_EXCEEDED;
+    s->log_full += st == STATUS_OVERLOADED && op->failure.message && strncmp(op->failure.message, "the log", 7) == 0;
     r->answer = ANSWER_REFUSED;
-    REQUIRE(st == STATUS_OVERLOADED || st == STATUS_STATUS_MISMATCH || (st == STATUS_DISK_FULL && s->disk_fulls), "refused with %s: %s", status_name(st), op->failure.message ? op->failure.message : "");
+    bool expected = st == STATUS_OVERLOADED || st == STATUS_STATUS_MISMATCH || (st == STATUS_DISK_FULL && s->disk_fulls) || (st == STATUS_DEADLINE_EXCEEDED && r->hurried) ||
+                    (st == STATUS_DRAINING && s->draining);
+    REQUIRE(expected, "refused with %s: %s", status_name(st), op->failure.message ? op->failure.message : "");
+}
+
+/* An order as a request describes it: the same at every attempt. */
+struct parts {
+    char user[32], number[32], title[512];
+    Orderdb__V1__Money price, total;
+    Orderdb__V1__OrderItem item, *items[LINES_MAX];
+    Orderdb__V1__Order order;
+};
+static Orderdb__V1__Order *order_of(struct request *r, struct parts *p) {
+    user_slot(r->user, p->user);
+    memset(p->title, 'u', sizeof p->title);
+    p->title[r->lines > 1 ? 500 : 8] = 0;
+    orderdb__v1__money__init(&p->price), orderdb__v1__money__init(&p->total);
+    p->price.currency_code = p->total.currency_code = (char *)"CNY";
+    p->price.minor_units = 199, p->total.minor_units = 398 * (int64_t)r->lines;
+    orderdb__v1__order_item__init(&p->item);
+    p->item.sku_id = (char *)"sku-1", p->item.title = p->title, p->item.quantity = 2, p->item.unit_price = &p->price;
+    for (unsigned i = 0; i < r->lines; i++) p->items[i] = &p->item;
+    orderdb__v1__order__init(&p->order);
+    p->order.user_id = p->user, p->order.n_items = r->lines, p->order.items = p->items, p->order.items_total = &p->total, p->order.payable = &p->total;
+    return &p->order;
 }
 
 static struct slice create_command(struct sim *s, struct request *r) {
-    char user[32];
-    user_slot(r->user, user);
-    Orderdb__V1__Money price = ORDERDB__V1__MONEY__INIT, total = ORDERDB__V1__MONEY__INIT;
-    price.currency_code = total.currency_code = (char *)"CNY";
-    price.minor_units = 199, total.minor_units = 398;
-    Orderdb__V1__OrderItem item = ORDERDB__V1__ORDER_ITEM__INIT, *items[] = {&item};
-    item.sku_id = (char *)"sku-1", item.title = (char *)"umbrella", item.quantity = 2, item.unit_price = &price;
-    Orderdb__V1__Order order = ORDERDB__V1__ORDER__INIT;
-    order.user_id = user, order.n_items = 1, order.items = items, order.items_total = &total, order.payable = &total;
+    struct parts parts;
     Orderdb__V1__WriteOptions options = ORDERDB__V1__WRITE_OPTIONS__INIT;
     options.request_id = r->request_id;
     Orderdb__V1__CreateOrderRequest m = ORDERDB__V1__CREATE_ORDER_REQUEST__INIT;
-    m.order = &order, m.options = &options;
+    m.order = order_of(r, &parts), m.options = &options;
     struct checked checked;
     struct failure f;
     failure_init(&f, &r->arena);
     REQUIRE(check_create(&m, (struct slice){0}, &r->arena, &checked, &f), "%s", f.violations ? f.violations->description : "?");
+    return checked.command;
+}
+
+/* Into the past, a few seconds that many orders share; all its steps at once. */
+static struct slice import_command(struct sim *s, struct request *r) {
+    static const char *const path[][2] = {{"create", "PENDING_PAYMENT"}, {"pay", "PAID"}, {"ship", "SHIPPED"}, {"deliver", "DELIVERED"}};
+    struct parts parts;
+    Orderdb__V1__HistoryEntry entry[ARRAY_LEN(path)], *entries[ARRAY_LEN(path)];
+    Google__Protobuf__Timestamp time = GOOGLE__PROTOBUF__TIMESTAMP__INIT;
+    time.seconds = 1700000000 + r->second;
+    for (unsigned i = 0; i < r->steps; i++) {
+        orderdb__v1__history_entry__init(entries[i] = &entry[i]);
+        entry[i].event = (char *)path[i][0], entry[i].to_status = (char *)path[i][1], entry[i].time = &time;
+    }
+    Orderdb__V1__ImportOrdersRequest m = ORDERDB__V1__IMPORT_ORDERS_REQUEST__INIT;
+    m.order = order_of(r, &parts), m.n_history = r->steps, m.history = entries;
+    snprintf(parts.number, sizeof parts.number, "no-%llu", (unsigned long long)r->import);
+    m.order->client_order_no = parts.number;
+    struct checked checked;
+    struct failure f;
+    failure_init(&f, &r->arena);
+    REQUIRE(check_import(&m, s->machines, &r->arena, &checked, &f), "%s", f.violations ? f.violations->description : "?");
     return checked.command;
 }
 
@@ -144,18 +225,33 @@ static void request_send(struct sim *s, struct request *r) {
     arena_fini(&r->arena);
     arena_init(&r->arena, 1 << 20);
     r->op = (struct op){.kind = OP_WRITE, .slot = user_slot(r->user, name), .arena = &r->arena, .done = request_done};
-    r->op.command = r->event ? transition_command(s, r) : create_command(s, r);
+    r->op.command = r->import ? import_command(s, r) : r->event ? transition_command(s, r) : create_command(s, r);
+    r->op.deadline_ns = r->hurried ? sim_world_now_ns(s->world) + chance(s, 5 * NS_PER_MS) : 0;
     r->answer = ANSWER_NONE;
     r->live = true;
     engine_submit(s->engine, &r->op);
 }
 
+/* A small create of user 0, to be changed. */
+static void request_begin(struct sim *s, struct request *r) {
+    r->number = ++s->next_request;
+    REQUIRE(r->number < REQUESTS_MAX, "too many requests");
+    snprintf(r->request_id, sizeof r->request_id, "request-%016llu", (unsigned long long)r->number);
+    r->event = NULL, r->import = 0, r->user = 0, r->lines = 1, r->hurried = false;
+}
+
 static void request_new(struct sim *s, struct request *r) {
     static const char *const events[] = {"pay", "cancel", "ship", "deliver", "confirm", "refund_request"};
-    snprintf(r->request_id, sizeof r->request_id, "request-%016llu", (unsigned long long)++s->next_request);
-    r->event = NULL;
+    request_begin(s, r);
+    r->hurried = chance(s, 4) == 0;
+    r->lines = chance(s, 8) ? 1 : 1 + (unsigned)chance(s, LINES_MAX);
     r->user = (unsigned)chance(s, s->user_count);
-    if (s->order_count + IN_FLIGHT_MAX >= ORDERS_MAX || (s->order_count && chance(s, 3))) {
+    if (chance(s, 6) == 0 && s->order_count + IN_FLIGHT_MAX < ORDERS_MAX) {
+        const struct known_order *again = s->order_count ? &s->orders[chance(s, s->order_count)] : NULL;
+        r->steps = 1 + (unsigned)chance(s, 4), r->second = (unsigned)chance(s, 5);
+        r->import = again && again->number ? again->number : ++s->next_import;
+        if (again && again->number) r->user = again->user;
+    } else if (s->order_count + IN_FLIGHT_MAX >= ORDERS_MAX || (s->order_count && chance(s, 3))) {
         r->order = (unsigned)chance(s, s->order_count);
         r->user = s->orders[r->order].user;
         r->event = events[chance(s, ARRAY_LEN(events))];
@@ -206,6 +302,8 @@ static void check_history(struct sim *s, const Orderdb__V1__Order *order) {
     REQUIRE(m && m->n_entries == (size_t)order->version, "%zu history entries at version %lld", m ? m->n_entries : 0, (long long)order->version);
     for (size_t i = 0; i < m->n_entries; i++) {
         REQUIRE(m->entries[i]->version == (int64_t)i + 1, "history has a gap");
+        uint64_t number = strncmp(m->entries[i]->request_id, "request-", 8) == 0 ? strtoull(m->entries[i]->request_id + 8, NULL, 10) : 0;
+        REQUIRE(number <= s->next_request && !s->refused_requests[number], "%s was refused and took effect", m->entries[i]->request_id);
         REQUIRE(i == 0 || strcmp(m->entries[i]->from_status, m->entries[i - 1]->to_status) == 0, "history does not chain");
     }
     REQUIRE(strcmp(m->entries[m->n_entries - 1]->to_status, order->status) == 0, "history ends in another status");
@@ -275,6 +373,88 @@ static void check_user(struct sim *s, unsigned user) {
     REQUIRE(listed == s->users_orders[user], "user %u: %zu listed, %u acknowledged", user, listed, s->users_orders[user]);
 }
 
+/* ---- reads while writes go on */
+
+static void background_done(struct op *op) {
+    struct background *b = container_of(op, struct background, op);
+    struct sim *s = b->sim;
+    b->live = false;
+    s->reads_done++;
+    if (op->failure.status == STATUS_OVERLOADED) return;
+    REQUIRE(op->failure.status == STATUS_OK, "a read was refused: %s %s", status_name(op->failure.status), op->failure.message ? op->failure.message : "");
+    Orderdb__V1__Order *m = orderdb__v1__order__unpack(NULL, op->answer.len, op->answer.data);
+    struct known_order *o = &s->orders[b->order];
+    REQUIRE(m && m->order_id == o->order_id && m->version >= b->version, "read version %lld, acknowledged before it began: %lld", m ? (long long)m->version : -1, (long long)b->version);
+    o->version = MAX_OF(o->version, m->version); /* what was read once is there for ever */
+    orderdb__v1__order__free_unpacked(m, NULL);
+}
+
+static void background_send(struct sim *s, struct background *b) {
+    arena_fini(&b->arena);
+    arena_init(&b->arena, 1 << 20);
+    b->order = (unsigned)chance(s, s->order_count);
+    b->version = s->orders[b->order].version;
+    b->live = true;
+    b->op = (struct op){.kind = OP_GET, .slot = order_id_slot(s->orders[b->order].order_id), .arena = &b->arena, .done = background_done};
+    b->op.get.order_id = s->orders[b->order].order_id, b->op.get.full = true;
+    engine_submit(s->engine, &b->op);
+}
+
+static void walk_end(struct sim *s, struct walk *w) {
+    w->running = false;
+    s->walks++;
+    for (unsigned i = 0; i < w->existed; i++) {
+        unsigned times = 0;
+        for (unsigned k = 0; s->orders[i].user == w->user && k < w->seen_count; k++) times += w->seen[k] == s->orders[i].order_id;
+        REQUIRE(s->orders[i].user != w->user || times == 1, "a walk saw order %lld %u times", (long long)s->orders[i].order_id, times);
+    }
+}
+
+static void walk_done(struct op *op) {
+    struct walk *w = container_of(op, struct walk, op);
+    struct sim *s = w->sim;
+    w->live = false;
+    if (op->failure.status == STATUS_OVERLOADED) return; /* the page is asked for again */
+    REQUIRE(op->failure.status == STATUS_OK, "a page was refused: %s %s", status_name(op->failure.status), op->failure.message ? op->failure.message : "");
+    Orderdb__V1__ListOrdersResponse *m = orderdb__v1__list_orders_response__unpack(NULL, op->answer.len, op->answer.data);
+    REQUIRE(m, "the page does not unpack");
+    int64_t sum = 0;
+    for (size_t i = 0; i < m->n_status_counts; i++) sum += m->status_counts[i]->value;
+    REQUIRE(sum == m->total_size, "total %lld, counts %lld", (long long)m->total_size, (long long)sum);
+    for (size_t i = 0; i < m->n_orders; i++) {
+        for (unsigned k = 0; k < w->seen_count; k++) REQUIRE(w->seen[k] != m->orders[i]->order_id, "a walk saw order %lld again", (long long)w->seen[k]);
+        REQUIRE(w->seen_count < ORDERS_MAX, "a walk without an end");
+        w->seen[w->seen_count++] = m->orders[i]->order_id;
+    }
+    arena_reset(&w->kept);
+    w->token = arena_copy(&w->kept, slice_str(m->next_page_token));
+    if (!w->token.len) walk_end(s, w);
+    orderdb__v1__list_orders_response__free_unpacked(m, NULL);
+}
+
+static void walk_send(struct sim *s, struct walk *w) {
+    if (!w->running) {
+        w->running = true, w->existed = s->order_count, w->seen_count = 0, w->token = (struct slice){0};
+        w->user = (unsigned)chance(s, s->user_count);
+    }
+    arena_fini(&w->arena);
+    arena_init(&w->arena, 16 << 20);
+    w->live = true;
+    w->op = (struct op){.kind = OP_LIST, .slot = user_slot(w->user, w->name), .arena = &w->arena, .done = walk_done};
+    w->op.list = (struct list_request){.user_id = slice_str(w->name), .page_size = 1 + (int32_t)chance(s, 9), .page_token = w->token};
+    engine_submit(s->engine, &w->op);
+}
+
+static void read_along(struct sim *s) {
+    for (unsigned i = 0; i < READS_MAX; i++)
+        if (!s->reads[i].live && s->order_count && chance(s, 8) == 0) background_send(s, &s->reads[i]);
+    if (!s->walk.live && chance(s, 2)) walk_send(s, &s->walk);
+}
+
+static void set_cold(struct sim *s, bool cold) {
+    for (unsigned i = 0; i < PARTITIONS; i++) store_mem_disk_set_cold(s->stores[i], cold);
+}
+
 /* ---- the life of a node */
 
 static void open_engine(struct sim *s) {
@@ -313,6 +493,10 @@ static void crash(struct sim *s) {
     if (s->trace) printf("%llu crash\n", (unsigned long long)sim_world_now_ns(s->world));
     for (unsigned i = 0; i < IN_FLIGHT_MAX; i++)
         if (s->requests[i].live) s->requests[i].live = false, s->requests[i].answer = ANSWER_UNKNOWN, s->unknown++;
+    for (unsigned i = 0; i < READS_MAX; i++)
+        if (s->reads[i].live) s->reads[i].live = false, arena_init(&s->reads[i].arena, 0); /* its memory is the dead process's */
+    if (s->walk.live) arena_init(&s->walk.arena, 0);
+    s->walk.live = s->walk.running = false;
     if (chance(s, 4)) sim_disk_crash(s->disk);
     else sim_disk_kill(s->disk);
     sim_env_abandon(s->env);
@@ -326,6 +510,7 @@ static void settle(struct sim *s) {
         if (r->answer != ANSWER_UNKNOWN) continue;
         for (unsigned tries = 0; r->answer == ANSWER_UNKNOWN || (r->answer == ANSWER_REFUSED && r->op.failure.retry_delay_ms); tries++) {
             REQUIRE(tries < 10000, "%s is refused for ever: %s", r->request_id, r->op.failure.message);
+            r->hurried = false;
             request_send(s, r);
             for (unsigned k = 0; r->live; k++) {
                 REQUIRE(k < STEPS_MAX, "%s never ended", r->request_id);
@@ -346,6 +531,8 @@ static void load(struct sim *s, unsigned steps) {
     for (unsigned i = 0; i < steps; i++) {
         for (unsigned k = 0; k < width; k++)
             if (!s->requests[k].live && chance(s, 4) == 0) request_new(s, &s->requests[k]);
+        read_along(s);
+        if (chance(s, 50) == 0) set_cold(s, chance(s, 2));
         run_once(s);
     }
 }
@@ -370,21 +557,35 @@ static void full_disk(struct sim *s) {
         run_once(s);
     }
     if (s->order_count + IN_FLIGHT_MAX >= ORDERS_MAX) return;
-    snprintf(r->request_id, sizeof r->request_id, "request-%016llu", (unsigned long long)++s->next_request);
-    r->event = NULL;
-    r->user = 0;
+    request_begin(s, r);
     r->answer = ANSWER_UNKNOWN;
     settle(s);
     REQUIRE(r->answer == ANSWER_OK, "no write is taken after the disk has room: %s", r->op.failure.message);
 }
 
+/* Under load, when there is some: all that was taken in is answered, and all is flushed: the next start replays nothing but its barriers. */
 static void drain(struct sim *s) {
+    s->drains++;
+    s->draining = true;
     engine_drain(s->engine);
+    load(s, (unsigned)chance(s, 30));
     for (unsigned i = 0; !engine_drained(s->engine); i++) {
         REQUIRE(i < STEPS_MAX, "never drained");
         run_once(s);
     }
+    for (unsigned i = 0; i < IN_FLIGHT_MAX; i++) REQUIRE(!s->requests[i].live, "drained, and %s has no answer", s->requests[i].request_id);
+    for (unsigned i = 0; i < READS_MAX; i++) REQUIRE(!s->reads[i].live, "drained, and a read has no answer");
+    for (uint64_t until = sim_world_now_ns(s->world) + chance(s, 3) * NS_PER_S; sim_world_now_ns(s->world) < until;) {
+        run_once(s); /* until the other cores are drained too */
+        REQUIRE(engine_drained(s->engine), "drained, and not any more");
+    }
+    struct engine_stats stats;
+    engine_get_stats(s->engine, &stats);
+    s->offloaded += stats.reads_offloaded;
     engine_close(s->engine);
+    sim_env_close(s->env);
+    s->draining = false;
+    s->walk.running = false;
 }
 
 static int run_seed(uint64_t seed, bool trace, bool mutant) {
@@ -398,7 +599,10 @@ static int run_seed(uint64_t seed, bool trace, bool mutant) {
     for (unsigned i = 0; i < IN_FLIGHT_MAX; i++) s->requests[i].sim = s;
     s->user_count = 1 + (unsigned)chance(s, USERS_MAX);
     s->segment_bytes = (64u << chance(s, 3)) * KIB;
-    s->live_bytes = s->segment_bytes * (6 + chance(s, 6));
+    s->live_bytes = s->segment_bytes * (4 + chance(s, 6));
+    for (unsigned i = 0; i < READS_MAX; i++) s->reads[i].sim = s;
+    s->walk.sim = s;
+    arena_init(&s->walk.kept, 1 << 16);
     for (unsigned round = 0; round < ROUNDS; round++) {
         open_engine(s);
         if (chance(s, 4) == 0) { /* cut again while recovering */
@@ -412,13 +616,17 @@ static int run_seed(uint64_t seed, bool trace, bool mutant) {
         load(s, 50 + (unsigned)chance(s, 1000));
         if (chance(s, 3) == 0) full_disk(s);
         if (chance(s, 2)) load(s, (unsigned)chance(s, 300));
-        crash(s);
+        if (chance(s, 4)) crash(s);
+        else drain(s);
     }
     open_engine(s);
     wait_ready(s);
     settle(s);
     verify(s);
     drain(s);
+    printf("# seed %llu: %llu imports, %llu expired, %llu reads (%llu offloaded in drained runs), %llu walks, %llu drains, %llu refused by a full log, %llu disk-fulls\n", (unsigned long long)seed, (unsigned long long)s->imports,
+           (unsigned long long)s->expired, (unsigned long long)s->reads_done, (unsigned long long)s->offloaded, (unsigned long long)s->walks, (unsigned long long)s->drains,
+           (unsigned long long)s->log_full, (unsigned long long)s->disk_fulls);
     printf("# seed %llu: %u orders, %llu acknowledged (%llu replayed), %llu refused, %llu unknown, %llu crashes\n", (unsigned long long)seed, s->order_count,
            (unsigned long long)s->acknowledged, (unsigned long long)s->replayed, (unsigned long long)s->refused, (unsigned long long)s->unknown,
            (unsigned long long)s->crashes);

@@ -8,7 +8,7 @@
 #include "proto/base/mem.h"
 #include "tests/lib/sim_env.h"
 
-enum { OPS_MAX = 16, LINES_MAX = 60 };
+enum { OPS_MAX = 16, LINES_MAX = 60, PARTITIONS_MAX = 2 };
 
 struct job {
     struct op op;
@@ -20,14 +20,14 @@ struct rig {
     struct sim_disk *disk;
     struct env *env;
     struct engine *engine;
-    struct store_mem_disk *store;
+    struct store_mem_disk *store, *stores[PARTITIONS_MAX]; /* store: the first one */
     struct machines *machines;
     struct arena commands;
     unsigned requests;
 };
 
 static enum status open_store(void *ctx, uint32_t partition, uint64_t memtable_bytes, struct store **out, char error[256]) {
-    return store_open_mem(out, ((struct rig *)ctx)->store);
+    return store_open_mem(out, ((struct rig *)ctx)->stores[partition]);
 }
 
 static void rig_run(struct rig *r, uint64_t ns) {
@@ -38,22 +38,24 @@ static void rig_run(struct rig *r, uint64_t ns) {
     }
 }
 
-static void rig_open(struct rig *r) {
-    static const uint32_t partitions[] = {0};
+static void rig_open_with(struct rig *r, uint32_t partition_count, uint64_t memtable_bytes) {
+    static const uint32_t partitions[PARTITIONS_MAX] = {0, 1};
     char error[256] = "";
-    *r = (struct rig){.world = sim_world_new(1), .store = store_mem_disk_new(), .machines = machines_new()};
+    *r = (struct rig){.world = sim_world_new(1), .machines = machines_new()};
+    for (unsigned i = 0; i < PARTITIONS_MAX; i++) r->stores[i] = store_mem_disk_new();
+    r->store = r->stores[0];
     arena_init(&r->commands, 16 << 20);
     r->disk = sim_disk_new(r->world);
     r->env = sim_env_open(r->world, r->disk);
     struct engine_config config = {
         .node_id = 1,
-        .partition_count = 1,
+        .partition_count = partition_count,
         .partitions = partitions,
-        .owned_count = 1,
+        .owned_count = partition_count,
         .machines = r->machines,
         .log_live_bytes_max = 1 << 20,
         .log_segment_bytes = 64 << 10,
-        .memtable_bytes = 1 << 20,
+        .memtable_bytes = memtable_bytes,
         .queue_ops_max = 100,
         .queue_bytes_max = 4 << 20,
         .store_open = open_store,
@@ -65,13 +67,15 @@ static void rig_open(struct rig *r) {
     while (!engine_ready(r->engine)) rig_run(r, NS_PER_MS);
 }
 
+static void rig_open(struct rig *r) { rig_open_with(r, 1, 1 << 20); }
+
 static void rig_close(struct rig *r) {
     engine_close(r->engine);
     sim_world_settle(r->world);
     sim_env_close(r->env);
     sim_disk_free(r->disk);
     sim_world_free(r->world);
-    store_mem_disk_free(r->store);
+    for (unsigned i = 0; i < PARTITIONS_MAX; i++) store_mem_disk_free(r->stores[i]);
     machines_free(r->machines);
     arena_fini(&r->commands);
 }
@@ -90,7 +94,7 @@ static void job_free(struct job *j) {
     mem_free(j);
 }
 
-static struct slice create_command(struct rig *r, unsigned lines) {
+static struct slice create_command(struct rig *r, const char *user, unsigned lines) {
     char request_id[32], title[400];
     memset(title, 'x', sizeof title - 1), title[sizeof title - 1] = 0;
     snprintf(request_id, sizeof request_id, "request-%016u", ++r->requests);
@@ -103,7 +107,7 @@ static struct slice create_command(struct rig *r, unsigned lines) {
         item[i].sku_id = (char *)"sku", item[i].title = title, item[i].quantity = 1, item[i].unit_price = &price;
     }
     Orderdb__V1__Order order = ORDERDB__V1__ORDER__INIT;
-    order.user_id = (char *)"somebody", order.n_items = lines, order.items = items, order.items_total = &total, order.payable = &total;
+    order.user_id = (char *)user, order.n_items = lines, order.items = items, order.items_total = &total, order.payable = &total;
     Orderdb__V1__WriteOptions options = ORDERDB__V1__WRITE_OPTIONS__INIT;
     options.request_id = request_id;
     Orderdb__V1__CreateOrderRequest m = ORDERDB__V1__CREATE_ORDER_REQUEST__INIT;
@@ -115,13 +119,14 @@ static struct slice create_command(struct rig *r, unsigned lines) {
     return checked.command;
 }
 
-static struct job *create_send(struct rig *r, unsigned lines, size_t arena_bytes) {
+static struct job *create_send_of(struct rig *r, const char *user, unsigned lines, size_t arena_bytes) {
     struct job *j = job_new(OP_WRITE, arena_bytes);
-    j->op.slot = slot_of_user(slice_str("somebody"));
-    j->op.command = create_command(r, lines);
+    j->op.slot = slot_of_user(slice_str(user));
+    j->op.command = create_command(r, user, lines);
     engine_submit(r->engine, &j->op);
     return j;
 }
+static struct job *create_send(struct rig *r, unsigned lines, size_t arena_bytes) { return create_send_of(r, "somebody", lines, arena_bytes); }
 
 static int64_t create(struct rig *r) {
     struct job *j = create_send(r, 1, 1 << 20);
@@ -236,6 +241,48 @@ static void writes_that_met_damage_are_answered(void **state) {
     rig_close(&r);
 }
 
+/* A user of each partition. */
+static void users_find(char users[PARTITIONS_MAX][32]) {
+    unsigned found = 0;
+    for (unsigned i = 0; found != 3; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "user-%u", i);
+        uint32_t p = partition_of_slot(slot_of_user(slice_str(name)), PARTITIONS_MAX);
+        if (!(found & 1u << p)) memcpy(users[p], name, sizeof name), found |= 1u << p;
+    }
+}
+
+/* What a restart replays is bounded by flushing whoever has most of it; a partition that can't must not keep the others from it. */
+static void a_failed_partition_keeps_no_other_from_its_flush(void **state) {
+    struct rig r;
+    char users[PARTITIONS_MAX][32];
+    rig_open_with(&r, PARTITIONS_MAX, 64 << 20);
+    users_find(users);
+    for (unsigned i = 0; i < 9; i++) { /* some 200 KiB: below the quarter at which it would be flushed */
+        struct job *j = create_send_of(&r, users[0], 50, 1 << 20);
+        rig_run(&r, 10 * NS_PER_MS);
+        assert_int_equal(j->op.failure.status, STATUS_OK);
+        job_free(j);
+    }
+    assert_true(r.engine->partitions[0].log_bytes_unflushed > 150 << 10);
+    store_mem_disk_set_full(r.stores[0], true);
+    struct job *stuck = create_send_of(&r, users[0], 1, 1 << 20);
+    uint64_t before = r.engine->partitions[1].flushed.applied_index;
+    for (unsigned i = 0; i < 6; i++) {
+        struct job *j = create_send_of(&r, users[1], 50, 1 << 20);
+        rig_run(&r, 100 * NS_PER_MS);
+        assert_int_equal(j->op.failure.status, STATUS_OK);
+        job_free(j);
+    }
+    assert_int_equal(r.engine->partitions[0].state, PARTITION_FAILED);
+    assert_true(r.engine->partitions[1].flushed.applied_index > before);
+    store_mem_disk_set_full(r.stores[0], false);
+    rig_run(&r, 10 * NS_PER_S);
+    assert_int_equal(stuck->done, 1);
+    job_free(stuck);
+    rig_close(&r);
+}
+
 int main(void) {
     log_set_level(LOG_OFF);
     const struct CMUnitTest tests[] = {
@@ -244,6 +291,7 @@ int main(void) {
         cmocka_unit_test(a_drained_engine_stays_drained_though_its_failed_store_could_be_reopened),
         cmocka_unit_test(a_failed_store_is_reopened_though_it_is_read_all_the_time),
         cmocka_unit_test(writes_that_met_damage_are_answered),
+        cmocka_unit_test(a_failed_partition_keeps_no_other_from_its_flush),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
