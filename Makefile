@@ -102,9 +102,9 @@ help: ## list the targets
 deps: ## install what is missing (Debian 12; sudo only where not root)
 	@tools/setup.sh
 
-run: deps ## set up, build, start a server in the foreground (data in ./data)
+run: deps ## set up, build, start a server in the foreground (data in ./data); ARGS='--listen :7500' for its flags
 	@$(MAKE) --no-print-directory $(JOBS) all
-	@tools/run.sh $(B)
+	@tools/run.sh $(B) $(ARGS)
 
 demo: deps ## a short tour on a temporary server
 	@$(MAKE) --no-print-directory $(JOBS) all
