@@ -61,6 +61,7 @@ struct core_state {
 };
 
 struct node_state {
+    bool identity_is_new; /* NODE was made by this start */
     int dir_fd, lock_fd;
     struct store_shared *store_shared;
     struct machines *machines;
@@ -416,6 +417,7 @@ static enum status open_identity(struct node *node, char error[512]) {
     enum status st = data_dir_open(c->data_dir, &ns->dir_fd, &ns->lock_fd, error);
     if (st) return st;
     struct identity_wish wish = {.cores = (uint32_t)c->cores, .partitions = (uint32_t)c->partitions, .cores_by_default = cpu_count()};
+    ns->identity_is_new = faccessat(ns->dir_fd, "NODE", F_OK, 0) != 0 && errno == ENOENT;
     st = identity_open(&node->identity, ns->dir_fd, c->data_dir, &wish, error);
     node->core_count = node->identity.cores, node->partition_count = node->identity.partitions;
     return st;
@@ -519,6 +521,8 @@ enum status node_start(struct node *node, const struct config *config, const str
     if (st == STATUS_OK) st = open_tls(node, error);
     if (st == STATUS_OK) st = bind_ports(node, error);
     if (st == STATUS_OK) st = make_cores(node, error);
+    /* A first start that was refused has fixed nothing: the next one may have other cores and partitions. */
+    if (st && ns->identity_is_new) (void)unlinkat(ns->dir_fd, "NODE", 0);
     if (st) return st;
     pthread_barrier_init(&ns->meeting, NULL, node->core_count);
     for (uint32_t i = 0; i < node->core_count; i++) {
