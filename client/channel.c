@@ -635,12 +635,24 @@ static unsigned loop_run_done(struct channel_loop *l) {
     return n;
 }
 
+static size_t loop_polls(struct channel_loop *l, uint64_t now, uint64_t *until) {
+    size_t n = loop_prepare(l, now, until);
+    struct deadline *next = deadlines_first(&l->deadlines);
+    if (next) *until = MIN_OF(*until, next->at_ns);
+    if (!list_empty(&l->done)) *until = now;
+    return n;
+}
+
+size_t channel_loop_polls(struct channel_loop *l, const struct pollfd **polls, uint64_t *until_ns) {
+    *until_ns = CHANNEL_FOREVER;
+    size_t n = loop_polls(l, channel_now_ns(), until_ns);
+    *polls = l->polls;
+    return n;
+}
+
 unsigned channel_loop_turn(struct channel_loop *l, uint64_t wait_ns) {
     uint64_t now = channel_now_ns(), until = wait_ns > UINT64_MAX - now ? UINT64_MAX : now + wait_ns;
-    size_t n = loop_prepare(l, now, &until);
-    struct deadline *next = deadlines_first(&l->deadlines);
-    if (next) until = MIN_OF(until, next->at_ns);
-    if (!list_empty(&l->done)) until = now;
+    size_t n = loop_polls(l, now, &until);
     uint64_t left = until > now ? until - now : 0;
     struct timespec t = {(time_t)(left / NS_PER_S), (long)(left % NS_PER_S)};
     int ready = ppoll(l->polls, n, until == UINT64_MAX ? NULL : &t, NULL);

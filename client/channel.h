@@ -22,6 +22,10 @@ void channel_loop_free(struct channel_loop *l); /* its channels are closed; call
 /* One turn: writes what is queued, waits at most wait_ns for the network or a deadline, runs the callbacks of calls that ended. Returns how
  * many ran. Callbacks may start, feed and cancel calls and close channels; they don't turn the loop. */
 unsigned channel_loop_turn(struct channel_loop *l, uint64_t wait_ns);
+/* For those who wait with a poll of their own: writes what is queued, and tells what a turn would wait for and until when (CHANNEL_FOREVER).
+ * The table is the loop's, until its next turn. Then turn with wait_ns 0. */
+struct pollfd;
+size_t channel_loop_polls(struct channel_loop *l, const struct pollfd **polls, uint64_t *until_ns);
 uint64_t channel_now_ns(void); /* the clock of deadlines: CLOCK_MONOTONIC */
 
 /* target: "host:port", "1.2.3.4:port", "[::1]:port"; without a port 7400. NULL with errno EINVAL or ENOMEM. Names are looked up when a

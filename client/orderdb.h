@@ -6,7 +6,7 @@
  *   orderdb_message_free(r);
  *   orderdb_close(db);
  *
- * Threads: a handle belongs to one thread at a time; open one per thread. There is no global state.
+ * Threads: a handle belongs to one thread at a time; open one per thread. There is no global state. Many calls at a time: orderdb_async_*.
  * Memory: requests stay the caller's and are only read. An answer is the caller's: orderdb_message_free() it (not the generated *_free_unpacked).
  * What orderdb_error(), orderdb_request_id() and orderdb_call() point to is the handle's, until its next call. */
 #ifndef ORDERDB_H
@@ -98,6 +98,41 @@ void orderdb_error_meta_at(const struct orderdb_error *e, size_t i, const char *
 const char *orderdb_error_meta(const struct orderdb_error *e, const char *key); /* "status", "winner_request_id", ...; NULL: not there */
 size_t orderdb_error_violation_count(const struct orderdb_error *e);
 void orderdb_error_violation_at(const struct orderdb_error *e, size_t i, const char **field, const char **description);
+
+/* ---- Asynchronous calls: many under way, over a pool of connections, answers by callback.
+ *
+ * Threads: all of a handle's functions on one thread at a time. Callbacks run inside orderdb_async_run(), orderdb_async_drain() and
+ * orderdb_async_close(), on the thread that called it, never inside submit; they may submit, and must not run, drain or close. Each submitted
+ * call gets its callback exactly once. Deadlines, request ids, retries and their budget (one for the handle) are those of the blocking calls. */
+struct orderdb_async;
+struct pollfd;
+
+/* Zero everywhere is the default. */
+struct orderdb_pool_options {
+    uint32_t connections;   /* 2; at most 64. A call takes the one with the fewest under way. A lost one is made again after a random pause */
+    uint32_t in_flight_max; /* 1000 calls under way, those that wait to be sent again included */
+};
+struct orderdb_async_stats {
+    uint64_t calls, attempts; /* since the handle was opened */
+    uint32_t in_flight;
+};
+/* answer: what the blocking call returns, now the callback's: orderdb_message_free() it. NULL: e tells why, until the callback returns. */
+typedef void orderdb_async_cb(void *user, void *answer, const struct orderdb_error *e);
+
+/* As orderdb_open(). */
+struct orderdb_async *orderdb_async_open(const char *target, const struct orderdb_options *options, const struct orderdb_pool_options *pool);
+void orderdb_async_close(struct orderdb_async *a); /* calls under way end with CANCELLED, their callbacks run first; NULL is fine */
+/* request: one of those of the blocking calls, &r.base; its type says which call it is. Only read, and not after the return. false, and no
+ * callback: errno is EAGAIN (in_flight_max), ENOMEM, EINVAL (a type that is no such request), ECANCELED (closing). */
+bool orderdb_async_submit(struct orderdb_async *a, const ProtobufCMessage *request, const struct orderdb_call_options *options, orderdb_async_cb *cb,
+                          void *user);
+/* Sends and receives what there is, waits at most so long for more, runs callbacks. Returns how many calls ended. */
+uint32_t orderdb_async_run(struct orderdb_async *a, uint32_t wait_ms);
+bool orderdb_async_drain(struct orderdb_async *a, uint32_t wait_ms); /* runs until no call is under way; false: some still are after so long */
+/* For an event loop of your own: what to poll for, at most so long (-1: for ever), before orderdb_async_run(a, 0). Returns how many there are;
+ * more than cap: call again with room for them. Ask before each poll, after all submits: this writes what is queued. */
+size_t orderdb_async_polls(struct orderdb_async *a, struct pollfd *polls, size_t cap, int *timeout_ms);
+struct orderdb_async_stats orderdb_async_stats(const struct orderdb_async *a);
 
 #ifdef __cplusplus
 }
