@@ -90,7 +90,7 @@ static void batch_reply(struct call *call, struct batch *b) {
     size_t bytes = 0;
     for (size_t i = 0; i < b->count; i++) {
         if (!result_wire(call, b, i)) {
-            failure_set(call_failure(call), STATUS_MEMORY_LIMIT, "the batch was done, but its answer found no memory: send it again with the same request_ids");
+            failure_set(call_failure(call), STATUS_DEADLINE_EXCEEDED, "the batch was done, but its answer found no memory: send it again with the same request_ids");
             call_fail(call);
             return;
         }

@@ -1,7 +1,7 @@
 /* ImportOrders: a stream of orders with their history, answered once at its end with counts and the first rejections.
  *
- * Each message becomes an op with memory of its own, so that a stream may run for hours in constant memory. At most IMPORT_IN_FLIGHT of them are under way; then
- * the stream's window stays shut (call_hold). A refusal for overload is tried again after a pause: the sender of a bulk load need not know. */
+ * Each message becomes an op with memory of its own, so that a stream may run for hours in constant memory. At most IMPORT_IN_FLIGHT of them are under way, and as many
+ * as take IMPORT_BYTES_IN_FLIGHT (large orders); then the stream's window stays shut (call_hold). A refusal for overload is tried again after a pause: the sender of a bulk load need not know. */
 #include <string.h>
 
 #include "engine/check.h"
@@ -16,6 +16,7 @@
 
 enum {
     IMPORT_IN_FLIGHT = 256,
+    IMPORT_BYTES_IN_FLIGHT = 4 << 20, /* a core has 32 MiB at least */
     IMPORT_REJECTED_KEPT = 100, /* in the answer; all are counted */
     IMPORT_NAME_BYTES = 128,
     IMPORT_RETRY_NS = 50000000,
@@ -25,6 +26,7 @@ enum {
 struct import {
     int64_t imported, already_there, rejected;
     uint32_t in_flight;
+    size_t bytes_in_flight; /* of their arenas when they were sent */
     bool held, closing;
     struct list waiting; /* items that will be tried again */
     struct buf rejections; /* field 3 of the answer, as wire bytes */
@@ -38,6 +40,7 @@ struct import_item { /* in its own arena, which is charged to the core's request
     struct list link; /* import.waiting */
     struct slice command, user_id;
     unsigned tries;
+    size_t bytes;
     char client_order_no[IMPORT_NAME_BYTES + 1];
 };
 
@@ -113,6 +116,13 @@ static void import_fail(struct call *call, struct import_item *item) {
     call_fail(call);
 }
 
+/* Should the stream wait? part: the limits' 1 / part. Many streams share the core's memory: above half of it each goes on with one order at a time. */
+static bool import_full(struct call *call, const struct import *im, uint32_t part) {
+    const struct core *core = call_core(call);
+    return im->in_flight >= IMPORT_IN_FLIGHT / part || im->bytes_in_flight >= IMPORT_BYTES_IN_FLIGHT / part ||
+           calls_memory_bytes(core->calls) > core->node->limits.requests_bytes_max / 2;
+}
+
 static void item_submit(struct call *call, struct import_item *item);
 
 static void item_retry(struct timer *t) {
@@ -137,6 +147,7 @@ static void item_done(struct call *call, struct call_op *o) {
     const struct failure *f = &o->op.failure;
     if (item_wait(call, im, item)) return;
     im->in_flight--;
+    im->bytes_in_flight -= item->bytes;
     if (f->status && status_retry(f->status) != RETRY_NEVER) {
         import_fail(call, item);
         return;
@@ -145,7 +156,7 @@ static void item_done(struct call *call, struct call_op *o) {
     else if (o->op.outcome.already_there) im->already_there++;
     else im->imported++;
     item_free(item);
-    if (im->held && im->in_flight <= IMPORT_IN_FLIGHT / 2) im->held = false, call_release(call);
+    if (im->held && (im->in_flight == 0 || !import_full(call, im, 2))) im->held = false, call_release(call);
     if (im->closing && im->in_flight == 0) import_answer(call, im);
 }
 
@@ -209,7 +220,8 @@ static void import_message(struct call *call, struct import *im) {
         return;
     }
     im->in_flight++;
-    if (im->in_flight >= IMPORT_IN_FLIGHT && !im->held) im->held = true, call_hold(call);
+    im->bytes_in_flight += item->bytes = item->arena->bytes_used;
+    if (!im->held && import_full(call, im, 1)) im->held = true, call_hold(call);
     item_submit(call, item);
 }
 

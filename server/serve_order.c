@@ -52,7 +52,11 @@ static struct slice replayed_wire(bool replayed, uint32_t field) {
 /* ---- writes */
 
 /* A piece of the answer found no memory; without it the others would read as something else. The write was done, so this must not read as a refusal. */
-static void answer_lost(struct call *call) {
+static void answer_lost(struct call *call, const struct call_op *o) {
+    if (o->op.kind == OP_VALIDATE) {
+        serve_fail_memory(call);
+        return;
+    }
     failure_set(call_failure(call), STATUS_DEADLINE_EXCEEDED, "the write was done; there is no memory to answer: send it again with the same request_id");
     call_fail(call);
 }
@@ -63,7 +67,7 @@ static void create_done(struct call *call, struct call_op *o) {
         serve_field_head(call, 1, o->op.answer.len), o->op.answer, replayed_wire(o->op.outcome.replayed, 2), serve_token_wire(call, 3, &o->op, &o->op.outcome),
     };
     if (!parts[0].data || !parts[3].data) {
-        answer_lost(call);
+        answer_lost(call, o);
         return;
     }
     call_reply(call, parts, ARRAY_LEN(parts));
@@ -92,7 +96,7 @@ static void transition_done(struct call *call, struct call_op *o) {
         replayed_wire(o->op.outcome.replayed, 3),    serve_token_wire(call, 4, &o->op, &o->op.outcome),
     };
     if (!parts[0].data || !parts[2].data || !entry.data || !parts[5].data) {
-        answer_lost(call);
+        answer_lost(call, o);
         return;
     }
     call_reply(call, parts, ARRAY_LEN(parts));

@@ -591,6 +591,29 @@ def _(server):
     equal(answer.rejected[0].client_order_no, "import-" + "号" * 40)
 
 
+@test("import: large orders are taken as memory allows")
+def _():
+    base = import_request("stock-18-large", "large-00000", [])
+    for k in range(300):
+        base.order.items.add(sku_id="s%d" % k, title="t" * 500, quantity=1, unit_price=t.money(0), attributes={"k%d" % j: "v" for j in range(20)})
+    raw, answers = base.SerializeToString(), []
+
+    def load(server, n):
+        client = server.new_client()
+        send = client.channel.stream_unary("/orderdb.v1.OrderService/ImportOrders", request_serializer=lambda b: b, response_deserializer=pb.ImportOrdersResponse.FromString)
+        try:
+            answers.append(send((raw.replace(b"large-00000", b"large-%05d" % (n * 100 + i)) for i in range(30)), timeout=60 * t.SLOW).imported)
+        except grpc.RpcError as e:
+            answers.append(e.details())
+        client.close()
+
+    with t.Server(cores=1, partitions=1, memory_budget="256MiB") as server:
+        threads = [threading.Thread(target=load, args=(server, n)) for n in range(8)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        equal(answers, [30] * 8)
+
+
 @test("batch get, topology: of a node of many partitions")
 def _():
     with t.Server(cores=1, partitions=160) as server:
