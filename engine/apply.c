@@ -11,6 +11,7 @@
  *   apply.c             the entry's frame, records, what the kinds of command share
  *   apply_create.c      create and import: a new order comes to be
  *   apply_transition.c  an order moves
+ *   apply_update.c      an order's content changes
  *   apply_fence.c       a request id is closed
  *   apply_batch.c       creates, all or none
  *   apply_failure.c     how a refusal reads
@@ -64,6 +65,7 @@ static enum status applied(struct applying *x)
     case COMMAND_CREATE: return apply_create(x);
     case COMMAND_TRANSITION: return apply_transition(x);
     case COMMAND_IMPORT: return apply_import(x);
+    case COMMAND_UPDATE: return apply_update(x);
     case COMMAND_FENCE: return apply_fence(x);
     case COMMAND_BATCH: return apply_batch(x);
     }

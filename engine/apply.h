@@ -68,14 +68,15 @@ struct outcome {
     bool batch;                   /* of a batch: OK, then items are all its creates; or refused, by this item */
     unsigned item, item_count;
     struct outcome *items;
-    int64_t order_id;             /* transition: as asked for, found or not */
+    int64_t order_id;             /* transition, update: as asked for, found or not */
+    size_t bytes;                 /* LIMIT_EXCEEDED: what the order would take after the update */
     unsigned expected_index;      /* FIELD_INVALID: which of expected_statuses no machine knows, */
     struct slice expected_name;   /* and its name */
 };
 
-/* What the scratch arena must hold for the largest command: a body row written (1 MiB order + 4 KiB) and one read (the same, for the winner
+/* What the scratch arena must hold for the largest command: an update, whose body is read, merged, written, and kept as it was (1 MiB each). Others: a body row written (1 MiB order + 4 KiB) and one read (the same, for the winner
  * of a first version), 1,000 decoded history entries of an import (160 B each), rows of the user list and small rows (below 256 KiB). */
-enum { APPLY_SCRATCH_BYTES = 4 << 20 };
+enum { APPLY_SCRATCH_BYTES = 8 << 20 };
 
 struct apply {
     struct store_view view; /* store + batch: read your writes */

@@ -27,7 +27,7 @@ static enum status find_client_no(struct applying *x, struct slice user_id, stru
     return st == STATUS_ABSENT ? STATUS_CHECKSUM_MISMATCH : st;
 }
 
-static enum status put_body(struct applying *x, int64_t order_id, const struct order_body *body)
+enum status apply_put_body(struct applying *x, int64_t order_id, const struct order_body *body)
 {
     struct key k;
     size_t cap = order_body_bytes_max(body);
@@ -82,7 +82,7 @@ static enum status place(struct applying *x, const struct placement *p)
 
     struct order_body body = {.origin = *first, .summary = p->summary, .detail = p->detail};
     struct list_position at = {.create_us = head->create_us, .order_id = order_id};
-    if ((st = put_body(x, order_id, &body))) return st;
+    if ((st = apply_put_body(x, order_id, &body))) return st;
     for (unsigned i = 1; i < p->count; i++)
         if ((st = apply_put_entry(x, order_id, &p->entries[i]))) return st;
     if ((st = apply_put_head(x, head))) return st;

@@ -2,6 +2,7 @@
 #include <time.h>
 
 #include "engine/apply.h"
+#include "engine/check.h"
 
 /* How a refusal reads: one sentence for people, metadata for programs. Keys of the metadata are part of the contract (docs/API.md). */
 
@@ -71,6 +72,12 @@ static void refusal(const struct outcome *o, const struct machines *ms, struct f
                         (long long)o->first_order_id);
         failure_set(f, o->status, "this request_id was used for another request, which wrote order %lld", (long long)o->first_order_id);
         meta_first(o, f);
+        return;
+    case STATUS_LIMIT_EXCEEDED:
+        failure_violation(f, o->status, "order", "would take %zu bytes after the update; at most %d", o->bytes, CHECK_ORDER_BYTES_MAX);
+        return;
+    case STATUS_INVARIANT_VIOLATED:
+        failure_violation(f, o->status, "order.payments", "the amounts are not in the order's currency");
         return;
     case STATUS_REQUEST_FENCED:
         failure_set(f, o->status, "GetRequestOutcome has answered NOT_APPLIED for this request_id: use a new one");

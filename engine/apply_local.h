@@ -21,6 +21,10 @@ enum status apply_create(struct applying *x) MUST_USE;
 enum status apply_create_decide(struct applying *x) MUST_USE;
 enum status apply_import(struct applying *x) MUST_USE;
 enum status apply_transition(struct applying *x) MUST_USE;
+enum status apply_update(struct applying *x) MUST_USE;
+/* The next commit on the order in x->out->head, from its status to another or the same: entry, head, seq, list, idempotency record. */
+enum status apply_commit(struct applying *x, struct slice event, uint16_t to, enum request_method method) MUST_USE;
+enum status apply_put_body(struct applying *x, int64_t order_id, const struct order_body *body) MUST_USE;
 enum status apply_fence(struct applying *x) MUST_USE;
 enum status apply_batch(struct applying *x) MUST_USE;
 /* Everything that `from` borrows, into the arena. false: it is full. */

@@ -88,8 +88,9 @@ static enum status decide(struct applying *x, struct move *m)
     return STATUS_OK;
 }
 
-static enum status take(struct applying *x, const struct machine_edge *edge)
+enum status apply_commit(struct applying *x, struct slice event, uint16_t to, enum request_method method)
 {
+    uint16_t from = x->out->head.status;
     struct order_head *head = &x->out->head;
     struct history_entry *entry = &x->out->entry;
     const struct command_origin *origin = &x->command->origin;
@@ -100,9 +101,9 @@ static enum status take(struct applying *x, const struct machine_edge *edge)
     *entry = (struct history_entry){
         .version = head->version + 1,
         .time_us = MAX_OF((int64_t)x->now_us, head->update_us), /* an imported past may lie ahead of our clock: history does not go back */
-        .from = edge->from,
-        .to = edge->to,
-        .event = edge->event,
+        .from = from,
+        .to = to,
+        .event = event,
         .operator_ = origin->operator_,
         .reason = origin->reason,
         .request_id = origin->request_id,
@@ -116,11 +117,11 @@ static enum status take(struct applying *x, const struct machine_edge *edge)
     if ((st = apply_put_entry(x, head->order_id, entry))) return st;
     if ((st = apply_put_head(x, head))) return st;
     apply_put_slot(x, &slot);
-    apply_remember(x, head->user_id, REQUEST_TRANSITION, head, slot.last_seq);
+    apply_remember(x, head->user_id, method, head, slot.last_seq);
     x->out->seq = slot.last_seq;
-    if (edge->from == edge->to) return STATUS_OK;
+    if (from == to) return STATUS_OK;
     struct list_position at = {.create_us = head->create_us, .order_id = head->order_id};
-    return userlist_move(&x->a->view, x->a->scratch, x->slot, head->user_id, at, edge->from, edge->to);
+    return userlist_move(&x->a->view, x->a->scratch, x->slot, head->user_id, at, from, to);
 }
 
 enum status apply_transition(struct applying *x)
@@ -137,5 +138,5 @@ enum status apply_transition(struct applying *x)
     struct order_head current = x->out->head;
     if ((st = apply_replay(x, current.user_id, REQUEST_TRANSITION, &settled)) || settled) return st;
     if ((st = decide(x, &move)) || x->out->status) return st;
-    return take(x, move.edge);
+    return apply_commit(x, move.edge->event, move.edge->to, REQUEST_TRANSITION);
 }

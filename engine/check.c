@@ -104,7 +104,7 @@ static bool duration_us(const Google__Protobuf__Duration *d, int64_t *us)
     return *us >= CHECK_TTL_US_MIN && *us <= CHECK_TTL_US_MAX;
 }
 
-static void check_options(struct checker *c, const Orderdb__V1__WriteOptions *o, bool required, struct command_origin *origin)
+void check_options(struct checker *c, const Orderdb__V1__WriteOptions *o, bool required, struct command_origin *origin)
 {
     const struct path *at = AT(NULL, "options");
     int64_t ttl_us = CHECK_TTL_US_DEFAULT;
@@ -126,7 +126,7 @@ static void check_options(struct checker *c, const Orderdb__V1__WriteOptions *o,
 }
 
 /* https://www.w3.org/TR/trace-context/ section 3.2.2; section 4.3: one that does not parse is to be ignored. */
-static struct slice traceparent_valid(struct slice s)
+struct slice check_traceparent(struct slice s)
 {
     static const uint8_t dashes[] = {2, 35, 52};
     if (s.len != 55) return (struct slice){0};
@@ -149,7 +149,7 @@ bool check_create(Orderdb__V1__CreateOrderRequest *m, struct slice traceparent, 
     *out = (struct checked){0};
     out->validate_only = m->options && m->options->validate_only;
     check_options(&c, m->options, true, &command.origin);
-    command.origin.traceparent = traceparent_valid(traceparent);
+    command.origin.traceparent = check_traceparent(traceparent);
     if (!order) return check_violation(&c, STATUS_FIELD_INVALID, at, "is required"), false;
     check_assigned(&c, AT(at, "order_id"), order->order_id != 0);
     check_assigned(&c, AT(at, "status"), order->status[0] != 0);
@@ -208,7 +208,7 @@ bool check_transition(Orderdb__V1__TransitionOrderRequest *m, struct slice trace
     if (m->ack) return check_not_built(&c, "ack"), false;
     out->validate_only = m->options && m->options->validate_only;
     check_options(&c, m->options, false, &command.origin);
-    command.origin.traceparent = traceparent_valid(traceparent);
+    command.origin.traceparent = check_traceparent(traceparent);
     if (m->order_id <= 0) check_violation(&c, STATUS_FIELD_INVALID, AT(NULL, "order_id"), "%lld; an order_id is above zero", (long long)m->order_id);
     if (m->event[0] && m->to_status[0]) check_violation(&c, STATUS_FIELD_INVALID, AT(NULL, "to_status"), "name an event or a to_status, not both");
     if (!m->event[0] && !m->to_status[0]) check_violation(&c, STATUS_FIELD_INVALID, AT(NULL, "event"), "name an event or a to_status");

@@ -33,13 +33,15 @@ bool check_timestamp(const Google__Protobuf__Timestamp *t, const char *field, in
 
 struct checked {
     struct slice user_id; /* create, import, outcome: decides the slot */
-    int64_t order_id;     /* transition: decides the slot */
+    int64_t order_id;     /* transition, update: decides the slot */
     bool validate_only;   /* create, transition, batch: to be tried, not written */
     struct slice command; /* encoded, in the arena */
 };
 /* false: f says why. traceparent: from the call's metadata, or empty. */
 bool check_create(Orderdb__V1__CreateOrderRequest *m, struct slice traceparent, struct arena *arena, struct checked *out, struct failure *f);
 bool check_transition(Orderdb__V1__TransitionOrderRequest *m, struct slice traceparent, struct arena *arena, struct checked *out, struct failure *f);
+/* Fields of `order` that the mask does not name are not looked at. */
+bool check_update(Orderdb__V1__UpdateOrderRequest *m, struct slice traceparent, struct arena *arena, struct checked *out, struct failure *f);
 /* BatchCreateOrders with atomic, at least one request: one command of all. Violations name requests[i]. */
 bool check_batch(Orderdb__V1__BatchCreateOrdersRequest *m, struct slice traceparent, struct arena *arena, struct checked *out, struct failure *f);
 /* The fence behind GetRequestOutcome. */

@@ -31,6 +31,11 @@ bool check_time(struct checker *c, const struct path *at, const Google__Protobuf
 /* The order's own shape, sums included; fills in items_total and payable where they were left out. Output-only fields are the caller's
  * business (check_assigned): an import may send some. */
 void check_order(struct checker *c, const struct path *at, Orderdb__V1__Order *order);
+/* The parts of an order that may change: those of them that are there. Unknown fields are dropped. */
+void check_order_parts(struct checker *c, const struct path *at, Orderdb__V1__Order *part);
+void check_options(struct checker *c, const Orderdb__V1__WriteOptions *o, bool required, struct command_origin *origin);
+/* A valid traceparent, or none. */
+struct slice check_traceparent(struct slice s);
 /* The field must not be sent. */
 void check_assigned(struct checker *c, const struct path *at, bool sent);
 

@@ -200,23 +200,28 @@ static void check_shipment(struct checker *c, const struct path *at, const Order
     for (size_t i = 0; i < s->n_sku_ids && i < CHECK_ITEMS_MAX; i++) check_text(c, AT_INDEX(at, "sku_ids", i), s->sku_ids[i], 1, CHECK_NAME_BYTES_MAX);
 }
 
-void check_order(struct checker *c, const struct path *at, Orderdb__V1__Order *o)
+void check_order_parts(struct checker *c, const struct path *at, Orderdb__V1__Order *o)
 {
-    int64_t lines_total = 0;
     drop_unknown(&o->base);
-    check_text(c, AT(at, "user_id"), o->user_id, 1, CHECK_USER_ID_BYTES_MAX);
-    check_text(c, AT(at, "merchant_id"), o->merchant_id, 0, CHECK_NAME_BYTES_MAX);
-    check_text(c, AT(at, "client_order_no"), o->client_order_no, 0, CHECK_NAME_BYTES_MAX);
     check_text(c, AT(at, "order_type"), o->order_type, 0, CHECK_NAME_BYTES_MAX);
-    check_text(c, AT(at, "machine"), o->machine, 0, CHECK_NAME_BYTES_MAX);
-    bool lines_valid = check_items(c, at, o, &lines_total);
-    check_totals(c, at, o, lines_valid, lines_total);
     if (o->address) check_address(c, AT(at, "address"), o->address);
     check_count(c, AT(at, "payments"), o->n_payments, CHECK_REFS_MAX);
     for (size_t i = 0; i < o->n_payments && i < CHECK_REFS_MAX; i++) check_payment(c, AT_INDEX(at, "payments", i), o->payments[i]);
     check_count(c, AT(at, "shipments"), o->n_shipments, CHECK_REFS_MAX);
     for (size_t i = 0; i < o->n_shipments && i < CHECK_REFS_MAX; i++) check_shipment(c, AT_INDEX(at, "shipments", i), o->shipments[i]);
     check_attributes(c, at, o->attributes, o->n_attributes);
+}
+
+void check_order(struct checker *c, const struct path *at, Orderdb__V1__Order *o)
+{
+    int64_t lines_total = 0;
+    check_text(c, AT(at, "user_id"), o->user_id, 1, CHECK_USER_ID_BYTES_MAX);
+    check_text(c, AT(at, "merchant_id"), o->merchant_id, 0, CHECK_NAME_BYTES_MAX);
+    check_text(c, AT(at, "client_order_no"), o->client_order_no, 0, CHECK_NAME_BYTES_MAX);
+    check_text(c, AT(at, "machine"), o->machine, 0, CHECK_NAME_BYTES_MAX);
+    bool lines_valid = check_items(c, at, o, &lines_total);
+    check_totals(c, at, o, lines_valid, lines_total);
+    check_order_parts(c, at, o);
     size_t bytes = orderdb__v1__order__get_packed_size(o);
     if (bytes > CHECK_ORDER_BYTES_MAX) check_violation(c, STATUS_LIMIT_EXCEEDED, at, "%zu bytes encoded; at most %d", bytes, CHECK_ORDER_BYTES_MAX);
 }

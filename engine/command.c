@@ -9,6 +9,7 @@
  *   transition  order_id(8) event to_status count(varint) { expected status }* expected_version(8)
  *   import      user_id client_order_no machine summary detail count(varint) { entry }*
  *   fence       user_id
+ *   update      order_id(8) expected_version(8) fields(8) currency summary detail
  *   batch       user_id count(varint) { create }*
  *   entry       version(varint) time_us(8) from(2) to(2) event operator reason request_id traceparent
  *
@@ -34,6 +35,8 @@ static size_t command_bytes_max(const struct command *c)
         return n;
     case COMMAND_FENCE:
         return n + counted_bytes_max(c->fence.user_id);
+    case COMMAND_UPDATE:
+        return n + 24 + counted_bytes_max(c->update.currency) + counted_bytes_max(c->update.summary) + counted_bytes_max(c->update.detail);
     case COMMAND_BATCH:
         return n + counted_bytes_max(c->batch.user_id) + COUNT_BYTES_MAX + c->batch.packed.len;
     case COMMAND_IMPORT:
@@ -91,6 +94,13 @@ struct slice command_encode(const struct command *c, struct arena *arena)
         transition_encode(&c->transition, &w);
     } else if (c->type == COMMAND_FENCE) {
         write_counted(&w, c->fence.user_id);
+    } else if (c->type == COMMAND_UPDATE) {
+        write_be64(&w, (uint64_t)c->update.order_id);
+        write_be64(&w, (uint64_t)c->update.expected_version);
+        write_be64(&w, c->update.fields);
+        write_counted(&w, c->update.currency);
+        write_counted(&w, c->update.summary);
+        write_counted(&w, c->update.detail);
     } else if (c->type == COMMAND_BATCH) {
         write_counted(&w, c->batch.user_id);
         write_varint(&w, c->batch.count);
@@ -186,6 +196,14 @@ enum status command_decode(struct slice bytes, struct arena *arena, struct comma
         break;
     case COMMAND_FENCE:
         out->fence.user_id = read_counted(&r);
+        break;
+    case COMMAND_UPDATE:
+        out->update.order_id = (int64_t)read_be64(&r);
+        out->update.expected_version = (int64_t)read_be64(&r);
+        out->update.fields = read_be64(&r);
+        out->update.currency = read_counted(&r);
+        out->update.summary = read_counted(&r);
+        out->update.detail = read_counted(&r);
         break;
     case COMMAND_BATCH:
         batch_decode(&r, &out->batch);

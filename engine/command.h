@@ -9,11 +9,11 @@
 
 #include "engine/order.h"
 
-enum command_type { COMMAND_CREATE = 1, COMMAND_TRANSITION = 2, COMMAND_IMPORT = 3, COMMAND_FENCE = 4, COMMAND_BATCH = 5 };
+enum command_type { COMMAND_CREATE = 1, COMMAND_TRANSITION = 2, COMMAND_IMPORT = 3, COMMAND_FENCE = 4, COMMAND_BATCH = 5, COMMAND_UPDATE = 6 };
 enum { COMMAND_STATUSES_MAX = 64, COMMAND_BATCH_MAX = 1000, ENTRY_FORMAT = 1 };
 
 /* The methods that an idempotency record tells apart. Stored: never renumber. */
-enum request_method { REQUEST_CREATE = 1, REQUEST_TRANSITION = 2 };
+enum request_method { REQUEST_CREATE = 1, REQUEST_TRANSITION = 2, REQUEST_UPDATE = 3 };
 
 struct command_origin {
     struct slice request_id; /* empty: not idempotent (transition without one) */
@@ -48,6 +48,13 @@ struct command_batch {
     unsigned count;      /* 1 to COMMAND_BATCH_MAX */
     struct slice packed; /* { an encoded create as counted bytes }* */
 };
+/* New values for some fields of the content. */
+struct command_update {
+    int64_t order_id, expected_version; /* 0: any */
+    uint64_t fields;                    /* a bit for each field number of Order that is replaced */
+    struct slice currency;              /* of the new amounts; empty: there are none */
+    struct slice summary, detail;       /* wire bytes of the new values, by field number; a field without one is emptied */
+};
 struct command {
     enum command_type type;
     struct command_origin origin;
@@ -57,6 +64,7 @@ struct command {
         struct command_import import;
         struct command_fence fence;
         struct command_batch batch;
+        struct command_update update;
     };
 };
 

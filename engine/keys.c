@@ -42,6 +42,13 @@ void key_history(struct key *k, int64_t order_id, int64_t version) {
     key_end(k, &w);
 }
 
+void key_content(struct key *k, int64_t order_id, int64_t version) {
+    struct writer w = key_begin(k, order_id_slot(order_id), KEY_CONTENT);
+    write_be64(&w, (uint64_t)order_id);
+    write_be64(&w, (uint64_t)version);
+    key_end(k, &w);
+}
+
 void key_client_no(struct key *k, uint16_t slot, struct slice user_id, struct slice client_order_no) {
     struct writer w = key_begin(k, slot, KEY_CLIENT_NO);
     key_text(&w, user_id);

@@ -8,6 +8,7 @@
  *   slot 'L' user create_us(8) order_id(8)                 status id(2): the user's list (userlist.h)
  *   slot 'N' user level(1) [create_us(8) order_id(8)]      counts by status (userlist.h)
  *   slot 'S'                                               slot record: last order id, last seq, order count
+ *   slot 'U' order_id(8) version(8)                        content that the update to this version replaced (order.h)
  *   slot 'Y' order_id(8) version(8)                        history entry, versions >= 2 (version 1 is the body's origin)
  *   0xffff 'A'                                             partition record: format, applied index and term, log time, members
  */
@@ -25,6 +26,7 @@ enum key_kind {
     KEY_LIST = 'L',
     KEY_COUNTS = 'N',
     KEY_SLOT = 'S',
+    KEY_CONTENT = 'U',
     KEY_HISTORY = 'Y',
     KEY_PARTITION = 'A',
 };
@@ -40,6 +42,7 @@ static inline struct slice key_slice(const struct key *k) { return slice_of(k->b
 void key_body(struct key *k, int64_t order_id);
 void key_head(struct key *k, int64_t order_id);
 void key_history(struct key *k, int64_t order_id, int64_t version);
+void key_content(struct key *k, int64_t order_id, int64_t version);
 void key_client_no(struct key *k, uint16_t slot, struct slice user_id, struct slice client_order_no);
 void key_dedup(struct key *k, uint16_t slot, struct slice user_id, struct slice request_id, uint8_t method);
 void key_list(struct key *k, uint16_t slot, struct slice user_id, int64_t create_us, int64_t order_id);

@@ -148,6 +148,24 @@ void history_chain(struct history_entry *e, int64_t order_id, const uint8_t prev
     sha256(e->chain_hash, parts, n);
 }
 
+/* ---- content before an update */
+
+void order_content_encode(const struct order_body *b, struct writer *w)
+{
+    write_u8(w, ORDER_FORMAT);
+    write_counted(w, b->summary);
+    write_counted(w, b->detail);
+}
+
+enum status order_content_decode(struct slice row, struct order_body *out)
+{
+    struct reader r = reader_of(row);
+    if (read_u8(&r) != ORDER_FORMAT) return STATUS_CHECKSUM_MISMATCH;
+    out->summary = read_counted(&r);
+    out->detail = read_counted(&r);
+    return r.bad || r.at != r.end ? STATUS_CHECKSUM_MISMATCH : STATUS_OK;
+}
+
 /* ---- answers */
 
 struct slice order_head_wire(const struct order_head *h, const struct machines *ms, struct arena *arena)

@@ -35,6 +35,10 @@ struct order_body {
     struct slice summary, detail;
 };
 
+/* The two parts alone, as they were before an update: format(1) summary detail, counted. */
+void order_content_encode(const struct order_body *b, struct writer *w);
+enum status order_content_decode(struct slice row, struct order_body *out) MUST_USE; /* origin is left as it is */
+
 /* Encoders write into w; decoders borrow from the row. false / CHECKSUM_MISMATCH: not such a row. */
 void order_head_encode(const struct order_head *h, struct writer *w);
 enum status order_head_decode(struct slice row, struct order_head *out) MUST_USE;

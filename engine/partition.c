@@ -192,7 +192,6 @@ static void validate(struct partition *p, struct op *op) {
     *o = (struct outcome){0};
     apply_begin(&a, MAX_OF(e->last_log_time_us, (uint64_t)MAX_OF(e->env->ops->wall_us(e->env), (int64_t)0)));
     enum status st = apply_command(&a, op->command, op->arena, o);
-    store_batch_clear(p->batch);
     if (st) {
         failure_set(&op->failure, st, "the request could not be tried (%s)", status_name(st));
     } else if (o->status == STATUS_DEADLINE_EXCEEDED) { /* apply.h: no room for the outcome; here nothing took place */
@@ -206,6 +205,7 @@ static void validate(struct partition *p, struct op *op) {
         st = answer_build(p, op);
         if (st) failure_set(&op->failure, st, "the answer could not be built (%s)", status_name(st));
     }
+    store_batch_clear(p->batch);
 }
 
 static void read_begin(struct partition *p, struct op *op) {
@@ -414,11 +414,12 @@ static enum status answer_order(struct partition *p, struct op *op, const struct
     } else {
         struct key key;
         struct slice row;
-        struct store_view view = {.store = p->store};
+        struct store_view view = {.store = p->store, .batch = op->kind == OP_VALIDATE ? p->batch : NULL}; /* a dry run sees what it would have written */
         key_body(&key, o->head.order_id);
         arena_reset(&e->scratch);
         enum status st = store_get(&view, key_slice(&key), &e->scratch, &row);
         if (!st) st = order_body_decode(row, &body);
+        if (!st && (p->updates || o->replayed)) st = query_content_at(&view, &e->scratch, o->head.order_id, o->head.version, &body);
         if (st) return st;
     }
     size_t room = op->answer_bytes_max ? op->answer_bytes_max - ORDER_HEAD_WIRE_BYTES_MAX : SIZE_MAX;
@@ -452,6 +453,7 @@ static enum status answer_build(struct partition *p, struct op *op) {
     switch (command.type) {
     case COMMAND_CREATE: stats->creates += fresh; break;
     case COMMAND_TRANSITION: stats->transitions += fresh; break;
+    case COMMAND_UPDATE: break;
     case COMMAND_IMPORT: stats->imports += fresh; return STATUS_OK; /* counted, not shown */
     case COMMAND_BATCH: stats->creates += fresh ? command.batch.count : 0; return answer_batch(p, op, &command.batch);
     case COMMAND_FENCE: return STATUS_OK;
@@ -481,6 +483,7 @@ static enum status apply_commands(struct partition *p, struct apply *a, const st
     enum status st = entry_open(entry->data, &reader);
     if (st) return st;
     apply_begin(a, reader.log_time_us);
+    p->updates = false;
     struct list *waiter = p->proposed.next;
     while (entry_next(&reader, &command, &st)) {
         struct op *op = waiter != &p->proposed ? list_entry(waiter, struct op, link) : NULL;
@@ -489,6 +492,7 @@ static enum status apply_commands(struct partition *p, struct apply *a, const st
         struct outcome *o = op ? &op->outcome : &unseen;
         if (op) waiter = waiter->next, *o = (struct outcome){0};
         arena_reset(&e->scratch);
+        p->updates |= command.len && command.data[0] == COMMAND_UPDATE;
         st = apply_command(a, command, op ? op->arena : NULL, o);
         if (st) return st;
         e->stats.commands++;

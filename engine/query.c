@@ -81,6 +81,22 @@ struct slice query_order_wire(const struct order_head *head, const struct order_
     return writer_slice(&w);
 }
 
+/* An update keeps what it replaced under its own version: the first one behind `version` has what held until then. */
+enum status query_content_at(const struct store_view *view, struct arena *arena, int64_t order_id, int64_t version, struct order_body *body) {
+    struct key lower, upper;
+    key_content(&lower, order_id, version + 1);
+    key_content(&upper, order_id, INT64_MAX);
+    struct store_iter *it = store_iter_open(view, key_slice(&lower), key_slice(&upper));
+    store_iter_first(it);
+    enum status st = store_iter_valid(it) ? STATUS_OK : store_iter_status(it);
+    if (store_iter_valid(it)) {
+        struct slice row = arena_copy(arena, store_iter_value(it));
+        st = row.data ? order_content_decode(row, body) : STATUS_MEMORY_LIMIT;
+    }
+    store_iter_close(it);
+    return st;
+}
+
 /* The newest of the versions before the head's that is not later than as_of_us; version 1 is. Times do not go back (apply_transition.c, check_import.c), so
  * history is searched by halves. */
 static enum status entry_at(const struct query *q, const struct order_head *head, const struct history_entry *origin, int64_t as_of_us, struct history_entry *found) {
@@ -113,6 +129,7 @@ enum status query_get_as_of(const struct query *q, int64_t order_id, bool full, 
     if ((st = body_get(q, q->arena, order_id, &body))) return query_fault(q, st, "body", order_id);
     if (as_of_us < head.update_us) {
         if ((st = entry_at(q, &head, &body.origin, as_of_us, &then))) return query_fault(q, st, "history", order_id);
+        if ((st = query_content_at(&q->view, q->arena, order_id, then.version, &body))) return query_fault(q, st, "content", order_id);
         head.version = then.version;
         head.status = then.to;
         head.update_us = then.time_us;

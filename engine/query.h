@@ -27,6 +27,8 @@ struct query {
 enum status query_get(const struct query *q, int64_t order_id, bool full, struct slice *order) MUST_USE;
 /* The order as it was at that time: after the last commit not later than it. Before its first one: ORDER_NOT_FOUND. */
 enum status query_get_as_of(const struct query *q, int64_t order_id, bool full, int64_t as_of_us, struct slice *order) MUST_USE;
+/* body: an order's newest content, made what it was at that version. */
+enum status query_content_at(const struct store_view *view, struct arena *arena, int64_t order_id, int64_t version, struct order_body *body) MUST_USE;
 /* Several orders, ids above zero. (*orders)[i] is the wire bytes of the field `orders` (1) for ids[i]; data NULL: there is no such order. Together above
  * QUERY_BATCH_BYTES_MAX: LIMIT_EXCEEDED. */
 enum status query_get_many(const struct query *q, const int64_t *ids, unsigned count, bool full, struct slice **orders) MUST_USE;

@@ -117,6 +117,22 @@ void serve_transition_order(struct call *call) {
     call_submit(call, o, transition_done);
 }
 
+/* UpdateOrderResponse has the fields of CreateOrderResponse. */
+void serve_update_order(struct call *call) {
+    struct checked checked;
+    Orderdb__V1__UpdateOrderRequest *m = request_unpack(call, &orderdb__v1__update_order_request__descriptor);
+    if (!m) return;
+    if (!check_update(m, call_traceparent(call), call_arena(call), &checked, call_failure(call))) {
+        call_fail(call);
+        return;
+    }
+    struct call_op *o = call_op_new(call, checked.validate_only ? OP_VALIDATE : OP_WRITE, order_id_slot(checked.order_id));
+    if (!o) return;
+    o->op.command = checked.command;
+    if (m->options && !checked.validate_only) call_set_request_id(call, slice_str(m->options->request_id));
+    call_submit(call, o, create_done);
+}
+
 static void outcome_done(struct call *call, struct call_op *o) {
     enum { CAP = 3 * PB_INT_BYTES_MAX };
     if (!op_succeeded(call, o)) return;

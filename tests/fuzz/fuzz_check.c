@@ -23,10 +23,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static const ProtobufCMessageDescriptor *const types[] = {
         &orderdb__v1__create_order_request__descriptor, &orderdb__v1__transition_order_request__descriptor, &orderdb__v1__import_orders_request__descriptor,
         &orderdb__v1__get_request_outcome_request__descriptor,   &orderdb__v1__batch_create_orders_request__descriptor,
+        &orderdb__v1__update_order_request__descriptor,
     };
     if (!ms) ms = machines_new();
     if (!ms || !size) return 0;
-    unsigned method = data[0] % 5;
+    unsigned method = data[0] % 6;
     struct arena arena;
     struct failure f;
     struct checked out;
@@ -38,6 +39,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (m && method == 0) ok = check_create((Orderdb__V1__CreateOrderRequest *)m, (struct slice){0}, &arena, &out, &f);
     if (m && method == 1) ok = check_transition((Orderdb__V1__TransitionOrderRequest *)m, (struct slice){0}, &arena, &out, &f);
     if (m && method == 2) ok = check_import((Orderdb__V1__ImportOrdersRequest *)m, ms, &arena, &out, &f);
+    if (m && method == 5) ok = check_update((Orderdb__V1__UpdateOrderRequest *)m, (struct slice){0}, &arena, &out, &f);
     if (m && method == 3) ok = check_outcome((Orderdb__V1__GetRequestOutcomeRequest *)m, &arena, &out, &f);
     Orderdb__V1__BatchCreateOrdersRequest *batch = method == 4 ? (Orderdb__V1__BatchCreateOrdersRequest *)m : NULL;
     if (batch && !batch->n_requests) goto end;

@@ -397,6 +397,51 @@ def _(server):
     equal(sorted(results), ["PAID"] + ["STATUS_MISMATCH"] * 15)
 
 
+# ---- UpdateOrder
+@test("update: named fields change, older answers and older times stay as they were")
+def _(server):
+    create = t.create_request(user_id="stock-up", item_count=2, attributes={"a": "1", "b": "2"}, address=pb.Address(line="old"))
+    order = server.call("CreateOrder", create).order
+
+    def update(*paths, expected_version=0, validate_only=False, **fields):
+        return pb.UpdateOrderRequest(order=pb.Order(order_id=order.order_id, **fields), update_mask={"paths": paths}, expected_version=expected_version,
+                                     options=pb.WriteOptions(request_id=t.request_id(), operator="op", validate_only=validate_only))
+    dry = server.call("UpdateOrder", update("attributes", attributes={"c": "3"}, validate_only=True))
+    equal((dict(dry.order.attributes), dry.order.version, dry.HasField("token")), ({"c": "3"}, 2, False))
+    equal(server.call("GetOrder", order_id=order.order_id), order)
+    first = update("address", "attributes", address=pb.Address(line="new"), attributes={"c": "3"}, order_type="not named")
+    answer = server.call("UpdateOrder", first)
+    changed = answer.order
+    equal((changed.version, changed.status, changed.address.line, dict(changed.attributes), changed.order_type), (2, "PENDING_PAYMENT", "new", {"c": "3"}, order.order_type))
+    equal((changed.items, changed.payable, answer.replayed, answer.HasField("token")), (order.items, order.payable, False, True))
+    pay = t.transition_request(order.order_id, "pay")
+    paid = server.call("TransitionOrder", pay).order
+    server.call("UpdateOrder", update("address", expected_version=3))
+    now = server.call("GetOrder", order_id=order.order_id)
+    equal((now.version, now.status, now.HasField("address"), dict(now.attributes)), (4, "PAID", False, {"c": "3"}))
+    again = server.call("UpdateOrder", first)
+    equal((again.replayed, again.order, again.token), (True, changed, answer.token))
+    equal(server.call("CreateOrder", create).order, order)
+    equal(server.call("TransitionOrder", pay).order, paid)
+    h = server.call("ListOrderHistory", order_id=order.order_id).entries
+    equal([(e.event, e.from_status, e.to_status) for e in h[1:]], [("update", "PENDING_PAYMENT", "PENDING_PAYMENT"), ("pay", "PENDING_PAYMENT", "PAID"), ("update", "PAID", "PAID")])
+    for e, was in zip(h, (order, changed, paid, now)):
+        equal(server.call("GetOrder", pb.GetOrderRequest(order_id=order.order_id, as_of=e.time)).address, was.address)
+    f = refused(lambda: server.call("UpdateOrder", update("address", "status", "payable")), "INVALID_ARGUMENT", "FIELD_INVALID")
+    equal([field for field, _ in f.violations], ["update_mask.paths[1]", "update_mask.paths[2]"])
+    refused(lambda: server.call("UpdateOrder", update("address", expected_version=2)), "ABORTED", "VERSION_MISMATCH")
+    missing = update("address")
+    missing.order.order_id += 1
+    refused(lambda: server.call("UpdateOrder", missing), "NOT_FOUND", "ORDER_NOT_FOUND")
+    dollars = update("payments", payments=[pb.PaymentRef(payment_no="1", amount=pb.Money(currency_code="USD", minor_units=1))])
+    refused(lambda: server.call("UpdateOrder", dollars), "INVALID_ARGUMENT", "INVARIANT_VIOLATED")
+    outcome = server.call("GetRequestOutcome", user_id="stock-up", request_id=first.options.request_id)
+    equal((outcome.state, outcome.order_id, outcome.version), (pb.RequestOutcome.APPLIED, order.order_id, 2))
+    lost = update("address")
+    equal(server.call("GetRequestOutcome", user_id="stock-up", request_id=lost.options.request_id).state, pb.RequestOutcome.NOT_APPLIED)
+    refused(lambda: server.call("UpdateOrder", lost), "FAILED_PRECONDITION", "REQUEST_FENCED")
+
+
 # ---- validate_only
 @test("validate_only: the answer that would be, the refusals that would be, and nothing changes")
 def _(server):

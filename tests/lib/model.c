@@ -1,5 +1,6 @@
 #include "tests/lib/model.h"
 
+#include "engine/query.h"
 #include "engine/userlist.h"
 #include "orderdb/v1/admin.pb-c.h"
 #include "proto/base/mem.h"
@@ -117,6 +118,8 @@ static void append(struct model *m, struct model_order *o, struct model_entry e)
     e.reason = keep(m, e.reason);
     e.request_id = keep(m, e.request_id);
     e.traceparent = keep(m, e.traceparent);
+    if (!e.update) e.summary = o->summary, e.detail = o->detail;
+    o->summary = e.summary, o->detail = e.detail;
     chain(o, &e, o->count + 1);
     struct model_entry *more = mem_alloc((o->count + 1) * sizeof *more); /* kept in the arena: the old array is simply left */
     check(more);
@@ -230,7 +233,7 @@ static void show(const struct model *m, const struct model_order *o, struct mode
 
 static struct model_entry entry_by(const char *event, const char *from, const char *to, int64_t time_us, const struct command_origin *by)
 {
-    return (struct model_entry){event, from, to, time_us, by->operator_, by->reason, by->request_id, by->traceparent, {0}};
+    return (struct model_entry){event, from, to, time_us, by->operator_, by->reason, by->request_id, by->traceparent, {0}, {0}, {0}, false};
 }
 
 /* A refusal, a replay, or nothing that is in the way. */
@@ -282,7 +285,7 @@ static struct model_outcome import(struct model *m, const struct command *c)
         for (const char *const *e = model_edges[0]; i && e[0]; e += 4)
             if (strcmp(e[0], machine) == 0 && is(h->event, e[1]) && strcmp(e[2], status) == 0) event = e[1], to = e[3];
         check(to);
-        append(m, o, (struct model_entry){event, status, to, h->time_us, h->operator_, h->reason, h->request_id, h->traceparent, {0}});
+        append(m, o, (struct model_entry){event, status, to, h->time_us, h->operator_, h->reason, h->request_id, h->traceparent, {0}, {0}, {0}, false});
         status = to;
     }
     show(m, o, &out);
@@ -341,7 +344,7 @@ static struct model_outcome fence(struct model *m, const struct command *c)
 {
     struct slice user = c->fence.user_id;
     struct model_outcome out = {.slot = slot_of_user(user), .fence = true};
-    for (enum request_method method = REQUEST_CREATE; method <= REQUEST_TRANSITION; method++) {
+    for (enum request_method method = REQUEST_CREATE; method <= REQUEST_UPDATE; method++) {
         const struct model_memory *r = find_memory(m, user, c->origin.request_id, method);
         if (!r || r->fence || r->expiry_us <= m->now_us || (out.applied && r->seq < out.seq)) continue;
         out.applied = true;
@@ -349,7 +352,32 @@ static struct model_outcome fence(struct model *m, const struct command *c)
         out.version = r->version;
         out.seq = r->seq;
     }
-    for (enum request_method method = REQUEST_CREATE; method <= REQUEST_TRANSITION && !out.applied; method++) remember(m, user, method, &c->origin, &out);
+    for (enum request_method method = REQUEST_CREATE; method <= REQUEST_UPDATE && !out.applied; method++) remember(m, user, method, &c->origin, &out);
+    return out;
+}
+
+/* The content here is one field each: order_type and extension. */
+static struct model_outcome update(struct model *m, const struct command *c)
+{
+    const struct command_update *u = &c->update;
+    struct model_outcome out = {0};
+    int found = find_order(m, u->order_id);
+    if (u->order_id > 0) out.slot = (uint16_t)(u->order_id >> 8 & 16383);
+    if (found < 0) return out.status = STATUS_ORDER_NOT_FOUND, out;
+    struct model_order *o = &m->orders[found];
+    if (replay(m, o->user_id, REQUEST_UPDATE, &c->origin, &out)) return out;
+    out.order = (unsigned)found;
+    out.version = o->count;
+    if (u->expected_version && u->expected_version != (int64_t)o->count) return out.status = STATUS_VERSION_MISMATCH, out;
+    const struct model_entry *last = &o->entries[o->count - 1];
+    struct model_entry e = entry_by("update", last->to, last->to, MAX_OF((int64_t)m->now_us, last->time_us), &c->origin);
+    e.update = true;
+    e.summary = u->fields >> 5 & 1 ? keep(m, u->summary) : o->summary;
+    e.detail = u->fields >> 41 & 1 ? keep(m, u->detail) : o->detail;
+    m->slots[out.slot].last_seq++;
+    append(m, o, e);
+    show(m, o, &out);
+    remember(m, o->user_id, REQUEST_UPDATE, &c->origin, &out);
     return out;
 }
 
@@ -386,6 +414,7 @@ static struct model_outcome batch(struct model *m, const struct command *c)
 struct model_outcome model_apply(struct model *m, const struct command *c)
 {
     if (c->type == COMMAND_BATCH) return batch(m, c);
+    if (c->type == COMMAND_UPDATE) return update(m, c);
     if (c->type == COMMAND_FENCE) return fence(m, c);
     return c->type == COMMAND_CREATE ? create(m, c) : c->type == COMMAND_IMPORT ? import(m, c) : transition(m, c);
 }
@@ -487,6 +516,20 @@ static void check_order_rows(const struct model_order *o, const struct store_vie
         key_history(&k, o->id, v);
         check(history_decode(row_of(view, &k, arena), &h) == STATUS_OK);
         check_entry(&o->entries[v - 1], v, &h, ms);
+        key_content(&k, o->id, v);
+        struct slice before = row_of(view, &k, arena);
+        check((before.len != 0) == o->entries[v - 1].update);
+        if (!before.len) continue;
+        struct order_body old;
+        check(order_content_decode(before, &old) == STATUS_OK);
+        check(slice_equal(old.summary, o->entries[v - 2].summary));
+        check(slice_equal(old.detail, o->entries[v - 2].detail));
+    }
+    for (unsigned v = 1; v <= o->count; v++) {
+        check(query_content_at(view, arena, o->id, v, &body) == STATUS_OK);
+        check(slice_equal(body.summary, o->entries[v - 1].summary));
+        check(slice_equal(body.detail, o->entries[v - 1].detail));
+        body.summary = o->summary, body.detail = o->detail;
     }
     key_list(&k, slot, o->user_id, o->entries[0].time_us, o->id);
     struct slice row = row_of(view, &k, arena);
@@ -577,6 +620,7 @@ void model_check_store(const struct model *m, const struct store_view *view, con
         check_order_rows(o, view, ms, &arena);
         expected[KEY_HEAD]++, expected[KEY_BODY]++, expected[KEY_LIST]++;
         expected[KEY_HISTORY] += o->count - 1;
+        for (unsigned v = 0; v < o->count; v++) expected[KEY_CONTENT] += o->entries[v].update;
         expected[KEY_CLIENT_NO] += o->client_order_no.len != 0;
         if (!user_seen_before(m, i)) check_user(m, o->user_id, view, ms, &arena);
     }
@@ -597,7 +641,7 @@ void model_check_store(const struct model *m, const struct store_view *view, con
     for (store_iter_first(it); store_iter_valid(it); store_iter_next(it)) found[store_iter_key(it).data[2]]++;
     check(store_iter_status(it) == STATUS_OK);
     store_iter_close(it);
-    static const uint8_t kinds[] = {KEY_HEAD, KEY_BODY, KEY_LIST, KEY_HISTORY, KEY_CLIENT_NO, KEY_SLOT};
+    static const uint8_t kinds[] = {KEY_HEAD, KEY_BODY, KEY_LIST, KEY_HISTORY, KEY_CONTENT, KEY_CLIENT_NO, KEY_SLOT};
     for (size_t i = 0; i < ARRAY_LEN(kinds); i++) check(found[kinds[i]] == expected[kinds[i]]);
     check(found[KEY_DEDUP] <= m->memory_count);
     check(found[KEY_PARTITION] <= 1);

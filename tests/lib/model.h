@@ -11,6 +11,8 @@ struct model_entry {
     int64_t time_us;
     struct slice operator_, reason, request_id, traceparent;
     uint8_t chain_hash[SHA256_BYTES];
+    struct slice summary, detail; /* the content at this version */
+    bool update;
 };
 struct model_order {
     int64_t id;

@@ -16,6 +16,7 @@
 
 #include "proto/base/hash.h"
 #include "proto/base/mem.h"
+#include "proto/pbwire.h"
 #include "tests/lib/model.h"
 #include "tests/lib/rig.h"
 #include "tests/lib/test.h"
@@ -102,6 +103,16 @@ static void stamp(struct sim *s, struct command *c)
     c->origin.fingerprint = (struct hash128){test_random_next(&s->random), s->next_request};
 }
 
+/* One field of text, as wire bytes. */
+static struct slice draw_field(struct sim *s, uint32_t number)
+{
+    uint8_t bytes[64];
+    struct writer w = writer_of(bytes, sizeof bytes);
+    pb_bytes(&w, number, text(s, "content %llu", below(s, 1000)));
+    check(!w.full);
+    return arena_copy(&s->arena, writer_slice(&w));
+}
+
 static struct command draw_create(struct sim *s)
 {
     struct command c = {.type = COMMAND_CREATE};
@@ -109,8 +120,8 @@ static struct command draw_create(struct sim *s)
     c.create.user_id = any_user(s);
     if (chance(s, 60)) c.create.client_order_no = text(s, "no-%llu", below(s, NUMBERS));
     c.create.machine = draw_machine(s);
-    c.create.summary = text(s, "summary %llu", below(s, 1000));
-    c.create.detail = text(s, "detail %llu", below(s, 1000));
+    c.create.summary = draw_field(s, 5);
+    c.create.detail = draw_field(s, 41);
     stamp(s, &c);
     return c;
 }
@@ -150,6 +161,19 @@ static struct command draw_transition(struct sim *s)
     return c;
 }
 
+static struct command draw_update(struct sim *s)
+{
+    struct command c = {.type = COMMAND_UPDATE};
+    const struct model_order *o = any_order(s);
+    draw_origin(s, &c, false);
+    c.update.order_id = !o || chance(s, 3) ? (int64_t)(test_random_next(&s->random) >> 1) : o->id;
+    if (o && chance(s, 30)) c.update.expected_version = MAX_OF(1, (int64_t)o->count - (int64_t)below(s, 2));
+    if (chance(s, 60)) c.update.fields |= 1ull << 5, c.update.summary = chance(s, 80) ? draw_field(s, 5) : (struct slice){0};
+    if (!c.update.fields || chance(s, 40)) c.update.fields |= 1ull << 41, c.update.detail = chance(s, 80) ? draw_field(s, 41) : (struct slice){0};
+    stamp(s, &c);
+    return c;
+}
+
 /* A legal past, as check_import would have let it through: a walk along the machine's edges. */
 static struct command draw_import(struct sim *s)
 {
@@ -162,8 +186,8 @@ static struct command draw_import(struct sim *s)
     c.import.user_id = any_user(s);
     c.import.client_order_no = text(s, "no-%llu", below(s, NUMBERS));
     c.import.machine = slice_str(machine);
-    c.import.summary = text(s, "summary %llu", below(s, 1000));
-    c.import.detail = text(s, "detail %llu", below(s, 1000));
+    c.import.summary = draw_field(s, 5);
+    c.import.detail = draw_field(s, 41);
     c.import.history = h;
     h[0] = (struct history_entry){.version = 1, .time_us = time_us, .to = machines_status_id(s->ms, slice_str(status)), .event = SLICE_LIT("import")};
     for (c.import.history_count = 1; c.import.history_count < length; c.import.history_count++) {
@@ -192,10 +216,11 @@ static struct command draw_again(struct sim *s)
     if (chance(s, 30)) {
         struct slice id = c.origin.request_id;
         struct slice user = c.type == COMMAND_CREATE ? c.create.user_id : (struct slice){0};
-        int64_t order_id = c.type == COMMAND_TRANSITION ? c.transition.order_id : 0;
-        c = c.type == COMMAND_CREATE ? draw_create(s) : draw_transition(s);
+        int64_t order_id = c.type == COMMAND_TRANSITION ? c.transition.order_id : c.type == COMMAND_UPDATE ? c.update.order_id : 0;
+        c = c.type == COMMAND_CREATE ? draw_create(s) : c.type == COMMAND_UPDATE ? draw_update(s) : draw_transition(s);
         c.origin.request_id = id;
         if (user.len) c.create.user_id = user;
+        else if (c.type == COMMAND_UPDATE) c.update.order_id = order_id;
         else c.transition.order_id = order_id;
     }
     return c;
@@ -262,7 +287,8 @@ static struct command draw(struct sim *s)
     uint64_t kind = below(s, 100);
     if (s->sent_count && kind < 20) return draw_again(s);
     if (kind < 45) c = draw_create(s);
-    else if (kind < 88) c = draw_transition(s);
+    else if (kind < 78) c = draw_transition(s);
+    else if (kind < 88) c = draw_update(s);
     else if (kind < 92) return draw_fence(s);
     else if (kind < 95) return draw_batch(s);
     else c = draw_import(s);

@@ -39,6 +39,9 @@ static struct command sample(enum command_type type)
     case COMMAND_FENCE:
         c.fence.user_id = SLICE_LIT("alice");
         break;
+    case COMMAND_UPDATE:
+        c.update = (struct command_update){0x0102030405060708, 3, 1 << 5, SLICE_LIT("CNY"), SLICE_LIT("summary"), SLICE_LIT("detail")};
+        break;
     case COMMAND_BATCH:
         c.batch = (struct command_batch){SLICE_LIT("alice"), 2, SLICE_LIT("\003one\003two")};
         break;
@@ -46,7 +49,7 @@ static struct command sample(enum command_type type)
     return c;
 }
 
-static const enum command_type types[] = {COMMAND_CREATE, COMMAND_TRANSITION, COMMAND_IMPORT, COMMAND_FENCE, COMMAND_BATCH};
+static const enum command_type types[] = {COMMAND_CREATE, COMMAND_TRANSITION, COMMAND_IMPORT, COMMAND_FENCE, COMMAND_BATCH, COMMAND_UPDATE};
 
 static void assert_commands_equal(const struct command *a, const struct command *b)
 {
@@ -74,6 +77,13 @@ static void assert_commands_equal(const struct command *a, const struct command 
             assert_true(slice_equal(a->transition.expected_statuses[i], b->transition.expected_statuses[i]));
     } else if (a->type == COMMAND_FENCE) {
         assert_true(slice_equal(a->fence.user_id, b->fence.user_id));
+    } else if (a->type == COMMAND_UPDATE) {
+        assert_int_equal(a->update.order_id, b->update.order_id);
+        assert_int_equal(a->update.expected_version, b->update.expected_version);
+        assert_int_equal(a->update.fields, b->update.fields);
+        assert_true(slice_equal(a->update.currency, b->update.currency));
+        assert_true(slice_equal(a->update.summary, b->update.summary));
+        assert_true(slice_equal(a->update.detail, b->update.detail));
     } else if (a->type == COMMAND_BATCH) {
         assert_true(slice_equal(a->batch.user_id, b->batch.user_id));
         assert_int_equal(a->batch.count, b->batch.count);
@@ -114,7 +124,7 @@ static void empty_fields_come_back(void **state)
 
 static void the_log_bytes_are_golden(void **state)
 {
-    struct command create = sample(COMMAND_CREATE), transition = sample(COMMAND_TRANSITION), import = sample(COMMAND_IMPORT), fence = sample(COMMAND_FENCE), batch = sample(COMMAND_BATCH);
+    struct command create = sample(COMMAND_CREATE), transition = sample(COMMAND_TRANSITION), import = sample(COMMAND_IMPORT), fence = sample(COMMAND_FENCE), batch = sample(COMMAND_BATCH), update = sample(COMMAND_UPDATE);
     struct slice commands[] = {command_encode(&create, &arena), command_encode(&transition, &arena), command_encode(&import, &arena)};
     uint8_t bytes[2048];
     struct writer w = writer_of(bytes, sizeof bytes);
@@ -124,6 +134,7 @@ static void the_log_bytes_are_golden(void **state)
     assert_golden("command_transition", commands[1]);
     assert_golden("command_import", commands[2]);
     assert_golden("command_fence", command_encode(&fence, &arena));
+    assert_golden("command_update", command_encode(&update, &arena));
     assert_golden("command_batch", command_encode(&batch, &arena));
     assert_golden("command_entry", writer_slice(&w));
 }
@@ -151,7 +162,7 @@ static void an_unknown_type_is_of_another_version(void **state)
     uint8_t bytes[512];
     memcpy(bytes, s.data, s.len);
     for (int type = 0; type < 256; type++) {
-        if (type >= 1 && type <= 5) continue;
+        if (type >= 1 && type <= 6) continue;
         bytes[0] = (uint8_t)type;
         assert_int_equal(command_decode(slice_of(bytes, s.len), &arena, &back), STATUS_FORMAT_UNKNOWN);
     }
