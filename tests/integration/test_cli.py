@@ -6,6 +6,7 @@ import decimal
 import json
 import os
 import random
+import signal
 import subprocess
 
 import orderdb_test as t
@@ -141,6 +142,9 @@ def _(server):
     for arguments, words in [(["nope"], "no command"), (["order", "nope"], "no command"), (["order", "get"], "ORDER_ID"), (["order", "get", "x"], "not an order id"),
                              (["order", "get", "7", "--nope"], "unknown flag --nope"), (["status", "-o", "xml"], "json or table"), (["order", "create", "--user"], "needs a value"),
                              (["order", "create", "--user", "a", "--currency", "JPY", "--item", "sku=a,price=1.5"], "not an amount in JPY"),
+                             (["order", "list", "a", "--status", ""], "names no status"), (["order", "list", "a", "--page", "0"], "from 1"),
+                             (["order", "transition", "7", "pay", "--expect", ","], "names no status"), (["status", "--timeout", "0"], "1 to 86400"),
+                             (["order", "create", "-f", "x", "--user", "a"], "brings the whole order"), (["order", "create", "--user", "a", "--currency", "eur"], "ISO 4217"),
                              (["order", "transition", "7"], "name the event"), (["status", "--server", "h:x"], "HOST:PORT"), (["order", "import", "/nowhere"], "cannot read")]:
         refused(server.orderctl(*arguments, check=False), 2, words)
     refused(server.orderctl("status", "--server", "127.0.0.1:%d" % t.free_port(), check=False), 3, "UNAVAILABLE", "Connection refused", "make run")
@@ -199,6 +203,22 @@ def ndjson_order(no, user="nd-1", **fields):
     history = [{"event": "import", "to_status": "PENDING_PAYMENT", "time": "2026-01-01T00:00:00Z"},
                {"event": "pay", "from_status": "PENDING_PAYMENT", "to_status": "PAID", "time": "2026-01-01T01:00:00Z"}]
     return json.dumps({"order": order, "history": history})
+
+
+@test("order import: Ctrl-C settles what is under way, reports it and exits 130")
+def _(server):
+    p = subprocess.Popen([os.path.join(t.BUILD, "orderctl"), "--server", server.address, "order", "import", "-"], stdin=subprocess.PIPE,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    p.stdin.write("".join(ndjson_order("ctrl-c-%d" % i, user="ctrl-c") + "\n" for i in range(150)) + '{"order": {"half of a')
+    p.stdin.flush()
+    caught = lambda: int(next(line for line in open("/proc/%d/status" % p.pid) if line.startswith("SigCgt")).split()[1], 16)
+    t.until(lambda: caught() >> (signal.SIGINT - 1) & 1, what="the handler")
+    p.send_signal(signal.SIGINT)
+    code, out, err = p.wait(20), p.stdout.read(), p.stderr.read()
+    equal(code, 130, err)
+    true("interrupted" in err and "cannot be read" not in out, out + err)
+    total = next(line for line in out.splitlines() if line.startswith("total")).split()
+    equal(int(total[1]), server.call("ListOrders", user_id="ctrl-c").total_size)
 
 
 @test("order import, NDJSON: counts by status, rejections by reason and by line, a second run changes nothing")

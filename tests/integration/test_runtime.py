@@ -189,6 +189,23 @@ def _():
         t.equal("cores=2 partitions=4" in s.ready_line, True)
 
 
+@t.test("a first start that is refused fixes nothing; an address that is none leaves no directory")
+def _():
+    with t.Server(start=False, cores=2, partitions=4, memory_budget="64MiB") as s:
+        s.start(wait=False)
+        t.equal(s.wait(), 1)
+        t.equal(os.path.exists(os.path.join(s.data_dir, "NODE")), False)
+        s.flags = {"cores": 1, "partitions": 1}
+        s.start()
+        t.equal("cores=1 partitions=1" in s.ready_line, True)
+    with t.Server(start=False) as s:
+        s.flags["http_listen"] = "nonsense"
+        s.start(wait=False)
+        t.equal(s.wait(), 1)
+        t.equal("--http-listen: address 'nonsense' is not HOST:PORT" in s.log(), True)
+        t.equal(os.path.exists(s.data_dir), False)
+
+
 @t.test("settings: unknown, out of range, too small")
 def _():
     refused("unknown flag '--kores'", code=2, kores=1)
