@@ -95,6 +95,7 @@ static BIO_METHOD *bio_method_new(void) {
 
 static const char *first_error(void) {
     unsigned long e = ERR_peek_error();
+    if (e && ERR_SYSTEM_ERROR(e)) return strerror(ERR_GET_REASON(e)); /* a file that is not there */
     const char *reason = e ? ERR_reason_error_string(e) : NULL;
     return reason ? reason : "TLS failed";
 }

@@ -71,7 +71,7 @@ enum cli_exit cli_error(const struct cli *cli) {
     }
     int code = orderdb_error_code(e);
     if (code != GRPC_UNAVAILABLE && code != GRPC_DEADLINE_EXCEEDED) return CLI_REFUSED;
-    if (code == GRPC_UNAVAILABLE && !*reason) fprintf(stderr, "  Does a server take clients there? `make run` starts one on port 7400; --server or ORDERDB_SERVER name another.\n");
+    if (code == GRPC_UNAVAILABLE && !*reason) fprintf(stderr, "  Does a server take clients there, with TLS if you ask for it and only then? `make run` starts one on port 7400; --server or ORDERDB_SERVER name another.\n");
     return CLI_UNAVAILABLE;
 }
 

@@ -121,6 +121,8 @@ static void test_the_books_are_exact(void **state) {
     assert_int_equal(importer_done(w.importer), 255);
     assert_int_equal(b->reason_count, 3);
     assert_string_equal(b->reasons[0].text, "no items");
+    assert_string_equal(b->reasons[0].first, "x1");
+    assert_string_equal(b->reasons[1].first, "x2: why");
     assert_int_equal(plan.streams, 5); /* batches of 100: SHIPPED 2, PAID 2, one more */
     fflush(w.rejects);
     assert_string_equal(w.told, "{\"client_order_no\":\"x1\",\"status\":\"PAID\",\"reason\":\"no items\",\"message\":\"\"}\n"
