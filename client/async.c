@@ -78,6 +78,8 @@ static const struct async_method methods[] = {
     METHOD("OrderService", "GetOrder", get_order_request, order),
     METHOD("OrderService", "ListOrders", list_orders_request, list_orders_response),
     METHOD("OrderService", "ListOrderHistory", list_order_history_request, list_order_history_response),
+    METHOD("OrderService", "BatchGetOrders", batch_get_orders_request, batch_get_orders_response),
+    METHOD("OrderService", "GetRequestOutcome", get_request_outcome_request, request_outcome),
     METHOD("AdminService", "GetTopology", get_topology_request, topology),
 };
 

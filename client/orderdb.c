@@ -216,6 +216,18 @@ Orderdb__V1__ListOrderHistoryResponse *orderdb_list_order_history(struct orderdb
     return client_call(db, "/orderdb.v1.OrderService/ListOrderHistory", &request->base, &orderdb__v1__list_order_history_response__descriptor, options);
 }
 
+Orderdb__V1__BatchGetOrdersResponse *orderdb_batch_get_orders(struct orderdb_client *db, const Orderdb__V1__BatchGetOrdersRequest *request,
+                                                              const struct orderdb_call_options *options) {
+    db->request_id[0] = 0;
+    return client_call(db, "/orderdb.v1.OrderService/BatchGetOrders", &request->base, &orderdb__v1__batch_get_orders_response__descriptor, options);
+}
+
+Orderdb__V1__RequestOutcome *orderdb_get_request_outcome(struct orderdb_client *db, const Orderdb__V1__GetRequestOutcomeRequest *request,
+                                                         const struct orderdb_call_options *options) {
+    db->request_id[0] = 0;
+    return client_call(db, "/orderdb.v1.OrderService/GetRequestOutcome", &request->base, &orderdb__v1__request_outcome__descriptor, options);
+}
+
 Orderdb__V1__Topology *orderdb_get_topology(struct orderdb_client *db, const Orderdb__V1__GetTopologyRequest *request,
                                             const struct orderdb_call_options *options) {
     db->request_id[0] = 0;

@@ -63,6 +63,11 @@ Orderdb__V1__ListOrdersResponse *orderdb_list_orders(struct orderdb_client *db, 
                                                      const struct orderdb_call_options *options);
 Orderdb__V1__ListOrderHistoryResponse *orderdb_list_order_history(struct orderdb_client *db, const Orderdb__V1__ListOrderHistoryRequest *request,
                                                                   const struct orderdb_call_options *options);
+Orderdb__V1__BatchGetOrdersResponse *orderdb_batch_get_orders(struct orderdb_client *db, const Orderdb__V1__BatchGetOrdersRequest *request,
+                                                              const struct orderdb_call_options *options);
+/* NOT_APPLIED is final: the server then refuses that request id for ever. */
+Orderdb__V1__RequestOutcome *orderdb_get_request_outcome(struct orderdb_client *db, const Orderdb__V1__GetRequestOutcomeRequest *request,
+                                                         const struct orderdb_call_options *options);
 Orderdb__V1__Topology *orderdb_get_topology(struct orderdb_client *db, const Orderdb__V1__GetTopologyRequest *request,
                                             const struct orderdb_call_options *options);
 void orderdb_message_free(void *message); /* an answer of the above; NULL is fine */

@@ -11,6 +11,7 @@
 #include "tools/table.h"
 #include "tools/timetext.h"
 
+enum { BATCH_GET_MAX = 1000 };
 #define REQUEST_ARENA_BYTES (64 * MIB)
 
 typedef Orderdb__V1__Order Order;
@@ -36,6 +37,7 @@ static struct {
     struct args_many expected;
     int64_t version;
 } transition;
+static const char *as_of, *outcome_user;
 static bool full;
 
 /* ---- printing */
@@ -370,9 +372,18 @@ static bool id_read(const struct cli *cli, const char *text, int64_t *id) {
     return false;
 }
 
+static bool time_read(const struct cli *cli, const char *flag, const char *text, Google__Protobuf__Timestamp *t) {
+    if (time_parse(slice_str(text), &t->seconds, &t->nanos)) return true;
+    cli_usage(cli, "%s: \"%s\" is not a time like 2026-01-31 or 2026-01-31T08:00:00Z", flag, text);
+    return false;
+}
+
 static enum cli_exit get_run(struct cli *cli, int argc, char **argv) {
     Orderdb__V1__GetOrderRequest r = ORDERDB__V1__GET_ORDER_REQUEST__INIT;
     if (!id_read(cli, argv[0], &r.order_id)) return CLI_USAGE;
+    Google__Protobuf__Timestamp then = GOOGLE__PROTOBUF__TIMESTAMP__INIT;
+    if (as_of && !time_read(cli, "--as-of", as_of, &then)) return CLI_USAGE;
+    if (as_of) r.as_of = &then;
     Order *o = orderdb_get_order(cli->db, &r, NULL);
     if (!o) return cli_error(cli);
     enum cli_exit e = CLI_OK;
@@ -403,20 +414,14 @@ static char **names_split(struct arena *a, const struct args_many *many, size_t 
     return names;
 }
 
-static bool time_read(const struct cli *cli, const char *flag, const char *text, Google__Protobuf__Timestamp *t) {
-    if (time_parse(slice_str(text), &t->seconds, &t->nanos)) return true;
-    cli_usage(cli, "%s: \"%s\" is not a time like 2026-01-31 or 2026-01-31T08:00:00Z", flag, text);
-    return false;
-}
-
-static void list_print(const Orderdb__V1__ListOrdersResponse *answer) {
+static void orders_print(Order *const *orders, size_t n) {
     static const struct table_column columns[] = {
         {"ORDER", .right = true}, {"STATUS", .shrinks_to = 10}, {"PAYABLE", .right = true}, {"CREATED"}, {"CLIENT NO", .shrinks_to = 9}};
     struct table t;
     char payable[64], time[TIME_TEXT_BYTES];
     table_init(&t, columns, ARRAY_LEN(columns));
-    for (size_t i = 0; i < answer->n_orders; i++) {
-        const Order *o = answer->orders[i];
+    for (size_t i = 0; i < n; i++) {
+        const Order *o = orders[i];
         money_text(o->payable, payable, sizeof(payable));
         time_text_short(o->create_time, false, time);
         table_cell(&t, "%lld", (long long)o->order_id);
@@ -425,8 +430,12 @@ static void list_print(const Orderdb__V1__ListOrdersResponse *answer) {
         table_cell(&t, "%s", time);
         table_cell(&t, "%s", o->client_order_no);
     }
-    if (answer->n_orders) table_print(&t, stdout, TABLE_WIDTH);
+    if (n) table_print(&t, stdout, TABLE_WIDTH);
     table_fini(&t);
+}
+
+static void list_print(const Orderdb__V1__ListOrdersResponse *answer) {
+    orders_print(answer->orders, answer->n_orders);
     printf("%s%lld order%s", answer->n_orders ? "\n" : "", (long long)answer->total_size, answer->total_size == 1 ? "" : "s");
     for (size_t i = 0; i < answer->n_status_counts; i++) {
         printf("%s", i ? ", " : ": ");
@@ -473,6 +482,42 @@ static enum cli_exit list_run(struct cli *cli, int argc, char **argv) {
     bool named = !list.statuses.count || r.n_statuses; /* --status "$UNSET" must not list all */
     enum cli_exit e = !r.statuses ? cli_no_memory() : named ? list_send(cli, &r) : cli_usage(cli, "--status names no status");
     arena_fini(&a);
+    return e;
+}
+
+/* ---- order batch-get, order outcome */
+
+static enum cli_exit batch_get_run(struct cli *cli, int argc, char **argv) {
+    int64_t ids[BATCH_GET_MAX];
+    Orderdb__V1__BatchGetOrdersRequest r = ORDERDB__V1__BATCH_GET_ORDERS_REQUEST__INIT;
+    for (int i = 0; i < argc; i++) {
+        if (!id_read(cli, argv[i], &ids[i])) return CLI_USAGE;
+    }
+    r.n_order_ids = (size_t)argc, r.order_ids = ids;
+    Orderdb__V1__BatchGetOrdersResponse *answer = orderdb_batch_get_orders(cli->db, &r, NULL);
+    if (!answer) return cli_error(cli);
+    enum cli_exit e = CLI_OK;
+    if (cli->json) {
+        e = cli_print_json(&answer->base);
+    } else {
+        orders_print(answer->orders, answer->n_orders);
+        for (size_t i = 0; i < answer->n_missing_ids; i++) printf("missing: %lld\n", (long long)answer->missing_ids[i]);
+    }
+    orderdb_message_free(answer);
+    return e;
+}
+
+static enum cli_exit outcome_run(struct cli *cli, int argc, char **argv) {
+    Orderdb__V1__GetRequestOutcomeRequest r = ORDERDB__V1__GET_REQUEST_OUTCOME_REQUEST__INIT;
+    if (!outcome_user) return cli_usage(cli, "--user is needed: whose request it was");
+    r.user_id = (char *)(uintptr_t)outcome_user, r.request_id = argv[0];
+    Orderdb__V1__RequestOutcome *o = orderdb_get_request_outcome(cli->db, &r, NULL);
+    if (!o) return cli_error(cli);
+    enum cli_exit e = CLI_OK;
+    if (cli->json) e = cli_print_json(&o->base);
+    else if (o->state == ORDERDB__V1__REQUEST_OUTCOME__STATE__APPLIED) printf("applied: order %lld, version %lld\n", (long long)o->order_id, (long long)o->version);
+    else printf("not applied, and never will be: this request id is refused from now on\n");
+    orderdb_message_free(o);
     return e;
 }
 
@@ -583,6 +628,14 @@ static const struct arg create_flags[] = {
     WRITE_FLAGS,
     {NULL},
 };
+static const struct arg get_flags[] = {
+    {"--as-of", NULL, ARG_TEXT, &as_of, "TIME", "as it was then"},
+    {NULL},
+};
+static const struct arg outcome_flags[] = {
+    {"--user", NULL, ARG_TEXT, &outcome_user, "USER", "whose request it was"},
+    {NULL},
+};
 static const struct arg list_flags[] = {
     {"--status", NULL, ARG_MANY, &list.statuses, "STATUS,..", "only these"},
     {"--from", NULL, ARG_TEXT, &list.from, "TIME", "created at or after: 2026-01-31 or 2026-01-31T08:00:00Z (times are UTC)"},
@@ -615,7 +668,10 @@ const struct cli_command order_commands[] = {
      "  echo '{\"user_id\":\"ann\",\"items\":[{\"sku_id\":\"u1\",\"quantity\":1,\"unit_price\":{\"currency_code\":\"CNY\",\"minor_units\":\"1999\"}}]}' |\n"
      "    orderctl order create -f -\n",
      create_flags, 0, 0, create_run},
-    {"order", "get", "ORDER_ID", "show an order", "Examples:\n  orderctl order get 1234567890\n  orderctl order get 1234567890 -o json\n", NULL, 1, 1, get_run},
+    {"order", "get", "ORDER_ID", "show an order", "Examples:\n  orderctl order get 1234567890\n  orderctl order get 1234567890 -o json\n  orderctl order get 1234567890 --as-of 2026-01-31T08:00:00Z\n",
+     get_flags, 1, 1, get_run},
+    {"order", "batch-get", "ORDER_ID...", "show several orders, a line each", "Examples:\n  orderctl order batch-get 1234567890 1234567891 -o json\n", NULL, 1, BATCH_GET_MAX,
+     batch_get_run},
     {"order", "list", "USER", "list a user's orders, newest first",
      "Examples:\n  orderctl order list ann\n  orderctl order list ann --status PAID,SHIPPED --from 2026-01-01 --to 2026-02-01\n"
      "  orderctl order list ann --page-size 100 --page 7\n",
@@ -628,6 +684,9 @@ const struct cli_command order_commands[] = {
      "Examples:\n  orderctl order history 1234567890\n  orderctl order history 1234567890 -o json\n", history_flags, 1, 1, history_run},
     {"order", "verify", "[ORDER_ID...]", "check that a history is the one that was written", cmd_verify_text, cmd_verify_flags, 0, CMD_VERIFY_ORDERS_MAX,
      cmd_verify_run},
+    {"order", "outcome", "REQUEST_ID", "what became of a write whose answer was lost",
+     "The answer is final: a request that had not been applied is refused from then on.\n\n"
+     "Examples:\n  orderctl order outcome 6f1c0b5e9d7a4f32 --user ann\n", outcome_flags, 1, 1, outcome_run},
     {"order", "import", "FILE|DIR|-", "load orders of another system, with their history", cmd_import_text, cmd_import_flags, 1, 1, cmd_import_run},
     {NULL},
 };

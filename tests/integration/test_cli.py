@@ -103,6 +103,25 @@ def _(server):
     refused(server.orderctl("order", "verify", check=False), 2, "--user USER")
 
 
+@test("order batch-get, get --as-of, outcome")
+def _(server):
+    made = server.orderctl_json("order", "create", *UMBRELLA, "--request-id", "cli-outcome-0001")["order"]
+    id_ = made["order_id"]
+    server.orderctl("order", "transition", id_, "pay")
+    equal(server.orderctl_json("order", "get", id_, "--as-of", made["create_time"])["status"], "PENDING_PAYMENT")
+    equal(server.orderctl_json("order", "get", id_)["status"], "PAID")
+    refused(server.orderctl("order", "get", id_, "--as-of", "yesterday", check=False), 2, "not a time")
+    both = server.orderctl_json("order", "batch-get", id_, "7")
+    equal(([o["order_id"] for o in both["orders"]], both["missing_ids"]), ([id_], ["7"]))
+    p = server.orderctl("order", "batch-get", id_, "7")
+    fits(p.stdout)
+    true(id_ in p.stdout and "missing: 7" in p.stdout, p.stdout)
+    equal(server.orderctl("order", "outcome", "cli-outcome-0001", "--user", "ann").stdout, "applied: order %s, version 1\n" % id_)
+    equal(server.orderctl_json("order", "outcome", "cli-outcome-0002", "--user", "ann"), {"state": "NOT_APPLIED"})
+    refused(server.orderctl("order", "create", *UMBRELLA, "--request-id", "cli-outcome-0002", check=False), 1, "REQUEST_FENCED")
+    refused(server.orderctl("order", "outcome", "cli-outcome-0001", check=False), 2, "--user is needed")
+
+
 @test("order list: pages, tokens, statuses, times, totals and counts")
 def _(server):
     ids = [server.orderctl_json("order", "create", "--user", "lister", "--currency", "CNY", "--item", "sku=a,price=%d" % i, "--client-order-no", "L%d" % i)["order"]["order_id"]
