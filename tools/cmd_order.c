@@ -26,6 +26,7 @@ static struct {
 } create;
 static struct {
     const char *request_id, *operator_, *reason;
+    bool validate_only;
 } write;
 static struct {
     struct args_many statuses;
@@ -331,6 +332,7 @@ static Orderdb__V1__WriteOptions *write_options(struct arena *a, Orderdb__V1__Wr
     if (write.request_id) w->request_id = (char *)(uintptr_t)write.request_id;
     if (write.operator_) w->operator_ = (char *)(uintptr_t)write.operator_;
     if (write.reason) w->reason = (char *)(uintptr_t)write.reason;
+    if (write.validate_only) w->validate_only = true;
     return w;
 }
 
@@ -345,6 +347,7 @@ static enum cli_exit create_send(struct cli *cli, struct arena *a, Orderdb__V1__
     } else if (answer->order) {
         print_order(answer->order);
         if (answer->replayed) printf("\nThis request had been made before; this is its first answer.\n");
+        if (write.validate_only) printf("\nNothing was written.\n");
     }
     orderdb_message_free(answer);
     return e;
@@ -542,6 +545,7 @@ static enum cli_exit transition_send(struct cli *cli, struct arena *a, Orderdb__
         printf(" (");
         text_print(stdout, h->event);
         printf("), version %lld, %s%s\n", (long long)h->version, time, answer->replayed ? ", made before" : "");
+        if (write.validate_only) printf("Nothing was written.\n");
     }
     orderdb_message_free(answer);
     return e;
@@ -610,7 +614,8 @@ static enum cli_exit history_run(struct cli *cli, int argc, char **argv) {
 #define WRITE_FLAGS \
     {"--request-id", NULL, ARG_TEXT, &write.request_id, "ID", "16-128 bytes; the same id again has no second effect"}, \
     {"--operator", NULL, ARG_TEXT, &write.operator_, "WHO", "for the history"}, \
-    {"--reason", NULL, ARG_TEXT, &write.reason, "TEXT", "for the history"}
+    {"--reason", NULL, ARG_TEXT, &write.reason, "TEXT", "for the history"}, \
+    {"--validate-only", NULL, ARG_SWITCH, &write.validate_only, NULL, "decide and answer, write nothing"}
 
 static const struct arg create_flags[] = {
     {"--user", NULL, ARG_TEXT, &create.user, "USER", "whose order it is"},

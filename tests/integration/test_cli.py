@@ -122,6 +122,19 @@ def _(server):
     refused(server.orderctl("order", "outcome", "cli-outcome-0001", check=False), 2, "--user is needed")
 
 
+@test("order create, transition --validate-only: the decision, and nothing written")
+def _(server):
+    p = server.orderctl("order", "create", "--user", "trier", "--currency", "CNY", "--item", "sku=a,price=1", "--validate-only")
+    true("PENDING_PAYMENT" in p.stdout and p.stdout.endswith("Nothing was written.\n"), p.stdout)
+    true("orders" not in server.orderctl_json("order", "list", "trier"))
+    refused(server.orderctl("order", "create", "--user", "trier", "--currency", "CNY", "--item", "sku=,price=1", "--validate-only", check=False), 1, "order.items[0].sku_id")
+    id_ = server.orderctl_json("order", "create", "--user", "trier", "--currency", "CNY", "--item", "sku=a,price=1")["order"]["order_id"]
+    p = server.orderctl("order", "transition", id_, "pay", "--validate-only")
+    true("PENDING_PAYMENT -> PAID (pay), version 2" in p.stdout and "Nothing was written." in p.stdout, p.stdout)
+    refused(server.orderctl("order", "transition", id_, "ship", "--validate-only", check=False), 1, "STATUS_MISMATCH")
+    equal(server.orderctl_json("order", "get", id_)["status"], "PENDING_PAYMENT")
+
+
 @test("order list: pages, tokens, statuses, times, totals and counts")
 def _(server):
     ids = [server.orderctl_json("order", "create", "--user", "lister", "--currency", "CNY", "--item", "sku=a,price=%d" % i, "--client-order-no", "L%d" % i)["order"]["order_id"]
