@@ -53,6 +53,15 @@ struct background {
     int64_t version; /* acknowledged when it began */
     bool live;
 };
+/* GetRequestOutcome of a request that may be under way; or a dry run of a create that is never sent. */
+struct probe {
+    struct op op;
+    struct arena arena;
+    struct sim *sim;
+    uint64_t number;
+    bool live;
+};
+enum verdict { VERDICT_NONE, VERDICT_APPLIED, VERDICT_NOT_APPLIED };
 /* A user's list, page by page. */
 struct walk {
     struct op op;
@@ -79,6 +88,9 @@ struct sim {
     struct request requests[IN_FLIGHT_MAX];
     struct background reads[READS_MAX];
     struct walk walk;
+    struct probe fence, dry_run;
+    uint8_t verdicts[REQUESTS_MAX], acknowledged_requests[REQUESTS_MAX];
+    uint64_t fences, fenced, dry_runs;
     uint8_t refused_requests[REQUESTS_MAX];
     bool draining;
     uint64_t imports, expired, reads_done, walks, drains, log_full, offloaded, next_import;
@@ -112,6 +124,8 @@ static void acknowledged(struct sim *s, struct request *r) {
     s->acknowledged++;
     s->replayed += o->replayed;
     s->refused_requests[r->number] = false;
+    s->acknowledged_requests[r->number] = true;
+    REQUIRE(s->verdicts[r->number] != VERDICT_NOT_APPLIED, "%s: NOT_APPLIED, and then it was", r->request_id);
     r->answer = ANSWER_OK;
     REQUIRE(r->import || r->op.answer.len > 0, "an answer without an order");
     if (r->event) {
@@ -147,7 +161,9 @@ static void request_done(struct op *op) {
     s->log_full += st == STATUS_OVERLOADED && op->failure.message && strncmp(op->failure.message, "the log", 7) == 0;
     r->answer = ANSWER_REFUSED;
     bool expected = st == STATUS_OVERLOADED || st == STATUS_STATUS_MISMATCH || (st == STATUS_DISK_FULL && s->disk_fulls) || (st == STATUS_DEADLINE_EXCEEDED && r->hurried) ||
-                    (st == STATUS_DRAINING && s->draining);
+                    (st == STATUS_DRAINING && s->draining) || (st == STATUS_REQUEST_FENCED && s->verdicts[r->number] != VERDICT_APPLIED);
+    s->fenced += st == STATUS_REQUEST_FENCED;
+    REQUIRE(st != STATUS_STATUS_MISMATCH || s->verdicts[r->number] != VERDICT_APPLIED, "%s: APPLIED, and refused", r->request_id);
     REQUIRE(expected, "refused with %s: %s", status_name(st), op->failure.message ? op->failure.message : "");
 }
 
@@ -328,7 +344,7 @@ static void check_order(struct sim *s, struct known_order *o) {
 static void check_dry_run(struct sim *s, unsigned order) {
     struct request *r = mem_new(struct request);
     char name[32];
-    *r = (struct request){.user = s->orders[order].user, .order = order, .event = chance(s, 3) ? "pay" : NULL};
+    *r = (struct request){.user = s->orders[order].user, .order = order, .lines = 1, .event = chance(s, 3) ? "pay" : NULL};
     snprintf(r->request_id, sizeof r->request_id, "dry-run-%016llu", (unsigned long long)chance(s, 1000));
     arena_init(&r->arena, 1 << 20);
     struct read *read = read_new(OP_VALIDATE, user_slot(r->user, name));
@@ -455,6 +471,66 @@ static void set_cold(struct sim *s, bool cold) {
     for (unsigned i = 0; i < PARTITIONS; i++) store_mem_disk_set_cold(s->stores[i], cold);
 }
 
+/* ---- questions while writes go on */
+
+static void fence_done(struct op *op) {
+    struct probe *f = container_of(op, struct probe, op);
+    struct sim *s = f->sim;
+    f->live = false;
+    if (op->failure.status) return;
+    s->fences++;
+    enum verdict v = op->outcome.applied ? VERDICT_APPLIED : VERDICT_NOT_APPLIED;
+    REQUIRE(s->verdicts[f->number] == VERDICT_NONE || s->verdicts[f->number] == v, "request %llu: two verdicts", (unsigned long long)f->number);
+    REQUIRE(v == VERDICT_APPLIED || !s->acknowledged_requests[f->number], "request %llu: acknowledged, and NOT_APPLIED", (unsigned long long)f->number);
+    s->verdicts[f->number] = (uint8_t)v;
+}
+
+static void fence_send(struct sim *s, struct probe *f, const struct request *r) {
+    char user[32];
+    struct checked checked;
+    struct failure failure;
+    Orderdb__V1__GetRequestOutcomeRequest m = ORDERDB__V1__GET_REQUEST_OUTCOME_REQUEST__INIT;
+    arena_fini(&f->arena);
+    arena_init(&f->arena, 1 << 16);
+    f->op = (struct op){.kind = OP_WRITE, .slot = user_slot(r->user, user), .arena = &f->arena, .done = fence_done};
+    m.user_id = user, m.request_id = (char *)r->request_id;
+    failure_init(&failure, &f->arena);
+    REQUIRE(check_outcome(&m, &f->arena, &checked, &failure), "an outcome's question");
+    f->op.command = checked.command;
+    f->number = r->number;
+    f->live = true;
+    engine_submit(s->engine, &f->op);
+}
+
+static void dry_run_done(struct op *op) {
+    struct probe *d = container_of(op, struct probe, op);
+    struct sim *s = d->sim;
+    d->live = false;
+    s->dry_runs++;
+    REQUIRE(op->failure.status == STATUS_OK || op->failure.status == STATUS_OVERLOADED, "a dry run was refused: %s", status_name(op->failure.status));
+    REQUIRE(op->failure.status || op->outcome.head.order_id == 0, "a dry run gave an order id");
+}
+
+static void dry_run_send(struct sim *s, struct probe *d) {
+    struct request r = {.user = (unsigned)chance(s, s->user_count), .lines = 1};
+    char user[32];
+    snprintf(r.request_id, sizeof r.request_id, "dry-run-%016llu", (unsigned long long)s->dry_runs);
+    arena_init(&r.arena, 1 << 16);
+    arena_fini(&d->arena);
+    arena_init(&d->arena, 1 << 16);
+    d->op = (struct op){.kind = OP_VALIDATE, .slot = user_slot(r.user, user), .arena = &d->arena, .done = dry_run_done};
+    d->op.command = arena_copy(&d->arena, create_command(s, &r));
+    arena_fini(&r.arena);
+    d->live = true;
+    engine_submit(s->engine, &d->op);
+}
+
+static void ask_along(struct sim *s) {
+    const struct request *r = &s->requests[chance(s, IN_FLIGHT_MAX)];
+    if (!s->fence.live && r->live && !r->import && chance(s, 8) == 0) fence_send(s, &s->fence, r);
+    if (!s->dry_run.live && chance(s, 8) == 0) dry_run_send(s, &s->dry_run);
+}
+
 /* ---- the life of a node */
 
 static void open_engine(struct sim *s) {
@@ -497,6 +573,9 @@ static void crash(struct sim *s) {
         if (s->reads[i].live) s->reads[i].live = false, arena_init(&s->reads[i].arena, 0); /* its memory is the dead process's */
     if (s->walk.live) arena_init(&s->walk.arena, 0);
     s->walk.live = s->walk.running = false;
+    if (s->fence.live) arena_init(&s->fence.arena, 0);
+    if (s->dry_run.live) arena_init(&s->dry_run.arena, 0);
+    s->fence.live = s->dry_run.live = false;
     if (chance(s, 4)) sim_disk_crash(s->disk);
     else sim_disk_kill(s->disk);
     sim_env_abandon(s->env);
@@ -510,6 +589,13 @@ static void settle(struct sim *s) {
         if (r->answer != ANSWER_UNKNOWN) continue;
         for (unsigned tries = 0; r->answer == ANSWER_UNKNOWN || (r->answer == ANSWER_REFUSED && r->op.failure.retry_delay_ms); tries++) {
             REQUIRE(tries < 10000, "%s is refused for ever: %s", r->request_id, r->op.failure.message);
+            if (!r->import && chance(s, 3) == 0) { /* the question instead of a retry; the retry then comes to what it said */
+                fence_send(s, &s->fence, r);
+                for (unsigned k = 0; s->fence.live; k++) {
+                    REQUIRE(k < STEPS_MAX, "the outcome of %s was never told", r->request_id);
+                    run_once(s);
+                }
+            }
             r->hurried = false;
             request_send(s, r);
             for (unsigned k = 0; r->live; k++) {
@@ -532,6 +618,7 @@ static void load(struct sim *s, unsigned steps) {
         for (unsigned k = 0; k < width; k++)
             if (!s->requests[k].live && chance(s, 4) == 0) request_new(s, &s->requests[k]);
         read_along(s);
+        ask_along(s);
         if (chance(s, 50) == 0) set_cold(s, chance(s, 2));
         run_once(s);
     }
@@ -560,7 +647,7 @@ static void full_disk(struct sim *s) {
     request_begin(s, r);
     r->answer = ANSWER_UNKNOWN;
     settle(s);
-    REQUIRE(r->answer == ANSWER_OK, "no write is taken after the disk has room: %s", r->op.failure.message);
+    REQUIRE(r->answer == ANSWER_OK || r->op.failure.status == STATUS_REQUEST_FENCED, "no write is taken after the disk has room: %s", r->op.failure.message);
 }
 
 /* Under load, when there is some: all that was taken in is answered, and all is flushed: the next start replays nothing but its barriers. */
@@ -574,6 +661,7 @@ static void drain(struct sim *s) {
         run_once(s);
     }
     for (unsigned i = 0; i < IN_FLIGHT_MAX; i++) REQUIRE(!s->requests[i].live, "drained, and %s has no answer", s->requests[i].request_id);
+    REQUIRE(!s->fence.live && !s->dry_run.live, "drained, and a question has no answer");
     for (unsigned i = 0; i < READS_MAX; i++) REQUIRE(!s->reads[i].live, "drained, and a read has no answer");
     for (uint64_t until = sim_world_now_ns(s->world) + chance(s, 3) * NS_PER_S; sim_world_now_ns(s->world) < until;) {
         run_once(s); /* until the other cores are drained too */
@@ -601,7 +689,7 @@ static int run_seed(uint64_t seed, bool trace, bool mutant) {
     s->segment_bytes = (64u << chance(s, 3)) * KIB;
     s->live_bytes = s->segment_bytes * (4 + chance(s, 6));
     for (unsigned i = 0; i < READS_MAX; i++) s->reads[i].sim = s;
-    s->walk.sim = s;
+    s->walk.sim = s->fence.sim = s->dry_run.sim = s;
     arena_init(&s->walk.kept, 1 << 16);
     for (unsigned round = 0; round < ROUNDS; round++) {
         open_engine(s);
@@ -627,6 +715,8 @@ static int run_seed(uint64_t seed, bool trace, bool mutant) {
     printf("# seed %llu: %llu imports, %llu expired, %llu reads (%llu offloaded in drained runs), %llu walks, %llu drains, %llu refused by a full log, %llu disk-fulls\n", (unsigned long long)seed, (unsigned long long)s->imports,
            (unsigned long long)s->expired, (unsigned long long)s->reads_done, (unsigned long long)s->offloaded, (unsigned long long)s->walks, (unsigned long long)s->drains,
            (unsigned long long)s->log_full, (unsigned long long)s->disk_fulls);
+    printf("# seed %llu: %llu outcomes asked for, %llu fenced, %llu dry runs\n", (unsigned long long)seed, (unsigned long long)s->fences, (unsigned long long)s->fenced,
+           (unsigned long long)s->dry_runs);
     printf("# seed %llu: %u orders, %llu acknowledged (%llu replayed), %llu refused, %llu unknown, %llu crashes\n", (unsigned long long)seed, s->order_count,
            (unsigned long long)s->acknowledged, (unsigned long long)s->replayed, (unsigned long long)s->refused, (unsigned long long)s->unknown,
            (unsigned long long)s->crashes);
