@@ -21,6 +21,7 @@ struct env_io {
 struct env_job {
     void (*run)(struct env_job *job);
     void (*done)(struct env_job *job);
+    bool patient; /* a caller's read: goes behind flushes and log segments, or a storm of cold reads would keep the log from being trimmed */
     uintptr_t host[12];
 };
 

@@ -239,7 +239,7 @@ static void read_begin(struct partition *p, struct op *op) {
         return;
     }
     op->answer = (struct slice){0};
-    *r = (struct read_away){.job = {.run = read_job, .done = read_home}, .partition = p, .op = op, .snapshot = snapshot};
+    *r = (struct read_away){.job = {.run = read_job, .done = read_home, .patient = true}, .partition = p, .op = op, .snapshot = snapshot};
     p->reads_away++;
     e->stats.reads_offloaded++;
     e->env->ops->offload(e->env, &r->job);

@@ -31,7 +31,7 @@ struct readers {
     pthread_mutex_t lock;
     pthread_cond_t work;    /* a job, or stop */
     pthread_cond_t started; /* a thread has its ring, or failed */
-    struct list queue;
+    struct list queue, patient; /* the second when the first is empty */
     bool stop;
     unsigned thread_count, up, failed;
     struct reader_thread threads[];
@@ -39,8 +39,9 @@ struct readers {
 
 static struct env_job *next_job(struct readers *rs) {
     pthread_mutex_lock(&rs->lock);
-    while (list_empty(&rs->queue) && !rs->stop) pthread_cond_wait(&rs->work, &rs->lock);
+    while (list_empty(&rs->queue) && list_empty(&rs->patient) && !rs->stop) pthread_cond_wait(&rs->work, &rs->lock);
     struct list *l = list_pop_front(&rs->queue);
+    if (!l) l = list_pop_front(&rs->patient);
     pthread_mutex_unlock(&rs->lock);
     return l ? job_of((struct slot *)(void *)list_entry(l, struct slot, link)) : NULL;
 }
@@ -78,6 +79,7 @@ enum status readers_start(struct readers **out, unsigned thread_count, char erro
     struct readers *rs = mem_zalloc(sizeof *rs + thread_count * sizeof rs->threads[0]);
     if (!rs) return snprintf(error, 256, "out of memory for reader threads"), STATUS_MEMORY_LIMIT;
     list_init(&rs->queue);
+    list_init(&rs->patient);
     pthread_mutex_init(&rs->lock, NULL);
     pthread_cond_init(&rs->work, NULL);
     pthread_cond_init(&rs->started, NULL);
@@ -105,6 +107,7 @@ void readers_stop(struct readers *rs) {
     pthread_mutex_unlock(&rs->lock);
     for (unsigned i = 0; i < rs->thread_count; i++) pthread_join(rs->threads[i].thread, NULL);
     check(list_empty(&rs->queue));
+    check(list_empty(&rs->patient));
     pthread_cond_destroy(&rs->work);
     pthread_cond_destroy(&rs->started);
     pthread_mutex_destroy(&rs->lock);
@@ -119,7 +122,7 @@ void readers_submit(struct readers *rs, struct core *home, struct env_job *job) 
     metric_add(&home->metrics, METRIC_JOBS_LIVE, 1);
     pthread_mutex_lock(&rs->lock);
     check(!rs->stop);
-    list_push_back(&rs->queue, &s->link);
+    list_push_back(job->patient ? &rs->patient : &rs->queue, &s->link);
     pthread_cond_signal(&rs->work);
     pthread_mutex_unlock(&rs->lock);
 }

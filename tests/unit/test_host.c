@@ -217,6 +217,41 @@ static void jobs_run_elsewhere_and_come_home(void **state) {
     assert_int_equal(metric_load(&core.metrics.values[METRIC_JOBS_LIVE]), 0);
 }
 
+static pthread_barrier_t gate;
+static void gate_run(struct env_job *job) {
+    pthread_barrier_wait(&gate); /* all threads are taken */
+    pthread_barrier_wait(&gate); /* everything is queued */
+    container_of(job, struct chore, job)->runs++;
+}
+static unsigned next_turn;
+static void turn_run(struct env_job *job) { container_of(job, struct chore, job)->runs = __atomic_add_fetch(&next_turn, 1, __ATOMIC_SEQ_CST); }
+
+static void patient_jobs_go_behind_the_others(void **state) {
+    enum { THREADS = 3, N = 30 };
+    static struct chore stop[THREADS], c[2 * N];
+    unsigned done = 0;
+    next_turn = 0;
+    pthread_barrier_init(&gate, NULL, THREADS + 1);
+    for (unsigned i = 0; i < THREADS; i++) {
+        stop[i] = (struct chore){.job = {.run = gate_run, .done = chore_done}};
+        OPS->offload(env, &stop[i].job);
+    }
+    pthread_barrier_wait(&gate);
+    for (unsigned i = 0; i < 2 * N; i++) {
+        c[i] = (struct chore){.job = {.run = turn_run, .done = chore_done, .patient = i < N}};
+        OPS->offload(env, &c[i].job);
+    }
+    pthread_barrier_wait(&gate);
+    for (unsigned turns = 0; done < 2 * N && turns < 5000; turns++) {
+        ring_wait(core.ring, clock_mono_ns() + 5 * NS_PER_MS);
+        done = 0;
+        for (unsigned i = 0; i < 2 * N; i++) done += c[i].done;
+    }
+    assert_int_equal(done, 2 * N);
+    for (unsigned i = 0; i < N; i++) assert_true(c[i].runs + THREADS > N); /* a thread may hold one of each while they count */
+    pthread_barrier_destroy(&gate);
+}
+
 static void no_memory_is_told(void **state) {
     struct env_file *f;
     struct readers *rs;
@@ -234,7 +269,7 @@ static void no_memory_is_told(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         IN_WORLD(files_are_written_read_renamed_removed), IN_WORLD(allocated_files_hold_zeros_on_real_blocks), IN_WORLD(directories_are_listed_sorted), IN_WORLD(clocks_chance_and_space),
-        IN_WORLD(asynchronous_writes_and_syncs),          IN_WORLD(jobs_run_elsewhere_and_come_home),           IN_WORLD(no_memory_is_told),
+        IN_WORLD(asynchronous_writes_and_syncs),          IN_WORLD(jobs_run_elsewhere_and_come_home), IN_WORLD(patient_jobs_go_behind_the_others),           IN_WORLD(no_memory_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
