@@ -2,8 +2,9 @@
  *
  * Full disk: RocksDB's background write fails, the store takes nothing more (PARTITION_FAILED). What was committed and not applied stays in the log; its ops stay in `proposed`
  * and are answered when it is applied after all, or their deadline passes (the caller's business). Reads go on from what is in memory and on disk. When there is room again
- * partition_reopen closes the store, opens it at its flushed state and applies the log from there, as a restart would; no restart of the process is needed. A flush
- * must then succeed before writes are taken: a disk that still fails would otherwise let in a few writes at each attempt. */
+ * partition_reopen closes the store, opens it at its flushed state and applies the log from there, as a restart would; no restart of the process is needed. Where
+ * that fails half-way, reads are refused until it has gone through (shown_index). A flush must then succeed before writes are taken: a disk that still fails would otherwise let
+ * in a few writes at each attempt. */
 #include "engine/partition.h"
 
 #include <inttypes.h>
@@ -213,6 +214,12 @@ static void read_begin(struct partition *p, struct op *op) {
     if (p->state == PARTITION_OPENING) {
         op->failure.retry_delay_ms = RETRY_DELAY_MS;
         failure_set(&op->failure, STATUS_NOT_LEADER, "partition %u is still starting", p->id);
+        engine_finish(e, op);
+        return;
+    }
+    if (p->record.applied_index < p->shown_index) { /* reopened, and failed again within replay: acknowledged orders would seem lost */
+        op->failure.retry_delay_ms = RETRY_DELAY_MS;
+        failure_set(&op->failure, STATUS_NOT_LEADER, "partition %u can't read its log back into tables that fail: it is tried again", p->id);
         engine_finish(e, op);
         return;
     }
@@ -651,6 +658,7 @@ static void partition_reopen(struct partition *p) {
         log_warn("the store's disk still fails", "partition=%u err=%s", p->id, error);
         return;
     }
+    p->shown_index = MAX_OF(p->shown_index, p->record.applied_index);
     store_unload(p);
     st = store_load(p, error);
     if (st && st != STATUS_DISK_FULL && st != STATUS_IO_FAILED) panic_now("partition %u can't be opened again: %s", p->id, error);

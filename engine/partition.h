@@ -54,6 +54,7 @@ struct partition {
     uint64_t flush_log_bytes, flush_begin_ns;
     bool flushing;
     bool damaged;                    /* PARTITION_FAILED for good: a table does not match its checksum */
+    uint64_t shown_index;            /* callers were told of what was applied up to here: no read tells less */
     bool proving;                    /* PARTITION_FAILED, open again: the flush that runs decides */
     uint64_t reopen_at_ns, reopen_pause_ns; /* PARTITION_FAILED */
     uint32_t reads_away;             /* on reader threads */

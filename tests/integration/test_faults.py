@@ -9,6 +9,8 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import grpc
+
 import faultrig
 import orderdb_test as t
 from ledger import Ledger, Stub
@@ -138,7 +140,7 @@ def store_fault(fault):
             end = time.time() + 2.5  # it tries again by itself meanwhile
             while time.time() < end:
                 assert refusal(server), "a write was taken while tables can't be written"
-                ledger.verify(stub, ledger.users[:2], list(ledger.orders.values())[-20:])
+                reads_go_on(stub, ledger)
             if round:
                 server.kill()
                 fs.set()
@@ -157,6 +159,14 @@ def store_fault(fault):
         for s in t._servers:
             s.kill()
         fs.close()
+
+
+def reads_go_on(stub, ledger):
+    """All is there, or it is said that the log can't be read back just now (it reopened its tables, and they failed again within replay)."""
+    try:
+        ledger.verify(stub, ledger.users[:2], list(ledger.orders.values())[-20:])
+    except grpc.RpcError as e:
+        assert e.code() == grpc.StatusCode.UNAVAILABLE and "read its log back" in e.details(), str(e)
 
 
 def fill_memtables(stub, ledger, wait_s=60):
@@ -309,7 +319,7 @@ def _():
             server.call("CreateOrder", t.create_request(user_id="slow"), timeout=1)
         except t.Failure as f:
             assert f.code_name == "DEADLINE_EXCEEDED", str(f)
-        assert time.time() - begin < 2, "a deadline of 1 s took %.1f s" % (time.time() - begin)
+        assert time.time() - begin < 2 * t.SLOW + 1, "a deadline of 1 s took %.1f s" % (time.time() - begin)
         time.sleep(3)
         fs.set()
         time.sleep(0.5)

@@ -191,6 +191,36 @@ static void a_drained_engine_stays_drained_though_its_failed_store_could_be_reop
     rig_close(&r);
 }
 
+/* The store was reopened, and its disk fails again before the log is read back: an acknowledged order must not seem lost. */
+static void a_read_never_tells_less_than_was_acknowledged(void **state) {
+    struct rig r;
+    rig_open(&r);
+    int64_t order_id = create(&r);
+    store_mem_disk_set_full(r.store, true);
+    struct job *stuck = create_send(&r, 1, 1 << 20);
+    unsigned answered = 0, refused = 0;
+    for (unsigned i = 0; i < 100; i++) {
+        if (i == 50) store_mem_disk_set_full(r.store, false);
+        rig_run(&r, 100 * NS_PER_MS);
+        struct job *j = job_new(OP_GET, 1 << 20);
+        j->op.slot = order_id_slot(order_id);
+        j->op.get.order_id = order_id;
+        engine_submit(r.engine, &j->op);
+        rig_run(&r, NS_PER_MS);
+        assert_int_equal(j->done, 1);
+        if (j->op.failure.status) assert_int_equal(j->op.failure.status, STATUS_NOT_LEADER), refused++;
+        else answered++;
+        if (i == 99) assert_int_equal(j->op.failure.status, STATUS_OK);
+        job_free(j);
+    }
+    assert_true(answered > 0);
+    assert_true(refused > 0);
+    assert_int_equal(stuck->done, 1);
+    assert_int_equal(stuck->op.failure.status, STATUS_OK);
+    job_free(stuck);
+    rig_close(&r);
+}
+
 /* Reads that miss the cache keep the store open; there is always one under way. */
 static void a_failed_store_is_reopened_though_it_is_read_all_the_time(void **state) {
     struct rig r;
@@ -289,6 +319,7 @@ int main(void) {
         cmocka_unit_test(a_command_that_no_segment_holds_is_refused_and_holds_up_nobody),
         cmocka_unit_test(a_write_whose_answer_finds_no_memory_is_of_unknown_outcome),
         cmocka_unit_test(a_drained_engine_stays_drained_though_its_failed_store_could_be_reopened),
+        cmocka_unit_test(a_read_never_tells_less_than_was_acknowledged),
         cmocka_unit_test(a_failed_store_is_reopened_though_it_is_read_all_the_time),
         cmocka_unit_test(writes_that_met_damage_are_answered),
         cmocka_unit_test(a_failed_partition_keeps_no_other_from_its_flush),
