@@ -61,6 +61,15 @@ static void answer_lost(struct call *call, const struct call_op *o) {
     call_fail(call);
 }
 
+/* A checked write on its way, or its dry run. request_id: what a passed deadline will name; NULL: none. */
+static void write_submit(struct call *call, const struct checked *checked, uint16_t slot, const char *request_id, void (*done)(struct call *call, struct call_op *op)) {
+    struct call_op *o = call_op_new(call, checked->validate_only ? OP_VALIDATE : OP_WRITE, slot);
+    if (!o) return;
+    o->op.command = checked->command;
+    if (request_id && !checked->validate_only) call_set_request_id(call, slice_str(request_id));
+    call_submit(call, o, done);
+}
+
 static void create_done(struct call *call, struct call_op *o) {
     if (!op_succeeded(call, o)) return;
     struct slice parts[] = {
@@ -81,11 +90,7 @@ void serve_create_order(struct call *call) {
         call_fail(call);
         return;
     }
-    struct call_op *o = call_op_new(call, checked.validate_only ? OP_VALIDATE : OP_WRITE, slot_of_user(checked.user_id));
-    if (!o) return;
-    o->op.command = checked.command;
-    if (!checked.validate_only) call_set_request_id(call, slice_str(m->options->request_id));
-    call_submit(call, o, create_done);
+    write_submit(call, &checked, slot_of_user(checked.user_id), m->options->request_id, create_done);
 }
 
 static void transition_done(struct call *call, struct call_op *o) {
@@ -110,11 +115,7 @@ void serve_transition_order(struct call *call) {
         call_fail(call);
         return;
     }
-    struct call_op *o = call_op_new(call, checked.validate_only ? OP_VALIDATE : OP_WRITE, order_id_slot(checked.order_id));
-    if (!o) return;
-    o->op.command = checked.command;
-    if (m->options && !checked.validate_only) call_set_request_id(call, slice_str(m->options->request_id));
-    call_submit(call, o, transition_done);
+    write_submit(call, &checked, order_id_slot(checked.order_id), m->options ? m->options->request_id : NULL, transition_done);
 }
 
 /* UpdateOrderResponse has the fields of CreateOrderResponse. */
@@ -126,11 +127,7 @@ void serve_update_order(struct call *call) {
         call_fail(call);
         return;
     }
-    struct call_op *o = call_op_new(call, checked.validate_only ? OP_VALIDATE : OP_WRITE, order_id_slot(checked.order_id));
-    if (!o) return;
-    o->op.command = checked.command;
-    if (m->options && !checked.validate_only) call_set_request_id(call, slice_str(m->options->request_id));
-    call_submit(call, o, create_done);
+    write_submit(call, &checked, order_id_slot(checked.order_id), m->options ? m->options->request_id : NULL, create_done);
 }
 
 static void outcome_done(struct call *call, struct call_op *o) {

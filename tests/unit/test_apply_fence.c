@@ -2,33 +2,9 @@
 #include "tests/lib/test.h"
 
 #include "proto/base/mem.h"
-#include "tests/lib/rig.h"
+#include "tests/lib/apply_fixture.h"
 
-#define T0 1767225600000000ull /* 2026-01-01 */
-#define TTL_US 604800000000ull
 #define FENCE_TTL_US (30 * 86400ull * 1000000)
-
-static struct machines *ms;
-static struct rig rig;
-static struct arena arena;
-static uint64_t now_us;
-
-static int open_rig(void **state)
-{
-    ms = machines_new();
-    now_us = T0;
-    arena_init(&arena, 64 << 20);
-    rig_open(&rig, ms);
-    return ms ? 0 : -1;
-}
-
-static int close_rig(void **state)
-{
-    rig_close(&rig);
-    arena_fini(&arena);
-    machines_free(ms);
-    return 0;
-}
 
 static struct command fence_of(const char *user, const char *request_id)
 {

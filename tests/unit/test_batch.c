@@ -3,31 +3,7 @@
 
 #include "engine/check.h"
 #include "proto/base/mem.h"
-#include "tests/lib/rig.h"
-
-#define T0 1767225600000000ull /* 2026-01-01 */
-
-static struct machines *ms;
-static struct rig rig;
-static struct arena arena;
-static uint64_t now_us;
-
-static int open_rig(void **state)
-{
-    ms = machines_new();
-    now_us = T0;
-    arena_init(&arena, 256 << 20);
-    rig_open(&rig, ms);
-    return ms ? 0 : -1;
-}
-
-static int close_rig(void **state)
-{
-    rig_close(&rig);
-    arena_fini(&arena);
-    machines_free(ms);
-    return 0;
-}
+#include "tests/lib/apply_fixture.h"
 
 #define NEW(type, init) ({ type *m_ = arena_new(&arena, type); check(m_); init(m_); m_; })
 
