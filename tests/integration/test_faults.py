@@ -9,8 +9,6 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import grpc
-
 import faultrig
 import orderdb_test as t
 from ledger import Ledger, Stub
@@ -165,8 +163,8 @@ def reads_go_on(stub, ledger):
     """All is there, or it is said that the log can't be read back just now (it reopened its tables, and they failed again within replay)."""
     try:
         ledger.verify(stub, ledger.users[:2], list(ledger.orders.values())[-20:])
-    except grpc.RpcError as e:
-        assert e.code() == grpc.StatusCode.UNAVAILABLE and "read its log back" in e.details(), str(e)
+    except t.grpc.RpcError as e:
+        assert e.code() == t.grpc.StatusCode.UNAVAILABLE and "read its log back" in e.details(), str(e)
 
 
 def fill_memtables(stub, ledger, wait_s=60):
