@@ -118,7 +118,6 @@ enum status engine_open(struct engine **out, struct env *env, const struct engin
         engine_close(e);
         return st;
     }
-    e->opened = true;
     *out = e;
     return STATUS_OK;
 }

@@ -561,17 +561,17 @@ static void partition_release(struct partition *p) {
     if (p->record.applied_index > keep) group_release(p->group, p->record.applied_index - keep);
 }
 
-bool partition_apply(struct partition *p, uint64_t until_ns) {
+void partition_apply(struct partition *p, uint64_t until_ns) {
     struct engine *e = p->engine;
     uint64_t begin = e->env->ops->mono_ns(e->env), now = begin;
-    if (p->state == PARTITION_FAILED) return false;
+    if (p->state == PARTITION_FAILED) return;
     while (p->record.applied_index < group_applicable(p->group) && now < until_ns) {
         struct group_entry entry;
         check(group_entry(p->group, p->record.applied_index + 1, &entry));
         enum status st = apply_entry(p, &entry);
         if (st) {
             apply_failed(p, entry.index, st);
-            return false;
+            return;
         }
         while (!list_empty(&p->proposed) && list_entry(p->proposed.next, struct op, link)->index <= entry.index)
             answer(p, list_entry(list_pop_front(&p->proposed), struct op, link));
@@ -583,7 +583,6 @@ bool partition_apply(struct partition *p, uint64_t until_ns) {
         p->state = PARTITION_READY;
         log_info("partition ready", "partition=%u applied=%" PRIu64 " term=%" PRIu64 " orders=%" PRId64, p->id, p->record.applied_index, group_term(p->group), p->record.order_count);
     }
-    return p->record.applied_index < group_applicable(p->group);
 }
 
 /* ---- flush, and a store that failed */

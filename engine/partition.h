@@ -2,7 +2,7 @@
  *
  *   op -> waiting -> [stage: one entry of all that waits] -> proposed -> [log synced, committed] -> [apply] -> finished
  *
- * Invariants (partition_check): proposed ops stand in log order; record.applied_index <= group_applicable; flushed.applied_index <= record.applied_index;
+ * Invariants: proposed ops stand in log order; record.applied_index <= group_applicable; flushed.applied_index <= record.applied_index;
  * everything after flushed.applied_index is in the log. */
 #ifndef ENGINE_PARTITION_H
 #define ENGINE_PARTITION_H
@@ -76,7 +76,7 @@ struct engine {
     struct arena scratch;            /* apply's */
     uint64_t queue_writes, queue_reads, queue_bytes;
     uint64_t now_ns, next_housekeeping_ns, last_log_time_us;
-    bool draining, disk_full, opened;
+    bool draining, disk_full;
     bool log_blocked;                /* the log took no more: looked at again by housekeeping, not by spinning */
     struct replay *replay;           /* while the log is opened */
     struct engine_stats stats;
@@ -95,7 +95,7 @@ void partition_stage(struct partition *p);              /* waiting ops into one 
 bool partition_has_to_stage(const struct partition *p);
 void partition_log_committed(struct partition *p);      /* the batch with what was staged is under way */
 void partition_synced(struct partition *p);
-bool partition_apply(struct partition *p, uint64_t until_ns); /* true: there is more */
+void partition_apply(struct partition *p, uint64_t until_ns); /* what is committed, a slice of time at most */
 void partition_housekeeping(struct partition *p);
 void partition_flush(struct partition *p);              /* starts one, unless one runs or nothing is new */
 uint64_t partition_log_unflushed(const struct partition *p); /* bytes of log that neither a flush has covered nor one under way will */

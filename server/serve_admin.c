@@ -2,10 +2,10 @@
  * call is all the state there is. */
 #include "orderdb/v1/admin.pb-c.h"
 #include "proto/route.h"
-#include "proto/scan.h"
 #include "server/call.h"
 #include "server/core.h"
 #include "server/node.h"
+#include "server/serve_common.h"
 
 enum { TOPOLOGY_EPOCH = 1 /* the map of a single node never changes */ };
 
@@ -63,17 +63,11 @@ static struct slice topology_wire(struct call *call, const struct topology *t) {
     return bytes ? slice_of(bytes, orderdb__v1__topology__pack(&m, bytes)) : (struct slice){0};
 }
 
-static void topology_full(struct call *call) {
-    failure_set(call_failure(call), STATUS_MEMORY_LIMIT, "the request's memory is used up");
-    call_fail(call);
-}
-
 static void topology_next(struct call *call, struct call_op *o) {
     struct topology *t = container_of(o, struct topology, op);
     const struct node *node = call_core(call)->node;
     if (o->op.failure.status) {
-        failure_move(call_failure(call), &o->op.failure);
-        call_fail(call);
+        serve_fail_with(call, &o->op.failure);
         return;
     }
     t->stats[t->next++] = o->op.stats;
@@ -83,20 +77,17 @@ static void topology_next(struct call *call, struct call_op *o) {
         return;
     }
     struct slice wire = topology_wire(call, t);
-    if (!wire.data) topology_full(call);
+    if (!wire.data) serve_fail_memory(call);
     else call_reply(call, &wire, 1);
 }
 
 void serve_get_topology(struct call *call) {
-    if (!scan_unpack(&orderdb__v1__get_topology_request__descriptor, call_message(call), &scan_limits_default, call_failure(call))) {
-        call_fail(call);
-        return;
-    }
+    if (!serve_decode(call, &orderdb__v1__get_topology_request__descriptor)) return;
     const struct node *node = call_core(call)->node;
     struct arena *a = call_arena_take(call); /* the call's own is bounded by the message until an op is sent */
     struct topology *t = a ? arena_zalloc(a, sizeof *t + node->partition_count * sizeof t->stats[0]) : NULL;
     if (!t) {
-        topology_full(call);
+        serve_fail_memory(call);
         return;
     }
     t->op.op = (struct op){.kind = OP_STATS, .slot = partition_first_slot(0, node->partition_count), .arena = call_arena(call), .deadline_ns = call_deadline_ns(call)};

@@ -72,8 +72,7 @@ static void batch_get_home(struct call *call, struct call_op *o) {
     struct batch_get *b = part->batch;
     b->away--;
     if (o->op.failure.status) {
-        failure_move(call_failure(call), &o->op.failure);
-        call_fail(call); /* those that are still away find the call answered */
+        serve_fail_with(call, &o->op.failure); /* those that are still away find the call answered */
         return;
     }
     for (unsigned i = 0; i < o->op.get_many.count; i++) {

@@ -109,8 +109,7 @@ static void batch_home(struct call *call, struct call_op *o) {
         batch_reply(call, b);
         return;
     }
-    failure_move(call_failure(call), &o->op.failure);
-    call_fail(call);
+    serve_fail_with(call, &o->op.failure);
 }
 
 /* The core's memory is short: nothing has been sent yet, so the whole batch is refused. */

@@ -19,10 +19,8 @@ ProtobufCMessage *serve_decode(struct call *call, const ProtobufCMessageDescript
     return m;
 }
 
-void serve_fail_with(struct call *call, const struct failure *from) {
-    struct failure *f = call_failure(call);
-    *f = *from;
-    if (status_retry(f->status) == RETRY_LATER && f->retry_delay_ms == 0) f->retry_delay_ms = SERVE_RETRY_DELAY_MS;
+void serve_fail_with(struct call *call, struct failure *from) {
+    failure_move(call_failure(call), from); /* call_fail adds the delay that a refusal "later" without one gets */
     call_fail(call);
 }
 

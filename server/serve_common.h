@@ -13,7 +13,7 @@ uint32_t serve_retry_delay_ms(const struct failure *f);
 /* The call's message, bounded and unpacked into the call's arena. NULL: the call has been failed. */
 ProtobufCMessage *serve_decode(struct call *call, const ProtobufCMessageDescriptor *type) MUST_USE;
 /* Fails the call with what an op came home with; both live in the call's arena. */
-void serve_fail_with(struct call *call, const struct failure *from);
+void serve_fail_with(struct call *call, struct failure *from);
 void serve_fail_memory(struct call *call);
 void serve_reply(struct call *call, struct slice message);
 /* The view to answer with; false: a violation of "read" was added. */

@@ -13,20 +13,10 @@
 #include "server/node.h"
 #include "server/serve_common.h"
 
-enum { ANSWER_HEAD_BYTES_MAX = 256 };
-
-/* The unpacked request; NULL: the call has failed already. */
-static void *request_unpack(struct call *call, const ProtobufCMessageDescriptor *type) {
-    void *m = scan_unpack(type, call_message(call), &scan_limits_default, call_failure(call));
-    if (!m) call_fail(call);
-    return m;
-}
-
 static struct call_op *call_op_new(struct call *call, enum op_kind kind, uint16_t slot) {
     struct call_op *o = arena_new(call_arena(call), struct call_op);
     if (!o) {
-        failure_set(call_failure(call), STATUS_MEMORY_LIMIT, "the request's memory is used up");
-        call_fail(call);
+        serve_fail_memory(call);
         return NULL;
     }
     o->op.kind = kind;
@@ -39,8 +29,7 @@ static struct call_op *call_op_new(struct call *call, enum op_kind kind, uint16_
 /* false: the op was refused and the call has failed with what it said. */
 static bool op_succeeded(struct call *call, struct call_op *o) {
     if (!o->op.failure.status) return true;
-    failure_move(call_failure(call), &o->op.failure);
-    call_fail(call);
+    serve_fail_with(call, &o->op.failure);
     return false;
 }
 
@@ -84,7 +73,7 @@ static void create_done(struct call *call, struct call_op *o) {
 
 void serve_create_order(struct call *call) {
     struct checked checked;
-    Orderdb__V1__CreateOrderRequest *m = request_unpack(call, &orderdb__v1__create_order_request__descriptor);
+    Orderdb__V1__CreateOrderRequest *m = (void *)serve_decode(call, &orderdb__v1__create_order_request__descriptor);
     if (!m) return;
     if (!check_create(m, call_traceparent(call), call_arena(call), &checked, call_failure(call))) {
         call_fail(call);
@@ -109,7 +98,7 @@ static void transition_done(struct call *call, struct call_op *o) {
 
 void serve_transition_order(struct call *call) {
     struct checked checked;
-    Orderdb__V1__TransitionOrderRequest *m = request_unpack(call, &orderdb__v1__transition_order_request__descriptor);
+    Orderdb__V1__TransitionOrderRequest *m = (void *)serve_decode(call, &orderdb__v1__transition_order_request__descriptor);
     if (!m) return;
     if (!check_transition(m, call_traceparent(call), call_arena(call), &checked, call_failure(call))) {
         call_fail(call);
@@ -121,7 +110,7 @@ void serve_transition_order(struct call *call) {
 /* UpdateOrderResponse has the fields of CreateOrderResponse. */
 void serve_update_order(struct call *call) {
     struct checked checked;
-    Orderdb__V1__UpdateOrderRequest *m = request_unpack(call, &orderdb__v1__update_order_request__descriptor);
+    Orderdb__V1__UpdateOrderRequest *m = (void *)serve_decode(call, &orderdb__v1__update_order_request__descriptor);
     if (!m) return;
     if (!check_update(m, call_traceparent(call), call_arena(call), &checked, call_failure(call))) {
         call_fail(call);
@@ -149,7 +138,7 @@ static void outcome_done(struct call *call, struct call_op *o) {
 
 void serve_get_request_outcome(struct call *call) {
     struct checked checked;
-    Orderdb__V1__GetRequestOutcomeRequest *m = request_unpack(call, &orderdb__v1__get_request_outcome_request__descriptor);
+    Orderdb__V1__GetRequestOutcomeRequest *m = (void *)serve_decode(call, &orderdb__v1__get_request_outcome_request__descriptor);
     if (!m) return;
     if (!check_outcome(m, call_arena(call), &checked, call_failure(call))) {
         call_fail(call);
@@ -173,7 +162,7 @@ static bool time_bound(struct call *call, const Google__Protobuf__Timestamp *t, 
 }
 
 void serve_get_order(struct call *call) {
-    Orderdb__V1__GetOrderRequest *m = request_unpack(call, &orderdb__v1__get_order_request__descriptor);
+    Orderdb__V1__GetOrderRequest *m = (void *)serve_decode(call, &orderdb__v1__get_order_request__descriptor);
     if (!m) return;
     bool full, has_as_of;
     int64_t as_of_us = 0;
@@ -193,7 +182,7 @@ void serve_get_order(struct call *call) {
 }
 
 void serve_list_orders(struct call *call) {
-    Orderdb__V1__ListOrdersRequest *m = request_unpack(call, &orderdb__v1__list_orders_request__descriptor);
+    Orderdb__V1__ListOrdersRequest *m = (void *)serve_decode(call, &orderdb__v1__list_orders_request__descriptor);
     if (!m) return;
     struct list_request r = {
         .user_id = slice_str(m->user_id),
@@ -220,7 +209,7 @@ void serve_list_orders(struct call *call) {
 }
 
 void serve_list_order_history(struct call *call) {
-    Orderdb__V1__ListOrderHistoryRequest *m = request_unpack(call, &orderdb__v1__list_order_history_request__descriptor);
+    Orderdb__V1__ListOrderHistoryRequest *m = (void *)serve_decode(call, &orderdb__v1__list_order_history_request__descriptor);
     if (!m) return;
     bool full;
     if (!serve_read_options(call, m->read, true, &full)) {
