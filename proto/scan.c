@@ -36,7 +36,7 @@ struct scan_level {
     const ProtobufCMessageDescriptor *type;
     const ProtobufCFieldDescriptor *field; /* the one that is being looked at; NULL: an unknown one */
     uint32_t depth;                        /* 1: the request itself */
-    uint32_t counts[FIELDS_MAX];
+    uint32_t counts[FIELDS_MAX];            /* elements, for repeated ones */
 };
 struct scan {
     const struct scan_limits *limits;
@@ -125,7 +125,8 @@ static enum status scan_text(struct scan *s, const struct scan_level *at, struct
 
 static enum status scan_fields(struct scan *s, const struct scan_level *parent, const ProtobufCMessageDescriptor *type, struct slice wire);
 
-static enum status scan_value(struct scan *s, const struct scan_level *at, const struct pb_field *v) {
+/* *elements: how many of a repeated field these bytes are. */
+static enum status scan_value(struct scan *s, const struct scan_level *at, const struct pb_field *v, uint32_t *elements) {
     const ProtobufCFieldDescriptor *field = at->field;
     bool repeated = field->label == PROTOBUF_C_LABEL_REPEATED, again = at->counts[field - at->type->fields] > 0;
     uint64_t n = 1;
@@ -139,6 +140,7 @@ static enum status scan_value(struct scan *s, const struct scan_level *at, const
     enum status st = STATUS_OK;
     /* A singular field that comes again costs as much as an element. */
     if (repeated || again || field->type == PROTOBUF_C_TYPE_MESSAGE) st = count_elements(s, at, n);
+    *elements = (uint32_t)n;
     if (!st && repeated) st = charge_bytes(s, at, (size_t)n * element_bytes(field->type) + (again ? 0 : ARENA_UNIT));
     if (st) return st;
     switch (field->type) {
@@ -179,8 +181,9 @@ static enum status scan_fields(struct scan *s, const struct scan_level *parent, 
             st = scan_unknown(s, &level, (size_t)(r.at - start));
             continue;
         }
-        st = scan_value(s, &level, &v);
-        level.counts[level.field - type->fields]++;
+        uint32_t elements = 1;
+        st = scan_value(s, &level, &v, &elements);
+        level.counts[level.field - type->fields] += elements;
     }
     if (!st && r.bad) st = refuse(s, &level, STATUS_FIELD_INVALID, "malformed protobuf");
     return st;

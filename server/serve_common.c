@@ -63,6 +63,9 @@ struct slice serve_token_wire(struct call *call, uint32_t field, const struct op
     return writer_slice(&w);
 }
 
+/* google/protobuf/duration.proto: 10,000 years */
+#define DURATION_SECONDS_MAX 315576000000ll
+
 bool serve_read_options(struct call *call, const Orderdb__V1__ReadOptions *read, bool full_unless_told, bool *full) {
     struct failure *f = call_failure(call);
     *full = full_unless_told;
@@ -78,7 +81,8 @@ bool serve_read_options(struct call *call, const Orderdb__V1__ReadOptions *read,
         failure_violation(f, STATUS_FIELD_INVALID, "read.at_least.slot", "must be 0 to %d, not %d", SLOT_COUNT - 1, read->at_least->slot);
     if (read->at_least && read->at_least->seq < 0)
         failure_violation(f, STATUS_FIELD_INVALID, "read.at_least.seq", "must not be negative, not %lld", (long long)read->at_least->seq);
-    if (read->max_staleness && (read->max_staleness->seconds < 0 || read->max_staleness->nanos < 0))
-        failure_violation(f, STATUS_FIELD_INVALID, "read.max_staleness", "must not be negative");
+    const Google__Protobuf__Duration *d = read->max_staleness;
+    if (d && (d->seconds < 0 || d->seconds > DURATION_SECONDS_MAX || d->nanos < 0 || d->nanos > 999999999))
+        failure_violation(f, STATUS_FIELD_INVALID, "read.max_staleness", "%lld s and %d ns; 0 to %lld s, nanos 0 to 999999999", (long long)d->seconds, (int)d->nanos, DURATION_SECONDS_MAX);
     return f->status == STATUS_OK;
 }

@@ -100,6 +100,7 @@ static void packed_numbers(void **state) {
     assert_int_equal(scan_hex(type, "0a 03 018001 08 05 0a 00"), STATUS_OK);
     expect_violation(scan_hex(type, "0a 02 0180"), STATUS_FIELD_INVALID, "order_ids[0]");
     expect_violation(scan_hex(type, "0d 00000000"), STATUS_FIELD_INVALID, "order_ids[0]");
+    expect_violation(scan_hex(type, "0a 02 0102 0803 0d 00000000"), STATUS_FIELD_INVALID, "order_ids[3]");
     failure_init(&f, &arena);
     Orderdb__V1__BatchGetOrdersRequest *m = (void *)scan_unpack(type, slice_of(wire, test_unhex("0a 03 018001 08 05", wire, sizeof wire)), &scan_limits_default, &f);
     assert_non_null(m);

@@ -1,0 +1,375 @@
+"""The table of test_matrix.py: for each field of each request that a built method takes, what a bad value is and how it is refused.
+
+    CALLS[name] = Call(method, base request, {path: [rule, ...]})
+
+A path is that of the message, repeated fields with "[]" ("order.items[].sku_id"). A Bad row says how to spoil the field in an otherwise valid request, and what is
+answered: the reason (its gRPC code is that of proto/status.tbl), the violation's path (the field's own unless told), words and numbers that its text must hold. An Edge
+is the last value that is fine. Any says why nothing that the type allows is refused; with a path that ends in ".**", for everything below. What holds for every
+field of a type (wrong wire type, texts that are not UTF-8 or hold a NUL, messages that are malformed or given twice) has no row: test_matrix.py makes it from the
+descriptors. A field without a row and without Any fails the test, so none can be forgotten.
+"""
+import re
+
+import orderdb_test as t
+from orderdb_test import pb
+from google.protobuf import duration_pb2, field_mask_pb2
+
+FIELD, LIMIT, INVARIANT = "FIELD_INVALID", "LIMIT_EXCEEDED", "INVARIANT_VIOLATED"
+INT64_MAX, INT32_MAX = 2**63 - 1, 2**31 - 1
+
+
+class Bad:
+    """spoil(parent message, field name). at: the violation's path instead of the field's own, ".." is its parent, a leading "+" goes behind it; "": there is none.
+    log: the refusal needs the state, so it takes an entry of the log. meta: keys of the metadata that must be there."""
+
+    def __init__(self, kind, spoil, reason, says=(), at="+", log=False, meta=()):
+        self.kind, self.spoil, self.reason, self.at, self.log, self.meta = kind, spoil, reason, at, log, meta
+        self.says = [str(s) for s in ([says] if isinstance(says, (str, int)) else says)]
+
+
+class Edge:
+    def __init__(self, spoil):
+        self.spoil = spoil
+
+
+class Any:
+    def __init__(self, why):
+        self.why = why
+
+
+class Call:
+    """base(world): a valid request. In a write, options.request_id is the runner's. index: which element of a repeated field is spoiled (the last one there is)."""
+
+    def __init__(self, method, base, fields):
+        self.method, self.base, self.fields = method, base, fields
+
+
+# ---- ways to spoil a field
+def put(value):
+    def spoil(parent, name):
+        field = parent.DESCRIPTOR.fields_by_name[name]
+        parent.ClearField(name)
+        if field.message_type and field.message_type.GetOptions().map_entry:
+            getattr(parent, name).update(value)
+        elif field.label == field.LABEL_REPEATED:
+            getattr(parent, name).extend(value)
+        elif field.message_type:
+            getattr(parent, name).CopyFrom(value)
+        else:
+            setattr(parent, name, value)
+    return spoil
+
+
+def clear(parent, name):
+    parent.ClearField(name)
+
+
+def times(n):
+    """The last element n times."""
+    def spoil(parent, name):
+        last = getattr(parent, name)[-1]
+        put([last] * n)(parent, name)
+    return spoil
+
+
+def add(value):
+    def spoil(parent, name):
+        getattr(parent, name).append(value)
+    return spoil
+
+
+def both(*spoils):
+    def spoil(parent, name):
+        for s in spoils:
+            s(parent, name)
+    return spoil
+
+
+def beside(other, value):
+    """Another field of the same message."""
+    return lambda parent, _: put(value)(parent, other)
+
+
+# ---- rules
+def text(most, least=0, required=False):
+    rows = [Bad("too long", put("x" * (most + 1)), LIMIT, [most, most + 1]), Bad("too long in bytes", put("é" * (most // 2 + 1)), LIMIT, [most]), Edge(put("x" * most))]
+    if required:
+        rows += [Bad("missing", clear, FIELD)]
+    if least > 1:
+        rows += [Bad("too short", put("x" * (least - 1)), LIMIT, [least, least - 1]), Edge(put("x" * least))]
+    return rows
+
+
+def assigned(value):
+    return [Bad("assigned by the server", put(value), FIELD, "assigned by the server")]
+
+
+def under(prefix, rules):
+    return {prefix + ("." if prefix and path and not path.startswith("[") else "") + path: rows for path, rows in rules.items()}
+
+
+def merged(*tables):
+    out = {}
+    for table in tables:
+        for path, rows in table.items():
+            out.setdefault(path, [])
+            out[path] = out[path] + rows
+    return out
+
+
+# Of google.protobuf.Timestamp: the violation names the timestamp.
+TIME = {
+    "seconds": [Bad("before the year 1", put(-62135596801), FIELD, "0001 to 9999", at=".."), Bad("after the year 9999", put(253402300800), FIELD, "0001 to 9999", at=".."),
+                Bad("far out", put(INT64_MAX), FIELD, "9999", at=".."), Bad("far back", put(-INT64_MAX - 1), FIELD, "0001", at="..")],
+    "nanos": [Bad("negative", put(-1), FIELD, [0, 999999999], at=".."), Bad("a whole second", put(10**9), FIELD, [0, 999999999], at=".."), Edge(put(999999999))],
+}
+ANY_TIME = {"**": [Any("what holds it is refused as a whole")]}
+
+
+def money(required=False, first=False):
+    """first: no amount comes before it, so another currency is everybody else's fault."""
+    return {
+        "": [Bad("missing", clear, FIELD, "required")] if required else [],
+        "currency_code": [Bad("missing", clear, FIELD, "ISO 4217"), Bad("small letters", put("cny"), FIELD, ["cny", "ISO 4217"]), Bad("no currency", put("XXX"), FIELD, "XXX"),
+                          Bad("too long", put("C" * 100), FIELD, "ISO 4217")] + ([] if first else [Bad("another currency", put("USD"), INVARIANT, ["USD", "CNY"])]),
+        "minor_units": [Bad("negative", put(-1), LIMIT, [-1, "at least 0"]), Bad("far below", put(-INT64_MAX - 1), LIMIT, "at least 0")],
+    }
+
+
+def attributes():
+    return {"": [Bad("too many", put({"key-%d" % i: "v" for i in range(65)}), LIMIT, [64, 65]), Edge(put({"key-%d" % i: "v" for i in range(64)})),
+                 Bad("an empty key", put({"": "v"}), FIELD, "empty key"),
+                 Bad("a long key", put({"k" * 65: "v"}), LIMIT, [64, 65]), Edge(put({"k" * 64: "v" * 1024})),
+                 Bad("a long value", put({"k": "v" * 1025}), LIMIT, [1024, 1025])]}
+
+
+PAYMENT = merged(
+    {"payment_no": text(128), "channel": text(128)}, under("amount", money()), under("pay_time", TIME))
+SHIPMENT = {
+    "tracking_no": text(128), "carrier": text(128),
+    "sku_ids": [Bad("too many", times(501), LIMIT, [500, 501]), Edge(times(500)), Bad("an empty one", put(["a", ""]), FIELD, "required", at="+[1]"),
+                Bad("a long one", put(["a", "x" * 129]), LIMIT, [128, 129], at="+[1]")],
+}
+ADDRESS = {"recipient": text(128), "phone": text(128), "region_code": text(128), "line": text(1024)}
+# What UpdateOrder may replace too.
+PARTS = merged(
+    {"order_type": text(128), "extension": [Bad("a large order", put(b"\0" * (1 << 20)), LIMIT, 1 << 20, at="..")],
+     "payments": [Bad("too many", times(101), LIMIT, [100, 101]), Edge(times(100))], "shipments": [Bad("too many", times(101), LIMIT, [100, 101]), Edge(times(100))]},
+    under("address", ADDRESS), under("payments[]", PAYMENT), under("shipments[]", SHIPMENT), under("attributes", attributes()))
+
+ITEM = merged(
+    {"sku_id": text(128, required=True), "title": text(512), "merchant_id": text(128),
+     "quantity": [Bad(kind, put(value), LIMIT, ["1 to 1000000", value]) for kind, value in
+                  (("none", 0), ("negative", -1), ("too many", 1000001), ("far out", INT32_MAX), ("far below", -INT32_MAX - 1))]},
+    under("unit_price", money(required=True)), under("discount", money()), under("attributes", attributes()),
+    {"unit_price.minor_units": [Bad("a product beyond 64 bits", put(INT64_MAX), INVARIANT, "64 bits", at="../..")],
+     "discount.minor_units": [Bad("more than the line", put(10**12), INVARIANT, "sum of", at="order.items_total")]})
+CONTENT = merged(
+    PARTS,
+    {"user_id": text(64, required=True), "merchant_id": text(128), "client_order_no": text(128), "machine": text(128),
+     "items": [Bad("missing", clear, FIELD, ["required", 500]), Bad("too many", times(501), LIMIT, [500, 501])]},
+    under("items[]", ITEM),
+    {"items_total": [Bad("wrong sum", put(t.money(1)), INVARIANT, 5000)], "payable": [Bad("wrong sum", put(t.money(1)), INVARIANT, 5300)]},
+    under("items_total", money()), under("freight", money()), under("discount_total", money()), under("payable", money()),
+    {"freight.minor_units": [Bad("a sum beyond 64 bits", put(INT64_MAX), INVARIANT, "64 bits", at="order.payable")],
+     "discount_total": [Bad("more than the order", both(put(t.money(10**6)), lambda parent, _: parent.ClearField("payable")), INVARIANT, "below zero", at="order.payable")]})
+
+TIMER = pb.Timer(timer_id="t", fire_time=t.timestamp(2e9))
+CREATED = merged(CONTENT, {
+    "order_id": assigned(5), "status": assigned("PAID"), "version": assigned(1), "archived": assigned(True), "timers": assigned([TIMER]),
+    "timers[].**": [Any("a timer is refused as a whole")], "create_time": assigned(t.timestamp(1e9)), "create_time.**": ANY_TIME["**"],
+    "update_time": assigned(t.timestamp(1e9)), "update_time.**": ANY_TIME["**"]})
+
+
+def options(required):
+    ttl = [Bad("none", put(0), LIMIT, "1 s to 30 days", at=".."), Bad("negative", put(-1), LIMIT, "1 s to 30 days", at=".."),
+           Bad("31 days", put(31 * 86400), LIMIT, "30 days", at=".."), Bad("far out", put(INT64_MAX), LIMIT, "30 days", at=".."), Edge(put(30 * 86400)), Edge(put(1))]
+    return merged({"": [Bad("missing", clear, FIELD, "required")] if required else []}, {
+        "request_id": text(128, least=16, required=required),
+        "idempotency_ttl.seconds": ttl,
+        "idempotency_ttl.nanos": [Bad("negative", put(-1), LIMIT, "1 s to 30 days", at=".."), Bad("a whole second", put(10**9), LIMIT, "1 s to 30 days", at="..")],
+        "validate_only": [Any("both are meant")], "operator": text(128), "reason": text(1024)})
+
+
+READ = {
+    "at_least.slot": [Bad("negative", put(-1), FIELD, [0, 16383]), Bad("no slot", put(16384), FIELD, [0, 16383]), Edge(put(16383))],
+    "at_least.seq": [Bad("negative", put(-1), FIELD, "negative"), Edge(put(INT64_MAX))],
+    "max_staleness.seconds": [Bad("negative", put(-1), FIELD, 0, at=".."), Bad("no duration", put(315576000001), FIELD, 315576000000, at=".."), Edge(put(315576000000))],
+    "max_staleness.nanos": [Bad("negative", put(-1), FIELD, 0, at=".."), Bad("a whole second", put(10**9), FIELD, 999999999, at="..")],
+    "view": [Bad("no view", put(3), FIELD, ["FULL", 3]), Bad("negative", put(-1), FIELD, -1)],
+}
+NO_ORDER = (1 << 62) + 77
+
+
+def order_id(log, metadata=True):
+    return [Bad("missing", clear, FIELD), Bad("negative", put(-7), FIELD, -7), Bad("no order", put(NO_ORDER), "ORDER_NOT_FOUND", log=log, at="", meta=["order_id"])]
+
+
+VERSION = [Bad("negative", put(-1), LIMIT, [-1, "from 1"]), Bad("another", put(99), "VERSION_MISMATCH", at="", log=True, meta=["order_id", "status", "version"])]
+PAGE_SIZE = [Bad("negative", put(-1), FIELD, -1), Bad("too large", put(1001), LIMIT, [1000, 1001]), Bad("far out", put(INT32_MAX), LIMIT, 1000), Edge(put(1000))]
+
+
+def world(key):
+    """A value that the server made before the run."""
+    return lambda parent, name: put(WORLD[key])(parent, name)
+
+
+def page_token(own, other, another_query):
+    """own: a token of the base request; another_query makes that a different one. other: one of another kind of list."""
+    return [Bad("malformed", put("not a token"), "PAGE_TOKEN_INVALID", "begin again"), Bad("empty inside", put("===="), "PAGE_TOKEN_INVALID"),
+            Bad("long", put("A" * 5000), "PAGE_TOKEN_INVALID"), Bad("of another kind", world(other), "PAGE_TOKEN_INVALID"),
+            Bad("of another query", both(world(own), another_query), "PAGE_TOKEN_INVALID"), Edge(world(own))]
+
+
+# What the server holds before the run, and "top": the request that is being spoiled (test_matrix.py).
+WORLD = {}
+
+
+# ---- base requests: everything that may be set is
+def full_order(user_id="matrix", **fields):
+    o = pb.Order(user_id=user_id, merchant_id="m", order_type="t", machine="retail", items_total=t.money(5000), freight=t.money(500), discount_total=t.money(200), payable=t.money(5300),
+                 address=pb.Address(recipient="r", phone="1", region_code="c", line="l"), attributes={"k": "v"}, extension=b"e", **fields)
+    for i in range(2):
+        o.items.add(sku_id="s%d" % i, title="t", quantity=2, unit_price=t.money(1300), discount=t.money(100), merchant_id="m", attributes={"k": "v"})
+        o.payments.add(payment_no="p%d" % i, channel="c", amount=t.money(1), pay_time=t.timestamp(1e9))
+        o.shipments.add(tracking_no="n%d" % i, carrier="c", sku_ids=["s0"])
+    return o
+
+
+def write_options(**fields):
+    return pb.WriteOptions(request_id=t.request_id(), idempotency_ttl=duration_pb2.Duration(seconds=3600), operator="o", reason="r", **fields)
+
+
+def read_options():
+    return pb.ReadOptions(at_least=pb.CommitToken(slot=1, seq=1), max_staleness=duration_pb2.Duration(seconds=1), view=pb.ORDER_VIEW_FULL)
+
+
+def create_base(**fields):
+    return pb.CreateOrderRequest(order=full_order(), options=write_options(**fields))
+
+
+def transition_base(**fields):
+    return pb.TransitionOrderRequest(order_id=WORLD["order"].order_id, event="pay", expected_statuses=["PENDING_PAYMENT"], expected_version=1, options=write_options(**fields))
+
+
+def update_base():
+    mask = field_mask_pb2.FieldMask(paths=["order_type", "address", "payments", "shipments", "attributes", "extension"])
+    return pb.UpdateOrderRequest(order=pb.Order(**{**{f.name: v for f, v in full_order().ListFields() if f.name in mask.paths}, "order_id": WORLD["order"].order_id}),
+                                 update_mask=mask, expected_version=1, options=write_options())
+
+
+def import_base():
+    o = full_order(client_order_no="matrix-import", status="PAID", version=2, create_time=t.timestamp(1.6e9), update_time=t.timestamp(1.6e9 + 1))
+    entry = dict(operator="o", reason="r", request_id="q", traceparent="t")
+    return pb.ImportOrdersRequest(order=o, history=[
+        pb.HistoryEntry(version=1, event="create", to_status="PENDING_PAYMENT", time=o.create_time, **entry),
+        pb.HistoryEntry(version=2, event="pay", from_status="PENDING_PAYMENT", to_status="PAID", time=o.update_time, **entry)])
+
+
+def list_base():
+    return pb.ListOrdersRequest(user_id="matrix", statuses=["PAID"], create_time_from=t.timestamp(1e9), create_time_to=t.timestamp(3e9), page_size=2, read=read_options())
+
+
+# ---- the table
+CREATE = merged({"order": [Bad("missing", clear, FIELD, "required")]}, under("order", CREATED), under("options", options(required=True)), {
+    "order.machine": [Bad("no machine", put("nothing@7"), "MACHINE_NOT_FOUND", at="", log=True, meta=["machine"])],
+    "order.client_order_no": [Bad("taken", put("matrix-taken"), "CLIENT_ORDER_NO_TAKEN", at="", log=True, meta=["order_id", "time"])],
+    "options.request_id": [Bad("used", world("create_id"), "IDEMPOTENCY_KEY_REUSED", at="", log=True, meta=["order_id", "time"]),
+                           Bad("fenced", world("fenced_id"), "REQUEST_FENCED", at="", log=True)]})
+STATE = ["order_id", "status", "version", "already_there", "winner_request_id", "winner_time"]
+TRANSITION = merged(under("options", options(required=False)), {
+    "order_id": order_id(log=True),
+    "event": text(128)[:2] + [Bad("missing", clear, FIELD, "event or a to_status"), Bad("with a to_status", beside("to_status", "PAID"), FIELD, "not both", at="to_status"),
+                              Bad("no event", put("teleport"), "EDGE_NOT_DEFINED", at="", log=True, meta=["machine", "event"]),
+                              Bad("not from here", put("ship"), "STATUS_MISMATCH", at="", log=True, meta=STATE)],
+    "to_status": [Bad("too long", both(beside("event", ""), put("X" * 129)), LIMIT, [128, 129]),
+                  Bad("no status", both(beside("event", ""), put("NOWHERE")), "EDGE_NOT_DEFINED", at="", log=True, meta=["machine", "to_status"])],
+    "expected_statuses": [Bad("too many", times(65), LIMIT, [64, 65]), Edge(times(64)), Bad("an empty one", add(""), FIELD, "required", at="+[1]"),
+                          Bad("a long one", add("X" * 65), LIMIT, [64, 65], at="+[1]"), Bad("no status", add("NOWHERE"), FIELD, "NOWHERE", at="+[1]", log=True)],
+    "expected_version": VERSION,
+    **{name: [Bad("not built", put(value), "NOT_BUILT_YET", at="", meta=["field"])] for name, value in
+       (("patch", pb.Order()), ("update_mask", field_mask_pb2.FieldMask()), ("ack", pb.AckRef()))},
+    "patch.**": [Any("refused as a whole")], "update_mask.**": [Any("refused as a whole")], "ack.**": [Any("refused as a whole")],
+    "options.request_id": [Bad("used", world("pay_id"), "IDEMPOTENCY_KEY_REUSED", at="", log=True, meta=["order_id", "time"])]})
+NOT_LOOKED_AT = ["user_id", "merchant_id", "client_order_no", "machine", "status", "version", "archived"]
+UPDATE = merged({"order": [Bad("missing", clear, FIELD, "required")]}, under("order", PARTS), under("options", options(required=False)), {
+    "order.order_id": order_id(log=True),
+    **{"order." + name: [Any("no mask can name it")] for name in NOT_LOOKED_AT},
+    **{"order.%s.**" % name: [Any("no mask can name it")] for name in ("items_total", "freight", "discount_total", "payable", "items[]", "timers[]", "create_time", "update_time")},
+    "order.payments": [Bad("in another currency than the order", lambda parent, _: [setattr(p.amount, "currency_code", "USD") for p in parent.payments], INVARIANT, "currency", log=True)],
+    "update_mask.paths": [Bad("missing", clear, FIELD, "required", at=".."), Bad("an amount", add("payable"), FIELD, "cannot be updated", at="+[6]"), Bad("all", add("*"), FIELD, at="+[6]"),
+                          Bad("a part", add("address.line"), FIELD, "as a whole", at="+[6]"), Bad("empty", add(""), FIELD, at="+[6]")],
+    "expected_version": VERSION,
+    "options.request_id": [Bad("fenced", world("fenced_id"), "REQUEST_FENCED", at="", log=True)]})
+ENTRY = merged({
+    "version": [Bad("a gap", put(3), INVARIANT, [3, 2]), Bad("negative", put(-1), INVARIANT, -1)],
+    "event": [*text(128, required=True)[:2], Bad("missing", clear, FIELD, 128), Bad("no event from there", put("ship"), INVARIANT, "PENDING_PAYMENT")],
+    "from_status": [Bad("another", put("SHIPPED"), INVARIANT, "PENDING_PAYMENT"), Bad("no status", put("NOWHERE"), INVARIANT, "PENDING_PAYMENT")],
+    "to_status": [Bad("missing", clear, INVARIANT, "PAID"), Bad("another", put("SHIPPED"), INVARIANT, "PAID")],
+    "operator": text(128), "reason": text(1024), "request_id": text(128), "traceparent": text(128), "chain_hash": assigned(b"\0" * 32),
+    "time": [Bad("missing", clear, FIELD, "required"), Bad("before the one before", put(t.timestamp(1)), INVARIANT, "before")]}, under("time", TIME))
+IMPORT = merged({"order": [Bad("missing", clear, FIELD, "required")]}, under("order", CONTENT), under("history[]", ENTRY), {
+    "order.order_id": assigned(5), "order.archived": assigned(True), "order.timers": assigned([TIMER]), "order.timers[].**": [Any("a timer is refused as a whole")],
+    "order.client_order_no": [Bad("missing", clear, FIELD, "required")],
+    "order.machine": [Bad("no machine", put("nothing"), "MACHINE_NOT_FOUND", at="", meta=["machine"])],
+    "order.status": [Bad("not the history's", put("SHIPPED"), INVARIANT, "PAID")],
+    "order.version": [Bad("not the history's", put(7), INVARIANT, [7, 2]), Bad("negative", put(-1), INVARIANT, 2)],
+    "order.create_time": [Bad("not the history's", put(t.timestamp(5)), INVARIANT, "first"),
+                          Bad("missing without history", lambda parent, name: (clear(parent, name), WORLD["top"].ClearField("history")), FIELD, "required")],
+    "order.update_time": [Bad("not the history's", put(t.timestamp(5)), INVARIANT, "last")],
+    "history": [Bad("too many", times(1001), LIMIT, [1000, 1001])]},
+    under("order.create_time", TIME), under("order.update_time", TIME))
+
+CALLS = {
+    "CreateOrder": Call("CreateOrder", create_base, CREATE),
+    "BatchCreateOrders": Call("BatchCreateOrders", lambda: pb.BatchCreateOrdersRequest(requests=[create_base(validate_only=True) for _ in range(2)]), merged(
+        under("requests[]", CREATE), {"requests": [Bad("too many", times(1001), LIMIT, [1000, 1001])], "atomic": [Any("both are meant")]})),
+    "BatchCreateOrders, atomic": Call("BatchCreateOrders", lambda: pb.BatchCreateOrdersRequest(requests=[create_base() for _ in range(2)], atomic=True), merged(
+        under("requests[]", CREATE), {
+            "requests": [Bad("too many", times(1001), LIMIT, [1000, 1001])], "atomic": [Any("both are meant")],
+            "requests[].order.user_id": [Bad("of another user", put("another"), INVARIANT, "one user")],
+            "requests[].options.request_id": [Bad("twice", lambda parent, name: put(WORLD["top"].requests[0].options.request_id)(parent, name), INVARIANT, "requests[0]")],
+            "requests[].options.validate_only": [Bad("one of two", put(True), INVARIANT, "requests[0]")],
+            "requests[].order.client_order_no": [
+                Bad("twice", lambda parent, name: [put("same")(r.order, name) for r in WORLD["top"].requests], INVARIANT, "requests[0]")]})),
+    "GetOrder": Call("GetOrder", lambda: pb.GetOrderRequest(order_id=WORLD["order"].order_id, read=read_options(), as_of=t.timestamp(3e9)), merged(
+        {"order_id": order_id(log=False), "as_of": [Bad("before it was", put(t.timestamp(1e9)), "ORDER_NOT_FOUND", at="", meta=["order_id"])]}, under("as_of", TIME), under("read", READ))),
+    "BatchGetOrders": Call("BatchGetOrders", lambda: pb.BatchGetOrdersRequest(order_ids=[WORLD["order"].order_id, NO_ORDER], read=read_options()), merged(
+        {"order_ids": [Bad("too many", times(1001), LIMIT, [1000, 1001]), Edge(times(1000)), Bad("zero", add(0), FIELD, 0, at="+[2]"), Bad("negative", add(-5), FIELD, -5, at="+[2]"),
+                       Bad("far too many", times(65537), LIMIT, 65536, at="+[0]")]}, under("read", READ))),
+    "ListOrders": Call("ListOrders", list_base, merged({
+        "user_id": text(64, required=True),
+        "statuses": [Bad("too many", times(65), LIMIT, [64, 65]), Edge(times(64)), Bad("no status", add("NOWHERE"), FIELD, "NOWHERE", at="+[1]"), Bad("an empty one", add(""), FIELD, at="+[1]"),
+                     Bad("a long one", add("é" * 500), FIELD, at="+[1]")],
+        "create_time_from": [Bad("after the end", put(t.timestamp(4e9)), FIELD, "create_time_to")],
+        "page_size": PAGE_SIZE,
+        "page_token": page_token("list_token", "history_token", lambda parent, _: parent.statuses.append("SHIPPED")),
+        "page_number": [Bad("negative", put(-1), FIELD, -1), Bad("with a token", both(put(1), beside("page_token", "x")), FIELD, "not both"),
+                        Edge(put(INT32_MAX))],
+        "include_archived": [Any("nothing is archived yet")]}, under("create_time_from", TIME), under("create_time_to", TIME), under("read", READ))),
+    "TransitionOrder": Call("TransitionOrder", transition_base, TRANSITION),
+    "BatchTransitionOrders": Call("BatchTransitionOrders", lambda: pb.BatchTransitionOrdersRequest(requests=[transition_base(validate_only=True) for _ in range(2)]), merged(
+        under("requests[]", TRANSITION), {"requests": [Bad("too many", times(1001), LIMIT, [1000, 1001])]})),
+    "UpdateOrder": Call("UpdateOrder", update_base, UPDATE),
+    "ListOrderHistory": Call("ListOrderHistory", lambda: pb.ListOrderHistoryRequest(order_id=WORLD["paid"].order_id, page_size=1, read=read_options()), merged(
+        {"order_id": order_id(log=False), "page_size": PAGE_SIZE, "page_token": page_token("history_token", "list_token", lambda parent, _: setattr(parent, "order_id", WORLD["order"].order_id))}, under("read", READ))),
+    "GetRequestOutcome": Call("GetRequestOutcome", lambda: pb.GetRequestOutcomeRequest(user_id="matrix", request_id=t.request_id()), {
+        "user_id": text(64, required=True), "request_id": text(128, least=16, required=True)}),
+    "ImportOrders": Call("ImportOrders", import_base, IMPORT),
+    "GetTopology": Call("GetTopology", lambda: t.admin_pb2.GetTopologyRequest(known_epoch=1), {"known_epoch": [Any("the map is told whatever one knows")]}),
+}
+
+# Methods of others' contracts: their tests are told here.
+FOREIGN = {
+    "HealthCheck": "test_grpc_surface.py", "HealthWatch": "test_grpc_surface.py",
+    "Reflection": "test_grpc_surface.py, test_surface.c", "ReflectionAlpha": "test_grpc_surface.py",
+}
+
+
+def statuses():
+    """proto/status.tbl: reason -> gRPC codes that it comes with."""
+    rows = re.findall(r'^STATUS\((\w+), GRPC_(\w+), "(\w*)", (\w+)\)', open(t.ROOT + "/proto/status.tbl").read(), re.M)
+    out = {}
+    for _, code, reason, _ in rows:
+        out.setdefault(reason, []).append(code)
+    return out
