@@ -1,8 +1,9 @@
 /* Random lives of a partition against the model (tests/lib/model.h).
  *
- * A run draws commands (creates, transitions, imports; retries, reused ids, races on a version, expiry by jumps of time, clocks that go back), packs 1 to
- * 20 of them into entries, and feeds the entries to the model and to two partitions. The partitions flush and crash at moments of their own; a crash
- * forgets all that was not flushed, and the entries behind the flushed applied index are applied again. Shown:
+ * A run draws commands (creates, transitions, updates, imports, fences, batches; retries, reused ids, races on a version, expiry by jumps of time, clocks that go
+ * back), packs 1 to 20 of them into entries, and feeds the entries to the model and to two partitions. Some entries are one batch that is not atomic, with requests
+ * twice in it, or the last such batch once more. The partitions flush and crash at moments of their own; a crash forgets all that was not flushed, and the entries
+ * behind the flushed applied index are applied again. Shown:
  *   - each answer is the model's, and a replayed entry answers what it answered first, from whatever index the replay began;
  *   - the rows are the model's: heads, bodies, histories without gaps, chain hashes, client numbers, lists, counts, slot records;
  *   - both partitions end with identical rows, but for expired idempotency records, which each may have dropped or not.
@@ -41,13 +42,16 @@ struct sim {
     uint64_t clock_us, ttl_us_max;
     struct command sent[REQUESTS_MAX]; /* with a request id: to be sent again */
     unsigned sent_count;
-    struct command batch; /* the last one */
+    struct command batch; /* the last atomic one */
+    struct command burst[COMMANDS_MAX]; /* the requests of the last BatchTransitionOrders or BatchCreateOrders without atomic */
+    unsigned burst_count;
     uint64_t next_request;
     char user_names[USERS][16];
     unsigned commands, replays, crashes;
 };
 
 /* How often each kind of answer was given, over all runs: a kind that never came up would be a hole in the draw. */
+static uint64_t seen_bursts, seen_burst_replays;
 static uint64_t seen[STATUS_COUNT], seen_replayed, seen_already_there, seen_late, seen_applied, seen_batches[3];
 static uint64_t seed_now;
 static void on_abort(int sig)
@@ -298,6 +302,38 @@ static struct command draw(struct sim *s)
     return c;
 }
 
+/* A batch that is not atomic: requests of their own that come as one entry, in their order: creates of one user, or the steps of a few orders, where a step that
+ * is too early or comes twice is refused or replayed by itself. Now and then the last batch once more, with holes, as after an answer that was lost. */
+static unsigned draw_burst(struct sim *s, struct command *out)
+{
+    unsigned n = 0;
+    if (s->burst_count && chance(s, 40)) {
+        for (unsigned i = 0; i < s->burst_count; i++)
+            if (chance(s, 90)) out[n++] = s->burst[i];
+        return n;
+    }
+    bool creates = chance(s, 40);
+    struct slice user = any_user(s);
+    const struct model_order *orders[3] = {any_order(s), any_order(s), any_order(s)};
+    unsigned wanted = 2 + (unsigned)below(s, COMMANDS_MAX - 1);
+    for (; n < wanted; n++) {
+        struct command *c = &out[n];
+        if (n && chance(s, 15)) {
+            *c = out[below(s, n)]; /* the same request twice in one batch */
+            continue;
+        }
+        *c = creates ? draw_create(s) : draw_transition(s);
+        if (!c->origin.request_id.len) c->origin.request_id = text(s, "request-%016llx", s->next_request++);
+        const struct model_order *o = orders[below(s, ARRAY_LEN(orders))];
+        if (creates) c->create.user_id = user;
+        else if (o) c->transition.order_id = o->id;
+        if (n && chance(s, 3)) c->origin.request_id = out[below(s, n)].origin.request_id; /* another one under its id */
+    }
+    memcpy(s->burst, out, n * sizeof *out);
+    s->burst_count = n;
+    return n;
+}
+
 static void move_clock(struct sim *s)
 {
     uint64_t kind = below(s, 100);
@@ -334,12 +370,15 @@ static void step(struct sim *s)
 {
     static struct outcome outcomes[2][COMMANDS_MAX];
     static struct model_outcome expected[COMMANDS_MAX];
+    static struct command burst[COMMANDS_MAX];
     struct sim_entry *e = &s->entries[s->entry_count];
     move_clock(s);
     *e = (struct sim_entry){.log_time_us = s->clock_us, .count = 1 + (unsigned)below(s, chance(s, 50) ? 3 : COMMANDS_MAX)};
     model_begin(&s->model, e->log_time_us);
+    unsigned burst_count = chance(s, 15) ? draw_burst(s, burst) : 0;
+    if (burst_count) e->count = burst_count;
     for (unsigned i = 0; i < e->count; i++) {
-        struct command c = draw(s);
+        struct command c = burst_count ? burst[i] : draw(s);
         e->commands[i] = command_encode(&c, &s->arena);
         check(e->commands[i].data);
         expected[i] = model_apply(&s->model, &c);
@@ -347,11 +386,13 @@ static void step(struct sim *s)
     for (unsigned i = 0; i < e->count; i++) {
         seen[expected[i].status]++;
         seen_replayed += expected[i].replayed;
+        seen_burst_replays += burst_count && expected[i].replayed;
         seen_applied += expected[i].applied;
         seen_batches[expected[i].status ? 0 : 1 + expected[i].replayed] += expected[i].batch;
         seen_late += !expected[i].batch && expected[i].replayed && expected[i].version < s->model.orders[expected[i].order].count;
         seen_already_there += expected[i].already_there;
     }
+    seen_bursts += burst_count > 0;
     s->entry_count++;
     s->commands += e->count;
     for (unsigned p = 0; p < 2; p++) {
@@ -450,6 +491,9 @@ static void check_coverage(void)
     check(seen_applied > 0);
     printf("# batches: refused %llu, done %llu, replayed %llu\n", (unsigned long long)seen_batches[0], (unsigned long long)seen_batches[1], (unsigned long long)seen_batches[2]);
     for (int i = 0; i < 3; i++) check(seen_batches[i] > 0);
+    printf("# batches that are not atomic: %llu, requests of them replayed %llu\n", (unsigned long long)seen_bursts, (unsigned long long)seen_burst_replays);
+    check(seen_bursts > 0);
+    check(seen_burst_replays > 0);
 }
 
 int main(int argc, char **argv)
