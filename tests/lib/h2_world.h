@@ -55,6 +55,7 @@ static struct world *world; /* the one that runs; handlers find it here */
 static const struct h2_limits world_h2_limits = {128, 65536, 1 << 20, 16384, 176 << 10, 1000, 33, 30 * NS_PER_S};
 static const struct call_limits world_call_limits = {4 << 20, 16384, 3600 * NS_PER_S, 16 << 20, 64 << 20, 1000, 8};
 
+#ifndef WORLD_REAL_HANDLERS /* the including program has an engine of its own: it defines mail_send_op alone */
 /* ---- doubles */
 void mail_send_op(struct core *from, struct mail_hop *hop, struct op *op, void (*home)(struct mail_hop *hop)) {
     hop->op = op;
@@ -62,6 +63,8 @@ void mail_send_op(struct core *from, struct mail_hop *hop, struct op *op, void (
     list_push_back(&world->away, &hop->link);
     world->away_count++;
 }
+
+#endif
 
 /* Brings the oldest op home. */
 static void world_home(struct world *w) {
@@ -73,6 +76,7 @@ static void world_home(struct world *w) {
 }
 
 static call_handler world_create, world_get, world_list, world_transition, world_history, world_import, world_topology, world_batch;
+#ifndef WORLD_REAL_HANDLERS
 #define WORLD_HANDLER(name, handler) \
     __attribute__((weak)) void name(struct call *call) { handler(call); }
 WORLD_HANDLER(serve_create_order, world_create)
@@ -87,6 +91,7 @@ WORLD_HANDLER(serve_get_request_outcome, world_batch)
 WORLD_HANDLER(serve_batch_get_orders, world_batch)
 WORLD_HANDLER(serve_batch_create_orders, world_batch)
 WORLD_HANDLER(serve_batch_transition_orders, world_batch)
+#endif
 
 /* create: says what it was told. */
 static void handler_echo(struct call *call) {

@@ -1,0 +1,419 @@
+/* Every method of the contract from HTTP/2 bytes to the engine and back, in one thread: a client session in memory, the server's calls and handlers, an engine on a
+ * simulated clock, disk and store. An input is one request, sent twice. Byte 0: the method, mostly one that is built; byte 1: how (below); the rest is the message, or
+ * the seed of a drawn one (tests/lib/draw.h). The engine lives through many inputs, so requests meet each other's orders, ids and tokens. Shown for each:
+ *   - exactly one answer: messages that frame and decode as the method's, UTF-8 throughout; or a refusal with code, reason and details that belong together;
+ *   - no call is left, what was charged is given back, and the budget was never exceeded;
+ *   - what was written is replayed: the same request answers the same; a read that is asked again too.
+ * After some inputs the stores are walked: lists, counts and heads agree. */
+#define WORLD_REAL_HANDLERS
+#include "tests/lib/h2_world.h"
+
+#include "engine/keys.h"
+#include "engine/order.h"
+#include "engine/userlist.h"
+#include "orderdb/v1/admin.pb-c.h"
+#include "orderdb/v1/order.pb-c.h"
+#include "orderdb/v1/stream.pb-c.h"
+#include "proto/base/hash.h"
+#include "proto/pbwire.h"
+#include "proto/scan.h"
+#include "server/methods.h"
+#include "server/node.h"
+#include "tests/lib/draw.h"
+#include "tests/lib/sim_env.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+/* How. The low three bits: what the request is; the next two: under what it suffers; then: strange values, a few bytes at a time, many messages. */
+enum { DRAWN = 4, RAW, DRAWN_MISFRAMED, RAW_MISFRAMED };
+enum { LITTLE_MEMORY = 2, TIMEOUT = 3 };
+enum { WILD = 32, IN_PIECES = 64, MANY = 128 };
+struct how {
+    bool raw, misframed, little_memory, timeout, wild, in_pieces, many;
+};
+enum { PARTITIONS = 2, REQUEST_BYTES_MAX = 60000, STEPS_MAX = 200000, INPUTS_PER_WALK = 400, INPUTS_PER_ENGINE = 4000 };
+
+/* ---- methods */
+struct row {
+    const char *path, *name;
+    enum method_kind kind;
+    const ProtobufCServiceDescriptor *service; /* NULL: a contract of others */
+    call_handler handler;
+};
+#define OrderService_descriptor orderdb__v1__order_service__descriptor
+#define StreamService_descriptor orderdb__v1__stream_service__descriptor
+#define AdminService_descriptor orderdb__v1__admin_service__descriptor
+static const struct row rows[] = {
+#define METHOD(service, method, kind, handler) {"/orderdb.v1." #service "/" #method, #method, METHOD_##kind, &service##_descriptor, handler},
+#define METHOD_IN(row, package, service, method, kind, handler) {"/" #package "." #service "/" #method, #row, METHOD_##kind, NULL, handler},
+#include "proto/methods.tbl"
+#undef METHOD
+#undef METHOD_IN
+};
+
+static const struct row *row_of(uint8_t byte) {
+    static const struct row *built[ARRAY_LEN(rows)];
+    static unsigned built_count;
+    if (!built_count)
+        for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+            if (rows[i].handler != serve_not_built_yet) built[built_count++] = &rows[i];
+    return byte < 240 ? built[byte % built_count] : &rows[byte * 7u % ARRAY_LEN(rows)];
+}
+
+static struct how how_of(uint8_t byte) {
+    unsigned what = byte & 7, under = byte >> 3 & 3;
+    return (struct how){
+        .raw = what == RAW || what == RAW_MISFRAMED, .misframed = what >= DRAWN_MISFRAMED, .little_memory = under == LITTLE_MEMORY, .timeout = under == TIMEOUT,
+        .wild = byte & WILD, .in_pieces = byte & IN_PIECES, .many = byte & MANY,
+    };
+}
+
+/* ---- the engine, its world, and the core that the calls live on */
+static struct {
+    struct sim_world *world;
+    struct sim_disk *disk;
+    struct env *env;
+    struct engine *engine;
+    struct store_mem_disk *disks[PARTITIONS];
+    struct store *stores[PARTITIONS];
+    struct machines *machines;
+    struct draw draw;
+    unsigned inputs;
+} server;
+static struct config config;
+static struct node node;
+static struct list finished; /* mail_hop.link: ops on their way home */
+
+static enum status open_store(void *ctx, uint32_t partition, uint64_t memtable_bytes, struct store **out, char error[256]) {
+    enum status st = store_open_mem(out, server.disks[partition]);
+    server.stores[partition] = *out;
+    return st;
+}
+
+static void server_open(void) {
+    static const uint32_t partitions[PARTITIONS] = {0, 1};
+    char error[256] = "";
+    server.world = sim_world_new(1);
+    server.machines = machines_new();
+    for (unsigned i = 0; i < PARTITIONS; i++) server.disks[i] = store_mem_disk_new();
+    server.disk = sim_disk_new(server.world);
+    server.env = sim_env_open(server.world, server.disk);
+    struct engine_config ec = {
+        .node_id = 1, .partition_count = PARTITIONS, .partitions = partitions, .owned_count = PARTITIONS, .machines = server.machines, .log_live_bytes_max = 32 << 20,
+        .log_segment_bytes = 8 << 20, .memtable_bytes = 16 << 20, .queue_ops_max = 2000, .queue_bytes_max = 8 << 20, .store_open = open_store, .election_ms = 1000, .heartbeat_ms = 100,
+    };
+    check(engine_open(&server.engine, server.env, &ec, error) == STATUS_OK);
+    while (!engine_ready(server.engine)) {
+        engine_tick(server.engine);
+        sim_world_run(server.world, NS_PER_MS);
+    }
+    config_defaults(&config);
+    node = (struct node){.config = &config, .core_count = 1, .partition_count = PARTITIONS, .machines = server.machines, .limits.requests_bytes_max = 64 << 20};
+    node.identity.node_id = 1;
+    list_init(&finished);
+}
+
+static void server_close(void) {
+    engine_close(server.engine);
+    sim_world_settle(server.world);
+    sim_env_close(server.env);
+    sim_disk_free(server.disk);
+    sim_world_free(server.world);
+    for (unsigned i = 0; i < PARTITIONS; i++) store_mem_disk_free(server.disks[i]);
+    machines_free(server.machines);
+    memset(&server, 0, sizeof server);
+}
+
+static void on_op_done(struct op *op) { list_push_back(&finished, &((struct mail_hop *)op->owner)->link); }
+
+/* In place of mail.c's: one core. */
+void mail_send_op(struct core *from, struct mail_hop *hop, struct op *op, void (*home)(struct mail_hop *hop)) {
+    hop->op = op;
+    hop->home = home;
+    op->owner = hop;
+    op->done = on_op_done;
+    from->engine = server.engine;
+    world->away_count++;
+    engine_submit(server.engine, op);
+}
+
+/* One turn of the core (core.c). */
+static void turn(struct world *w) {
+    engine_tick(server.engine);
+    uint64_t now = sim_world_now_ns(server.world), deadline = engine_deadline_ns(server.engine);
+    sim_world_run(server.world, deadline <= now ? 2000 : MIN_OF(deadline - now, 200000ull));
+    w->core.now_ns = sim_world_now_ns(server.world);
+    timers_run(&w->core.timers, w->core.now_ns);
+    for (struct list *l; (l = list_pop_front(&finished)); w->away_count--) {
+        struct mail_hop *hop = list_entry(l, struct mail_hop, link);
+        hop->home(hop);
+    }
+    check(calls_memory_bytes(w->core.calls) <= node.limits.requests_bytes_max);
+    world_pump(w);
+}
+
+/* ---- the stores */
+static void walk_store(struct store *store) {
+    static struct arena arena;
+    char error[256] = "";
+    int64_t heads = 0, listed = 0;
+    struct store_view view = {.store = store};
+    arena_init(&arena, 64 << 20);
+    struct store_iter *it = store_iter_open(&view, SLICE_LIT(""), SLICE_LIT("\xff\xff\xff\xff"));
+    for (store_iter_first(it); store_iter_valid(it); store_iter_next(it)) {
+        struct slice key = store_iter_key(it), value = store_iter_value(it);
+        struct key body;
+        struct slice row;
+        arena_reset(&arena);
+        if (key.data[2] == KEY_HEAD) {
+            struct order_head head;
+            check(order_head_decode(value, &head) == STATUS_OK);
+            key_body(&body, head.order_id);
+            check(store_get(&view, key_slice(&body), &arena, &row) == STATUS_OK);
+            heads++;
+        } else if (key.data[2] == KEY_COUNTS && key.data[4 + key.data[3]] == 0) { /* the root of a user */
+            struct userlist_range range = {.slot = get_be16(key.data), .user_id = slice_of(key.data + 4, key.data[3]), .from_us = INT64_MIN, .to_us = INT64_MAX};
+            struct status_counts counts;
+            check(userlist_verify(&view, &arena, range.slot, range.user_id, error) == STATUS_OK);
+            check(userlist_count(&view, &arena, &range, &counts) == STATUS_OK);
+            for (unsigned i = 0; i < counts.n; i++) listed += counts.at[i].count;
+        }
+    }
+    check(store_iter_status(it) == STATUS_OK);
+    store_iter_close(it);
+    check(heads == listed);
+    arena_fini(&arena);
+}
+
+/* ---- answers */
+static const struct scan_limits answer_limits = {.depth_max = 32, .elements_max = 1 << 22, .unknown_bytes_max = 0, .unpacked_bytes_max = 256 << 20};
+
+static void check_refusal(const struct answer *a, struct arena *arena) {
+    uint8_t *raw = arena_alloc(arena, sizeof a->details);
+    check(raw);
+    size_t n = base64_decode(slice_str(a->details), raw);
+    struct details d;
+    check(n != SIZE_MAX);
+    check(details_decode(slice_of(raw, n), arena, &d));
+    check(d.code == atoi(a->grpc_status));
+    check(d.reason[0]);
+    check(strcmp(d.reason, "INTERNAL") != 0);
+    check(strcmp(d.domain, "orderdb") == 0);
+    check(utf8_valid(slice_str(d.message)));
+    for (const struct failure_violation *v = d.violations; v; v = v->next) {
+        check(v->field[0]);
+        check(utf8_valid(slice_str(v->field)));
+        check(utf8_valid(slice_str(v->description)));
+    }
+    for (const struct failure_meta *m = d.metas; m; m = m->next) check(utf8_valid(m->value));
+}
+
+/* The messages of an answer, decoded where the contract is ours: the first one. */
+static ProtobufCMessage *check_messages(const struct row *row, const struct answer *a, struct arena *arena) {
+    const ProtobufCMethodDescriptor *method = row->service ? protobuf_c_service_descriptor_get_method_by_name(row->service, row->name) : NULL;
+    ProtobufCMessage *first = NULL;
+    unsigned count = 0;
+    for (size_t at = 0; at < a->body_len; count++) {
+        bool compressed;
+        uint32_t len;
+        check(a->body_len - at >= GRPC_FRAME_HEAD);
+        check(grpc_frame_parse(a->body + at, &compressed, &len));
+        check(!compressed);
+        check(len <= a->body_len - at - GRPC_FRAME_HEAD);
+        struct slice wire = slice_of(a->body + at + GRPC_FRAME_HEAD, len);
+        at += GRPC_FRAME_HEAD + len;
+        if (!method) continue;
+        struct failure f;
+        failure_init(&f, arena);
+        ProtobufCMessage *m = scan_unpack(method->output, wire, &answer_limits, &f);
+        check(m);
+        if (!first) first = m;
+    }
+    check(row->kind == METHOD_BIDI || row->kind == METHOD_SERVER_STREAM || count == 1);
+    return first;
+}
+
+/* What the answer of a write says of a retry is all that may differ. */
+static bool replays(ProtobufCMessage *m) {
+    if (m->descriptor == &orderdb__v1__create_order_response__descriptor) {
+        Orderdb__V1__CreateOrderResponse *r = (void *)m;
+        bool written = r->token != NULL;
+        return r->replayed = true, written;
+    }
+    if (m->descriptor == &orderdb__v1__update_order_response__descriptor) {
+        Orderdb__V1__UpdateOrderResponse *r = (void *)m;
+        bool written = r->token != NULL;
+        return r->replayed = true, written;
+    }
+    if (m->descriptor == &orderdb__v1__transition_order_response__descriptor) {
+        Orderdb__V1__TransitionOrderResponse *r = (void *)m;
+        bool written = r->token != NULL && r->entry->request_id[0];
+        return r->replayed = true, written;
+    }
+    return true;
+}
+
+static void check_same(const ProtobufCMessage *a, const ProtobufCMessage *b, struct arena *arena) {
+    size_t n = protobuf_c_message_get_packed_size(a);
+    check(n == protobuf_c_message_get_packed_size(b));
+    uint8_t *x = arena_alloc(arena, n + 1), *y = arena_alloc(arena, n + 1);
+    check(x);
+    check(y);
+    protobuf_c_message_pack(a, x);
+    protobuf_c_message_pack(b, y);
+    check(memcmp(x, y, n) == 0);
+}
+
+/* NULL: refused. What was refused may be done the second time: other requests of its batch came between. */
+static void check_result(ProtobufCMessage *a, ProtobufCMessage *b, struct arena *arena) {
+    if (!a || !replays(a)) return;
+    check(b);
+    replays(b);
+    check_same(a, b, arena);
+}
+
+/* UpdateOrder without a request_id is an update each time; its answer does not say whether there was one. */
+static bool is_update_without_id(const struct row *row, struct slice wire, struct arena *arena) {
+    struct failure f;
+    failure_init(&f, arena);
+    if (strcmp(row->name, "UpdateOrder") != 0) return false;
+    const Orderdb__V1__UpdateOrderRequest *m = (void *)scan_unpack(&orderdb__v1__update_order_request__descriptor, wire, &scan_limits_default, &f);
+    return !m || !m->options || !m->options->request_id[0];
+}
+
+/* The first answer and that of the same request again; NULL: refused. */
+static void check_again(ProtobufCMessage *a, ProtobufCMessage *b, struct arena *arena) {
+    const ProtobufCMessageDescriptor *type = a->descriptor;
+    if (type == &orderdb__v1__topology__descriptor) return; /* rates */
+    check(b || !replays(a));
+    if (!b) return;
+    if (type == &orderdb__v1__import_orders_response__descriptor) {
+        const Orderdb__V1__ImportOrdersResponse *x = (void *)a, *y = (void *)b;
+        check(y->imported == 0);
+        check(y->already_there == x->imported + x->already_there);
+        check(y->rejected_count == x->rejected_count);
+    } else if (type == &orderdb__v1__batch_create_orders_response__descriptor) {
+        const Orderdb__V1__BatchCreateOrdersResponse *x = (void *)a, *y = (void *)b;
+        check(x->n_results == y->n_results);
+        for (size_t i = 0; i < x->n_results; i++)
+            check_result(x->results[i]->result_case == 1 ? &x->results[i]->ok->base : NULL, y->results[i]->result_case == 1 ? &y->results[i]->ok->base : NULL, arena);
+    } else if (type == &orderdb__v1__batch_transition_orders_response__descriptor) {
+        const Orderdb__V1__BatchTransitionOrdersResponse *x = (void *)a, *y = (void *)b;
+        check(x->n_results == y->n_results);
+        for (size_t i = 0; i < x->n_results; i++)
+            check_result(x->results[i]->result_case == 1 ? &x->results[i]->ok->base : NULL, y->results[i]->result_case == 1 ? &y->results[i]->ok->base : NULL, arena);
+    } else {
+        check_result(a, b, arena);
+    }
+}
+
+/* Orders and tokens that were answered are what later requests ask for. */
+static void learn(const ProtobufCMessage *m) {
+    struct draw *d = &server.draw;
+    const char *token = "";
+    if (m->descriptor == &orderdb__v1__create_order_response__descriptor && ((const Orderdb__V1__CreateOrderResponse *)m)->token)
+        draw_order_seen(d, ((const Orderdb__V1__CreateOrderResponse *)m)->order->order_id);
+    if (m->descriptor == &orderdb__v1__list_orders_response__descriptor) {
+        const Orderdb__V1__ListOrdersResponse *l = (const void *)m;
+        token = l->next_page_token;
+        if (l->n_orders) draw_order_seen(d, l->orders[0]->order_id);
+    }
+    if (m->descriptor == &orderdb__v1__list_order_history_response__descriptor) token = ((const Orderdb__V1__ListOrderHistoryResponse *)m)->next_page_token;
+    if (token[0]) snprintf(d->token, sizeof d->token, "%s", token);
+}
+
+/* ---- requests */
+static size_t add_frame(uint8_t *body, size_t len, const uint8_t *message, size_t n) {
+    grpc_frame_head(body + len, (uint32_t)n);
+    memcpy(body + len + GRPC_FRAME_HEAD, message, n);
+    return len + GRPC_FRAME_HEAD + n;
+}
+
+/* What a client should not send; the answer is one all the same. */
+static size_t spoil_framing(struct test_random *r, uint8_t *body, size_t len) {
+    switch (test_random_below(r, 7)) {
+    case 0: body[0] = 1; return len; /* compressed, and is not */
+    case 1: body[0] = (uint8_t)test_random_next(r); return len;
+    case 2: body[1 + test_random_below(r, 4)] ^= (uint8_t)(1u << test_random_below(r, 8)); return len;
+    case 3: return (size_t)test_random_below(r, len);
+    case 4: return 0;
+    case 5: memset(body + len, 0, 4); return len + 1 + (size_t)test_random_below(r, 4); /* the beginning of another */
+    default: return add_frame(body, len, body, (size_t)test_random_below(r, MIN_OF(len, (size_t)1000)));
+    }
+}
+
+static size_t request_body(const struct row *row, struct how how, struct slice input, struct slice *message, uint8_t *body) {
+    static uint8_t bytes[REQUEST_BYTES_MAX];
+    struct draw *d = &server.draw;
+    d->random.state = hash64(input) | 1;
+    d->wild = how.wild ? 3 : 0;
+    const ProtobufCMethodDescriptor *method = row->service ? protobuf_c_service_descriptor_get_method_by_name(row->service, row->name) : NULL;
+    unsigned count = how.many && row->kind != METHOD_UNARY ? 1 + (unsigned)test_random_below(&d->random, 5) : 1;
+    size_t len = 0;
+    for (unsigned i = 0; i < count; i++) {
+        size_t n = MIN_OF(input.len, sizeof bytes);
+        if (how.raw || !method) memcpy(bytes, input.data, n);
+        else n = draw_message(d, method->input, bytes, sizeof bytes / 8);
+        if (!how.raw && how.wild && n && test_random_below(&d->random, 4) == 0) bytes[test_random_below(&d->random, n)] ^= (uint8_t)(1u << test_random_below(&d->random, 8));
+        len = add_frame(body, len, bytes, n);
+        *message = slice_of(bytes, n);
+    }
+    return how.misframed ? spoil_framing(&d->random, body, len) : len;
+}
+
+/* A request and its answer; NULL: a stream that ends when its client goes. */
+static const struct answer *exchange(struct world *w, const struct row *row, struct how how, struct slice body) {
+    struct answer *a = world_request(w, row->path, body, false, how.timeout ? "grpc-timeout" : NULL, "90u");
+    world_pump(w);
+    for (unsigned i = 0; i < STEPS_MAX && !a->closed; i++) {
+        turn(w);
+        if (strcmp(row->name, "HealthWatch") == 0 && w->away_count == 0 && a->body_len) return NULL;
+    }
+    check(a->closed);
+    check(strcmp(a->http_status, "200") == 0);
+    check(a->grpc_status[0]);
+    while (w->away_count) turn(w); /* of calls that were answered by their deadline */
+    check(w->core.calls_live == 0);
+    check(calls_memory_bytes(w->core.calls) == calls_memory_idle_bytes(w->core.calls));
+    return a;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    static struct world w;
+    static uint8_t body[2 * REQUEST_BYTES_MAX];
+    static struct arena arena;
+    if (size < 2) return 0;
+    if (!server.engine) server_open();
+    const struct row *row = row_of(data[0]);
+    const struct how how = how_of(data[1]);
+    struct call_limits cl = world_call_limits;
+    if (how.little_memory) cl.memory_bytes_max = 96 << 10;
+    node.limits.requests_bytes_max = cl.memory_bytes_max;
+    struct slice message = {0};
+    size_t len = request_body(row, how, slice_of(data + 2, size - 2), &message, body);
+    check(world_open_with(&w, &world_h2_limits, &cl, 0));
+    w.core.node = &node;
+    w.core.engine = server.engine;
+    w.core.ready = true;
+    w.core.now_ns = sim_world_now_ns(server.world);
+    w.feed_bytes = how.in_pieces ? 1 + data[0] % 7 : 0;
+    core_self = &w.core;
+    arena_init(&arena, 512 << 20);
+    ProtobufCMessage *answers[2] = {NULL, NULL};
+    for (unsigned i = 0; i < 2; i++) {
+        const struct answer *a = exchange(&w, row, how, slice_of(body, len));
+        if (!a) break;
+        if (atoi(a->grpc_status)) check_refusal(a, &arena);
+        else answers[i] = check_messages(row, a, &arena);
+        check(!answers[i] || strcmp(a->details, "") == 0);
+    }
+    if (answers[0]) learn(answers[0]);
+    bool patient = !how.little_memory && !how.timeout;
+    if (patient && answers[0] && !is_update_without_id(row, message, &arena)) check_again(answers[0], answers[1], &arena);
+    world_close(&w);
+    arena_fini(&arena);
+    if (++server.inputs % INPUTS_PER_WALK == 0)
+        for (unsigned i = 0; i < PARTITIONS; i++) walk_store(server.stores[i]);
+    if (server.inputs == INPUTS_PER_ENGINE) server_close();
+    return 0;
+}
