@@ -63,7 +63,8 @@ static enum status applied(struct applying *x)
 {
     switch (x->command->type) {
     case COMMAND_CREATE: return apply_create(x);
-    case COMMAND_TRANSITION: return apply_transition(x);
+    case COMMAND_TRANSITION:
+    case COMMAND_PATCH: return apply_transition(x);
     case COMMAND_IMPORT: return apply_import(x);
     case COMMAND_UPDATE: return apply_update(x);
     case COMMAND_FENCE: return apply_fence(x);
@@ -84,6 +85,12 @@ bool apply_outcome_copy(const struct outcome *from, struct arena *arena, struct 
         *texts[i] = arena_copy(arena, *texts[i]);
         if (!texts[i]->data) return false;
     }
+    if (!from->missing_count) return true;
+    struct slice *missing = arena_array(arena, struct slice, from->missing_count);
+    if (!missing) return false;
+    for (unsigned i = 0; i < from->missing_count; i++)
+        if (!(missing[i] = arena_copy(arena, from->missing[i])).data) return false;
+    to->missing = missing;
     return true;
 }
 

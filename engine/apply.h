@@ -63,18 +63,21 @@ struct outcome {
     struct slice winner_request_id; /* STATUS_MISMATCH: of the newest history entry */
     int64_t winner_time_us;
     int64_t first_order_id, first_time_us; /* IDEMPOTENCY_KEY_REUSED, CLIENT_ORDER_NO_TAKEN */
-    struct slice machine_reference, event;  /* EDGE_NOT_DEFINED, MACHINE_NOT_FOUND */
+    struct slice machine_reference, event;  /* EDGE_NOT_DEFINED, FIELD_REQUIRED, MACHINE_NOT_FOUND */
     bool by_target;               /* EDGE_NOT_DEFINED: `event` is the to_status that was named */
     bool batch;                   /* of a batch: OK, then items are all its creates; or refused, by this item */
     unsigned item, item_count;
     struct outcome *items;
     int64_t order_id;             /* transition, update: as asked for, found or not */
+    bool patch;                   /* LIMIT_EXCEEDED, INVARIANT_VIOLATED: by a transition's patch */
     size_t bytes;                 /* LIMIT_EXCEEDED: what the order would take after the update */
+    unsigned missing_count;       /* FIELD_REQUIRED: what `event` of the machine asks for and the order has not */
+    const struct slice *missing;  /* [missing_count] names as the machine has them */
     unsigned expected_index;      /* FIELD_INVALID: which of expected_statuses no machine knows, */
     struct slice expected_name;   /* and its name */
 };
 
-/* What the scratch arena must hold for the largest command: an update, whose body is read, merged, written, and kept as it was (1 MiB each). Others: a body row written (1 MiB order + 4 KiB) and one read (the same, for the winner
+/* What the scratch arena must hold for the largest command: an update or a patch, whose body is read, merged, written, and kept as it was (1 MiB each). Others: a body row written (1 MiB order + 4 KiB) and one read (the same, for the winner
  * of a first version), 1,000 decoded history entries of an import (160 B each), rows of the user list and small rows (below 256 KiB). */
 enum { APPLY_SCRATCH_BYTES = 8 << 20 };
 

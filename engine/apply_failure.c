@@ -3,6 +3,7 @@
 
 #include "engine/apply.h"
 #include "engine/check.h"
+#include "engine/required.h"
 
 /* How a refusal reads: one sentence for people, metadata for programs. Keys of the metadata are part of the contract (docs/API.md). */
 
@@ -50,6 +51,23 @@ static void mismatch(const struct outcome *o, const struct machines *ms, struct 
     failure_meta(f, "winner_time", "%s", at);
 }
 
+/* Each missing field is a violation of what could have brought it: the patch, or, for what never changes, the choice of the order. */
+static void required(const struct outcome *o, struct failure *f)
+{
+    failure_set(f, o->status, "%.*s of status machine %.*s requires %.*s, which order %lld has not", TEXT(o->event), TEXT(o->machine_reference), TEXT(o->missing[0]),
+                (long long)o->order_id);
+    failure_meta(f, "machine", "%.*s", TEXT(o->machine_reference));
+    failure_meta(f, "event", "%.*s", TEXT(o->event));
+    failure_meta(f, "field", "%.*s", TEXT(o->missing[0]));
+    for (unsigned i = 0; i < o->missing_count; i++) {
+        struct required_field r;
+        char path[128] = "order_id";
+        check(required_find(o->missing[i], &r));
+        if (r.patchable) snprintf(path, sizeof path, "patch.%.*s", TEXT(r.name));
+        failure_violation(f, o->status, path, "%.*s is required by %.*s, and empty", TEXT(r.name), TEXT(o->event));
+    }
+}
+
 static void refusal(const struct outcome *o, const struct machines *ms, struct failure *f)
 {
     char field[48];
@@ -74,10 +92,10 @@ static void refusal(const struct outcome *o, const struct machines *ms, struct f
         meta_first(o, f);
         return;
     case STATUS_LIMIT_EXCEEDED:
-        failure_violation(f, o->status, "order", "would take %zu bytes after the update; at most %d", o->bytes, CHECK_ORDER_BYTES_MAX);
+        failure_violation(f, o->status, o->patch ? "patch" : "order", "the order would take %zu bytes with it; at most %d", o->bytes, CHECK_ORDER_BYTES_MAX);
         return;
     case STATUS_INVARIANT_VIOLATED:
-        failure_violation(f, o->status, "order.payments", "the amounts are not in the order's currency");
+        failure_violation(f, o->status, o->patch ? "patch.payments" : "order.payments", "the amounts are not in the order's currency");
         return;
     case STATUS_REQUEST_FENCED:
         failure_set(f, o->status, "GetRequestOutcome has answered NOT_APPLIED for this request_id: use a new one");
@@ -86,6 +104,9 @@ static void refusal(const struct outcome *o, const struct machines *ms, struct f
         failure_set(f, o->status, "status machine %.*s has no %s \"%.*s\"", TEXT(o->machine_reference), o->by_target ? "edge to" : "event", TEXT(o->event));
         failure_meta(f, "machine", "%.*s", TEXT(o->machine_reference));
         failure_meta(f, o->by_target ? "to_status" : "event", "%.*s", TEXT(o->event));
+        return;
+    case STATUS_FIELD_REQUIRED:
+        required(o, f);
         return;
     case STATUS_VERSION_MISMATCH:
         failure_set(f, o->status, "order %lld is at version %lld", (long long)o->head.order_id, (long long)o->head.version);

@@ -24,6 +24,13 @@ enum status apply_transition(struct applying *x) MUST_USE;
 enum status apply_update(struct applying *x) MUST_USE;
 /* The next commit on the order in x->out->head, from its status to another or the same: entry, head, seq, list, idempotency record. */
 enum status apply_commit(struct applying *x, struct slice event, uint16_t to, enum request_method method) MUST_USE;
+/* A change of the content of the order in x->out->head, and what comes of it. Decides and writes nothing: x->out->status, or OK. No fields: as it is. */
+struct content {
+    struct order_body before, after;
+};
+enum status apply_content_decide(struct applying *x, const struct content_change *change, struct content *out) MUST_USE;
+/* Before apply_commit: the new content, and the one before under the version that is about to be. */
+enum status apply_content_put(struct applying *x, const struct content *c) MUST_USE;
 enum status apply_put_body(struct applying *x, int64_t order_id, const struct order_body *body) MUST_USE;
 enum status apply_fence(struct applying *x) MUST_USE;
 enum status apply_batch(struct applying *x) MUST_USE;

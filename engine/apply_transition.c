@@ -1,4 +1,5 @@
 #include "engine/apply_local.h"
+#include "engine/required.h"
 #include "engine/userlist.h"
 
 /* An order moves along an edge of its machine. The order of the checks is part of the contract (docs/API.md): of many racing callers that sent the same,
@@ -88,6 +89,39 @@ static enum status decide(struct applying *x, struct move *m)
     return STATUS_OK;
 }
 
+/* The edge may ask for more than a status. */
+static enum status decide_required(struct applying *x, const struct move *m, const struct order_body *content)
+{
+    struct outcome *out = x->out;
+    struct slice *missing = arena_array(x->a->scratch, struct slice, REQUIRED_FIELDS_MAX);
+    if (!missing) return STATUS_MEMORY_LIMIT;
+    for (unsigned i = 0; i < m->edge->required_count; i++) {
+        bool met;
+        enum status st = required_met(&m->edge->required[i], content, &met);
+        if (st) return st;
+        if (!met) missing[out->missing_count++] = m->edge->required[i].name;
+    }
+    if (!out->missing_count) return STATUS_OK;
+    out->machine_reference = machine_reference(m->machine);
+    out->event = m->edge->event;
+    out->missing = missing;
+    return apply_refuse(x, STATUS_FIELD_REQUIRED);
+}
+
+/* What the transition does to the content, and what the edge asks of it; x->out->status says why not. Most transitions do and ask nothing: then the body is
+ * not even read. */
+static enum status move_content(struct applying *x, const struct move *m)
+{
+    const struct content_change *patch = &m->wanted->patch;
+    struct content content;
+    if (!patch->fields && !m->edge->required_count) return STATUS_OK;
+    x->out->patch = patch->fields != 0;
+    enum status st = apply_content_decide(x, patch, &content);
+    if (!st && !x->out->status && m->edge->required_count) st = decide_required(x, m, &content.after);
+    if (st || x->out->status || !patch->fields) return st;
+    return apply_content_put(x, &content);
+}
+
 enum status apply_commit(struct applying *x, struct slice event, uint16_t to, enum request_method method)
 {
     uint16_t from = x->out->head.status;
@@ -138,5 +172,6 @@ enum status apply_transition(struct applying *x)
     struct order_head current = x->out->head;
     if ((st = apply_replay(x, current.user_id, REQUEST_TRANSITION, &settled)) || settled) return st;
     if ((st = decide(x, &move)) || x->out->status) return st;
+    if ((st = move_content(x, &move)) || x->out->status) return st;
     return apply_commit(x, move.edge->event, move.edge->to, REQUEST_TRANSITION);
 }

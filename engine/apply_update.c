@@ -2,7 +2,7 @@
 #include "engine/check.h"
 #include "proto/pbwire.h"
 
-/* An order's content changes: some fields of its summary and detail are replaced, as wire bytes, without unpacking the rest. The content before is kept
+/* An order's content changes, by an update or together with a transition: some fields of its summary and detail are replaced, as wire bytes, without unpacking the rest. The content before is kept
  * under the new version ('U'), so what an earlier version looked like can be told for ever: answers to retries, GetOrder as of a time. */
 
 /* The next field of r that is not among `skip`, with its bytes as they stand; false: the end, or r->bad. */
@@ -52,7 +52,7 @@ static struct slice currency_of(struct slice summary)
     return code;
 }
 
-static enum status put_content(struct applying *x, int64_t order_id, int64_t version, const struct order_body *before)
+static enum status put_before(struct applying *x, int64_t order_id, int64_t version, const struct order_body *before)
 {
     struct key k;
     size_t cap = 32 + before->summary.len + before->detail.len;
@@ -66,25 +66,36 @@ static enum status put_content(struct applying *x, int64_t order_id, int64_t ver
     return STATUS_OK;
 }
 
-static enum status write_update(struct applying *x, const struct order_body *before)
+enum status apply_content_decide(struct applying *x, const struct content_change *change, struct content *out)
 {
-    const struct command_update *u = &x->command->update;
-    struct order_body body = *before;
-    enum status st = merge(x, before->summary, u->fields, u->summary, &body.summary);
-    if (!st) st = merge(x, before->detail, u->fields, u->detail, &body.detail);
+    struct key k;
+    struct slice row;
+    key_body(&k, x->out->head.order_id);
+    enum status st = store_get(&x->a->view, key_slice(&k), x->a->scratch, &row);
+    if (st == STATUS_ABSENT) st = STATUS_CHECKSUM_MISMATCH;
+    if (!st) st = order_body_decode(row, &out->before);
     if (st) return st;
-    x->out->bytes = body.summary.len + body.detail.len;
-    if (x->out->bytes > CHECK_ORDER_BYTES_MAX) return apply_refuse(x, STATUS_LIMIT_EXCEEDED);
-    if ((st = put_content(x, u->order_id, x->out->head.version + 1, before)) || (st = apply_put_body(x, u->order_id, &body))) return st;
-    return apply_commit(x, SLICE_LIT("update"), x->out->head.status, REQUEST_UPDATE);
+    out->after = out->before;
+    if (!change->fields) return STATUS_OK;
+    if (change->currency.len && !slice_equal(change->currency, currency_of(out->before.summary))) return apply_refuse(x, STATUS_INVARIANT_VIOLATED);
+    st = merge(x, out->before.summary, change->fields, change->summary, &out->after.summary);
+    if (!st) st = merge(x, out->before.detail, change->fields, change->detail, &out->after.detail);
+    if (st) return st;
+    x->out->bytes = out->after.summary.len + out->after.detail.len;
+    return x->out->bytes > CHECK_ORDER_BYTES_MAX ? apply_refuse(x, STATUS_LIMIT_EXCEEDED) : STATUS_OK;
+}
+
+enum status apply_content_put(struct applying *x, const struct content *c)
+{
+    const struct order_head *head = &x->out->head;
+    enum status st = put_before(x, head->order_id, head->version + 1, &c->before);
+    return st ? st : apply_put_body(x, head->order_id, &c->after);
 }
 
 enum status apply_update(struct applying *x)
 {
     const struct command_update *u = &x->command->update;
-    struct key k;
-    struct slice row;
-    struct order_body before;
+    struct content content;
     bool settled;
     x->out->order_id = u->order_id;
     if (!order_id_plausible(u->order_id)) return apply_refuse(x, STATUS_ORDER_NOT_FOUND);
@@ -95,11 +106,7 @@ enum status apply_update(struct applying *x)
     struct order_head current = x->out->head;
     if ((st = apply_replay(x, current.user_id, REQUEST_UPDATE, &settled)) || settled) return st;
     if (u->expected_version && u->expected_version != current.version) return apply_refuse(x, STATUS_VERSION_MISMATCH);
-    key_body(&k, u->order_id);
-    st = store_get(&x->a->view, key_slice(&k), x->a->scratch, &row);
-    if (st == STATUS_ABSENT) st = STATUS_CHECKSUM_MISMATCH;
-    if (!st) st = order_body_decode(row, &before);
-    if (st) return st;
-    if (u->currency.len && !slice_equal(u->currency, currency_of(before.summary))) return apply_refuse(x, STATUS_INVARIANT_VIOLATED);
-    return write_update(x, &before);
+    if ((st = apply_content_decide(x, &u->change, &content)) || x->out->status) return st;
+    if ((st = apply_content_put(x, &content))) return st;
+    return apply_commit(x, SLICE_LIT("update"), x->out->head.status, REQUEST_UPDATE);
 }

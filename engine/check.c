@@ -175,10 +175,10 @@ bool check_create(Orderdb__V1__CreateOrderRequest *m, struct slice traceparent, 
 static int slice_order(const void *a, const void *b) { return slice_compare(*(const struct slice *)a, *(const struct slice *)b); }
 
 /* What makes two transitions the same request: who sent it and why may differ between attempts, how long to remember it too. */
-static bool transition_fingerprint(struct checker *c, const struct command_transition *t, struct hash128 *out)
+static bool transition_fingerprint(struct checker *c, const struct command_transition *t, struct hash128 patch, struct hash128 *out)
 {
     struct slice sorted[COMMAND_STATUSES_MAX];
-    size_t n = t->expected_status_count, cap = 1 + 8 + 8 + 10 + 20 + t->event.len + t->to_status.len;
+    size_t n = t->expected_status_count, cap = 1 + 8 + 8 + 10 + 20 + 24 + t->event.len + t->to_status.len;
     memcpy(sorted, t->expected_statuses, n * sizeof sorted[0]);
     qsort(sorted, n, sizeof sorted[0], slice_order);
     for (size_t i = 0; i < n; i++) cap += 10 + sorted[i].len;
@@ -192,6 +192,11 @@ static bool transition_fingerprint(struct checker *c, const struct command_trans
     write_varint(&w, n);
     for (size_t i = 0; i < n; i++) write_counted(&w, sorted[i]);
     write_be64(&w, (uint64_t)t->expected_version);
+    if (t->patch.fields) { /* without: what was remembered before there were patches stays the same request */
+        write_be64(&w, t->patch.fields);
+        write_be64(&w, patch.low);
+        write_be64(&w, patch.high);
+    }
     check(!w.full);
     *out = hash128(writer_slice(&w));
     return true;
@@ -202,9 +207,8 @@ bool check_transition(Orderdb__V1__TransitionOrderRequest *m, struct slice trace
     struct checker c = {.arena = arena, .f = f};
     struct command command = {.type = COMMAND_TRANSITION};
     struct command_transition *t = &command.transition;
+    struct hash128 patch = {0};
     *out = (struct checked){0};
-    if (m->patch) return check_not_built(&c, "patch"), false;
-    if (m->update_mask) return check_not_built(&c, "update_mask"), false;
     if (m->ack) return check_not_built(&c, "ack"), false;
     out->validate_only = m->options && m->options->validate_only;
     check_options(&c, m->options, false, &command.origin);
@@ -221,13 +225,17 @@ bool check_transition(Orderdb__V1__TransitionOrderRequest *m, struct slice trace
         check_text(&c, AT_INDEX(NULL, "expected_statuses", i), m->expected_statuses[i], 1, STATUS_NAME_BYTES_MAX);
         t->expected_statuses[t->expected_status_count++] = slice_str(m->expected_statuses[i]);
     }
+    if (m->patch || m->update_mask) {
+        command.type = COMMAND_PATCH;
+        check_change(&c, AT(NULL, "patch"), m->patch, m->update_mask, REQUEST_TRANSITION, &t->patch, &patch);
+    }
     if (f->status) return false;
 
     t->order_id = out->order_id = m->order_id;
     t->event = slice_str(m->event);
     t->to_status = slice_str(m->to_status);
     t->expected_version = m->expected_version;
-    return transition_fingerprint(&c, t, &command.origin.fingerprint) && check_done(&c, &command, out);
+    return transition_fingerprint(&c, t, patch, &command.origin.fingerprint) && check_done(&c, &command, out);
 }
 
 /* ---- outcome */

@@ -39,6 +39,11 @@ struct slice check_traceparent(struct slice s);
 /* The field must not be sent. */
 void check_assigned(struct checker *c, const struct path *at, bool sent);
 
+/* What `mask` names of `order` (NULL: an empty one), by the rules of UpdateOrder; `at`: where that order is in the request. Into `out`, with the hash of the
+ * canonical content, unless anything of the request was found wrong so far. */
+void check_change(struct checker *c, const struct path *at, const Orderdb__V1__Order *order, const Google__Protobuf__FieldMask *mask, enum request_method method,
+                  struct content_change *out, struct hash128 *hash);
+
 /* Canonical content of a checked order: method(1), user_id, client_order_no, machine, summary, detail, each counted, in one buffer of which
  * summary and detail are slices; data NULL: the arena is full. */
 struct slice check_pack(struct checker *c, const Orderdb__V1__Order *order, enum request_method method, struct slice *summary, struct slice *detail);

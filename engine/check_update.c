@@ -42,16 +42,29 @@ static Orderdb__V1__Order part_of(const Orderdb__V1__Order *o, uint64_t fields)
     return part;
 }
 
-static struct hash128 update_fingerprint(const struct command_update *u, struct slice content)
+void check_change(struct checker *c, const struct path *at, const Orderdb__V1__Order *order, const Google__Protobuf__FieldMask *mask, enum request_method method,
+                  struct content_change *out, struct hash128 *hash)
+{
+    static const Orderdb__V1__Order nothing = ORDERDB__V1__ORDER__INIT;
+    out->fields = check_mask(c, mask);
+    Orderdb__V1__Order part = part_of(order ? order : &nothing, out->fields);
+    check_order_parts(c, at, &part);
+    size_t bytes = orderdb__v1__order__get_packed_size(&part);
+    if (bytes > CHECK_ORDER_BYTES_MAX) check_violation(c, STATUS_LIMIT_EXCEEDED, at, "%zu bytes encoded; at most %d", bytes, CHECK_ORDER_BYTES_MAX);
+    if (c->f->status) return;
+    out->currency = c->currency ? slice_str(c->currency) : (struct slice){0};
+    *hash = hash128(check_pack(c, &part, method, &out->summary, &out->detail));
+}
+
+static struct hash128 update_fingerprint(const struct command_update *u, struct hash128 content)
 {
     uint8_t bytes[8 * 5];
     struct writer w = writer_of(bytes, sizeof bytes);
-    struct hash128 h = hash128(content);
     write_be64(&w, (uint64_t)u->order_id);
     write_be64(&w, (uint64_t)u->expected_version);
-    write_be64(&w, u->fields);
-    write_be64(&w, h.low);
-    write_be64(&w, h.high);
+    write_be64(&w, u->change.fields);
+    write_be64(&w, content.low);
+    write_be64(&w, content.high);
     check(!w.full);
     return hash128(writer_slice(&w));
 }
@@ -62,23 +75,17 @@ bool check_update(Orderdb__V1__UpdateOrderRequest *m, struct slice traceparent, 
     struct command command = {.type = COMMAND_UPDATE};
     struct command_update *u = &command.update;
     const struct path *at = AT(NULL, "order");
+    struct hash128 content;
     *out = (struct checked){.validate_only = m->options && m->options->validate_only};
     check_options(&c, m->options, false, &command.origin);
     command.origin.traceparent = check_traceparent(traceparent);
-    u->fields = check_mask(&c, m->update_mask);
     if (m->expected_version < 0) check_violation(&c, STATUS_LIMIT_EXCEEDED, AT(NULL, "expected_version"), "%lld; from 1, or 0 for any", (long long)m->expected_version);
-    if (!m->order) return check_violation(&c, STATUS_FIELD_INVALID, at, "is required"), false;
-    if (m->order->order_id <= 0) check_violation(&c, STATUS_FIELD_INVALID, AT(at, "order_id"), "%lld; an order_id is above zero", (long long)m->order->order_id);
-    Orderdb__V1__Order part = part_of(m->order, u->fields);
-    check_order_parts(&c, at, &part);
-    size_t bytes = orderdb__v1__order__get_packed_size(&part);
-    if (bytes > CHECK_ORDER_BYTES_MAX) check_violation(&c, STATUS_LIMIT_EXCEEDED, at, "%zu bytes encoded; at most %d", bytes, CHECK_ORDER_BYTES_MAX);
+    if (!m->order) check_violation(&c, STATUS_FIELD_INVALID, at, "is required");
+    else if (m->order->order_id <= 0) check_violation(&c, STATUS_FIELD_INVALID, AT(at, "order_id"), "%lld; an order_id is above zero", (long long)m->order->order_id);
+    check_change(&c, at, m->order, m->update_mask, REQUEST_UPDATE, &u->change, &content);
     if (f->status) return false;
     u->order_id = out->order_id = m->order->order_id;
     u->expected_version = m->expected_version;
-    u->currency = c.currency ? slice_str(c.currency) : (struct slice){0};
-    struct slice content = check_pack(&c, &part, REQUEST_UPDATE, &u->summary, &u->detail);
-    if (!content.data) return false;
     command.origin.fingerprint = update_fingerprint(u, content);
     return check_done(&c, &command, out);
 }

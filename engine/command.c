@@ -7,9 +7,11 @@
  *   type(1) request_id fingerprint low(8) high(8) ttl_us(varint) operator reason traceparent
  *   create      user_id client_order_no machine summary detail
  *   transition  order_id(8) event to_status count(varint) { expected status }* expected_version(8)
+ *   patch       transition, change
  *   import      user_id client_order_no machine summary detail count(varint) { entry }*
  *   fence       user_id
- *   update      order_id(8) expected_version(8) fields(8) currency summary detail
+ *   update      order_id(8) expected_version(8) change
+ *   change      fields(8) currency summary detail
  *   batch       user_id count(varint) { create }*
  *   entry       version(varint) time_us(8) from(2) to(2) event operator reason request_id traceparent
  *
@@ -19,6 +21,11 @@
 enum { ENTRY_HISTORY_BYTES_MIN = 1 + 8 + 2 + 2 + 5, COUNT_BYTES_MAX = 10 };
 
 static size_t counted_bytes_max(struct slice s) { return COUNT_BYTES_MAX + s.len; }
+
+static size_t change_bytes_max(const struct content_change *c)
+{
+    return 8 + counted_bytes_max(c->currency) + counted_bytes_max(c->summary) + counted_bytes_max(c->detail);
+}
 
 static size_t command_bytes_max(const struct command *c)
 {
@@ -30,13 +37,14 @@ static size_t command_bytes_max(const struct command *c)
         n += counted_bytes_max(c->create.user_id) + counted_bytes_max(c->create.client_order_no) + counted_bytes_max(c->create.machine);
         return n + counted_bytes_max(c->create.summary) + counted_bytes_max(c->create.detail);
     case COMMAND_TRANSITION:
-        n += 16 + counted_bytes_max(c->transition.event) + counted_bytes_max(c->transition.to_status) + COUNT_BYTES_MAX;
+    case COMMAND_PATCH:
+        n += change_bytes_max(&c->transition.patch) + 16 + counted_bytes_max(c->transition.event) + counted_bytes_max(c->transition.to_status) + COUNT_BYTES_MAX;
         for (unsigned i = 0; i < c->transition.expected_status_count; i++) n += counted_bytes_max(c->transition.expected_statuses[i]);
         return n;
     case COMMAND_FENCE:
         return n + counted_bytes_max(c->fence.user_id);
     case COMMAND_UPDATE:
-        return n + 24 + counted_bytes_max(c->update.currency) + counted_bytes_max(c->update.summary) + counted_bytes_max(c->update.detail);
+        return n + 16 + change_bytes_max(&c->update.change);
     case COMMAND_BATCH:
         return n + counted_bytes_max(c->batch.user_id) + COUNT_BYTES_MAX + c->batch.packed.len;
     case COMMAND_IMPORT:
@@ -47,6 +55,14 @@ static size_t command_bytes_max(const struct command *c)
     }
     check(!"command type");
     return 0;
+}
+
+static void change_encode(const struct content_change *c, struct writer *w)
+{
+    write_be64(w, c->fields);
+    write_counted(w, c->currency);
+    write_counted(w, c->summary);
+    write_counted(w, c->detail);
 }
 
 static void transition_encode(const struct command_transition *t, struct writer *w)
@@ -77,7 +93,9 @@ static void import_history_encode(const struct command_import *m, struct writer 
 
 struct slice command_encode(const struct command *c, struct arena *arena)
 {
-    check(c->type != COMMAND_TRANSITION || c->transition.expected_status_count <= COMMAND_STATUSES_MAX);
+    bool moves = c->type == COMMAND_TRANSITION || c->type == COMMAND_PATCH;
+    check(!moves || c->transition.expected_status_count <= COMMAND_STATUSES_MAX);
+    check(!moves || (c->type == COMMAND_PATCH) == (c->transition.patch.fields != 0));
     size_t cap = command_bytes_max(c);
     uint8_t *data = arena_alloc(arena, cap);
     if (!data) return (struct slice){0};
@@ -90,17 +108,15 @@ struct slice command_encode(const struct command *c, struct arena *arena)
     write_counted(&w, c->origin.operator_);
     write_counted(&w, c->origin.reason);
     write_counted(&w, c->origin.traceparent);
-    if (c->type == COMMAND_TRANSITION) {
+    if (moves) {
         transition_encode(&c->transition, &w);
+        if (c->type == COMMAND_PATCH) change_encode(&c->transition.patch, &w);
     } else if (c->type == COMMAND_FENCE) {
         write_counted(&w, c->fence.user_id);
     } else if (c->type == COMMAND_UPDATE) {
         write_be64(&w, (uint64_t)c->update.order_id);
         write_be64(&w, (uint64_t)c->update.expected_version);
-        write_be64(&w, c->update.fields);
-        write_counted(&w, c->update.currency);
-        write_counted(&w, c->update.summary);
-        write_counted(&w, c->update.detail);
+        change_encode(&c->update.change, &w);
     } else if (c->type == COMMAND_BATCH) {
         write_counted(&w, c->batch.user_id);
         write_varint(&w, c->batch.count);
@@ -116,6 +132,14 @@ struct slice command_encode(const struct command *c, struct arena *arena)
     }
     check(!w.full);
     return writer_slice(&w);
+}
+
+static void change_decode(struct reader *r, struct content_change *c)
+{
+    c->fields = read_be64(r);
+    c->currency = read_counted(r);
+    c->summary = read_counted(r);
+    c->detail = read_counted(r);
 }
 
 static void transition_decode(struct reader *r, struct command_transition *t)
@@ -186,6 +210,11 @@ enum status command_decode(struct slice bytes, struct arena *arena, struct comma
     case COMMAND_TRANSITION:
         transition_decode(&r, &out->transition);
         break;
+    case COMMAND_PATCH:
+        transition_decode(&r, &out->transition);
+        change_decode(&r, &out->transition.patch);
+        if (!out->transition.patch.fields) r.bad = true; /* COMMAND_TRANSITION says that */
+        break;
     case COMMAND_IMPORT:
         out->import.user_id = read_counted(&r);
         out->import.client_order_no = read_counted(&r);
@@ -200,10 +229,7 @@ enum status command_decode(struct slice bytes, struct arena *arena, struct comma
     case COMMAND_UPDATE:
         out->update.order_id = (int64_t)read_be64(&r);
         out->update.expected_version = (int64_t)read_be64(&r);
-        out->update.fields = read_be64(&r);
-        out->update.currency = read_counted(&r);
-        out->update.summary = read_counted(&r);
-        out->update.detail = read_counted(&r);
+        change_decode(&r, &out->update.change);
         break;
     case COMMAND_BATCH:
         batch_decode(&r, &out->batch);

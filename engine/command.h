@@ -9,7 +9,17 @@
 
 #include "engine/order.h"
 
-enum command_type { COMMAND_CREATE = 1, COMMAND_TRANSITION = 2, COMMAND_IMPORT = 3, COMMAND_FENCE = 4, COMMAND_BATCH = 5, COMMAND_UPDATE = 6 };
+/* COMMAND_PATCH is a transition that changes content too. A type of its own: plain transitions stay the bytes that they always were, and a version that
+ * knows no patches says FORMAT_UNKNOWN instead of guessing. */
+enum command_type {
+    COMMAND_CREATE = 1,
+    COMMAND_TRANSITION = 2,
+    COMMAND_IMPORT = 3,
+    COMMAND_FENCE = 4,
+    COMMAND_BATCH = 5,
+    COMMAND_UPDATE = 6,
+    COMMAND_PATCH = 9, /* 7 and 8 are resources */
+};
 enum { COMMAND_STATUSES_MAX = 64, COMMAND_BATCH_MAX = 1000, ENTRY_FORMAT = 1 };
 
 /* The methods that an idempotency record tells apart. Stored: never renumber. */
@@ -25,12 +35,19 @@ struct command_create {
     struct slice user_id, client_order_no, machine; /* machine: reference as sent, resolved in apply */
     struct slice summary, detail;
 };
+/* New values for some fields of an order's content. */
+struct content_change {
+    uint64_t fields;              /* a bit for each field number of Order that is replaced */
+    struct slice currency;        /* of the new amounts; empty: there are none */
+    struct slice summary, detail; /* wire bytes of the new values, by field number; a field without one is emptied */
+};
 struct command_transition {
     int64_t order_id;
     struct slice event, to_status; /* one of them */
     unsigned expected_status_count;
     struct slice expected_statuses[COMMAND_STATUSES_MAX]; /* names */
     int64_t expected_version; /* 0: any */
+    struct content_change patch; /* of COMMAND_PATCH, never without fields; else none */
 };
 struct command_import {
     struct slice user_id, client_order_no, machine;
@@ -48,19 +65,16 @@ struct command_batch {
     unsigned count;      /* 1 to COMMAND_BATCH_MAX */
     struct slice packed; /* { an encoded create as counted bytes }* */
 };
-/* New values for some fields of the content. */
 struct command_update {
     int64_t order_id, expected_version; /* 0: any */
-    uint64_t fields;                    /* a bit for each field number of Order that is replaced */
-    struct slice currency;              /* of the new amounts; empty: there are none */
-    struct slice summary, detail;       /* wire bytes of the new values, by field number; a field without one is emptied */
+    struct content_change change;
 };
 struct command {
     enum command_type type;
     struct command_origin origin;
     union {
         struct command_create create;
-        struct command_transition transition;
+        struct command_transition transition; /* COMMAND_PATCH too */
         struct command_import import;
         struct command_fence fence;
         struct command_batch batch;

@@ -8,7 +8,7 @@
  *   slot 'L' user create_us(8) order_id(8)                 status id(2): the user's list (userlist.h)
  *   slot 'N' user level(1) [create_us(8) order_id(8)]      counts by status (userlist.h)
  *   slot 'S'                                               slot record: last order id, last seq, order count
- *   slot 'U' order_id(8) version(8)                        content that the update to this version replaced (order.h)
+ *   slot 'U' order_id(8) version(8)                        content that the update or patch to this version replaced (order.h)
  *   slot 'Y' order_id(8) version(8)                        history entry, versions >= 2 (version 1 is the body's origin)
  *   0xffff 'A'                                             partition record: format, applied index and term, log time, members
  */

@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 
+#include "engine/required.h"
 #include "orderdb/v1/admin.pb-c.h"
 #include "proto/base/arena.h"
 #include "proto/base/hash.h"
@@ -239,6 +240,19 @@ static enum status verify_states(const Orderdb__V1__StatusMachine *d, char error
     return STATUS_OK;
 }
 
+static enum status verify_required(const Orderdb__V1__StatusMachine__Edge *edge, char error[256])
+{
+    struct required_field unused;
+    if (edge->n_required_fields > REQUIRED_FIELDS_MAX) REFUSE("edge %s: %zu required_fields; at most %d", edge->event, edge->n_required_fields, REQUIRED_FIELDS_MAX);
+    for (size_t i = 0; i < edge->n_required_fields; i++) {
+        const char *name = edge->required_fields[i];
+        if (!required_find(slice_str(name), &unused)) REFUSE("edge %s: required_fields[%zu] is none of %s", edge->event, i, REQUIRED_NAMES);
+        for (size_t j = 0; j < i; j++)
+            if (strcmp(name, edge->required_fields[j]) == 0) REFUSE("edge %s: required_fields[%zu] is there twice", edge->event, i);
+    }
+    return STATUS_OK;
+}
+
 static enum status verify_edges(const Orderdb__V1__StatusMachine *d, size_t *flat_count, char error[256])
 {
     *flat_count = 0;
@@ -249,7 +263,9 @@ static enum status verify_edges(const Orderdb__V1__StatusMachine *d, size_t *fla
         if (state_index(d, edge->to) < 0) REFUSE("edge %s leads to %.64s, which is no state", edge->event, edge->to);
         if (!edge->n_from) REFUSE("edge %s has no from", edge->event);
         /* Accepted and not enforced would be worse than refused. */
-        if (edge->n_required_fields || edge->n_roles) REFUSE("edge %s: required_fields and roles are not built yet", edge->event);
+        if (edge->n_roles) REFUSE("edge %s: roles are not built yet", edge->event);
+        enum status st = verify_required(edge, error);
+        if (st) return st;
         if ((*flat_count += edge->n_from) > MACHINE_EDGES_MAX) REFUSE("more than %d edges", MACHINE_EDGES_MAX);
         for (size_t i = 0; i < edge->n_from; i++) {
             if (state_index(d, edge->from[i]) < 0) REFUSE("edge %s comes from %.64s, which is no state", edge->event, edge->from[i]);
@@ -302,6 +318,18 @@ static uint16_t intern(struct machines *ms, struct slice kept)
     return *b;
 }
 
+/* NULL: no memory. */
+static const struct required_field *keep_required(struct machines *ms, const Orderdb__V1__StatusMachine__Edge *edge)
+{
+    struct required_field *kept = arena_array(&ms->memory, struct required_field, edge->n_required_fields);
+    for (size_t i = 0; kept && i < edge->n_required_fields; i++) {
+        struct slice name = arena_copy(&ms->memory, slice_str(edge->required_fields[i]));
+        if (!name.data) return NULL;
+        check(required_find(name, &kept[i])); /* verify_required */
+    }
+    return kept;
+}
+
 static unsigned names_new(const struct machines *ms, const Orderdb__V1__StatusMachine *d)
 {
     unsigned n = 0;
@@ -322,9 +350,11 @@ static enum status add_parsed(struct machines *ms, const Orderdb__V1__StatusMach
     struct machine *m = arena_zalloc(&ms->memory, sizeof *m + flat_count * sizeof m->edges[0]);
     char *reference = arena_printf(&ms->memory, "%s@%d", d->name, d->version);
     struct slice names[MACHINE_STATES_MAX], events[MACHINE_EDGES_MAX];
+    const struct required_field *required[MACHINE_EDGES_MAX];
     bool full = !m || !reference;
     for (size_t i = 0; i < d->n_states && !full; i++) full = !(names[i] = arena_copy(&ms->memory, slice_str(d->states[i]->name))).data;
     for (size_t e = 0; e < d->n_edges && !full; e++) full = !(events[e] = arena_copy(&ms->memory, slice_str(d->edges[e]->event))).data;
+    for (size_t e = 0; e < d->n_edges && !full; e++) full = !(required[e] = keep_required(ms, d->edges[e]));
     if (full) return snprintf(error, 256, "no memory"), STATUS_MEMORY_LIMIT;
 
     m->version = d->version;
@@ -342,6 +372,8 @@ static enum status add_parsed(struct machines *ms, const Orderdb__V1__StatusMach
                 .event = events[e],
                 .from = machines_status_id(ms, slice_str(d->edges[e]->from[i])),
                 .to = machines_status_id(ms, slice_str(d->edges[e]->to)),
+                .required_count = (unsigned)d->edges[e]->n_required_fields,
+                .required = required[e],
             };
     m->id = (uint16_t)++ms->machine_count;
     ms->machines[m->id] = m;

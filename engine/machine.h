@@ -11,17 +11,20 @@
 enum { MACHINE_STATES_MAX = 64, MACHINE_EDGES_MAX = 256, STATUS_IDS_MAX = 1024, MACHINES_MAX = 1024, STATUS_NAME_BYTES_MAX = 64 };
 
 struct machine;
+struct required_field;
 struct machines;
 
 struct machine_edge {
     struct slice event;
     uint16_t from, to; /* status ids */
+    unsigned required_count;
+    const struct required_field *required; /* what the order must have then (required.h) */
 };
 
 struct machines *machines_new(void);          /* with the built-in ones; NULL: no memory. A built-in that does not validate is a panic. */
 void machines_free(struct machines *ms);
 /* One more definition (wire bytes of StatusMachine): exactly one initial state, all states reachable, only terminal states without an
- * edge out, edges and timers name known states and events. error[] names what is wrong. */
+ * edge out, edges and timers name known states and events, required_fields are in the table of required.h. error[] names what is wrong. */
 enum status machines_add(struct machines *ms, struct slice definition, char error[256]) MUST_USE;
 
 /* "": the default machine's newest; "retail": its newest; "retail@1": that one. NULL: none such. */

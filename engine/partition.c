@@ -459,7 +459,8 @@ static enum status answer_build(struct partition *p, struct op *op) {
     bool fresh = !o->replayed && !o->already_there && op->kind == OP_WRITE;
     switch (command.type) {
     case COMMAND_CREATE: stats->creates += fresh; break;
-    case COMMAND_TRANSITION: stats->transitions += fresh; break;
+    case COMMAND_TRANSITION:
+    case COMMAND_PATCH: stats->transitions += fresh; break;
     case COMMAND_UPDATE: break;
     case COMMAND_IMPORT: stats->imports += fresh; return STATUS_OK; /* counted, not shown */
     case COMMAND_BATCH: stats->creates += fresh ? command.batch.count : 0; return answer_batch(p, op, &command.batch);
@@ -499,7 +500,7 @@ static enum status apply_commands(struct partition *p, struct apply *a, const st
         struct outcome *o = op ? &op->outcome : &unseen;
         if (op) waiter = waiter->next, *o = (struct outcome){0};
         arena_reset(&e->scratch);
-        p->updates |= command.len && command.data[0] == COMMAND_UPDATE;
+        p->updates |= command.len && (command.data[0] == COMMAND_UPDATE || command.data[0] == COMMAND_PATCH);
         st = apply_command(a, command, op ? op->arena : NULL, o);
         if (st) return st;
         e->stats.commands++;

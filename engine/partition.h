@@ -43,7 +43,7 @@ struct partition {
     struct slot_cache slots;         /* as applied */
     struct partition_record flushed; /* durable in the store */
     uint64_t next_stage;             /* index of the next entry to hand to the log */
-    bool updates;                    /* the entry applied last holds updates: what stands in the store may be newer than what an op wrote */
+    bool updates;                    /* the entry applied last changes contents: what stands in the store may be newer than what an op wrote */
     bool staged;                     /* entries are in the log's batch being gathered */
     uint64_t syncing;                /* group_append_count at the start of the sync that runs; 0: none */
     struct list waiting, proposed;

@@ -151,7 +151,7 @@ SHIPMENT = {
                 Bad("a long one", put(["a", "x" * 129]), LIMIT, [128, 129], at="+[1]")],
 }
 ADDRESS = {"recipient": text(128), "phone": text(128), "region_code": text(128), "line": text(1024)}
-# What UpdateOrder may replace too.
+# What UpdateOrder and a transition's patch may replace too.
 PARTS = merged(
     {"order_type": text(128), "extension": [Bad("a large order", put(b"\0" * (1 << 20)), LIMIT, 1 << 20, at="..")],
      "payments": [Bad("too many", times(101), LIMIT, [100, 101]), Edge(times(100))], "shipments": [Bad("too many", times(101), LIMIT, [100, 101]), Edge(times(100))]},
@@ -248,14 +248,20 @@ def create_base(**fields):
     return pb.CreateOrderRequest(order=full_order(), options=write_options(**fields))
 
 
+PATCHABLE = ["order_type", "address", "payments", "shipments", "attributes", "extension"]
+
+
+def change(**fields):
+    return pb.Order(**{f.name: v for f, v in full_order().ListFields() if f.name in PATCHABLE}, **fields)
+
+
 def transition_base(**fields):
-    return pb.TransitionOrderRequest(order_id=WORLD["order"].order_id, event="pay", expected_statuses=["PENDING_PAYMENT"], expected_version=1, options=write_options(**fields))
+    return pb.TransitionOrderRequest(order_id=WORLD["order"].order_id, event="pay", expected_statuses=["PENDING_PAYMENT"], expected_version=1, patch=change(),
+                                     update_mask=field_mask_pb2.FieldMask(paths=PATCHABLE), options=write_options(**fields))
 
 
 def update_base():
-    mask = field_mask_pb2.FieldMask(paths=["order_type", "address", "payments", "shipments", "attributes", "extension"])
-    return pb.UpdateOrderRequest(order=pb.Order(**{**{f.name: v for f, v in full_order().ListFields() if f.name in mask.paths}, "order_id": WORLD["order"].order_id}),
-                                 update_mask=mask, expected_version=1, options=write_options())
+    return pb.UpdateOrderRequest(order=change(order_id=WORLD["order"].order_id), update_mask=field_mask_pb2.FieldMask(paths=PATCHABLE), expected_version=1, options=write_options())
 
 
 def import_base():
@@ -276,8 +282,22 @@ CREATE = merged({"order": [Bad("missing", clear, FIELD, "required")]}, under("or
     "order.client_order_no": [Bad("taken", put("matrix-taken"), "CLIENT_ORDER_NO_TAKEN", at="", log=True, meta=["order_id", "time"])],
     "options.request_id": [Bad("used", world("create_id"), "IDEMPOTENCY_KEY_REUSED", at="", log=True, meta=["order_id", "time"]),
                            Bad("fenced", world("fenced_id"), "REQUEST_FENCED", at="", log=True)]})
+NOT_LOOKED_AT = ["user_id", "merchant_id", "client_order_no", "machine", "status", "version", "archived"]
+
+
+def changed(order):
+    """Content that an update_mask names, of UpdateOrder's order or of a transition's patch."""
+    return merged(under(order, PARTS), {
+        **{order + "." + name: [Any("no mask can name it")] for name in NOT_LOOKED_AT},
+        **{order + ".%s.**" % name: [Any("no mask can name it")] for name in ("items_total", "freight", "discount_total", "payable", "items[]", "timers[]", "create_time", "update_time")},
+        order + ".payments": [
+            Bad("in another currency than the order", lambda parent, _: [setattr(p.amount, "currency_code", "USD") for p in parent.payments], INVARIANT, "currency", log=True)],
+        "update_mask.paths": [Bad("missing", clear, FIELD, "required", at=".."), Bad("an amount", add("payable"), FIELD, "cannot be updated", at="+[6]"),
+                              Bad("all", add("*"), FIELD, at="+[6]"), Bad("a part", add("address.line"), FIELD, "as a whole", at="+[6]"), Bad("empty", add(""), FIELD, at="+[6]")]})
+
+
 STATE = ["order_id", "status", "version", "already_there", "winner_request_id", "winner_time"]
-TRANSITION = merged(under("options", options(required=False)), {
+TRANSITION = merged(under("options", options(required=False)), changed("patch"), {
     "order_id": order_id(log=True),
     "event": text(128)[:2] + [Bad("missing", clear, FIELD, "event or a to_status"), Bad("with a to_status", beside("to_status", "PAID"), FIELD, "not both", at="to_status"),
                               Bad("no event", put("teleport"), "EDGE_NOT_DEFINED", at="", log=True, meta=["machine", "event"]),
@@ -287,18 +307,11 @@ TRANSITION = merged(under("options", options(required=False)), {
     "expected_statuses": [Bad("too many", times(65), LIMIT, [64, 65]), Edge(times(64)), Bad("an empty one", add(""), FIELD, "required", at="+[1]"),
                           Bad("a long one", add("X" * 65), LIMIT, [64, 65], at="+[1]"), Bad("no status", add("NOWHERE"), FIELD, "NOWHERE", at="+[1]", log=True)],
     "expected_version": VERSION,
-    **{name: [Bad("not built", put(value), "NOT_BUILT_YET", at="", meta=["field"])] for name, value in
-       (("patch", pb.Order()), ("update_mask", field_mask_pb2.FieldMask()), ("ack", pb.AckRef()))},
-    "patch.**": [Any("refused as a whole")], "update_mask.**": [Any("refused as a whole")], "ack.**": [Any("refused as a whole")],
+    "patch": [Bad("without a mask", lambda parent, _: parent.ClearField("update_mask"), FIELD, "required", at="update_mask"), Edge(clear)],
+    "patch.order_id": [Any("no mask can name it")],
+    "ack": [Bad("not built", put(pb.AckRef()), "NOT_BUILT_YET", at="", meta=["field"])], "ack.**": [Any("refused as a whole")],
     "options.request_id": [Bad("used", world("pay_id"), "IDEMPOTENCY_KEY_REUSED", at="", log=True, meta=["order_id", "time"])]})
-NOT_LOOKED_AT = ["user_id", "merchant_id", "client_order_no", "machine", "status", "version", "archived"]
-UPDATE = merged({"order": [Bad("missing", clear, FIELD, "required")]}, under("order", PARTS), under("options", options(required=False)), {
-    "order.order_id": order_id(log=True),
-    **{"order." + name: [Any("no mask can name it")] for name in NOT_LOOKED_AT},
-    **{"order.%s.**" % name: [Any("no mask can name it")] for name in ("items_total", "freight", "discount_total", "payable", "items[]", "timers[]", "create_time", "update_time")},
-    "order.payments": [Bad("in another currency than the order", lambda parent, _: [setattr(p.amount, "currency_code", "USD") for p in parent.payments], INVARIANT, "currency", log=True)],
-    "update_mask.paths": [Bad("missing", clear, FIELD, "required", at=".."), Bad("an amount", add("payable"), FIELD, "cannot be updated", at="+[6]"), Bad("all", add("*"), FIELD, at="+[6]"),
-                          Bad("a part", add("address.line"), FIELD, "as a whole", at="+[6]"), Bad("empty", add(""), FIELD, at="+[6]")],
+UPDATE = merged({"order": [Bad("missing", clear, FIELD, "required")], "order.order_id": order_id(log=True)}, changed("order"), under("options", options(required=False)), {
     "expected_version": VERSION,
     "options.request_id": [Bad("fenced", world("fenced_id"), "REQUEST_FENCED", at="", log=True)]})
 ENTRY = merged({

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""A stock grpcio client: batches, updates, dry runs, outcomes. usage: test_grpc_batch.py BUILD [PART OF A NAME]"""
+"""A stock grpcio client: batches, updates, patches, dry runs, outcomes. usage: test_grpc_batch.py BUILD [PART OF A NAME]"""
 import grpc
 
 import orderdb_test as t
@@ -232,6 +232,86 @@ def _(server):
     lost = update("address")
     equal(server.call("GetRequestOutcome", user_id="stock-up", request_id=lost.options.request_id).state, pb.RequestOutcome.NOT_APPLIED)
     refused(lambda: server.call("UpdateOrder", lost), "FAILED_PRECONDITION", "REQUEST_FENCED")
+
+
+# ---- TransitionOrder's patch
+def patched(order_id, event, *paths, request_id=None, validate_only=False, **fields):
+    r = t.transition_request(order_id, event, id_=request_id)
+    r.options.validate_only = validate_only
+    r.patch.CopyFrom(pb.Order(**fields))
+    r.update_mask.paths.extend(paths)
+    return r
+
+
+@test("patch: in the commit of the transition; replays, older versions and older times stay exact")
+def _(server):
+    create = t.create_request(user_id="stock-pt", item_count=2, attributes={"a": "1"}, address=pb.Address(line="old"), extension=b"old")
+    order = server.call("CreateOrder", create).order
+    payment = pb.PaymentRef(payment_no="p1", channel="card", amount=order.payable)
+    dry = server.call("TransitionOrder", patched(order.order_id, "pay", "payments", payments=[payment], validate_only=True))
+    equal((list(dry.order.payments), dry.order.status, dry.order.version, dry.HasField("token")), ([payment], "PAID", 2, False))
+    equal(server.call("GetOrder", order_id=order.order_id), order)
+    pay = patched(order.order_id, "pay", "payments", "attributes", payments=[payment], attributes={"b": "2"}, order_type="not named")
+    answer = server.call("TransitionOrder", pay)
+    paid = answer.order
+    equal((paid.status, paid.version, list(paid.payments), dict(paid.attributes)), ("PAID", 2, [payment], {"b": "2"}))
+    equal((paid.items, paid.address, paid.extension, paid.order_type), (order.items, order.address, order.extension, order.order_type))
+    equal((answer.entry.event, answer.entry.version, answer.replayed, answer.token.seq > 0), ("pay", 2, False, True))
+    ship = patched(order.order_id, "ship", "shipments", "extension", shipments=[pb.ShipmentRef(tracking_no="n1", sku_ids=["sku-0"])])
+    shipped = server.call("TransitionOrder", ship).order
+    equal((shipped.status, shipped.version, shipped.shipments[0].tracking_no, shipped.extension), ("SHIPPED", 3, "n1", b""))
+    equal(list(shipped.payments), [payment])
+    delivered = server.call("TransitionOrder", t.transition_request(order.order_id, "deliver")).order
+    equal((delivered.version, delivered.shipments), (4, shipped.shipments))
+    again = server.call("TransitionOrder", pay)
+    equal((again.replayed, again.order, again.entry, again.token), (True, paid, answer.entry, answer.token))
+    equal(server.call("TransitionOrder", ship).order, shipped)
+    equal(server.call("CreateOrder", create).order, order)
+    h = server.call("ListOrderHistory", order_id=order.order_id).entries
+    equal([(e.version, e.event) for e in h], [(1, "create"), (2, "pay"), (3, "ship"), (4, "deliver")])
+    for e, was in zip(h, (order, paid, shipped, delivered)):
+        equal(server.call("GetOrder", pb.GetOrderRequest(order_id=order.order_id, as_of=e.time)), was)
+    other = patched(order.order_id, "pay", "payments", "attributes", payments=[payment], attributes={"b": "3"}, request_id=pay.options.request_id)
+    refused(lambda: server.call("TransitionOrder", other), "FAILED_PRECONDITION", "IDEMPOTENCY_KEY_REUSED")
+    outcome = server.call("GetRequestOutcome", user_id="stock-pt", request_id=pay.options.request_id)
+    equal((outcome.state, outcome.version), (pb.RequestOutcome.APPLIED, 2))
+
+
+@test("patch: of racing callers the winner's alone is there")
+def _(server):
+    for i in range(15):
+        order = created(server, user_id="stock-pr-%d" % i, extension=b"none")
+        racers = [patched(order.order_id, "pay", "extension", extension=b"racer %d" % k) for k in range(6)]
+        calls = [server.client.stub("TransitionOrder").future(r, timeout=20 * t.SLOW) for r in racers]
+        won, lost = [], 0
+        for k, c in enumerate(calls):
+            try:
+                won.append((k, c.result().order))
+            except grpc.RpcError as e:
+                f = t.Failure(e)
+                equal((f.reason, f.metadata["already_there"]), ("STATUS_MISMATCH", "true"))
+                lost += 1
+        equal((len(won), lost), (1, 5))
+        now = server.call("GetOrder", order_id=order.order_id)
+        equal((now, now.extension, now.version), (won[0][1], b"racer %d" % won[0][0], 2))
+        entry = server.call("ListOrderHistory", order_id=order.order_id).entries[-1]
+        equal(entry.request_id, racers[won[0][0]].options.request_id)
+
+
+@test("patch: in batches; the answer to each shows the version that it made")
+def _(server):
+    orders = [created(server, user_id="stock-pb-%d" % (i % 5), extension=b"old") for i in range(20)]
+    requests = [patched(o.order_id, "pay", "extension", extension=b"paid") for o in orders]
+    requests += [patched(o.order_id, "ship", "extension", "address", extension=b"shipped", address=pb.Address(line="new")) for o in orders[:10]]
+    requests += [patched(orders[0].order_id, "pay", "extension", extension=b"too late"), patched(orders[1].order_id, "deliver", "payable")]
+    answer = server.call("BatchTransitionOrders", requests=requests)
+    results = results_of(answer)
+    equal([(o.status, o.version, o.extension) for o in results[:20]], [("PAID", 2, b"paid")] * 20)
+    equal([(o.status, o.version, o.extension, o.address.line) for o in results[20:30]], [("SHIPPED", 3, b"shipped", "new")] * 10)
+    equal((results[30][0], results[31][0], results[31][2]), ("STATUS_MISMATCH", "FIELD_INVALID", ["update_mask.paths[0]"]))
+    again = server.call("BatchTransitionOrders", requests=requests)
+    true(all(r.ok.replayed for r in again.results[:30]), "replayed")
+    equal(results_of(again)[:30], results[:30])
 
 
 # ---- validate_only

@@ -45,8 +45,11 @@ struct machines *model_machines_new(void)
     done.name = done_name, done.terminal = true;
     poke.event = poke_name, poke.from = from, poke.n_from = 1, poke.to = open_name;
     close = finish = poke;
+    char order_type[] = "order_type", extension[] = "extension", *poke_needs[] = {extension}, *finish_needs[] = {order_type, extension};
     close.event = close_name, finish.event = finish_name;
     close.to = finish.to = done_name;
+    poke.required_fields = poke_needs, poke.n_required_fields = 1;
+    finish.required_fields = finish_needs, finish.n_required_fields = 2;
     m.name = name, m.version = 1;
     m.states = states, m.n_states = ARRAY_LEN(states);
     m.edges = edges, m.n_edges = ARRAY_LEN(edges);
@@ -118,7 +121,7 @@ static void append(struct model *m, struct model_order *o, struct model_entry e)
     e.reason = keep(m, e.reason);
     e.request_id = keep(m, e.request_id);
     e.traceparent = keep(m, e.traceparent);
-    if (!e.update) e.summary = o->summary, e.detail = o->detail;
+    if (!e.changed) e.summary = o->summary, e.detail = o->detail;
     o->summary = e.summary, o->detail = e.detail;
     chain(o, &e, o->count + 1);
     struct model_entry *more = mem_alloc((o->count + 1) * sizeof *more); /* kept in the arena: the old array is simply left */
@@ -304,6 +307,24 @@ static unsigned edges(const char *machine, const char *event, const char *from, 
     return n;
 }
 
+/* The content here is one field each: order_type and extension. */
+static void change(struct model *m, const struct model_order *o, const struct content_change *c, struct model_entry *e)
+{
+    e->changed = c->fields != 0;
+    e->summary = c->fields >> 5 & 1 ? keep(m, c->summary) : o->summary;
+    e->detail = c->fields >> 41 & 1 ? keep(m, c->detail) : o->detail;
+}
+
+/* What loop@1 asks for; false: it is not there. */
+static bool required(const char *const *edge, const struct model_entry *e, struct model_outcome *out)
+{
+    unsigned n = 0;
+    bool finish = strcmp(edge[1], "finish") == 0, poke = strcmp(edge[1], "poke") == 0;
+    if (finish && !e->summary.len) out->missing[n++] = "order_type";
+    if ((finish || poke) && !e->detail.len) out->missing[n++] = "extension";
+    return n == 0;
+}
+
 static struct model_outcome transition(struct model *m, const struct command *c)
 {
     const struct command_transition *t = &c->transition;
@@ -332,9 +353,15 @@ static struct model_outcome transition(struct model *m, const struct command *c)
         out.already_there = edges(o->machine, target ? NULL : event, NULL, status, NULL) > 0 && (!target || strcmp(target, status) == 0);
         return out.status = STATUS_STATUS_MISMATCH, out;
     }
-    m->slots[out.slot].last_seq++;
     int64_t before = o->entries[o->count - 1].time_us, time_us = MAX_OF((int64_t)m->now_us, before);
-    append(m, o, entry_by(edge[1], edge[2], edge[3], time_us, &c->origin));
+    struct model_entry e = entry_by(edge[1], edge[2], edge[3], time_us, &c->origin);
+    change(m, o, &t->patch, &e);
+    if (!required(edge, &e, &out)) {
+        out.machine = o->machine;
+        return out.status = STATUS_FIELD_REQUIRED, out;
+    }
+    m->slots[out.slot].last_seq++;
+    append(m, o, e);
     show(m, o, &out);
     remember(m, o->user_id, REQUEST_TRANSITION, &c->origin, &out);
     return out;
@@ -356,7 +383,6 @@ static struct model_outcome fence(struct model *m, const struct command *c)
     return out;
 }
 
-/* The content here is one field each: order_type and extension. */
 static struct model_outcome update(struct model *m, const struct command *c)
 {
     const struct command_update *u = &c->update;
@@ -371,9 +397,7 @@ static struct model_outcome update(struct model *m, const struct command *c)
     if (u->expected_version && u->expected_version != (int64_t)o->count) return out.status = STATUS_VERSION_MISMATCH, out;
     const struct model_entry *last = &o->entries[o->count - 1];
     struct model_entry e = entry_by("update", last->to, last->to, MAX_OF((int64_t)m->now_us, last->time_us), &c->origin);
-    e.update = true;
-    e.summary = u->fields >> 5 & 1 ? keep(m, u->summary) : o->summary;
-    e.detail = u->fields >> 41 & 1 ? keep(m, u->detail) : o->detail;
+    change(m, o, &u->change, &e);
     m->slots[out.slot].last_seq++;
     append(m, o, e);
     show(m, o, &out);
@@ -484,7 +508,10 @@ void model_check_outcome(const struct model *m, const struct model_outcome *x, c
         check(slice_equal(o->winner_request_id, winner->request_id));
         check(o->winner_time_us == winner->time_us);
     }
-    if (x->status == STATUS_EDGE_NOT_DEFINED) check(is(o->machine_reference, x->machine));
+    if (x->status == STATUS_EDGE_NOT_DEFINED || x->status == STATUS_FIELD_REQUIRED) check(is(o->machine_reference, x->machine));
+    unsigned missing = !x->missing[0] ? 0 : !x->missing[1] ? 1 : 2;
+    check(o->missing_count == missing);
+    for (unsigned i = 0; i < missing; i++) check(is(o->missing[i], x->missing[i]));
     if (x->status == STATUS_FIELD_INVALID) check(o->expected_index == x->expected_index);
 }
 
@@ -518,7 +545,7 @@ static void check_order_rows(const struct model_order *o, const struct store_vie
         check_entry(&o->entries[v - 1], v, &h, ms);
         key_content(&k, o->id, v);
         struct slice before = row_of(view, &k, arena);
-        check((before.len != 0) == o->entries[v - 1].update);
+        check((before.len != 0) == o->entries[v - 1].changed);
         if (!before.len) continue;
         struct order_body old;
         check(order_content_decode(before, &old) == STATUS_OK);
@@ -620,7 +647,7 @@ void model_check_store(const struct model *m, const struct store_view *view, con
         check_order_rows(o, view, ms, &arena);
         expected[KEY_HEAD]++, expected[KEY_BODY]++, expected[KEY_LIST]++;
         expected[KEY_HISTORY] += o->count - 1;
-        for (unsigned v = 0; v < o->count; v++) expected[KEY_CONTENT] += o->entries[v].update;
+        for (unsigned v = 0; v < o->count; v++) expected[KEY_CONTENT] += o->entries[v].changed;
         expected[KEY_CLIENT_NO] += o->client_order_no.len != 0;
         if (!user_seen_before(m, i)) check_user(m, o->user_id, view, ms, &arena);
     }
@@ -653,10 +680,11 @@ uint64_t outcome_digest(const struct outcome *o)
     uint8_t bytes[16384];
     struct writer w = writer_of(bytes, sizeof bytes);
     for (unsigned i = 0; o->items && i < o->item_count; i++) write_be64(&w, outcome_digest(&o->items[i]));
-    const int64_t numbers[] = {o->batch, o->item, o->item_count, o->applied, o->status, o->replayed, o->already_there, o->slot, o->seq, o->winner_time_us, o->first_order_id, o->first_time_us, o->order_id};
+    const int64_t numbers[] = {o->batch, o->item, o->item_count, o->applied, o->status, o->replayed, o->already_there, o->slot, o->seq, o->winner_time_us, o->first_order_id, o->first_time_us, o->order_id, o->patch, o->missing_count};
     const struct slice texts[] = {o->winner_request_id, o->machine_reference, o->event, o->expected_name};
     for (size_t i = 0; i < ARRAY_LEN(numbers); i++) write_be64(&w, (uint64_t)numbers[i]);
     for (size_t i = 0; i < ARRAY_LEN(texts); i++) write_counted(&w, texts[i]);
+    for (unsigned i = 0; i < o->missing_count; i++) write_counted(&w, o->missing[i]);
     order_head_encode(&o->head, &w);
     history_encode(&o->entry, &w);
     check(!w.full);

@@ -12,7 +12,7 @@ struct model_entry {
     struct slice operator_, reason, request_id, traceparent;
     uint8_t chain_hash[SHA256_BYTES];
     struct slice summary, detail; /* the content at this version */
-    bool update;
+    bool changed; /* by this version */
 };
 struct model_order {
     int64_t id;
@@ -54,10 +54,11 @@ struct model_outcome {
     bool batch;
     unsigned item, item_count; /* of a batch: who refused, or all */
     struct model_outcome *items; /* in the model's arena */
-    const char *machine;     /* EDGE_NOT_DEFINED */
+    const char *machine;     /* EDGE_NOT_DEFINED, FIELD_REQUIRED */
+    const char *missing[2];  /* FIELD_REQUIRED */
 };
 
-/* retail@1, and loop@1: OPEN -poke-> OPEN, OPEN -close or finish-> DONE. */
+/* retail@1, and loop@1: OPEN -poke-> OPEN, OPEN -close or finish-> DONE; poke requires extension, finish order_type and extension. */
 struct machines *model_machines_new(void);
 extern const char *const model_edges[][4]; /* machine, event, from, to; ends with NULLs */
 

@@ -146,6 +146,14 @@ static void draw_edge(struct sim *s, const struct model_order *o, struct command
     if (chance(s, 3)) *t = (struct command_transition){.to_status = SLICE_LIT("NOWHERE")};
 }
 
+static struct content_change draw_change(struct sim *s)
+{
+    struct content_change change = {0};
+    if (chance(s, 60)) change.fields |= 1ull << 5, change.summary = chance(s, 80) ? draw_field(s, 5) : (struct slice){0};
+    if (!change.fields || chance(s, 40)) change.fields |= 1ull << 41, change.detail = chance(s, 80) ? draw_field(s, 41) : (struct slice){0};
+    return change;
+}
+
 static struct command draw_transition(struct sim *s)
 {
     static const char *const names[] = {"PENDING_PAYMENT", "PAID", "SHIPPED", "OPEN", "DELIVERED", "NOWHERE"};
@@ -161,6 +169,7 @@ static struct command draw_transition(struct sim *s)
             c.transition.expected_statuses[i] = slice_str(chance(s, 60) ? o->entries[o->count - 1].to : names[below(s, ARRAY_LEN(names))]);
         c.transition.expected_status_count = n;
     }
+    if (chance(s, 40)) c.type = COMMAND_PATCH, c.transition.patch = draw_change(s);
     stamp(s, &c);
     return c;
 }
@@ -172,8 +181,7 @@ static struct command draw_update(struct sim *s)
     draw_origin(s, &c, false);
     c.update.order_id = !o || chance(s, 3) ? (int64_t)(test_random_next(&s->random) >> 1) : o->id;
     if (o && chance(s, 30)) c.update.expected_version = MAX_OF(1, (int64_t)o->count - (int64_t)below(s, 2));
-    if (chance(s, 60)) c.update.fields |= 1ull << 5, c.update.summary = chance(s, 80) ? draw_field(s, 5) : (struct slice){0};
-    if (!c.update.fields || chance(s, 40)) c.update.fields |= 1ull << 41, c.update.detail = chance(s, 80) ? draw_field(s, 41) : (struct slice){0};
+    c.update.change = draw_change(s);
     stamp(s, &c);
     return c;
 }
@@ -220,7 +228,7 @@ static struct command draw_again(struct sim *s)
     if (chance(s, 30)) {
         struct slice id = c.origin.request_id;
         struct slice user = c.type == COMMAND_CREATE ? c.create.user_id : (struct slice){0};
-        int64_t order_id = c.type == COMMAND_TRANSITION ? c.transition.order_id : c.type == COMMAND_UPDATE ? c.update.order_id : 0;
+        int64_t order_id = c.type == COMMAND_UPDATE ? c.update.order_id : c.type == COMMAND_CREATE ? 0 : c.transition.order_id;
         c = c.type == COMMAND_CREATE ? draw_create(s) : c.type == COMMAND_UPDATE ? draw_update(s) : draw_transition(s);
         c.origin.request_id = id;
         if (user.len) c.create.user_id = user;
@@ -477,7 +485,7 @@ static void check_coverage(void)
 {
     static const enum status kinds[] = {
         STATUS_OK, STATUS_ORDER_NOT_FOUND, STATUS_MACHINE_NOT_FOUND, STATUS_CLIENT_ORDER_NO_TAKEN, STATUS_STATUS_MISMATCH, STATUS_EDGE_NOT_DEFINED,
-        STATUS_IDEMPOTENCY_KEY_REUSED, STATUS_VERSION_MISMATCH, STATUS_FIELD_INVALID, STATUS_REQUEST_FENCED,
+        STATUS_IDEMPOTENCY_KEY_REUSED, STATUS_VERSION_MISMATCH, STATUS_FIELD_INVALID, STATUS_REQUEST_FENCED, STATUS_FIELD_REQUIRED,
     };
     for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
         printf("# %-24s %8llu\n", status_name(kinds[i]), (unsigned long long)seen[kinds[i]]);

@@ -90,7 +90,7 @@ struct sim {
     struct walk walk;
     struct probe fence, dry_run;
     uint8_t verdicts[REQUESTS_MAX], acknowledged_requests[REQUESTS_MAX];
-    uint64_t fences, fenced, dry_runs;
+    uint64_t fences, fenced, dry_runs, patched;
     uint8_t refused_requests[REQUESTS_MAX];
     bool draining;
     uint64_t imports, expired, reads_done, walks, drains, log_full, offloaded, next_import;
@@ -119,6 +119,18 @@ static enum status open_store(void *ctx, uint32_t partition, uint64_t memtable_b
 
 /* ---- requests */
 
+/* Which transitions bring a patch: the extension becomes their request id. */
+static bool patches(uint64_t number) { return number % 3 == 0; }
+
+/* The answer is of the version that this request made, also when it is replayed and others have patched since. */
+static void check_patched(struct sim *s, const struct request *r) {
+    Orderdb__V1__Order *m = orderdb__v1__order__unpack(NULL, r->op.answer.len, r->op.answer.data);
+    REQUIRE(m, "the order does not unpack");
+    REQUIRE(m->extension.len == strlen(r->request_id) && memcmp(m->extension.data, r->request_id, m->extension.len) == 0, "%s: answered without its patch", r->request_id);
+    s->patched++;
+    orderdb__v1__order__free_unpacked(m, NULL);
+}
+
 static void acknowledged(struct sim *s, struct request *r) {
     const struct outcome *o = &r->op.outcome;
     s->acknowledged++;
@@ -130,6 +142,7 @@ static void acknowledged(struct sim *s, struct request *r) {
     REQUIRE(r->import || r->op.answer.len > 0, "an answer without an order");
     if (r->event) {
         s->orders[r->order].version = MAX_OF(s->orders[r->order].version, o->head.version);
+        if (patches(r->number)) check_patched(s, r);
         return;
     }
     REQUIRE(s->order_count < ORDERS_MAX, "too many orders");
@@ -229,6 +242,12 @@ static struct slice transition_command(struct sim *s, struct request *r) {
     options.request_id = r->request_id;
     Orderdb__V1__TransitionOrderRequest m = ORDERDB__V1__TRANSITION_ORDER_REQUEST__INIT;
     m.order_id = s->orders[r->order].order_id, m.event = (char *)r->event, m.options = &options;
+    Orderdb__V1__Order patch = ORDERDB__V1__ORDER__INIT;
+    Google__Protobuf__FieldMask mask = GOOGLE__PROTOBUF__FIELD_MASK__INIT;
+    char *paths[] = {(char *)"extension"};
+    patch.extension = (ProtobufCBinaryData){strlen(r->request_id), (uint8_t *)r->request_id};
+    mask.paths = paths, mask.n_paths = 1;
+    if (patches(r->number)) m.patch = &patch, m.update_mask = &mask;
     struct checked checked;
     struct failure f;
     failure_init(&f, &r->arena);
@@ -313,6 +332,7 @@ static void read_free(struct read *r) {
 static void check_history(struct sim *s, const Orderdb__V1__Order *order) {
     struct read *r = read_new(OP_HISTORY, order_id_slot(order->order_id));
     r->op.history = (struct history_request){.order_id = order->order_id, .page_size = 1000};
+    const char *patched = "";
     read_wait(s, r);
     Orderdb__V1__ListOrderHistoryResponse *m = orderdb__v1__list_order_history_response__unpack(NULL, r->op.answer.len, r->op.answer.data);
     REQUIRE(m && m->n_entries == (size_t)order->version, "%zu history entries at version %lld", m ? m->n_entries : 0, (long long)order->version);
@@ -321,7 +341,10 @@ static void check_history(struct sim *s, const Orderdb__V1__Order *order) {
         uint64_t number = strncmp(m->entries[i]->request_id, "request-", 8) == 0 ? strtoull(m->entries[i]->request_id + 8, NULL, 10) : 0;
         REQUIRE(number <= s->next_request && !s->refused_requests[number], "%s was refused and took effect", m->entries[i]->request_id);
         REQUIRE(i == 0 || strcmp(m->entries[i]->from_status, m->entries[i - 1]->to_status) == 0, "history does not chain");
+        if (i && number && patches(number)) patched = m->entries[i]->request_id;
     }
+    REQUIRE(order->extension.len == strlen(patched) && memcmp(order->extension.data ? order->extension.data : (const uint8_t *)"", patched, order->extension.len) == 0,
+            "the extension is \"%.*s\", the last patch was of \"%s\"", (int)order->extension.len, (const char *)order->extension.data, patched);
     REQUIRE(strcmp(m->entries[m->n_entries - 1]->to_status, order->status) == 0, "history ends in another status");
     orderdb__v1__list_order_history_response__free_unpacked(m, NULL);
     read_free(r);
@@ -715,8 +738,8 @@ static int run_seed(uint64_t seed, bool trace, bool mutant) {
     printf("# seed %llu: %llu imports, %llu expired, %llu reads (%llu offloaded in drained runs), %llu walks, %llu drains, %llu refused by a full log, %llu disk-fulls\n", (unsigned long long)seed, (unsigned long long)s->imports,
            (unsigned long long)s->expired, (unsigned long long)s->reads_done, (unsigned long long)s->offloaded, (unsigned long long)s->walks, (unsigned long long)s->drains,
            (unsigned long long)s->log_full, (unsigned long long)s->disk_fulls);
-    printf("# seed %llu: %llu outcomes asked for, %llu fenced, %llu dry runs\n", (unsigned long long)seed, (unsigned long long)s->fences, (unsigned long long)s->fenced,
-           (unsigned long long)s->dry_runs);
+    printf("# seed %llu: %llu outcomes asked for, %llu fenced, %llu dry runs, %llu patched\n", (unsigned long long)seed, (unsigned long long)s->fences, (unsigned long long)s->fenced,
+           (unsigned long long)s->dry_runs, (unsigned long long)s->patched);
     printf("# seed %llu: %u orders, %llu acknowledged (%llu replayed), %llu refused, %llu unknown, %llu crashes\n", (unsigned long long)seed, s->order_count,
            (unsigned long long)s->acknowledged, (unsigned long long)s->replayed, (unsigned long long)s->refused, (unsigned long long)s->unknown,
            (unsigned long long)s->crashes);

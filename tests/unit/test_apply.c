@@ -572,7 +572,7 @@ static void a_history_that_check_would_refuse_is_damage(void **state)
 static void a_command_that_does_not_decode_is_a_fault(void **state)
 {
     struct outcome o;
-    struct slice unknown = SLICE_LIT("\x09"), empty = {0};
+    struct slice unknown = SLICE_LIT("\x7f"), empty = {0};
     assert_int_equal(rig_apply(&rig, now_us, &unknown, 1, &arena, &o), STATUS_FORMAT_UNKNOWN);
     assert_int_equal(rig_apply(&rig, now_us, &empty, 1, &arena, &o), STATUS_CHECKSUM_MISMATCH);
     assert_int_equal(rig.record.applied_index, 0);

@@ -28,10 +28,12 @@ static struct command sample(enum command_type type)
         c.create = (struct command_create){SLICE_LIT("alice"), SLICE_LIT("no-1"), SLICE_LIT("retail"), SLICE_LIT("summary"), SLICE_LIT("detail")};
         break;
     case COMMAND_TRANSITION:
+    case COMMAND_PATCH:
         c.transition = (struct command_transition){.order_id = 0x0102030405060708, .event = SLICE_LIT("pay"), .to_status = {0}, .expected_status_count = 2,
                                                     .expected_version = 3};
         c.transition.expected_statuses[0] = SLICE_LIT("PENDING_PAYMENT");
         c.transition.expected_statuses[1] = SLICE_LIT("PAID");
+        if (type == COMMAND_PATCH) c.transition.patch = (struct content_change){1 << 5, SLICE_LIT("CNY"), SLICE_LIT("summary"), SLICE_LIT("detail")};
         break;
     case COMMAND_IMPORT:
         c.import = (struct command_import){SLICE_LIT("alice"), SLICE_LIT("no-1"), SLICE_LIT("retail@1"), SLICE_LIT("summary"), SLICE_LIT("detail"), 2, past};
@@ -40,7 +42,7 @@ static struct command sample(enum command_type type)
         c.fence.user_id = SLICE_LIT("alice");
         break;
     case COMMAND_UPDATE:
-        c.update = (struct command_update){0x0102030405060708, 3, 1 << 5, SLICE_LIT("CNY"), SLICE_LIT("summary"), SLICE_LIT("detail")};
+        c.update = (struct command_update){0x0102030405060708, 3, {1 << 5, SLICE_LIT("CNY"), SLICE_LIT("summary"), SLICE_LIT("detail")}};
         break;
     case COMMAND_BATCH:
         c.batch = (struct command_batch){SLICE_LIT("alice"), 2, SLICE_LIT("\003one\003two")};
@@ -49,7 +51,15 @@ static struct command sample(enum command_type type)
     return c;
 }
 
-static const enum command_type types[] = {COMMAND_CREATE, COMMAND_TRANSITION, COMMAND_IMPORT, COMMAND_FENCE, COMMAND_BATCH, COMMAND_UPDATE};
+static const enum command_type types[] = {COMMAND_CREATE, COMMAND_TRANSITION, COMMAND_IMPORT, COMMAND_FENCE, COMMAND_BATCH, COMMAND_UPDATE, COMMAND_PATCH};
+
+static void assert_changes_equal(const struct content_change *a, const struct content_change *b)
+{
+    assert_int_equal(a->fields, b->fields);
+    assert_true(slice_equal(a->currency, b->currency));
+    assert_true(slice_equal(a->summary, b->summary));
+    assert_true(slice_equal(a->detail, b->detail));
+}
 
 static void assert_commands_equal(const struct command *a, const struct command *b)
 {
@@ -67,7 +77,7 @@ static void assert_commands_equal(const struct command *a, const struct command 
         assert_true(slice_equal(a->create.machine, b->create.machine));
         assert_true(slice_equal(a->create.summary, b->create.summary));
         assert_true(slice_equal(a->create.detail, b->create.detail));
-    } else if (a->type == COMMAND_TRANSITION) {
+    } else if (a->type == COMMAND_TRANSITION || a->type == COMMAND_PATCH) {
         assert_int_equal(a->transition.order_id, b->transition.order_id);
         assert_true(slice_equal(a->transition.event, b->transition.event));
         assert_true(slice_equal(a->transition.to_status, b->transition.to_status));
@@ -75,15 +85,13 @@ static void assert_commands_equal(const struct command *a, const struct command 
         assert_int_equal(a->transition.expected_status_count, b->transition.expected_status_count);
         for (unsigned i = 0; i < a->transition.expected_status_count; i++)
             assert_true(slice_equal(a->transition.expected_statuses[i], b->transition.expected_statuses[i]));
+        assert_changes_equal(&a->transition.patch, &b->transition.patch);
     } else if (a->type == COMMAND_FENCE) {
         assert_true(slice_equal(a->fence.user_id, b->fence.user_id));
     } else if (a->type == COMMAND_UPDATE) {
         assert_int_equal(a->update.order_id, b->update.order_id);
         assert_int_equal(a->update.expected_version, b->update.expected_version);
-        assert_int_equal(a->update.fields, b->update.fields);
-        assert_true(slice_equal(a->update.currency, b->update.currency));
-        assert_true(slice_equal(a->update.summary, b->update.summary));
-        assert_true(slice_equal(a->update.detail, b->update.detail));
+        assert_changes_equal(&a->update.change, &b->update.change);
     } else if (a->type == COMMAND_BATCH) {
         assert_true(slice_equal(a->batch.user_id, b->batch.user_id));
         assert_int_equal(a->batch.count, b->batch.count);
@@ -124,7 +132,8 @@ static void empty_fields_come_back(void **state)
 
 static void the_log_bytes_are_golden(void **state)
 {
-    struct command create = sample(COMMAND_CREATE), transition = sample(COMMAND_TRANSITION), import = sample(COMMAND_IMPORT), fence = sample(COMMAND_FENCE), batch = sample(COMMAND_BATCH), update = sample(COMMAND_UPDATE);
+    struct command create = sample(COMMAND_CREATE), transition = sample(COMMAND_TRANSITION), import = sample(COMMAND_IMPORT), fence = sample(COMMAND_FENCE), batch = sample(COMMAND_BATCH), update = sample(COMMAND_UPDATE),
+                   patch = sample(COMMAND_PATCH);
     struct slice commands[] = {command_encode(&create, &arena), command_encode(&transition, &arena), command_encode(&import, &arena)};
     uint8_t bytes[2048];
     struct writer w = writer_of(bytes, sizeof bytes);
@@ -135,6 +144,7 @@ static void the_log_bytes_are_golden(void **state)
     assert_golden("command_import", commands[2]);
     assert_golden("command_fence", command_encode(&fence, &arena));
     assert_golden("command_update", command_encode(&update, &arena));
+    assert_golden("command_patch", command_encode(&patch, &arena));
     assert_golden("command_batch", command_encode(&batch, &arena));
     assert_golden("command_entry", writer_slice(&w));
 }
@@ -162,10 +172,24 @@ static void an_unknown_type_is_of_another_version(void **state)
     uint8_t bytes[512];
     memcpy(bytes, s.data, s.len);
     for (int type = 0; type < 256; type++) {
-        if (type >= 1 && type <= 6) continue;
+        if ((type >= COMMAND_CREATE && type <= COMMAND_UPDATE) || type == COMMAND_PATCH) continue;
         bytes[0] = (uint8_t)type;
         assert_int_equal(command_decode(slice_of(bytes, s.len), &arena, &back), STATUS_FORMAT_UNKNOWN);
     }
+}
+
+/* One way to say one thing: a transition without a patch is no COMMAND_PATCH. */
+static void a_patch_without_fields_is_refused(void **state)
+{
+    struct command back, c = sample(COMMAND_TRANSITION);
+    struct slice s = command_encode(&c, &arena);
+    uint8_t bytes[512] = {0};
+    memcpy(bytes, s.data, s.len);
+    bytes[0] = COMMAND_PATCH;
+    assert_int_equal(command_decode(slice_of(bytes, s.len + 8 + 3), &arena, &back), STATUS_CHECKSUM_MISMATCH);
+    bytes[s.len + 7] = 1;
+    assert_int_equal(command_decode(slice_of(bytes, s.len + 8 + 3), &arena, &back), STATUS_OK);
+    assert_int_equal(back.transition.patch.fields, 1);
 }
 
 /* A count is believed only as far as the bytes behind it go. */
@@ -268,6 +292,7 @@ int main(void)
         cmocka_unit_test(the_log_bytes_are_golden),
         cmocka_unit_test(a_cut_or_longer_command_is_refused),
         cmocka_unit_test(an_unknown_type_is_of_another_version),
+        cmocka_unit_test(a_patch_without_fields_is_refused),
         cmocka_unit_test(wild_counts_allocate_nothing),
         cmocka_unit_test(a_full_arena_is_said),
         cmocka_unit_test(entries_hand_out_their_commands),

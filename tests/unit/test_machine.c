@@ -2,6 +2,7 @@
 #include "tests/lib/test.h"
 
 #include "engine/machine.h"
+#include "engine/required.h"
 #include "orderdb/v1/admin.pb-c.h"
 #include "proto/base/mem.h"
 
@@ -227,18 +228,55 @@ static void broken_definitions_are_refused_and_leave_nothing(void **state)
 }
 
 /* Accepted and not enforced would be a lie. */
-static void required_fields_and_roles_are_refused_for_now(void **state)
+static void roles_are_refused_for_now(void **state)
 {
-    char error[256], *names[] = {(char[]){"address"}};
+    char error[256], *names[] = {(char[]){"clerk"}};
     struct machines *ms = machines_new();
-    for (int roles = 0; roles < 2; roles++) {
-        define(&scratch, "shop@1 A! B. go:A>B");
-        if (roles) scratch.edges[0].roles = names, scratch.edges[0].n_roles = 1;
-        else scratch.edges[0].required_fields = names, scratch.edges[0].n_required_fields = 1;
-        struct slice wire = slice_of(scratch.wire, orderdb__v1__status_machine__pack(&scratch.m, scratch.wire));
-        assert_int_equal(machines_add(ms, wire, error), STATUS_FIELD_INVALID);
-        assert_non_null(strstr(error, "not built yet"));
+    define(&scratch, "shop@1 A! B. go:A>B");
+    scratch.edges[0].roles = names, scratch.edges[0].n_roles = 1;
+    struct slice wire = slice_of(scratch.wire, orderdb__v1__status_machine__pack(&scratch.m, scratch.wire));
+    assert_int_equal(machines_add(ms, wire, error), STATUS_FIELD_INVALID);
+    assert_non_null(strstr(error, "not built yet"));
+    machines_free(ms);
+}
+
+static enum status add_requiring(struct machines *ms, const char *const *names, size_t n, char error[256])
+{
+    char *list[REQUIRED_FIELDS_MAX + 1];
+    for (size_t i = 0; i < n; i++) list[i] = (char *)(uintptr_t)names[i];
+    define(&scratch, "shop@1 A! B. C. go:A>B leave:A>C");
+    scratch.edges[1].required_fields = list, scratch.edges[1].n_required_fields = n;
+    return machines_add(ms, slice_of(scratch.wire, orderdb__v1__status_machine__pack(&scratch.m, scratch.wire)), error);
+}
+
+static void an_edge_requires_fields_of_the_table(void **state)
+{
+    static const char *const good[] = {"order_type", "address", "payments", "shipments", "attributes", "attributes.a.b", "extension", "merchant_id", "client_order_no"};
+    static const char *const bad[] = {"items", "user_id", "payable", "status", "address.line", "", "attributes.", "Address",
+                                      "attributes.01234567890123456789012345678901234567890123456789012345678901234"};
+    static const char *const twice[] = {"address", "extension", "address"};
+    const char *many[REQUIRED_FIELDS_MAX + 1];
+    char error[256], names[REQUIRED_FIELDS_MAX + 1][32];
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        struct machines *ms = machines_new();
+        assert_int_equal(add_requiring(ms, &bad[i], 1, error), STATUS_FIELD_INVALID);
+        assert_non_null(strstr(error, "edge leave: required_fields[0] is none of order_type"));
+        machines_free(ms);
     }
+    struct machines *ms = machines_new();
+    assert_int_equal(add_requiring(ms, twice, 3, error), STATUS_FIELD_INVALID);
+    assert_string_equal(error, "edge leave: required_fields[2] is there twice");
+    for (int i = 0; i <= REQUIRED_FIELDS_MAX; i++) snprintf(names[i], sizeof names[i], "attributes.%d", i), many[i] = names[i];
+    assert_int_equal(add_requiring(ms, many, REQUIRED_FIELDS_MAX + 1, error), STATUS_FIELD_INVALID);
+    assert_non_null(strstr(error, "at most 16"));
+    assert_null(machines_find(ms, SLICE_LIT("shop")));
+    assert_int_equal(add_requiring(ms, good, ARRAY_LEN(good), error), STATUS_OK);
+    const struct machine *m = machines_find(ms, SLICE_LIT("shop"));
+    assert_int_equal(machine_edge_by_event(m, machine_initial(m), SLICE_LIT("go"))->required_count, 0);
+    const struct machine_edge *edge = machine_edge_by_event(m, machine_initial(m), SLICE_LIT("leave"));
+    assert_int_equal(edge->required_count, ARRAY_LEN(good));
+    for (size_t i = 0; i < ARRAY_LEN(good); i++) assert_slice(edge->required[i].name, good[i]);
+    assert_slice(edge->required[5].key, "a.b");
     machines_free(ms);
 }
 
@@ -326,7 +364,8 @@ int main(void)
         cmocka_unit_test(references_find_the_newest_or_the_named_version),
         cmocka_unit_test(status_names_are_interned),
         cmocka_unit_test(broken_definitions_are_refused_and_leave_nothing),
-        cmocka_unit_test(required_fields_and_roles_are_refused_for_now),
+        cmocka_unit_test(roles_are_refused_for_now),
+        cmocka_unit_test(an_edge_requires_fields_of_the_table),
         cmocka_unit_test(sizes_are_bounded),
         cmocka_unit_test(the_registry_is_bounded),
         cmocka_unit_test(no_memory_is_said_and_changes_nothing),
