@@ -344,7 +344,11 @@ static void send_failure(struct call *call, const struct failure *failure) {
     arena_reset(&call->calls->scratch);
     struct slice details = encode_details(&call->calls->scratch, f);
     if (details.len) fields[n++] = (struct h2_field){SLICE_LIT("grpc-status-details-bin"), details};
-    if (f->retry_delay_ms)
+    /* Clients are told by their service config to send RESOURCE_EXHAUSTED again: -1 says that it is of no use this time (gRFC A6). Other
+     * codes do without: there a pushback would count as a failure in the clients' retry budgets. */
+    if (code == GRPC_RESOURCE_EXHAUSTED && status_retry(f->status) == RETRY_NEVER)
+        fields[n++] = (struct h2_field){SLICE_LIT("grpc-retry-pushback-ms"), SLICE_LIT("-1")};
+    else if (f->retry_delay_ms)
         fields[n++] = (struct h2_field){SLICE_LIT("grpc-retry-pushback-ms"), slice_of(delay_text, (size_t)snprintf(delay_text, sizeof delay_text, "%u", f->retry_delay_ms))};
     if (f->status == STATUS_ENCODING_UNKNOWN) fields[n++] = (struct h2_field){SLICE_LIT("grpc-accept-encoding"), SLICE_LIT("identity")};
     check(n <= ARRAY_LEN(fields));

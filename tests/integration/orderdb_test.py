@@ -131,6 +131,14 @@ class Failure(Exception):
                 self.retry_delay_s = d.seconds + d.nanos / 1e9
 
 
+def status_reason(status):
+    """(code name, reason, fields) of a google.rpc.Status inside an answer."""
+    code = next(c.name for c in grpc.StatusCode if c.value[0] == status.code)
+    info = [error_details_pb2.ErrorInfo.FromString(d.value) for d in status.details if d.type_url.endswith("ErrorInfo")]
+    bad = [error_details_pb2.BadRequest.FromString(d.value) for d in status.details if d.type_url.endswith("BadRequest")]
+    return code, info[0].reason if info else "", [v.field for b in bad for v in b.field_violations]
+
+
 class Client:
     """A channel of stock grpcio. call() raises Failure."""
 
