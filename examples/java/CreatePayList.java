@@ -1,0 +1,1 @@
+class CreatePayList { public static void main(String[] a) {} }
