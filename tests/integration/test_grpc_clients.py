@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 
 import orderdb_test as t
@@ -70,7 +71,7 @@ def made(name, sources, make):
 def have(*programs):
     missing = [p for p in programs if not shutil.which(p)]
     if missing:
-        skip("no %s here: tools/setup.sh installs it" % ", ".join(missing))
+        skip("no %s here: tools/setup.sh clients installs it" % ", ".join(missing))
 
 
 def command(arguments, why=None, **more):
@@ -83,11 +84,18 @@ def command(arguments, why=None, **more):
         raise AssertionError("%s: exit %d\n%s" % (" ".join(arguments[:3]), p.returncode, text))
 
 
-def python_command():
-    return [os.path.join(CLIENTS, "python", "scenario.py")], os.path.join(EXAMPLES, "python", "create_pay_list.py"), {}
+# Each answers how to run its scenario or its example: arguments and environment.
+def python_command(example):
+    if not example:
+        return [sys.executable, os.path.join(CLIENTS, "python", "scenario.py")], {}
+
+    def build(directory):
+        command([sys.executable, "-m", "grpc_tools.protoc", "-I" + os.path.join(t.ROOT, "proto"), "--python_out=" + directory, "--grpc_python_out=" + directory, *PROTOS[:5]],
+                why="no stubs for Python")
+    return [sys.executable, os.path.join(EXAMPLES, "python", "create_pay_list.py")], {"PYTHONPATH": made("python", [os.path.join(t.ROOT, "proto", p) for p in PROTOS], build)}
 
 
-def node_command():
+def node_command(example):
     have("node", "npm")
     files = [os.path.join(CLIENTS, "node", f) for f in ("package.json", "package-lock.json")]
 
@@ -96,30 +104,30 @@ def node_command():
             shutil.copy(f, directory)
         command(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"], why="npm could not install @grpc/grpc-js", cwd=directory)
     modules = os.path.join(made("node", files, install), "node_modules")
-    return ["node", os.path.join(CLIENTS, "node", "scenario.js")], ["node", os.path.join(EXAMPLES, "node", "create_pay_list.js")], {"NODE_PATH": modules}
+    return ["node", os.path.join(EXAMPLES, "node", "create_pay_list.js") if example else os.path.join(CLIENTS, "node", "scenario.js")], {"NODE_PATH": modules}
 
 
-def java_command():
+def java_command(example):
     have("java", "javac", "grpc_java_plugin")
-    tcnative = glob.glob("/usr/lib/*/jni/libnetty-tcnative.so")
     jars = ["/usr/share/java/%s.jar" % j for j in JARS]
-    missing = [j for j in jars if not os.path.exists(j)]
-    if missing or not tcnative:
-        skip("no %s here: tools/setup.sh installs it" % ", ".join(missing or ["libnetty-tcnative.so"]))
+    native = glob.glob("/usr/lib/*/jni/libnetty-tcnative.so")
+    missing = [j for j in jars if not os.path.exists(j)] or ([] if native else ["libnetty-tcnative.so"])
+    if missing:
+        skip("no %s here: tools/setup.sh clients installs it" % ", ".join(missing))
     sources = [os.path.join(CLIENTS, "java", "Scenario.java"), os.path.join(EXAMPLES, "java", "CreatePayList.java")]
     protos = [os.path.join(t.ROOT, "proto", p) for p in PROTOS]
 
     def build(directory):
-        stubs, classes, native = (os.path.join(directory, d) for d in ("stubs", "classes", "native"))
-        os.makedirs(stubs), os.makedirs(native)
-        shutil.copy(tcnative[0], os.path.join(native, "libnetty_tcnative.so"))  # the name that netty looks for; it follows links back
+        stubs, classes = os.path.join(directory, "stubs"), os.path.join(directory, "classes")
+        os.makedirs(stubs)
+        shutil.copy(native[0], os.path.join(directory, "libnetty_tcnative.so"))  # the name that netty looks for; a link it would follow
         command(["protoc", "-I" + os.path.join(t.ROOT, "proto"), "-I/usr/include", "--plugin=protoc-gen-grpc-java=" + shutil.which("grpc_java_plugin"),
                  "--java_out=" + stubs, "--grpc-java_out=" + stubs, *protos])
         command(["javac", "-nowarn", "-proc:none", "-encoding", "UTF-8", "-cp", ":".join(jars), "-d", classes,
                  *glob.glob(stubs + "/**/*.java", recursive=True), *sources])
-    directory = made("java", [*sources, *protos, *jars, tcnative[0]], build)
-    java = ["java", "-Djava.library.path=" + os.path.join(directory, "native"), "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx256m", "-Dfile.encoding=UTF-8", "-cp", ":".join([os.path.join(directory, "classes"), *jars])]
-    return [*java, "Scenario"], [*java, "CreatePayList"], {"ORDERDB_ROOT": t.ROOT}
+    directory = made("java", [*sources, *protos, *jars, *native], build)
+    return ["java", "-Djava.library.path=" + directory, "-Dservice.config=" + os.path.join(EXAMPLES, "service_config.json"), "-Dfile.encoding=UTF-8",
+            "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx256m", "-cp", ":".join([os.path.join(directory, "classes"), *jars]), "CreatePayList" if example else "Scenario"], {}
 
 
 CLIENT_COMMANDS = {"python": python_command, "node": node_command, "java": java_command}
@@ -158,7 +166,7 @@ def run_scenario(arguments, env, restart):
 def scenario(client):
     @t.test("%s: the scenario, over cleartext, TLS and mutual TLS" % client)
     def _():
-        arguments, _, env = CLIENT_COMMANDS[client]()
+        arguments, env = CLIENT_COMMANDS[client](example=False)
         start()
         exits = []
         lines = run_scenario([*arguments, t.BUILD, *("%s=%s" % (mode, address(mode)) for mode in MODES)], env,
@@ -178,11 +186,11 @@ def scenario(client):
 def example(client):
     @t.test("%s: the example creates, pays and lists; a retry of the whole program is one order" % client)
     def _():
-        _, arguments, env = CLIENT_COMMANDS[client]()
+        arguments, env = CLIENT_COMMANDS[client](example=True)
         start()
-        for mode, tls in (("cleartext", []), ("tls", [os.path.join(CERTS, "ca.pem")])):
+        for mode, ca in (("cleartext", []), ("tls", [os.path.join(CERTS, "ca.pem")])):
             for _ in range(2):
-                p = subprocess.run([*arguments, address(mode), "%s-example" % client, "%s-example-0000001" % client, *tls], env=dict(os.environ, **env),
+                p = subprocess.run([*arguments, address(mode), "%s-example" % client, "%s-example-0000001" % client, *ca], env=dict(os.environ, **env),
                                    capture_output=True, text=True, timeout=60 * t.SLOW, cwd=t.TEMP)
                 equal(p.returncode, 0, p.stdout + p.stderr)
                 lines = p.stdout.splitlines()
@@ -191,6 +199,7 @@ def example(client):
 
 for _client in CLIENT_COMMANDS:
     scenario(_client)
+    example(_client)
 
 
 if __name__ == "__main__":

@@ -124,6 +124,7 @@ def _(server):
         true(f.status is not None, "no details: %s" % f)
         equal((f.code_name, f.reason, f.domain, f.status.code), (code, reason, "orderdb", f.code.value[0]))
         equal(f.status.message, f.message)
+        equal(f.trailers.get("grpc-retry-pushback-ms"), "-1" if code == "RESOURCE_EXHAUSTED" else None)  # a retry is of no use
 
 
 @t.test("errors: who may try again is told when, in RetryInfo and grpc-retry-pushback-ms")

@@ -34,7 +34,6 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
-import java.util.HashMap;
 import java.util.HashSet;
 import java.util.Iterator;
 import java.util.LinkedHashMap;
@@ -564,8 +563,7 @@ public final class Scenario {
 
     @SuppressWarnings("unchecked") public static void main(String[] arguments) throws Exception {
         slow = arguments[0].matches(".*-(asan|tsan)") ? 4 : 1;
-        Path root = Path.of(System.getenv("ORDERDB_ROOT"));
-        config = new Gson().fromJson(Files.readString(root.resolve("examples/service_config.json")), Map.class);
+        config = new Gson().fromJson(Files.readString(Path.of(System.getProperty("service.config"))), Map.class);
         boolean bad = false;
         for (String argument : Arrays.asList(arguments).subList(1, arguments.length)) {
             Scenario s = new Scenario(argument.split("=")[0], argument.split("=")[1]);
