@@ -91,7 +91,7 @@ BENCH := $(patsubst %.c,$(B)/%,$(wildcard bench/*.c))
 HEADERS := $(foreach r,$(ROOMS),$(wildcard $(r)/*.h $(r)/*/*.h))
 HEADERS_OK := $(HEADERS:%=$(B)/hdr/%.ok)
 
-.PHONY: all help deps run demo test check tests-built unit sim fuzz integration figures profile tidy hdr-check clean
+.PHONY: all help deps run demo test check tests-built unit sim fuzz integration figures profile tidy errors-doc hdr-check clean
 all: $(B)/orderd $(B)/orderctl ## the server and its command-line tool (the default)
 
 help: ## list the targets
@@ -230,6 +230,9 @@ CFLAGS_FUSE := $(shell pkg-config --cflags fuse3 2>/dev/null)
 $(RIGS): $(B)/tests/%: tests/%.c Makefile
 	@mkdir -p $(dir $@)
 	$(CC) $(filter-out -Wundef,$(CFLAGS_BASE)) $(CFLAGS_FUSE) -MMD -MP -MF $@.d -MT $@ -o $@ $< $(FUSE_LIBS)
+
+errors-doc: ## docs/ERRORS.md from the tables of proto/
+	@tools/errors_doc.py
 
 hdr-check: $(HEADERS_OK) ## every header compiles alone
 

@@ -5,7 +5,7 @@
 #include "engine/check.h"
 #include "engine/required.h"
 
-/* How a refusal reads: one sentence for people, metadata for programs. Keys of the metadata are part of the contract (docs/API.md). */
+/* How a refusal reads: one sentence for people, metadata for programs. Keys of the metadata are part of the contract (docs/ERRORS.md). */
 
 /* "2026-11-23T06:30:00.000001Z" */
 static void time_text(int64_t us, char out[40])

@@ -80,6 +80,21 @@ hosts='(debian\.(org|net)|ubuntu\.com|pypi\.org|pythonhosted\.org|npmjs\.(org|co
 found=$(files | grep -vE '^tests/(fuzz/corpus|golden)/|^tests/tidy\.sh$' | xargs grep -nIE "(^|[^A-Za-z0-9_.])/(work|home|root|Users|mnt|opt)/|$hosts") && fail "$found"
 done_
 
+says "docs/ERRORS.md is what the tables say, and tests name every reason and every key of metadata"
+found=$(tools/errors_doc.py --check) || fail "$found"
+done_
+
+says "docs/API.md names every method that is built"
+for m in $(sed -nE '/serve_not_built_yet/!s/^METHOD\(\w+, (\w+),.*/\1/p' proto/methods.tbl); do grep -q "^| .$m. |" docs/API.md || fail "$m has no row"; done
+done_
+
+says "docs/OPERATIONS.md names flags and figures that there are"
+for m in $(grep -oE '\borderdb_[a-z_]+' docs/OPERATIONS.md | sed -E 's/_(sum|count|bucket)$//' | sort -u); do grep -qE "\"${m#orderdb_}|\"$m\"" server/*.tbl server/*.[ch] || fail "no figure is called $m"; done
+for m in $(grep -oE -- '`--[a-z-]+' docs/OPERATIONS.md | cut -c4- | tr - _ | sort -u); do
+  case $m in help | version | config) ;; *) grep -q "^SETTING($m," server/config.tbl || fail "no flag is called --$m" ;; esac
+done
+done_
+
 says "every header compiles alone"
 build=$(basename "$B") san=
 case $build in build-asan | build-tsan) san=${build#build-} ;; esac

@@ -403,6 +403,16 @@ def _(server):
     equal(applied(server), before, "entries of the log")
 
 
+@t.test("matrix: all faults of a request at once, 20 of them listed")
+def _(server):
+    order = t.order(user_id="", item_count=30)
+    for item in order.items:
+        item.sku_id = ""
+    f = t.refused(lambda: server.call("CreateOrder", t.create_request(order_=order)), "INVALID_ARGUMENT", "FIELD_INVALID")
+    equal([field for field, _ in f.violations], ["order.user_id"] + ["order.items[%d].sku_id" % i for i in range(19)])
+    equal(f.metadata, {"more_violations": "11"})
+
+
 @t.test("matrix: what the state decides, row by row; no seq of the slot")
 def _(server):
     world(server)
