@@ -31,8 +31,9 @@ static bool read_service(struct call *call, struct slice *service) {
     *service = (struct slice){0};
     for (struct pb_field field; pb_next(&r, &field);)
         if (field.number == 1 && field.wire_type == PB_LEN) *service = field.bytes;
-    if (!r.bad) return true;
-    failure_set(call_failure(call), STATUS_FIELD_INVALID, "the message is malformed");
+    if (r.bad) failure_set(call_failure(call), STATUS_FIELD_INVALID, "the message is malformed");
+    else if (!utf8_valid(*service)) failure_violation(call_failure(call), STATUS_FIELD_INVALID, "service", "not valid UTF-8"); /* a refusal would repeat it */
+    else return true;
     return call_fail(call), false;
 }
 

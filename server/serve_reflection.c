@@ -226,13 +226,16 @@ static bool read_ask(struct call *call, struct ask *ask) {
         return false;
     }
     struct reader r = reader_of(ask->whole);
+    bool texts = true; /* the answer repeats them */
     for (struct pb_field field; pb_next(&r, &field);) {
         if (field.wire_type != PB_LEN) continue;
         if (field.number == ASK_HOST) ask->host = field.bytes;
         else if (field.number >= ASK_FILE && field.number <= ASK_SERVICES) ask->what = field.number, ask->value = field.bytes; /* a oneof: the last one counts */
+        texts &= utf8_valid(field.number == ASK_EXTENSION ? name_of(field.bytes) : field.bytes);
     }
     if (r.bad) failure_set(f, STATUS_FIELD_INVALID, "the message is malformed");
-    return !r.bad;
+    else if (!texts) failure_set(f, STATUS_FIELD_INVALID, "a text of the message is not valid UTF-8");
+    return !f->status;
 }
 
 static void on_answer_sent(struct call *call) {

@@ -36,7 +36,7 @@ static unsigned presence(const struct draw *d, const char *type, const char *nam
                                                 "seconds", "order_id", "order_ids", "key", "value"};
     static const char *const rarely[] = {"patch", "ack", "history", "page_token", "page_number", "as_of", "idempotency_ttl", "expected_version", "expected_statuses", "at_least", "nanos", "discount"};
     if (is(type, "Order")) return order_presence(d, name);
-    if (is(type, "TransitionOrderRequest") && is(name, "update_mask")) return 3;
+    if (is(type, "TransitionOrderRequest") && (is(name, "update_mask") || is(name, "patch"))) return 15;
     if (is(type, "TransitionOrderRequest") && is(name, "event")) return 85;
     if (is(type, "TransitionOrderRequest") && is(name, "to_status")) return 15;
     for (size_t i = 0; i < ARRAY_LEN(nearly_always); i++)

@@ -50,6 +50,8 @@ static void test_check(void **state) {
     assert_statuses(ask(CHECK, ""), "2");
     struct answer *a = world_call(&w, CHECK, "\xff\xff");
     assert_string_equal(a->grpc_status, "3");
+    assert_string_equal(ask(CHECK, "service \xff")->grpc_status, "3"); /* a refusal that repeats it would be no message of texts */
+    assert_string_equal(ask(WATCH, "\xc3\x28")->grpc_status, "3");
 }
 
 static void test_watch_hears_of_the_drain_and_ends(void **state) {
@@ -157,6 +159,12 @@ static void test_what_is_malformed_or_too_long(void **state) {
     struct answer *a = world_request(&w, REFLECTION, framed("\xff\xff\xff", 3), false, NULL, NULL);
     world_pump(&w);
     assert_string_equal(a->grpc_status, "3");
+    static const char *const texts[] = {"\x0a\1\xff", "\x22\2\xc3\x28", "\x2a\3\x0a\1\xff", "\x0a\1\xff\x0a\1h\x3a\0"};
+    for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
+        a = world_request(&w, REFLECTION, framed(texts[i], i == 3 ? 8 : strlen(texts[i])), false, NULL, NULL);
+        world_pump(&w);
+        assert_string_equal(a->grpc_status, "3");
+    }
     static uint8_t big[4000 + 96 + 6];
     struct writer out = writer_of(big, sizeof big);
     pb_tag(&out, 4, PB_LEN);
