@@ -75,6 +75,7 @@ struct async_call {
 static const struct async_method methods[] = {
     METHOD("OrderService", "CreateOrder", create_order_request, create_order_response),
     METHOD("OrderService", "TransitionOrder", transition_order_request, transition_order_response),
+    METHOD("OrderService", "UpdateOrder", update_order_request, update_order_response),
     METHOD("OrderService", "GetOrder", get_order_request, order),
     METHOD("OrderService", "ListOrders", list_orders_request, list_orders_response),
     METHOD("OrderService", "ListOrderHistory", list_order_history_request, list_order_history_response),
@@ -215,6 +216,12 @@ static bool call_pack(struct async_call *c, const ProtobufCMessage *request) {
     }
     if (request->descriptor == &orderdb__v1__transition_order_request__descriptor) {
         Orderdb__V1__TransitionOrderRequest r = *(const Orderdb__V1__TransitionOrderRequest *)request;
+        message_write_options(r.options, &w, c->request_id);
+        r.options = &w;
+        return message_pack(&c->request, &r.base);
+    }
+    if (request->descriptor == &orderdb__v1__update_order_request__descriptor) {
+        Orderdb__V1__UpdateOrderRequest r = *(const Orderdb__V1__UpdateOrderRequest *)request;
         message_write_options(r.options, &w, c->request_id);
         r.options = &w;
         return message_pack(&c->request, &r.base);

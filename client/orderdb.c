@@ -198,6 +198,15 @@ Orderdb__V1__TransitionOrderResponse *orderdb_transition_order(struct orderdb_cl
     return client_call(db, "/orderdb.v1.OrderService/TransitionOrder", &r.base, &orderdb__v1__transition_order_response__descriptor, options);
 }
 
+Orderdb__V1__UpdateOrderResponse *orderdb_update_order(struct orderdb_client *db, const Orderdb__V1__UpdateOrderRequest *request,
+                                                       const struct orderdb_call_options *options) {
+    Orderdb__V1__UpdateOrderRequest r = *request;
+    Orderdb__V1__WriteOptions w;
+    message_write_options(request->options, &w, db->request_id);
+    r.options = &w;
+    return client_call(db, "/orderdb.v1.OrderService/UpdateOrder", &r.base, &orderdb__v1__update_order_response__descriptor, options);
+}
+
 Orderdb__V1__Order *orderdb_get_order(struct orderdb_client *db, const Orderdb__V1__GetOrderRequest *request,
                                       const struct orderdb_call_options *options) {
     db->request_id[0] = 0;

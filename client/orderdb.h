@@ -57,6 +57,8 @@ Orderdb__V1__CreateOrderResponse *orderdb_create_order(struct orderdb_client *db
                                                        const struct orderdb_call_options *options);
 Orderdb__V1__TransitionOrderResponse *orderdb_transition_order(struct orderdb_client *db, const Orderdb__V1__TransitionOrderRequest *request,
                                                                const struct orderdb_call_options *options);
+Orderdb__V1__UpdateOrderResponse *orderdb_update_order(struct orderdb_client *db, const Orderdb__V1__UpdateOrderRequest *request,
+                                                       const struct orderdb_call_options *options);
 Orderdb__V1__Order *orderdb_get_order(struct orderdb_client *db, const Orderdb__V1__GetOrderRequest *request,
                                       const struct orderdb_call_options *options);
 Orderdb__V1__ListOrdersResponse *orderdb_list_orders(struct orderdb_client *db, const Orderdb__V1__ListOrdersRequest *request,

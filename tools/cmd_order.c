@@ -1,4 +1,4 @@
-/* orderctl order create, get, list, transition, history. */
+/* orderctl order create, get, list, transition, update, history. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -6,6 +6,7 @@
 #include "tools/cli.h"
 #include "tools/cmd_import.h"
 #include "tools/cmd_verify.h"
+#include "tools/content.h"
 #include "tools/money.h"
 #include "tools/pbjson.h"
 #include "tools/table.h"
@@ -21,8 +22,9 @@ typedef Orderdb__V1__Money Money;
 
 /* One set of flags per command; zero where not given. */
 static struct {
-    const char *user, *currency, *freight, *discount, *client_order_no, *merchant, *type, *machine, *address, *file;
-    struct args_many items, attributes;
+    const char *user, *currency, *freight, *discount, *client_order_no, *merchant, *machine, *file;
+    struct args_many items;
+    struct content_flags content;
 } create;
 static struct {
     const char *request_id, *operator_, *reason;
@@ -37,7 +39,12 @@ static struct {
     const char *to;
     struct args_many expected;
     int64_t version;
+    struct content_flags patch;
 } transition;
+static struct {
+    int64_t version;
+    struct content_flags content;
+} update;
 static const char *as_of, *outcome_user;
 static bool full;
 
@@ -127,6 +134,21 @@ static void print_payments(const Order *o) {
     table_fini(&t);
 }
 
+static void print_shipments(const Order *o) {
+    static const struct table_column columns[] = {{"SHIPMENT", .shrinks_to = 16}, {"CARRIER", .shrinks_to = 10}, {"SKUS", .right = true}};
+    struct table t;
+    if (o->n_shipments == 0) return;
+    table_init(&t, columns, ARRAY_LEN(columns));
+    for (size_t i = 0; i < o->n_shipments; i++) {
+        table_cell(&t, "%s", o->shipments[i]->tracking_no);
+        table_cell(&t, "%s", o->shipments[i]->carrier);
+        table_cell(&t, "%zu", o->shipments[i]->n_sku_ids);
+    }
+    putchar('\n');
+    table_print(&t, stdout, TABLE_WIDTH);
+    table_fini(&t);
+}
+
 static void print_order(const Order *o) {
     char id[24], version[24];
     snprintf(id, sizeof(id), "%lld", (long long)o->order_id);
@@ -155,44 +177,10 @@ static void print_order(const Order *o) {
     for (size_t i = 0; i < o->n_timers; i++) print_time(o->timers[i]->timer_id, o->timers[i]->fire_time);
     print_items(o);
     print_payments(o);
+    print_shipments(o);
 }
 
 /* ---- order create */
-
-/* Next "key=value" of a list with commas; "\," is a comma of the value. Cuts the text in place. false: the end, or *bad. */
-static bool pair_next(char **text, char **key, char **value, bool *bad) {
-    if (!**text) return false;
-    *key = *text;
-    char *equals = strchr(*text, '='), *in, *out;
-    if (!equals) return *bad = true, false;
-    *equals = 0;
-    *value = in = out = equals + 1;
-    for (; *in && *in != ','; in++) {
-        if (in[0] == '\\' && (in[1] == ',' || in[1] == '\\')) in++;
-        *out++ = *in;
-    }
-    *text = *in ? in + 1 : in;
-    *out = 0;
-    return true;
-}
-
-static Money *money_new(struct arena *a, const char *currency, int64_t units) {
-    Money *m = arena_new(a, Money);
-    if (!m) return NULL;
-    orderdb__v1__money__init(m);
-    m->currency_code = (char *)(uintptr_t)currency;
-    m->minor_units = units;
-    return m;
-}
-
-static bool amount_read(const struct cli *cli, const char *flag, const char *text, int64_t *units) {
-    unsigned exponent = money_exponent(create.currency);
-    char digits[48] = "no decimals";
-    if (money_parse(slice_str(text), exponent, units)) return true;
-    if (exponent) snprintf(digits, sizeof(digits), "at most %u digits after the point", exponent);
-    cli_usage(cli, "%s: \"%s\" is not an amount in %s (%s, no sign)", flag, text, create.currency, digits);
-    return false;
-}
 
 static bool item_set(const struct cli *cli, struct arena *a, Orderdb__V1__OrderItem *item, char *key, char *value) {
     int64_t units;
@@ -207,8 +195,8 @@ static bool item_set(const struct cli *cli, struct arena *a, Orderdb__V1__OrderI
     }
     bool price = strcmp(key, "price") == 0;
     if (price || strcmp(key, "discount") == 0) {
-        if (!amount_read(cli, price ? "--item price" : "--item discount", value, &units)) return false;
-        return (*(price ? &item->unit_price : &item->discount) = money_new(a, create.currency, units)) != NULL;
+        if (!content_amount_read(cli, price ? "--item price" : "--item discount", create.currency, value, &units)) return false;
+        return (*(price ? &item->unit_price : &item->discount) = content_money_new(a, create.currency, units)) != NULL;
     }
     return cli_usage(cli, "--item: no part \"%s\"; there are sku, title, qty, price, discount, merchant", key), false;
 }
@@ -222,7 +210,7 @@ static Orderdb__V1__OrderItem *item_read(const struct cli *cli, struct arena *a,
     if (!item || !rest) return NULL;
     orderdb__v1__order_item__init(item);
     item->quantity = 1;
-    while (pair_next(&rest, &key, &value, &bad)) {
+    while (content_pair_next(&rest, &key, &value, &bad)) {
         if (!item_set(cli, a, item, key, value)) return NULL;
     }
     if (bad) return cli_usage(cli, "--item: \"%s\" is not sku=..,title=..,qty=..,price=..", text), NULL;
@@ -243,49 +231,16 @@ static bool items_read(const struct cli *cli, struct arena *a, Order *o) {
         if (!o->items[i]) return false;
         o->n_items++;
     }
-    if (create.freight && !amount_read(cli, "--freight", create.freight, &freight)) return false;
-    if (create.discount && !amount_read(cli, "--discount", create.discount, &discount)) return false;
+    if (create.freight && !content_amount_read(cli, "--freight", create.currency, create.freight, &freight)) return false;
+    if (create.discount && !content_amount_read(cli, "--discount", create.currency, create.discount, &discount)) return false;
     if (__builtin_add_overflow(total, freight, &payable) || __builtin_sub_overflow(payable, discount, &payable)) {
         return cli_usage(cli, "the amounts are too large"), false;
     }
-    o->items_total = money_new(a, create.currency, total);
-    o->freight = money_new(a, create.currency, freight);
-    o->discount_total = money_new(a, create.currency, discount);
-    o->payable = money_new(a, create.currency, payable);
+    o->items_total = content_money_new(a, create.currency, total);
+    o->freight = content_money_new(a, create.currency, freight);
+    o->discount_total = content_money_new(a, create.currency, discount);
+    o->payable = content_money_new(a, create.currency, payable);
     return o->items_total && o->freight && o->discount_total && o->payable;
-}
-
-static bool address_read(const struct cli *cli, struct arena *a, Order *o) {
-    char *rest = arena_printf(a, "%s", create.address), *key, *value;
-    Orderdb__V1__Address *address = arena_new(a, Orderdb__V1__Address);
-    bool bad = false;
-    if (!rest || !address) return false;
-    orderdb__v1__address__init(address);
-    o->address = address;
-    while (pair_next(&rest, &key, &value, &bad)) {
-        if (strcmp(key, "recipient") == 0) address->recipient = value;
-        else if (strcmp(key, "phone") == 0) address->phone = value;
-        else if (strcmp(key, "region") == 0) address->region_code = value;
-        else if (strcmp(key, "line") == 0) address->line = value;
-        else return cli_usage(cli, "--address: no part \"%s\"; there are recipient, phone, region, line", key), false;
-    }
-    return bad ? cli_usage(cli, "--address: \"%s\" is not recipient=..,phone=..,region=..,line=..", create.address), false : true;
-}
-
-static bool attributes_read(const struct cli *cli, struct arena *a, Order *o) {
-    o->attributes = arena_array(a, Orderdb__V1__Order__AttributesEntry *, create.attributes.count);
-    if (!o->attributes) return create.attributes.count == 0;
-    for (size_t i = 0; i < create.attributes.count; i++) {
-        Orderdb__V1__Order__AttributesEntry *e = arena_new(a, Orderdb__V1__Order__AttributesEntry);
-        char *text = arena_printf(a, "%s", create.attributes.values[i]), *equals = text ? strchr(text, '=') : NULL;
-        if (!e || !text) return false;
-        if (!equals) return cli_usage(cli, "--attr: \"%s\" is not key=value", text), false;
-        orderdb__v1__order__attributes_entry__init(e);
-        *equals = 0;
-        e->key = text, e->value = equals + 1;
-        o->attributes[o->n_attributes++] = e;
-    }
-    return true;
 }
 
 static Order *order_from_flags(const struct cli *cli, struct arena *a) {
@@ -300,9 +255,8 @@ static Order *order_from_flags(const struct cli *cli, struct arena *a) {
     o->user_id = (char *)(uintptr_t)create.user;
     if (create.client_order_no) o->client_order_no = (char *)(uintptr_t)create.client_order_no;
     if (create.merchant) o->merchant_id = (char *)(uintptr_t)create.merchant;
-    if (create.type) o->order_type = (char *)(uintptr_t)create.type;
     if (create.machine) o->machine = (char *)(uintptr_t)create.machine;
-    bool ok = items_read(cli, a, o) && (!create.address || address_read(cli, a, o)) && attributes_read(cli, a, o);
+    bool ok = items_read(cli, a, o) && content_read(cli, a, &create.content, create.currency, o);
     return ok ? o : NULL;
 }
 
@@ -356,8 +310,8 @@ static enum cli_exit create_send(struct cli *cli, struct arena *a, Orderdb__V1__
 static enum cli_exit create_run(struct cli *cli, int argc, char **argv) {
     struct arena a;
     Orderdb__V1__CreateOrderRequest request = ORDERDB__V1__CREATE_ORDER_REQUEST__INIT, *r = &request;
-    bool flags_too = create.user || create.currency || create.freight || create.discount || create.client_order_no || create.merchant || create.type ||
-                     create.machine || create.address || create.items.count || create.attributes.count;
+    bool flags_too = create.user || create.currency || create.freight || create.discount || create.client_order_no || create.merchant || create.machine ||
+                     create.items.count || content_given(&create.content);
     if (create.file && flags_too) return cli_usage(cli, "-f brings the whole order: only --request-id, --operator and --reason go with it");
     arena_init(&a, REQUEST_ARENA_BYTES);
     if (create.file) r = create_from_file(cli, &a);
@@ -397,25 +351,6 @@ static enum cli_exit get_run(struct cli *cli, int argc, char **argv) {
 }
 
 /* ---- order list */
-
-/* "A,B" and repeated flags alike, as one list in the arena. */
-static char **names_split(struct arena *a, const struct args_many *many, size_t *count) {
-    size_t n = 0;
-    *count = 0;
-    for (size_t i = 0; i < many->count; i++) {
-        n++;
-        for (const char *s = many->values[i]; *s; s++) n += *s == ',';
-    }
-    char **names = arena_array(a, char *, n + 1);
-    for (size_t i = 0; names && i < many->count; i++) {
-        char *text = arena_printf(a, "%s", many->values[i]);
-        if (!text) return NULL;
-        for (char *name; (name = strsep(&text, ","));) {
-            if (*name) names[(*count)++] = name;
-        }
-    }
-    return names;
-}
 
 static void orders_print(Order *const *orders, size_t n) {
     static const struct table_column columns[] = {
@@ -481,7 +416,7 @@ static enum cli_exit list_run(struct cli *cli, int argc, char **argv) {
     read.view = ORDERDB__V1__ORDER_VIEW__ORDER_VIEW_FULL;
     if (full) r.read = &read;
     arena_init(&a, REQUEST_ARENA_BYTES);
-    r.statuses = names_split(&a, &list.statuses, &r.n_statuses);
+    r.statuses = content_names_split(&a, &list.statuses, &r.n_statuses);
     bool named = !list.statuses.count || r.n_statuses; /* --status "$UNSET" must not list all */
     enum cli_exit e = !r.statuses ? cli_no_memory() : named ? list_send(cli, &r) : cli_usage(cli, "--status names no status");
     arena_fini(&a);
@@ -551,6 +486,15 @@ static enum cli_exit transition_send(struct cli *cli, struct arena *a, Orderdb__
     return e;
 }
 
+/* false: told. */
+static bool transition_patch(struct cli *cli, struct arena *a, Orderdb__V1__TransitionOrderRequest *r) {
+    r->update_mask = content_mask(cli, a, &transition.patch);
+    r->patch = r->update_mask ? arena_new(a, Order) : NULL;
+    if (!r->patch) return false;
+    orderdb__v1__order__init(r->patch);
+    return content_read(cli, a, &transition.patch, NULL, r->patch);
+}
+
 static enum cli_exit transition_run(struct cli *cli, int argc, char **argv) {
     Orderdb__V1__TransitionOrderRequest r = ORDERDB__V1__TRANSITION_ORDER_REQUEST__INIT;
     struct arena a;
@@ -560,9 +504,45 @@ static enum cli_exit transition_run(struct cli *cli, int argc, char **argv) {
     if (transition.to) r.to_status = (char *)(uintptr_t)transition.to;
     r.expected_version = transition.version;
     arena_init(&a, REQUEST_ARENA_BYTES);
-    r.expected_statuses = names_split(&a, &transition.expected, &r.n_expected_statuses);
+    r.expected_statuses = content_names_split(&a, &transition.expected, &r.n_expected_statuses);
+    if (content_given(&transition.patch) && !transition_patch(cli, &a, &r)) return arena_fini(&a), CLI_USAGE;
     bool named = !transition.expected.count || r.n_expected_statuses; /* --expect "$UNSET" must not expect all */
     enum cli_exit e = !r.expected_statuses ? cli_no_memory() : named ? transition_send(cli, &a, &r) : cli_usage(cli, "--expect names no status");
+    arena_fini(&a);
+    return e;
+}
+
+/* ---- order update */
+
+static enum cli_exit update_send(struct cli *cli, struct arena *a, Orderdb__V1__UpdateOrderRequest *r) {
+    r->options = write_options(a, NULL);
+    if (!r->options) return cli_no_memory();
+    Orderdb__V1__UpdateOrderResponse *answer = orderdb_update_order(cli->db, r, NULL);
+    if (!answer) return cli_error(cli);
+    enum cli_exit e = CLI_OK;
+    if (cli->json) {
+        e = cli_print_json(&answer->base);
+    } else if (answer->order) {
+        print_order(answer->order);
+        if (answer->replayed) printf("\nThis request had been made before; this is its first answer.\n");
+        if (write.validate_only) printf("\nNothing was written.\n");
+    }
+    orderdb_message_free(answer);
+    return e;
+}
+
+static enum cli_exit update_run(struct cli *cli, int argc, char **argv) {
+    Orderdb__V1__UpdateOrderRequest r = ORDERDB__V1__UPDATE_ORDER_REQUEST__INIT;
+    Order order = ORDERDB__V1__ORDER__INIT;
+    struct arena a;
+    if (!id_read(cli, argv[0], &order.order_id)) return CLI_USAGE;
+    if (!content_given(&update.content)) return cli_usage(cli, "name what is to change: --type, --address, --payment, --shipment, --attr, --extension or --clear");
+    r.order = &order;
+    r.expected_version = update.version;
+    arena_init(&a, REQUEST_ARENA_BYTES);
+    r.update_mask = content_mask(cli, &a, &update.content);
+    bool read = r.update_mask && content_read(cli, &a, &update.content, NULL, &order);
+    enum cli_exit e = read ? update_send(cli, &a, &r) : CLI_USAGE; /* what is wrong has been told */
     arena_fini(&a);
     return e;
 }
@@ -625,10 +605,8 @@ static const struct arg create_flags[] = {
     {"--discount", NULL, ARG_TEXT, &create.discount, "AMOUNT", "off the whole order"},
     {"--client-order-no", NULL, ARG_TEXT, &create.client_order_no, "NO", "your own number, unique per user"},
     {"--merchant", NULL, ARG_TEXT, &create.merchant, "ID", "the merchant"},
-    {"--type", NULL, ARG_TEXT, &create.type, "TYPE", "the order type"},
     {"--machine", NULL, ARG_TEXT, &create.machine, "NAME", "the status machine (default: the server's)"},
-    {"--address", NULL, ARG_TEXT, &create.address, "PARTS", "recipient=..,phone=..,region=..,line=.."},
-    {"--attr", NULL, ARG_MANY, &create.attributes, "KEY=VALUE", "an attribute; repeat it"},
+    CONTENT_FLAGS(create.content),
     {"--file", "-f", ARG_TEXT, &create.file, "FILE|-", "the order, or the whole request, as JSON instead"},
     WRITE_FLAGS,
     {NULL},
@@ -655,6 +633,13 @@ static const struct arg transition_flags[] = {
     {"--to", NULL, ARG_TEXT, &transition.to, "STATUS", "the target instead of an event"},
     {"--expect", NULL, ARG_MANY, &transition.expected, "STATUS,..", "refuse unless the order is in one of these"},
     {"--version", NULL, ARG_NUMBER, &transition.version, "N", "refuse unless the order has this version"},
+    CONTENT_CHANGE_FLAGS(transition.patch),
+    WRITE_FLAGS,
+    {NULL},
+};
+static const struct arg update_flags[] = {
+    {"--version", NULL, ARG_NUMBER, &update.version, "N", "refuse unless the order has this version"},
+    CONTENT_CHANGE_FLAGS(update.content),
     WRITE_FLAGS,
     {NULL},
 };
@@ -683,8 +668,13 @@ const struct cli_command order_commands[] = {
      list_flags, 1, 1, list_run},
     {"order", "transition", "ORDER_ID [EVENT]", "move an order along its status machine",
      "Examples:\n  orderctl order transition 1234567890 pay\n  orderctl order transition 1234567890 ship --expect PAID --reason \"left the warehouse\"\n"
+     "  orderctl order transition 1234567890 pay --payment no=p-77,channel=card,amount=43.48,currency=CNY\n"
      "  orderctl order transition 1234567890 --to CANCELLED\n",
      transition_flags, 1, 2, transition_run},
+    {"order", "update", "ORDER_ID", "replace fields of an order's content, each as a whole",
+     "Examples:\n  orderctl order update 1234567890 --address 'recipient=Ann,line=Road 1\\, left'\n"
+     "  orderctl order update 1234567890 --attr gift=yes --attr channel=app --clear extension --version 3\n",
+     update_flags, 1, 1, update_run},
     {"order", "history", "ORDER_ID", "show what happened to an order, oldest first",
      "Examples:\n  orderctl order history 1234567890\n  orderctl order history 1234567890 -o json\n", history_flags, 1, 1, history_run},
     {"order", "verify", "[ORDER_ID...]", "check that a history is the one that was written", cmd_verify_text, cmd_verify_flags, 0, CMD_VERIFY_ORDERS_MAX,

@@ -86,6 +86,39 @@ def _(server):
     refused(server.orderctl("order", "get", "7", check=False), 1, "NOT_FOUND ORDER_NOT_FOUND")
 
 
+@test("order transition, update: content in the same commit, by itself, and cleared")
+def _(server):
+    id_ = server.orderctl_json("order", "create", *UMBRELLA, "--attr", "a=1", "--type", "normal")["order"]["order_id"]
+    paid = server.orderctl_json("order", "transition", id_, "pay", "--payment", "no=p1,channel=card,amount=43.48,currency=CNY,time=2026-01-31T08:00:00Z",
+                                "--attr", "b=2", "--attr", "c=3", "--clear", "order_type")
+    o = paid["order"]
+    equal((o["status"], o["version"], o["attributes"], "order_type" in o), ("PAID", "2", {"b": "2", "c": "3"}, False))
+    equal(o["payments"], [{"payment_no": "p1", "channel": "card", "amount": {"currency_code": "CNY", "minor_units": "4348"}, "pay_time": "2026-01-31T08:00:00Z"}])
+    path = os.path.join(server.directory, "extension")
+    with open(path, "wb") as f:
+        f.write(b"\x00\xff")
+    o = server.orderctl_json("order", "update", id_, "--shipment", "no=n1,carrier=c,sku=a,sku=b", "--address", "line=Road 1\\, left", "--extension", path, "--version", "2",
+                             "--request-id", "cli-request-update-1")["order"]
+    equal((o["version"], o["shipments"], o["address"], o["extension"]), ("3", [{"tracking_no": "n1", "carrier": "c", "sku_ids": ["a", "b"]}], {"line": "Road 1, left"}, "AP8="))
+    again = server.orderctl("order", "update", id_, "--shipment", "no=n1,carrier=c,sku=a,sku=b", "--address", "line=Road 1\\, left", "--extension", path, "--version", "2",
+                            "--request-id", "cli-request-update-1")
+    true("had been made before" in again.stdout and "Road 1, left" in again.stdout, again.stdout)
+    fits(again.stdout)
+    dry = server.orderctl("order", "update", id_, "--clear", "address,payments", "--validate-only")
+    true("Nothing was written" in dry.stdout and "Road 1" not in dry.stdout, dry.stdout)
+    o = server.orderctl_json("order", "update", id_, "--clear", "address,payments")["order"]
+    equal((o["version"], "address" in o, "payments" in o), ("4", False, False))
+    refused(server.orderctl("order", "update", id_, "--clear", "items", check=False), 1, "FIELD_INVALID", "update_mask.paths[0]")
+    refused(server.orderctl("order", "update", id_, "--attr", "a=1", "--version", "1", check=False), 1, "VERSION_MISMATCH")
+    for arguments, words in ((["update", id_], "name what is to change"), (["update", id_, "--clear", ","], "names no field"),
+                             (["update", id_, "--attr", "a=1", "--clear", "attributes"], "it is set too"), (["update", id_, "--payment", "no=1,amount=5"], "no currency"),
+                             (["transition", id_, "ship", "--payment", "amount=1.234,currency=CNY"], "not an amount in CNY"),
+                             (["transition", id_, "ship", "--shipment", "box=1"], "no part"), (["transition", id_, "ship", "--attr", "x"], "key=value"),
+                             (["transition", id_, "ship", "--payment", "time=soon"], "is not a time"), (["update", id_, "--extension", "/nowhere"], "cannot read")):
+        refused(server.orderctl("order", *arguments, check=False), 2, words)
+    equal(server.orderctl_json("order", "get", id_)["version"], "4")
+
+
 @test("order verify: the chain of real histories holds, by id and by user; what is not there is refused")
 def _(server):
     ids = [server.orderctl_json("order", "create", "--user", "verifier", "--currency", "CNY", "--item", "sku=a,price=%d" % i, "--reason", "雨")["order"]["order_id"]
@@ -167,7 +200,7 @@ def _(server):
 
 @test("help at every level, usage errors, exit codes")
 def _(server):
-    for arguments in ([], ["order"], ["order", "create"], ["order", "get"], ["order", "list"], ["order", "transition"], ["order", "history"], ["order", "verify"], ["order", "import"], ["status"], ["completion"], ["completion", "bash"]):
+    for arguments in ([], ["order"], ["order", "create"], ["order", "get"], ["order", "list"], ["order", "transition"], ["order", "update"], ["order", "history"], ["order", "verify"], ["order", "import"], ["status"], ["completion"], ["completion", "bash"]):
         p = server.orderctl(*arguments, "--help")
         true("Examples:" in p.stdout, arguments)
     true(server.orderctl("--version").stdout.startswith("orderctl "))

@@ -26,6 +26,11 @@ static void handler(void *user, const struct fake_request *r, struct fake_reply 
         snprintf(plan.ids[n], sizeof(plan.ids[n]), "%s", q->options->request_id);
         orderdb__v1__create_order_request__free_unpacked(q, NULL);
     }
+    if (strstr(r->path, "/UpdateOrder") && n < ARRAY_LEN(plan.ids)) {
+        Orderdb__V1__UpdateOrderRequest *q = orderdb__v1__update_order_request__unpack(NULL, m.len, m.data);
+        snprintf(plan.ids[n], sizeof(plan.ids[n]), "%s", q->options->request_id);
+        orderdb__v1__update_order_request__free_unpacked(q, NULL);
+    }
     if (plan.silent) {
         out->action = FAKE_SILENCE;
     } else if (plan.failures_left) {
@@ -96,6 +101,11 @@ static bool get(struct world *w, int64_t id, uint32_t timeout_ms) {
     return orderdb_async_submit(w->a, &r.base, &o, answered_cb, w);
 }
 
+static bool update(struct world *w) {
+    Orderdb__V1__UpdateOrderRequest r = ORDERDB__V1__UPDATE_ORDER_REQUEST__INIT;
+    return orderdb_async_submit(w->a, &r.base, NULL, answered_cb, w);
+}
+
 static bool create(struct world *w) {
     Orderdb__V1__Order order = ORDERDB__V1__ORDER__INIT;
     Orderdb__V1__CreateOrderRequest r = ORDERDB__V1__CREATE_ORDER_REQUEST__INIT;
@@ -154,12 +164,12 @@ static void other_messages_targets_and_files_are_refused(void **state) {
 
 static void retries_keep_the_request_id(void **state) {
     static const enum fake_action actions[] = {FAKE_STATUS_ONLY, FAKE_DROP};
-    for (size_t i = 0; i < ARRAY_LEN(actions); i++) {
+    for (size_t i = 0; i < 2 * ARRAY_LEN(actions); i++) {
         struct world w;
         world_open(&w, NULL, NULL);
-        plan.action = actions[i];
+        plan.action = actions[i / 2];
         plan.failures_left = 3;
-        assert_true(create(&w));
+        assert_true(i % 2 ? update(&w) : create(&w));
         assert_true(orderdb_async_drain(w.a, 10000));
         assert_int_equal(w.answers, 1);
         assert_int_equal(plan.requests, 4);
