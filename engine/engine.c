@@ -65,6 +65,7 @@ static enum status replay_record(void *ctx, const struct wal_record *r) {
 
 static void engine_synced(void *ctx, uint64_t batch) {
     struct engine *e = ctx;
+    e->log_ns = e->env->ops->mono_ns(e->env) - e->log_begun_ns;
     for (uint32_t i = 0; i < e->config.owned_count; i++) partition_synced(&e->partitions[i]);
 }
 
@@ -104,6 +105,8 @@ enum status engine_open(struct engine **out, struct env *env, const struct engin
     list_init(&e->finished);
     arena_init(&e->scratch, SCRATCH_BYTES_MAX);
     e->now_ns = env->ops->mono_ns(env);
+    backlog_init(&e->writes, config->queue_target_ns, config->queue_ops_max, e->now_ns);
+    backlog_init(&e->disk_reads, config->queue_target_ns, config->queue_ops_max, e->now_ns);
     e->partitions = mem_zalloc(config->owned_count * sizeof *e->partitions);
     e->by_id = mem_zalloc(config->partition_count * sizeof *e->by_id);
     enum status st = e->partitions && e->by_id ? STATUS_OK : STATUS_MEMORY_LIMIT;
@@ -150,10 +153,27 @@ void engine_finish(struct engine *e, struct op *op) {
     list_push_back(&e->finished, &op->link);
 }
 
+/* The door stands behind the limit by half: the server keeps to it before it decodes (engine_write_queue), and cannot know then whose queue a call will stand in. Here stops
+ * what goes to one core more than to the others, and batches. */
+static bool engine_backlog_full(struct engine *e, struct op *op) {
+    struct backlog *b = &e->writes;
+    bool full = e->queue_writes > b->limit + b->limit / 2, late = op->deadline_ns && b->delay_ns > b->target_ns && op->submitted_ns + b->delay_ns > op->deadline_ns;
+    if (!b->target_ns || (!full && !late)) return false;
+    b->refused += full;
+    b->late += !full;
+    op->failure.retry_delay_ms = RETRY_DELAY_MS;
+    failure_set(&op->failure, STATUS_OVERLOADED, full ? "this core has as many writes as it can do in time" : "writes wait for longer now than this call's deadline allows");
+    return true;
+}
+
 static enum status engine_admit(struct engine *e, struct partition *p, struct op *op) {
     struct failure *f = &op->failure;
     if (e->draining && op->kind == OP_WRITE) return failure_set(f, STATUS_DRAINING, "this node is shutting down and takes no more writes");
-    if (op->deadline_ns && op->deadline_ns <= e->now_ns) return failure_set(f, STATUS_DEADLINE_EXCEEDED, "the deadline passed before the work began; nothing was done");
+    if (op->deadline_ns && op->deadline_ns <= op->submitted_ns) {
+        e->writes.late++;
+        return failure_set(f, STATUS_DEADLINE_EXCEEDED, "the deadline passed before the work began; nothing was done");
+    }
+    if (op->kind == OP_WRITE && engine_backlog_full(e, op)) return f->status;
     if (*queue_of(e, op) > e->config.queue_ops_max || (op->kind == OP_WRITE && e->queue_bytes > e->config.queue_bytes_max)) {
         f->retry_delay_ms = RETRY_DELAY_MS;
         return failure_set(f, STATUS_OVERLOADED, "the queue of this core is full (%u operations, %llu bytes)", e->config.queue_ops_max, (unsigned long long)e->config.queue_bytes_max);
@@ -164,7 +184,7 @@ static enum status engine_admit(struct engine *e, struct partition *p, struct op
 void engine_submit(struct engine *e, struct op *op) {
     failure_init(&op->failure, op->arena);
     op->answer = (struct slice){0};
-    op->submitted_ns = e->now_ns;
+    op->submitted_ns = e->env->ops->mono_ns(e->env);
     *queue_of(e, op) += 1;
     if (op->kind == OP_WRITE) e->queue_bytes += op->command.len;
     uint32_t id = partition_of_slot(op->slot, e->config.partition_count);
@@ -194,6 +214,7 @@ static void engine_propose(struct engine *e) {
     if (votes_dirty(e->votes) && !votes_busy(e->votes)) votes_commit(e->votes, votes_durable, e);
     if (votes_dirty(e->votes) || votes_busy(e->votes)) return; /* entries of a term never reach the disk before the term does */
     if (!wal_commit(e->wal)) return;
+    e->log_begun_ns = e->now_ns;
     for (uint32_t i = 0; i < e->config.owned_count; i++) partition_log_committed(&e->partitions[i]);
 }
 
@@ -238,7 +259,10 @@ void engine_tick(struct engine *e) {
         if (group_deadline_ms(e->partitions[i].group) <= now_ms) group_tick(e->partitions[i].group, now_ms);
     engine_propose(e);
     uint64_t until = e->now_ns + APPLY_SLICE_NS;
-    for (uint32_t i = 0; i < e->config.owned_count; i++) partition_apply(&e->partitions[i], until);
+    for (uint32_t i = 0; i < e->config.owned_count; i++) partition_apply(&e->partitions[(e->apply_first + i) % e->config.owned_count], until);
+    e->apply_first = (e->apply_first + 1) % e->config.owned_count;
+    backlog_tick(&e->writes, e->now_ns, e->queue_writes);
+    backlog_tick(&e->disk_reads, e->now_ns, e->reads_away);
     if (e->now_ns >= e->next_housekeeping_ns) engine_housekeeping(e);
     for (uint32_t i = 0; e->draining && i < e->config.owned_count; i++) partition_flush(&e->partitions[i]);
     struct list due;
@@ -280,11 +304,17 @@ bool engine_drained(const struct engine *e) {
     return true;
 }
 
+struct engine_queue engine_write_queue(const struct engine *e) { return (struct engine_queue){.limit = e->writes.limit, .delay_ns = e->writes.delay_ns}; }
+
 void engine_get_stats(struct engine *e, struct engine_stats *out) {
     wal_get_stats(e->wal, &e->wal_stats);
     *out = e->stats;
     out->queue_ops = e->queue_writes + e->queue_reads;
     out->queue_bytes = e->queue_bytes;
+    out->write_delay_ns = e->writes.delay_ns, out->write_limit = e->writes.limit;
+    out->read_delay_ns = e->disk_reads.delay_ns, out->read_limit = e->disk_reads.limit;
+    out->refused_overload = e->writes.refused + e->disk_reads.refused;
+    out->refused_late = e->writes.late + e->disk_reads.late;
     out->wal = &e->wal_stats;
 }
 

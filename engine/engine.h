@@ -63,6 +63,7 @@ struct engine_config {
     uint32_t log_segment_bytes;
     uint64_t memtable_bytes;       /* of all partitions of this engine together */
     uint32_t queue_ops_max;        /* writes waiting or under way, and reads likewise: more answer OVERLOADED */
+    uint64_t queue_target_ns;      /* how long a write, or a read from disk, is to wait at most: beyond it the queue is made shorter (backlog.h). 0: queue_ops_max alone */
     uint64_t queue_bytes_max;      /* command bytes of the writes */
     uint64_t disk_reserve_bytes;   /* below this much free disk, writes answer DISK_FULL */
     /* Opens the partition's store: RocksDB in the server, in memory in the simulator. */
@@ -86,9 +87,17 @@ bool engine_drained(const struct engine *e);
 /* Frees everything; ops still inside are answered DRAINING first. Not flushing is fine: the log has it. */
 void engine_close(struct engine *e);
 
+/* How writes wait: figures of backlog.h. For the door, before anything is decoded. */
+struct engine_queue {
+    uint64_t limit;    /* writes that may be inside, so that each waits for about the target */
+    uint64_t delay_ns; /* how long they wait now */
+};
+struct engine_queue engine_write_queue(const struct engine *e);
+
 struct engine_stats {
     uint64_t ops_done, ops_refused, creates, transitions, imports, reads, replays, entries, commands, queue_ops, queue_bytes, reads_offloaded, flushes;
     uint64_t apply_ns, flush_ns_last;
+    uint64_t write_delay_ns, write_limit, read_delay_ns, read_limit, refused_overload, refused_late;
     struct wal_stats *wal; /* borrowed until the next call */
 };
 void engine_get_stats(struct engine *e, struct engine_stats *out);

@@ -151,10 +151,17 @@ struct read_away { /* lives in the op's arena */
     struct partition *partition;
     struct op *op;
     struct store_snapshot *snapshot;
+    uint64_t begun_ns;
 };
 
 static void read_job(struct env_job *job) {
     struct read_away *r = container_of(job, struct read_away, job);
+    struct env *env = r->partition->engine->env;
+    r->begun_ns = env->ops->mono_ns(env);
+    if (r->op->deadline_ns && r->op->deadline_ns <= r->begun_ns) {
+        failure_set(&r->op->failure, STATUS_DEADLINE_EXCEEDED, "the deadline passed while the read waited for a thread");
+        return;
+    }
     struct store_view view = {.store = r->partition->store, .snapshot = r->snapshot};
     read_run(r->partition, r->op, &view);
 }
@@ -163,9 +170,13 @@ static void read_home(struct env_job *job) {
     struct read_away *r = container_of(job, struct read_away, job);
     struct partition *p = r->partition;
     struct op *op = r->op;
+    struct engine *e = p->engine;
     store_snapshot_put(p->store, r->snapshot);
     p->reads_away--;
-    engine_finish(p->engine, op);
+    e->reads_away--;
+    e->disk_reads.late += op->failure.status == STATUS_DEADLINE_EXCEEDED;
+    backlog_served(&e->disk_reads, r->begun_ns > op->submitted_ns ? r->begun_ns - op->submitted_ns : 0);
+    engine_finish(e, op);
 }
 
 /* The store is to be closed and opened again as soon as no read is away. */
@@ -238,6 +249,13 @@ static void read_begin(struct partition *p, struct op *op) {
         list_push_back(&p->held, &op->link);
         return;
     }
+    if (e->reads_away >= e->disk_reads.limit) {
+        e->disk_reads.refused++;
+        op->failure.retry_delay_ms = RETRY_DELAY_MS;
+        failure_set(&op->failure, STATUS_OVERLOADED, "this core has as many reads from disk as it can do in time");
+        engine_finish(e, op);
+        return;
+    }
     struct read_away *r = arena_new(op->arena, struct read_away);
     struct store_snapshot *snapshot = r ? store_snapshot_get(p->store) : NULL;
     if (!snapshot) {
@@ -248,6 +266,7 @@ static void read_begin(struct partition *p, struct op *op) {
     op->answer = (struct slice){0};
     *r = (struct read_away){.job = {.run = read_job, .done = read_home, .patient = true}, .partition = p, .op = op, .snapshot = snapshot};
     p->reads_away++;
+    e->reads_away++;
     e->stats.reads_offloaded++;
     e->env->ops->offload(e->env, &r->job);
 }
@@ -303,6 +322,7 @@ static uint8_t *entry_build(struct partition *p, struct list *taken, size_t *len
         if (op->deadline_ns && op->deadline_ns <= e->now_ns) {
             list_remove(l);
             failure_set(&op->failure, STATUS_DEADLINE_EXCEEDED, "the deadline passed while the write waited for the log; nothing was done");
+            e->writes.late++;
             engine_finish(e, op);
             continue;
         }
@@ -562,6 +582,12 @@ static void partition_release(struct partition *p) {
     if (p->record.applied_index > keep) group_release(p->group, p->record.applied_index - keep);
 }
 
+/* From its coming to its being done, but for one sync of the log: that is no queue, and on a slow disk it takes longer than any queue should. */
+static void write_waited(struct engine *e, const struct op *op, uint64_t now_ns) {
+    uint64_t sojourn_ns = now_ns - op->submitted_ns;
+    backlog_served(&e->writes, sojourn_ns > e->log_ns ? sojourn_ns - e->log_ns : 0);
+}
+
 void partition_apply(struct partition *p, uint64_t until_ns) {
     struct engine *e = p->engine;
     uint64_t begin = e->env->ops->mono_ns(e->env), now = begin;
@@ -574,10 +600,13 @@ void partition_apply(struct partition *p, uint64_t until_ns) {
             apply_failed(p, entry.index, st);
             return;
         }
-        while (!list_empty(&p->proposed) && list_entry(p->proposed.next, struct op, link)->index <= entry.index)
-            answer(p, list_entry(list_pop_front(&p->proposed), struct op, link));
-        partition_release(p);
         now = e->env->ops->mono_ns(e->env);
+        while (!list_empty(&p->proposed) && list_entry(p->proposed.next, struct op, link)->index <= entry.index) {
+            struct op *op = list_entry(list_pop_front(&p->proposed), struct op, link);
+            write_waited(e, op, now);
+            answer(p, op);
+        }
+        partition_release(p);
     }
     e->stats.apply_ns += now - begin;
     if (p->state == PARTITION_OPENING && group_ready(p->group) && p->record.applied_index == group_applicable(p->group)) {

@@ -7,6 +7,7 @@
 #ifndef ENGINE_PARTITION_H
 #define ENGINE_PARTITION_H
 
+#include "engine/backlog.h"
 #include "engine/engine.h"
 #include "engine/group.h"
 #include "engine/votes.h"
@@ -75,6 +76,10 @@ struct engine {
     struct list finished;            /* ops whose done() is due */
     struct arena scratch;            /* apply's */
     uint64_t queue_writes, queue_reads, queue_bytes;
+    struct backlog writes, disk_reads; /* what they wait for: the log and apply; a reader thread */
+    uint64_t reads_away;             /* on reader threads, of all partitions */
+    uint32_t apply_first;            /* partition that applies first in the next turn: the slice may not last for all */
+    uint64_t log_begun_ns, log_ns;   /* the batch that is under way; what the last one took */
     uint64_t now_ns, next_housekeeping_ns, last_log_time_us;
     bool draining, disk_full;
     bool log_blocked;                /* the log took no more: looked at again by housekeeping, not by spinning */

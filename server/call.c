@@ -35,8 +35,10 @@
 #include "proto/scan.h"
 #include "server/core.h"
 #include "server/h2.h"
+#include "server/headers.h"
 #include "server/methods.h"
 #include "server/serve_common.h"
+#include "server/shed.h"
 
 enum {
     CALL_MAGIC = 0x43414c4c,
@@ -44,7 +46,6 @@ enum {
     PENDING_STEP_BYTES = 16 << 10,
     DETAILS_BYTES_MAX = 4500,     /* 6,000 in base64: stock clients take 8 KiB of trailers */
     TEXT_BYTES_MAX = 512,         /* grpc-message before percent-encoding, at most 1,536 after */
-    TRACEPARENT_LEN = 55,
 };
 #define LINGER_NS NS_PER_S /* between the deadline and the reset of an answer that is not taken */
 
@@ -60,7 +61,8 @@ static const uint8_t allowed_moves[] = {
 struct calls {
     struct core *core;
     struct call_limits limits;
-    struct arena_budget budget;
+    struct shed *shed;
+    struct arena_budget budget, reserve; /* the reserve: of calls that are SHED_RESERVED */
     struct arena scratch; /* one failure's details */
     struct list idle, idle_arenas; /* call.link, call_memory.link */
     struct list watching;          /* call.link */
@@ -91,10 +93,11 @@ struct call {
     uint32_t ops_away, header_bytes;
     /* what happened, for the tick */
     bool head_whole, peer_closed, gone, expired, held, ticking, in_next, answered, lingers;
+    bool inside; /* counted among the writes that were let in (shed_enter) */
     bool sending, ends, begun; /* answers of many messages: one is on its way; the end is due behind it; the answer's head is out */
     /* what the headers said */
     bool is_post, has_content_type, has_te;
-    char traceparent[TRACEPARENT_LEN];
+    char traceparent[HEADER_TRACEPARENT_LEN];
     bool has_traceparent;
     struct slice request_id;
     /* the message */
@@ -139,7 +142,9 @@ static void call_move(struct call *call, enum call_state to) {
 struct calls *calls_new(struct core *core, const struct call_limits *limits) {
     struct calls *cs = mem_new(struct calls);
     if (!cs) return NULL;
-    *cs = (struct calls){.core = core, .limits = *limits, .budget.bytes_max = limits->memory_bytes_max};
+    uint64_t reserve = MIN_OF((uint64_t)CALLS_RESERVED_MEMORY, limits->memory_bytes_max / 8);
+    *cs = (struct calls){.core = core, .limits = *limits, .budget.bytes_max = limits->memory_bytes_max - reserve, .reserve.bytes_max = reserve};
+    if (!(cs->shed = shed_new(core))) return mem_free(cs), NULL;
     arena_init(&cs->scratch, 4 * ARENA_BASE_BYTES);
     list_init(&cs->idle);
     list_init(&cs->idle_arenas);
@@ -162,11 +167,12 @@ void calls_free(struct calls *cs) {
         mem_free(m);
     }
     arena_fini(&cs->scratch);
-    check(arena_budget_used(&cs->budget) == 0);
+    check(calls_memory_bytes(cs) == 0);
+    shed_free(cs->shed);
     mem_free(cs);
 }
 
-size_t calls_memory_bytes(const struct calls *cs) { return arena_budget_used(&cs->budget); }
+size_t calls_memory_bytes(const struct calls *cs) { return arena_budget_used(&cs->budget) + arena_budget_used(&cs->reserve); }
 size_t calls_memory_idle_bytes(const struct calls *cs) {
     size_t n = 0;
     for (const struct list *l = cs->idle.next; l != &cs->idle; l = l->next) n += container_of(l, const struct call, link)->arena.bytes_used;
@@ -184,7 +190,7 @@ static void on_deadline(struct timer *t) {
 struct h2_stream *call_begin(struct core *core) {
     struct calls *cs = core->calls;
     struct call *call = NULL;
-    if (cs->live_count < cs->limits.live_max) {
+    if (cs->live_count < cs->limits.live_max + CALLS_RESERVED) { /* the reserve: whose it is, the headers will say */
         struct list *l = list_pop_front(&cs->idle);
         if (l) call = list_entry(l, struct call, link), cs->idle_count--;
         else if ((call = mem_new(struct call))) arena_init_charged(&call->arena, ARENA_BASE_BYTES, &cs->budget);
@@ -209,11 +215,19 @@ static void pending_free(struct call *call) {
     call->pending_charged = 0;
 }
 
+/* A write that was answered and is out of the engines makes room for another one; before the peer has taken the answer, for it may be slow. */
+static void leave_queue(struct call *call) {
+    if (!call->inside || call->ops_away) return;
+    call->inside = false;
+    shed_leave(call->calls->shed);
+}
+
 static void call_end(struct call *call) {
     struct calls *cs = call->calls;
     check(call->state == CALL_LEAVING);
     check(call->ops_away == 0);
     if (call->end) call->end(call);
+    leave_queue(call);
     timer_clear(&call->core->timers, &call->deadline);
     list_remove(&call->link);
     h2_stream_end(&call->stream);
@@ -223,7 +237,7 @@ static void call_end(struct call *call) {
     cs->live_count--;
     call->core->calls_live--;
     call->magic = 0;
-    if (cs->idle_count >= cs->limits.idle_max) return call_delete(call);
+    if (cs->idle_count >= cs->limits.idle_max || call->arena.budget == &cs->reserve) return call_delete(call);
     arena_reset(&call->arena);
     list_push_front(&cs->idle, &call->link); /* the warmest first */
     cs->idle_count++;
@@ -239,28 +253,10 @@ static void parse_timeout(struct call *call, struct slice value) {
     call->deadline_ns = call->core->now_ns + MIN_OF(ns, call->calls->limits.timeout_ns_max);
 }
 
-static bool lower_hex_nonzero(const uint8_t *p, size_t n, bool zero_is_fine) {
-    bool nonzero = false;
-    for (size_t i = 0; i < n; i++) {
-        if (!((p[i] >= '0' && p[i] <= '9') || (p[i] >= 'a' && p[i] <= 'f'))) return false;
-        nonzero |= p[i] != '0';
-    }
-    return nonzero || zero_is_fine;
-}
-
-/* W3C Trace Context section 3.2: version 00 exactly; what does not parse is as if it were not there. */
 static void parse_traceparent(struct call *call, struct slice v) {
-    if (v.len != TRACEPARENT_LEN || v.data[0] != '0' || v.data[1] != '0' || v.data[2] != '-' || v.data[35] != '-' || v.data[52] != '-') return;
-    if (!lower_hex_nonzero(v.data + 3, 32, false) || !lower_hex_nonzero(v.data + 36, 16, false) || !lower_hex_nonzero(v.data + 53, 2, true)) return;
-    memcpy(call->traceparent, v.data, TRACEPARENT_LEN);
+    if (!header_is_traceparent(v)) return;
+    memcpy(call->traceparent, v.data, HEADER_TRACEPARENT_LEN);
     call->has_traceparent = true;
-}
-
-static bool is_grpc(struct slice content_type) {
-    struct slice prefix = SLICE_LIT("application/grpc");
-    if (!slice_starts_with(content_type, prefix)) return false;
-    struct slice rest = slice_of(content_type.data + prefix.len, content_type.len - prefix.len);
-    return rest.len == 0 || rest.data[0] == ';' || slice_equal(rest, SLICE_LIT("+proto")) || slice_starts_with(rest, SLICE_LIT("+proto;"));
 }
 
 static void parse_path(struct call *call, struct slice path) {
@@ -287,7 +283,7 @@ bool call_on_header(struct h2_stream *s, struct slice name, struct slice value) 
     case 7: if (IS(":method")) call->is_post = slice_equal(value, SLICE_LIT("POST")); break;
     case 11: if (IS("traceparent")) parse_traceparent(call, value); break;
     case 12:
-        if (IS("content-type")) call->has_content_type = is_grpc(value);
+        if (IS("content-type")) call->has_content_type = header_is_grpc(value);
         else if (IS("grpc-timeout")) parse_timeout(call, value);
         break;
     case 13:
@@ -313,6 +309,7 @@ static void refuse_http(struct call *call, const char *status) {
 static void count_answer(struct call *call, enum grpc_code code) {
     uint64_t now = call->core->now_ns;
     if (call->method) metric_call(&call->core->metrics, call->method->row, code, now > call->begun_ns ? now - call->begun_ns : 0);
+    leave_queue(call);
 }
 
 /* google.rpc.Status in base64, in the core's scratch; violations are left out until it fits what clients take. */
@@ -541,9 +538,32 @@ static enum call_state after_head(struct call *call) {
     return call->failure.status ? CALL_SEND : CALL_MESSAGE;
 }
 
+/* Before a byte of its message is looked at. */
+static bool is_refused_at_door(struct call *call) {
+    struct calls *cs = call->calls;
+    enum shed_class class = shed_class_of(call->method);
+    enum shed_reason why = shed_judge(cs->shed, class, call->deadline_ns, cs->live_count > cs->limits.live_max);
+    if (why) {
+        call->answered = true;
+        call_move(call, CALL_SEND);
+        shed_answer(cs->shed, &call->stream, why);
+        h2_forget(&call->stream);
+        call->gone = true;
+        count_answer(call, GRPC_RESOURCE_EXHAUSTED);
+        return true;
+    }
+    if (class == SHED_WRITE && call->method->kind == METHOD_UNARY) call->inside = true, shed_enter(cs->shed); /* streams wait at the engine's door */
+    if (class == SHED_RESERVED) {
+        arena_fini(&call->arena);
+        arena_init_charged(&call->arena, ARENA_BASE_BYTES, &cs->reserve);
+    }
+    return false;
+}
+
 static void tick_head(struct call *call) {
     if (!call->is_post) return refuse_http(call, "405");
     if (!call->has_content_type) return refuse_http(call, "415");
+    if (!call->failure.status && is_refused_at_door(call)) return;
     if (!call->has_te) failure_set(&call->failure, STATUS_FIELD_INVALID, "te: trailers is missing; a proxy on the way does not speak HTTP/2");
     if (after_head(call) == CALL_SEND) return send_failure(call, &call->failure);
     call_move(call, CALL_MESSAGE);
@@ -554,6 +574,7 @@ static void tick_head(struct call *call) {
 /* false: nothing to do until more happens. */
 static bool tick_unary(struct call *call) {
     if (!call->peer_closed) return false;
+    if (call->deadline_ns && call->deadline_ns <= call->core->now_ns) return call_expire(call), true; /* not worth decoding */
     if (!call->message_whole) {
         failure_set(&call->failure, STATUS_FIELD_INVALID, "the request ended before its message was whole");
         return send_failure(call, &call->failure), true;
@@ -690,6 +711,7 @@ static void on_op_home(struct mail_hop *hop) {
     if (!call->gone && !call->answered) op->next(call, op);
     else if (op->drop) op->drop(op);
     call->in_next = false;
+    if (call->gone || call->answered) leave_queue(call);
     if (call->held || call->state != CALL_MESSAGE || !is_stream(call)) return call_tick(call);
     tick_pending(call); /* next released the stream */
 }
@@ -723,7 +745,7 @@ struct failure *call_failure(struct call *call) { return &call->failure; }
 struct slice call_message(const struct call *call) { return call->message; }
 bool call_half_closed(const struct call *call) { return call->state == CALL_SERVE; }
 uint64_t call_deadline_ns(const struct call *call) { return call->deadline_ns; }
-struct slice call_traceparent(const struct call *call) { return call->has_traceparent ? slice_of(call->traceparent, TRACEPARENT_LEN) : (struct slice){0}; }
+struct slice call_traceparent(const struct call *call) { return call->has_traceparent ? slice_of(call->traceparent, HEADER_TRACEPARENT_LEN) : (struct slice){0}; }
 void **call_state(struct call *call) { return &call->handler_state; }
 const char *call_method_name(const struct call *call) { return call->method->name; }
 void call_set_request_id(struct call *call, struct slice request_id) { call->request_id = arena_copy(&call->arena, request_id); }

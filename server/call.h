@@ -20,8 +20,9 @@ struct call_limits {
     uint64_t timeout_ns_max;      /* longer grpc-timeouts are cut to this */
     uint32_t arena_bytes_max;     /* of one call; while it decodes: 24 x message + 64 KiB */
     uint64_t memory_bytes_max;    /* requests of this core together */
-    uint32_t live_max, idle_max;  /* calls of this core; idle ones kept with their first arena chunk */
+    uint32_t live_max, idle_max;  /* calls of this core; idle ones kept with their first arena chunk. CALLS_RESERVED more for health, administration and reflection */
 };
+enum { CALLS_RESERVED = 64, CALLS_RESERVED_MEMORY = 4 << 20 }; /* of a core; an eighth of memory_bytes_max at most */
 /* The calls of a core; core->calls. calls_free: none lives. */
 struct calls *calls_new(struct core *core, const struct call_limits *limits);
 void calls_free(struct calls *cs);

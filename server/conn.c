@@ -31,7 +31,7 @@
 #include "proto/tls.h"
 #include "server/node.h"
 
-enum { CONN_MAGIC = 0x434f4e4e, OUTPUT_BYTES = 64 << 10, PLAIN_BYTES = 60 << 10, OUTPUT_IDLE_MAX = 64, ADDRESS_BUCKETS = 256 };
+enum { CONN_MAGIC = 0x434f4e4e, OUTPUT_BYTES = 64 << 10, PLAIN_BYTES = 60 << 10, OUTPUT_IDLE_MAX = 64, STREAM_BYTES = 1024, ADDRESS_BUCKETS = 256 };
 static_assert(PLAIN_BYTES >= (int)H2_OUTPUT_BYTES_MIN, "h2 can always make a frame");
 static_assert(PLAIN_BYTES + (PLAIN_BYTES / 16384 + 2) * 64 <= OUTPUT_BYTES, "what h2 fills fits when it is encrypted (tls_room)");
 #define TICK_NS (2 * NS_PER_S)
@@ -138,6 +138,8 @@ bool conn_open(struct core *core) {
     limits.tls = core->node->tls;
     limits.handshakes_max = l->handshakes_max;
     limits.h2.streams_max = l->calls_per_connection_max;
+    /* As many streams may be answered at once and wait behind a send. */
+    limits.h2.memory_bytes_max = MAX_OF(limits.h2.memory_bytes_max, 128 * KIB + l->calls_per_connection_max * STREAM_BYTES);
     limits.call.live_max = l->calls_max;
     limits.call.arena_bytes_max = (uint32_t)MIN_OF(l->request_bytes_max, (size_t)UINT32_MAX);
     limits.call.memory_bytes_max = l->requests_bytes_max;

@@ -21,6 +21,10 @@
 /* The loop turns at least so often: /healthz tells a stuck core by it. While the node starts or drains, cores meet one another (node.c): oftener. */
 enum { IDLE_MS_MAX = 250, MEETING_MS_MAX = 3 };
 
+/* New bytes are looked at for so long a turn; while committed work waits to be applied, for a share of what the last turn took (an entry of 500 commands makes it long): a
+ * third, which is more than it costs to take in what is served, or an eighth while calls are refused: then it is refusals that the time would go to. */
+enum { RECEIVE_SLICE_NS = 1000000, RECEIVE_SLICE_LEAST_NS = 50000, RECEIVE_SHARE = 3, RECEIVE_SHARE_REFUSING = 8 };
+
 struct core *core_new(struct node *node, uint32_t id) {
     struct core *core = mem_new(struct core);
     if (!core) return NULL;
@@ -62,6 +66,7 @@ static uint64_t next_deadline_ns(const struct core *core) {
 static void count_cycle(struct core *core) {
     struct ring_stats rs;
     uint64_t busy_ns = clock_mono_ns() - core->now_ns;
+    core->turn_ns = busy_ns;
     ring_get_stats(core->ring, &rs);
     metric_set(&core->metrics, METRIC_RING_COMPLETIONS, rs.completions);
     metric_set(&core->metrics, METRIC_RING_SUBMITS, rs.submits);
@@ -73,12 +78,36 @@ static void count_cycle(struct core *core) {
     metric_time(&core->metrics, METRIC_CYCLE_NS, busy_ns);
 }
 
+/* A turn old at most: the doors of all cores go by the sum. */
+static void share_queues(struct core *core) {
+    const struct node *node = core->node;
+    struct engine_queue own = engine_write_queue(core->engine);
+    __atomic_store_n(&core->write_limit, own.limit, __ATOMIC_RELAXED);
+    __atomic_store_n(&core->write_delay_ns, own.delay_ns, __ATOMIC_RELAXED);
+    uint64_t limit = 0, least_ns = UINT64_MAX;
+    for (uint32_t i = 0; i < node->core_count; i++) {
+        limit += __atomic_load_n(&node->cores[i]->write_limit, __ATOMIC_RELAXED);
+        least_ns = MIN_OF(least_ns, __atomic_load_n(&node->cores[i]->write_delay_ns, __ATOMIC_RELAXED));
+    }
+    core->write_limit_all = limit;
+    core->write_delay_least_ns = least_ns;
+    core->write_target_ns = node->limits.queue_target_ns;
+}
+
+static uint64_t receive_slice_ns(struct core *core) {
+    bool refusing = core->shed_count != core->shed_count_seen, busy = core->engine && engine_deadline_ns(core->engine) == 0;
+    core->shed_count_seen = core->shed_count;
+    if (!busy) return RECEIVE_SLICE_NS;
+    return MIN_OF(MAX_OF(core->turn_ns / (refusing ? RECEIVE_SHARE_REFUSING : RECEIVE_SHARE), (uint64_t)RECEIVE_SLICE_LEAST_NS), (uint64_t)RECEIVE_SLICE_NS * 4);
+}
+
 void core_run(struct core *core) {
     check(core_self == core);
     while (!core->stop) {
+        ring_limit_receives(core->ring, receive_slice_ns(core));
         ring_wait(core->ring, next_deadline_ns(core));
         timers_run(&core->timers, core->now_ns);
-        if (core->engine) engine_tick(core->engine);
+        if (core->engine) engine_tick(core->engine), share_queues(core);
         mail_flush(core);
         if (core->hooks) core->hooks->flush(core);
         if (core->on_cycle) core->on_cycle(core);

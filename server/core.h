@@ -39,6 +39,8 @@ struct core {
     struct timers timers;
     struct metrics metrics; /* this core's counters; read by others through atomics */
     uint64_t now_ns;        /* monotonic, read once a cycle */
+    uint64_t shed_count, shed_count_seen; /* calls that shed_answer refused; as of the last turn */
+    uint64_t turn_ns;       /* what the last one took, without waiting */
     struct conns *conns;     /* conn.h: limits, pools */
     struct calls *calls;     /* call.h: pool of calls, request memory */
     struct list connections; /* conn.h */
@@ -51,6 +53,10 @@ struct core {
     void (*on_cycle)(struct core *core); /* node.c's: start and drain move on here */
     bool stop;
     uint64_t beat_ns;       /* relaxed atomic: when the loop last turned, for /healthz */
+    uint64_t write_limit, write_delay_ns; /* relaxed atomics: what this core's engine says of its writes (engine_write_queue) */
+    uint64_t write_limit_all;      /* of all cores together, read once a turn; 0: none */
+    uint64_t write_delay_least_ns; /* the least of all cores */
+    uint64_t write_target_ns;      /* node.limits.queue_target_ns */
     bool ready;             /* relaxed atomic: all engines are ready, clients are let in */
     pthread_t thread;
     void *node_state;       /* node.c's own for this core */

@@ -141,7 +141,11 @@ static int on_frame_recv_cb(nghttp2_session *session, const nghttp2_frame *frame
     if (frame->hd.type != NGHTTP2_HEADERS && frame->hd.type != NGHTTP2_DATA) return 0;
     struct h2_stream *s = stream_of(h2, frame->hd.stream_id);
     if (!s) return 0;
-    if (frame->hd.type == NGHTTP2_HEADERS && frame->headers.cat == NGHTTP2_HCAT_REQUEST) h2->requests++, call_on_head(s);
+    if (frame->hd.type == NGHTTP2_HEADERS && frame->headers.cat == NGHTTP2_HCAT_REQUEST) {
+        h2->requests++;
+        call_on_head(s);
+        if (!(s = stream_of(h2, frame->hd.stream_id))) return 0; /* answered from its headers: the call is gone */
+    }
     if (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) call_on_half_close(s);
     return 0;
 }
@@ -194,7 +198,7 @@ static int on_frame_sent_cb(nghttp2_session *session, const nghttp2_frame *frame
 }
 
 static int on_frame_not_sent_cb(nghttp2_session *session, const nghttp2_frame *frame, int error, void *user) {
-    if (frame->hd.type != NGHTTP2_HEADERS || !stream_of(user, frame->hd.stream_id)) return 0;
+    if (frame->hd.type != NGHTTP2_HEADERS || !nghttp2_session_find_stream(session, frame->hd.stream_id)) return 0;
     /* The header block could not be made; without it the stream would hang. */
     int rv = nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_INTERNAL_ERROR);
     return nghttp2_is_fatal(rv) ? NGHTTP2_ERR_CALLBACK_FAILURE : 0;
@@ -468,18 +472,23 @@ void h2_send_part(struct h2_stream *s, const struct slice *parts, size_t count) 
     h2_check_submit(s->h2, rv == NGHTTP2_ERR_INVALID_ARGUMENT ? 0 : rv);
 }
 
-void h2_send_end(struct h2_stream *s, const struct h2_field *fields, size_t count) {
+static void stream_end(struct h2_stream *s, const struct h2_field *fields, size_t count, uint8_t flags) {
     enum { FIELDS_MAX = 8 };
     check(count <= FIELDS_MAX);
     if (!s->open) return;
     nghttp2_nv nv[FIELDS_MAX];
     for (size_t i = 0; i < count; i++)
-        nv[i] = (nghttp2_nv){(uint8_t *)fields[i].name.data, (uint8_t *)fields[i].value.data, fields[i].name.len, fields[i].value.len, NGHTTP2_NV_FLAG_NONE};
+        nv[i] = (nghttp2_nv){(uint8_t *)fields[i].name.data, (uint8_t *)fields[i].value.data, fields[i].name.len, fields[i].value.len, flags};
     s->waiting = true;
     s->progress_ns = s->h2->core->now_ns;
     /* Header blocks overtake data: trailers only behind a message that went out whole. */
     check(!s->streaming || s->bytes_left == 0);
     h2_check_submit(s->h2, s->streaming ? nghttp2_submit_trailer(s->h2->session, s->id, nv, count) : nghttp2_submit_response(s->h2->session, s->id, nv, count, NULL));
+}
+
+void h2_send_end(struct h2_stream *s, const struct h2_field *fields, size_t count) { stream_end(s, fields, count, NGHTTP2_NV_FLAG_NONE); }
+void h2_send_end_borrowed(struct h2_stream *s, const struct h2_field *fields, size_t count) {
+    stream_end(s, fields, count, NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE);
 }
 
 void h2_reset(struct h2_stream *s, enum h2_reset why) {
@@ -492,6 +501,14 @@ void h2_reset(struct h2_stream *s, enum h2_reset why) {
 void h2_consume(struct h2_stream *s, size_t n) {
     if (!s->open || n == 0) return;
     h2_check_submit(s->h2, nghttp2_session_consume_stream(s->h2->session, s->id, n));
+}
+
+void h2_forget(struct h2_stream *s) {
+    if (!s->open) return;
+    check(nghttp2_session_set_stream_user_data(s->h2->session, s->id, NULL) == 0);
+    s->open = s->waiting = false;
+    check(s->h2->open_count > 0);
+    s->h2->open_count--;
 }
 
 void h2_stream_end(struct h2_stream *s) {

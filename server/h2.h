@@ -69,15 +69,19 @@ struct h2_stream {
 void h2_send_message(struct h2_stream *s, const struct slice *parts, size_t count);
 /* Of several messages the next one; the answer's head goes before the first. One at a time: the bytes live until call_on_sent, or until the stream is gone. */
 void h2_send_part(struct h2_stream *s, const struct slice *parts, size_t count);
-/* A header block that ends the stream: trailers when parts went before (no pseudo-headers and no content-type then). Names and values are copied. */
+/* A header block that ends the stream: trailers when parts went before (no pseudo-headers and no content-type then). Names and values are copied... */
 struct h2_field {
     struct slice name, value;
 };
 void h2_send_end(struct h2_stream *s, const struct h2_field *fields, size_t count);
+/* ...or live as long as the connection: what many streams are answered with takes no memory of each. */
+void h2_send_end_borrowed(struct h2_stream *s, const struct h2_field *fields, size_t count);
 enum h2_reset { H2_RESET_CANCEL, H2_RESET_REFUSED, H2_RESET_INTERNAL };
 void h2_reset(struct h2_stream *s, enum h2_reset why);
 /* Opens the stream's window again by n bytes of request that were taken. */
 void h2_consume(struct h2_stream *s, size_t n);
+/* The answer was given (h2_send_end) and needs nothing of the call: the stream ends by itself, nothing more is told of it, and the call may end now. */
+void h2_forget(struct h2_stream *s);
 /* The call is over: its stream is forgotten. */
 void h2_stream_end(struct h2_stream *s);
 

@@ -209,6 +209,7 @@ void http_accept(struct http *h, int fd) {
     x->fd = fd;
     x->state = HTTP_READ;
     x->receive.done = on_received;
+    x->receive.urgent = true; /* operators look in when all is full */
     list_push_back(&h->exchanges, &x->link);
     h->count++;
     x->receiving = true, x->holds++;

@@ -305,6 +305,7 @@ static enum status open_engine(struct core *core, char error[256]) {
         .log_live_bytes_max = c->log_live_size / node->core_count,
         .log_segment_bytes = (uint32_t)c->log_segment_size,
         .queue_ops_max = node->limits.calls_max,
+        .queue_target_ns = node->limits.queue_target_ns,
         .queue_bytes_max = node->budget.queue_bytes / node->core_count,
         .disk_reserve_bytes = c->disk_reserve,
         .store_open = open_store,
@@ -407,6 +408,7 @@ static void set_limits(struct node *node) {
         .idle_ns = c->idle_timeout * NS_PER_MS,
         .first_request_ns = c->first_request_timeout * NS_PER_MS,
         .deadline_ns_max = c->deadline_max * NS_PER_MS,
+        .queue_target_ns = c->queue_target * NS_PER_MS,
         .handshakes_max = (uint32_t)((c->tls_handshakes_max + n - 1) / n),
     };
 }

@@ -22,6 +22,7 @@ struct limits {
     uint64_t first_request_ns;         /* from accept to the first complete request */
     uint64_t deadline_ns_max;          /* a call's deadline is clamped to this */
     uint32_t handshakes_max;           /* TLS, of a core, under way */
+    uint64_t queue_target_ns;          /* of a write, under load */
 };
 
 struct node {
@@ -37,6 +38,7 @@ struct node {
     const struct machines *machines;
     struct tls_source *tls; /* clients' port; NULL: cleartext */
     bool draining; /* relaxed atomic */
+    uint64_t writes_inside; /* relaxed atomic: calls that shed_enter let in */
     struct node_state *state; /* node.c's own */
 };
 

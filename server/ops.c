@@ -101,6 +101,10 @@ static bool write_process(struct buf *out, const struct node *node) {
     row("orderdb_engine_commands_total", "counter", "Commands in them.", stats.commands)                        \
     row("orderdb_engine_queue_ops", "gauge", "Operations waiting or under way.", stats.queue_ops)               \
     row("orderdb_engine_queue_bytes", "gauge", "Command bytes waiting or under way.", stats.queue_bytes)        \
+    row("orderdb_engine_write_limit", "gauge", "Writes that may be inside, so that each waits for about queue-target.", stats.write_limit) \
+    row("orderdb_engine_disk_read_limit", "gauge", "Reads from disk, likewise.", stats.read_limit)              \
+    row("orderdb_engine_refused_overload_total", "counter", "Operations refused at this core's own limit, after decoding.", stats.refused_overload) \
+    row("orderdb_engine_refused_late_total", "counter", "Operations dropped because their deadline had passed, or would pass while they waited.", stats.refused_late) \
     row("orderdb_engine_reads_offloaded_total", "counter", "Reads that went to a reader thread.", stats.reads_offloaded) \
     row("orderdb_engine_flushes_total", "counter", "Store flushes.", stats.flushes)                             \
     row("orderdb_log_live_bytes", "gauge", "Log on disk that is still needed.", wal.live_bytes)                 \
@@ -113,6 +117,8 @@ static bool write_process(struct buf *out, const struct node *node) {
 
 /* The same, kept in nanoseconds and shown in seconds. */
 #define ENGINE_TIMES(row)                                                                                        \
+    row("orderdb_engine_write_delay_seconds", "gauge", "How long writes wait now, one sync of the log left out.", stats.write_delay_ns) \
+    row("orderdb_engine_disk_read_delay_seconds", "gauge", "How long reads from disk wait for a thread.", stats.read_delay_ns) \
     row("orderdb_engine_apply_seconds_total", "counter", "Time spent applying entries.", stats.apply_ns)         \
     row("orderdb_engine_last_flush_seconds", "gauge", "Time that the last store flush took.", stats.flush_ns_last) \
     row("orderdb_log_sync_max_seconds", "gauge", "The longest sync since the start.", wal.sync_ns_max)

@@ -67,10 +67,16 @@ struct completion {
     uint32_t flags;
 };
 
+struct completions { /* [head, tail) */
+    struct completion *at;
+    size_t head, tail, cap;
+};
+
 struct ring {
     struct io_uring uring;
-    struct completion *queue; /* reaped and not yet run: [head, tail) */
-    size_t head, tail, cap;
+    struct completions queue;    /* reaped and not yet run */
+    struct completions receives; /* of them, those that bring bytes: run last */
+    uint64_t receive_slice_ns;
     struct io_uring_buf_ring *buffers;
     uint8_t *buffer_memory;
     uint32_t buffer_count, buffer_bytes;
@@ -153,7 +159,8 @@ static void free_memory(struct ring *r) {
     if (r->buffer_memory) KERNEL_RETURNS(r->buffer_memory, (size_t)r->buffer_count * r->buffer_bytes);
     mem_free(r->buffer_memory);
     mem_free(r->buffers);
-    mem_free(r->queue);
+    mem_free(r->queue.at);
+    mem_free(r->receives.at);
     mem_free(r);
 }
 
@@ -163,8 +170,8 @@ enum status ring_open(struct ring **out, const struct ring_config *config, char 
     uname(&u);
     if (kernel_too_old(u.release)) return explain(ENOSYS, error);
     struct ring *r = mem_new(struct ring);
-    if (r) r->cap = (size_t)config->entries * 8, r->queue = mem_alloc(r->cap * sizeof *r->queue);
-    if (!r || !r->queue) {
+    if (r) r->queue.cap = (size_t)config->entries * 8, r->queue.at = mem_alloc(r->queue.cap * sizeof *r->queue.at);
+    if (!r || !r->queue.at) {
         mem_free(r);
         return snprintf(error, 256, "out of memory for a ring of %u entries", config->entries), STATUS_MEMORY_LIMIT;
     }
@@ -199,17 +206,24 @@ void ring_get_stats(const struct ring *r, struct ring_stats *out) { *out = r->st
 
 /* ---- the queue of completions */
 
-static bool queue_room(struct ring *r) {
-    if (r->tail < r->cap) return true;
-    if (r->head > 0) {
-        memmove(r->queue, r->queue + r->head, (r->tail - r->head) * sizeof *r->queue);
-        r->tail -= r->head, r->head = 0;
+static bool queue_room(struct completions *q) {
+    if (q->tail < q->cap) return true;
+    if (q->head > 0) {
+        memmove(q->at, q->at + q->head, (q->tail - q->head) * sizeof *q->at);
+        q->tail -= q->head, q->head = 0;
         return true;
     }
-    struct completion *queue = mem_realloc(r->queue, r->cap * 2 * sizeof *queue);
-    if (!queue) return false; /* what does not fit waits in the kernel's queue */
-    r->queue = queue, r->cap *= 2;
+    size_t cap = q->cap ? q->cap * 2 : 256;
+    struct completion *grown = mem_realloc(q->at, cap * sizeof *grown);
+    if (!grown) return false;
+    q->at = grown, q->cap = cap;
     return true;
+}
+static size_t queue_count(const struct completions *q) { return q->tail - q->head; }
+static struct completion queue_take(struct completions *q) {
+    struct completion c = q->at[q->head++];
+    if (q->head == q->tail) q->head = q->tail = 0;
+    return c;
 }
 
 /* Copies what the kernel has completed. */
@@ -217,8 +231,8 @@ static void reap(struct ring *r) {
     unsigned at, seen = 0;
     struct io_uring_cqe *cqe;
     io_uring_for_each_cqe(&r->uring, at, cqe) {
-        if (!queue_room(r)) break;
-        r->queue[r->tail++] = (struct completion){cqe->user_data, cqe->res, cqe->flags};
+        if (!queue_room(&r->queue)) break; /* what does not fit waits in the kernel's queue */
+        r->queue.at[r->queue.tail++] = (struct completion){cqe->user_data, cqe->res, cqe->flags};
         seen++;
     }
     io_uring_cq_advance(&r->uring, seen);
@@ -453,13 +467,32 @@ void ring_submit(struct ring *r) {
     if (rc < 0) submit_failed(rc); /* still queued: goes out with the next wait */
 }
 
+void ring_limit_receives(struct ring *r, uint64_t slice_ns) { r->receive_slice_ns = slice_ns; }
+
+static bool is_held_back(const struct completion *c) {
+    if (c->user_data == 0 || (c->user_data & (USER_MESSAGE | USER_POSTED))) return false;
+    const struct ring_op *op = (const struct ring_op *)(uintptr_t)c->user_data;
+    return (op->kind & RING_KIND_MASK) == RING_RECEIVE && !op->urgent;
+}
+
+static unsigned run_receives(struct ring *r, uint64_t slice_ns) {
+    unsigned ran = 0;
+    uint64_t until_ns = slice_ns && queue_count(&r->receives) ? clock_mono_ns() + slice_ns : UINT64_MAX;
+    for (size_t n = queue_count(&r->receives); n > 0; n--, ran++) {
+        if (ran && until_ns != UINT64_MAX && clock_mono_ns() >= until_ns) return r->stats.receives_held++, ran;
+        struct completion c = queue_take(&r->receives);
+        run(r, &c);
+    }
+    return ran;
+}
+
 unsigned ring_wait(struct ring *r, uint64_t deadline_ns) {
     bool overflow = io_uring_cq_has_overflow(&r->uring);
     uint64_t now_ns = deadline_ns == UINT64_MAX || deadline_ns == 0 ? 0 : clock_mono_ns();
     int rc;
     r->stats.submits++;
     r->stats.overflows += overflow;
-    if (overflow || r->head < r->tail || io_uring_cq_ready(&r->uring) || deadline_ns <= now_ns) {
+    if (overflow || queue_count(&r->queue) || queue_count(&r->receives) || io_uring_cq_ready(&r->uring) || deadline_ns <= now_ns) {
         rc = io_uring_submit_and_get_events(&r->uring);
     } else {
         struct __kernel_timespec left = {.tv_sec = (long long)((deadline_ns - now_ns) / NS_PER_S), .tv_nsec = (long long)((deadline_ns - now_ns) % NS_PER_S)};
@@ -471,10 +504,16 @@ unsigned ring_wait(struct ring *r, uint64_t deadline_ns) {
     if (r->on_wake) r->on_wake(r->on_wake_ctx);
     unsigned ran = 0;
     /* Only what was there when we began: completions reaped by callbacks wait for the next turn, after timers and engine had theirs. */
-    for (size_t n = r->tail - r->head; n > 0; n--, ran++) {
-        struct completion c = r->queue[r->head++];
+    for (size_t n = queue_count(&r->queue); n > 0; n--) {
+        struct completion c = queue_take(&r->queue);
+        bool held_back = is_held_back(&c);
+        if (held_back && queue_room(&r->receives)) {
+            r->receives.at[r->receives.tail++] = c;
+            continue;
+        }
+        if (held_back) ran += run_receives(r, 0); /* no memory to wait in, and bytes keep their order */
         run(r, &c);
+        ran++;
     }
-    if (r->head == r->tail) r->head = r->tail = 0;
-    return ran;
+    return ran + run_receives(r, r->receive_slice_ns);
 }

@@ -13,6 +13,7 @@ struct ring;
 /* One request to the kernel; embedded in the caller's object, which stays until the final completion (more == false). */
 struct ring_op {
     void (*done)(struct ring_op *op, int32_t result, bool more); /* result: bytes, fd, or -errno; more: multishot goes on */
+    bool urgent; /* ring_receive: not held back by ring_limit_receives */
     /* private */
     uint32_t cqe_flags;
     uint8_t kind;
@@ -56,11 +57,14 @@ void ring_message_now(struct ring *r, int target_ring_fd, void *pointer);
 void ring_on_wake(struct ring *r, void (*on_wake)(void *ctx), void *ctx);
 /* Submits now what is queued, without waiting: for a log write that should run while the loop goes on working. */
 void ring_submit(struct ring *r);
+/* Received bytes are run last, and for so long in one ring_wait (at least one buffer's); the others wait for the next turn, in order. 0: no limit. Work that was taken
+ * in goes before work that wants in: without this a flood of requests, even of refused ones, leaves no time to finish any. */
+void ring_limit_receives(struct ring *r, uint64_t slice_ns);
 /* Submits, waits until something completed or deadline_ns (monotonic) has come, runs the completions. Returns how many ran. */
 unsigned ring_wait(struct ring *r, uint64_t deadline_ns);
 
 struct ring_stats {
-    uint64_t submits, completions, overflows, no_buffers;
+    uint64_t submits, completions, overflows, no_buffers, receives_held; /* held: turns that left receives for the next */
 };
 void ring_get_stats(const struct ring *r, struct ring_stats *out);
 /* For tests: no request moves more than this many bytes, so that short sends and writes happen. */

@@ -569,6 +569,7 @@ static void open_engine(struct sim *s) {
         .log_segment_bytes = (uint32_t)s->segment_bytes,
         .memtable_bytes = 256 * KIB,
         .queue_ops_max = 16 + (uint32_t)chance(s, 100),
+        .queue_target_ns = chance(s, 3) * 5 * NS_PER_MS, /* 0: without */
         .queue_bytes_max = 1 << 20,
         .store_open = open_store,
         .store_ctx = s,

@@ -57,6 +57,7 @@ static void rig_open_with(struct rig *r, uint32_t partition_count, uint64_t memt
         .log_segment_bytes = 64 << 10,
         .memtable_bytes = memtable_bytes,
         .queue_ops_max = 100,
+        .queue_target_ns = 20 * NS_PER_MS,
         .queue_bytes_max = 4 << 20,
         .store_open = open_store,
         .store_ctx = r,
@@ -313,6 +314,82 @@ static void a_failed_partition_keeps_no_other_from_its_flush(void **state) {
     rig_close(&r);
 }
 
+static void writes_beyond_the_limit_are_refused_with_a_delay(void **state) {
+    enum { COUNT = 5, LIMIT = 2 };
+    struct rig r;
+    struct job *jobs[COUNT];
+    rig_open(&r);
+    r.engine->writes.limit = LIMIT;
+    for (unsigned i = 0; i < COUNT; i++) jobs[i] = create_send(&r, 1, 1 << 20);
+    rig_run(&r, 50 * NS_PER_MS);
+    for (unsigned i = 0; i < COUNT; i++) {
+        bool refused = i >= LIMIT + LIMIT / 2; /* behind the server's door by half */
+        assert_int_equal(jobs[i]->done, 1);
+        assert_int_equal(jobs[i]->op.failure.status, refused ? STATUS_OVERLOADED : STATUS_OK);
+        assert_int_equal(jobs[i]->op.failure.retry_delay_ms, refused ? RETRY_DELAY_MS : 0);
+        job_free(jobs[i]);
+    }
+    struct engine_stats stats;
+    engine_get_stats(r.engine, &stats);
+    assert_int_equal(stats.refused_overload, COUNT - LIMIT - LIMIT / 2);
+    rig_run(&r, NS_PER_S);
+    assert_int_equal(engine_write_queue(r.engine).limit, 100); /* nobody waits: it has grown again */
+    rig_close(&r);
+}
+
+static void a_write_that_would_wait_beyond_its_deadline_is_refused_at_once(void **state) {
+    struct rig r;
+    rig_open(&r);
+    r.engine->writes.delay_ns = 50 * NS_PER_MS;
+    struct job *hasty = job_new(OP_WRITE, 1 << 20), *patient = job_new(OP_WRITE, 1 << 20), *past = job_new(OP_WRITE, 1 << 20), *jobs[] = {hasty, patient, past};
+    static const int64_t allowed_ms[] = {40, 60, 0};
+    static const enum status expected[] = {STATUS_OVERLOADED, STATUS_OK, STATUS_DEADLINE_EXCEEDED};
+    for (unsigned i = 0; i < ARRAY_LEN(jobs); i++) {
+        jobs[i]->op.slot = slot_of_user(slice_str("somebody"));
+        jobs[i]->op.command = create_command(&r, "somebody", 1);
+        jobs[i]->op.deadline_ns = sim_world_now_ns(r.world) + (uint64_t)allowed_ms[i] * NS_PER_MS;
+        engine_submit(r.engine, &jobs[i]->op);
+    }
+    rig_run(&r, 50 * NS_PER_MS);
+    for (unsigned i = 0; i < ARRAY_LEN(jobs); i++) {
+        assert_int_equal(jobs[i]->done, 1);
+        assert_int_equal(jobs[i]->op.failure.status, expected[i]);
+        job_free(jobs[i]);
+    }
+    struct engine_stats stats;
+    engine_get_stats(r.engine, &stats);
+    assert_int_equal(stats.refused_late, 2);
+    rig_close(&r);
+}
+
+static struct job *get_send(struct rig *r, int64_t order_id, uint64_t deadline_ns) {
+    struct job *j = job_new(OP_GET, 1 << 20);
+    j->op.slot = order_id_slot(order_id);
+    j->op.get.order_id = order_id;
+    j->op.deadline_ns = deadline_ns;
+    engine_submit(r->engine, &j->op);
+    return j;
+}
+
+static void reads_from_disk_have_a_limit_of_their_own_and_are_dropped_behind_their_deadline(void **state) {
+    enum { COUNT = 3 };
+    struct rig r;
+    rig_open(&r);
+    int64_t order_id = create(&r);
+    store_mem_disk_set_cold(r.store, true);
+    r.engine->disk_reads.limit = COUNT - 1;
+    struct job *jobs[COUNT];
+    for (unsigned i = 0; i < COUNT; i++) jobs[i] = get_send(&r, order_id, i == 0 ? sim_world_now_ns(r.world) + 1 : 0); /* no thread is so fast */
+    rig_run(&r, 50 * NS_PER_MS);
+    static const enum status expected[COUNT] = {STATUS_DEADLINE_EXCEEDED, STATUS_OK, STATUS_OVERLOADED};
+    for (unsigned i = 0; i < COUNT; i++) {
+        assert_int_equal(jobs[i]->done, 1);
+        assert_int_equal(jobs[i]->op.failure.status, expected[i]);
+        job_free(jobs[i]);
+    }
+    rig_close(&r);
+}
+
 int main(void) {
     log_set_level(LOG_OFF);
     const struct CMUnitTest tests[] = {
@@ -323,6 +400,9 @@ int main(void) {
         cmocka_unit_test(a_failed_store_is_reopened_though_it_is_read_all_the_time),
         cmocka_unit_test(writes_that_met_damage_are_answered),
         cmocka_unit_test(a_failed_partition_keeps_no_other_from_its_flush),
+        cmocka_unit_test(writes_beyond_the_limit_are_refused_with_a_delay),
+        cmocka_unit_test(a_write_that_would_wait_beyond_its_deadline_is_refused_at_once),
+        cmocka_unit_test(reads_from_disk_have_a_limit_of_their_own_and_are_dropped_behind_their_deadline),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -301,12 +301,43 @@ static void no_memory_is_told(void **state) {
     mem_fail_nth(0);
 }
 
+/* Three that bring bytes wait, all but one a turn; one that is urgent does not. */
+static void receives_are_run_last_and_in_slices(void **state) {
+    struct ring *r = open_ring(16, 8, 4096);
+    struct note *in[4];
+    int pairs[4][2];
+    for (unsigned i = 0; i < 4; i++) {
+        assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pairs[i]), 0);
+        in[i] = note(r, on_receive);
+        in[i]->op.urgent = i == 3;
+        ring_receive(r, &in[i]->op, pairs[i][0]);
+    }
+    ring_wait(r, clock_mono_ns() + NS_PER_MS);
+    for (unsigned i = 0; i < 4; i++) assert_int_equal(write(pairs[i][1], "bytes", 5), 5);
+    ring_limit_receives(r, 1);
+    WAIT_FOR(r, in[3]->len == 5);
+    assert_int_equal(in[0]->len + in[1]->len + in[2]->len, 5);
+    assert_int_equal(ring_wait(r, clock_mono_ns() + 3600 * NS_PER_S), 1); /* does not sleep on what it holds back */
+    assert_int_equal(in[0]->len + in[1]->len + in[2]->len, 10);
+    for (unsigned i = 0; i < 4; i++) close(pairs[i][1]);
+    WAIT_FOR(r, !in[0]->more && !in[1]->more && !in[2]->more && !in[3]->more);
+    for (unsigned i = 0; i < 4; i++) {
+        assert_int_equal(in[i]->len, 5);
+        mem_free(in[i]), close(pairs[i][0]);
+    }
+    struct ring_stats stats;
+    ring_get_stats(r, &stats);
+    assert_true(stats.receives_held >= 2);
+    ring_close(r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(accepts_many_and_receives_all), cmocka_unit_test(without_buffers_receive_ends_and_can_be_armed_again),
         cmocka_unit_test(short_sends_are_continued),     cmocka_unit_test(short_writes_are_continued_before_done),
         cmocka_unit_test(full_disk_is_an_error_not_a_loop), cmocka_unit_test(more_requests_than_the_queue_holds),
         cmocka_unit_test(wait_ends_at_its_deadline),     cmocka_unit_test(messages_arrive_all_and_whole),
+        cmocka_unit_test(receives_are_run_last_and_in_slices),
         cmocka_unit_test(message_to_itself),             cmocka_unit_test(no_memory_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

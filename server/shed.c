@@ -1,0 +1,133 @@
+#include "server/shed.h"
+
+#include <stdio.h>
+
+#include "proto/base/mem.h"
+#include "proto/grpc.h"
+#include "server/call.h"
+#include "server/core.h"
+#include "server/methods.h"
+#include "server/node.h"
+
+/* How a flood is answered
+ *
+ *   HEADERS --> call_begin --> shed_judge --full--> shed_answer: a header block that was made at start; the stream is forgotten, the call goes back to its pool
+ *                                  '--room--> shed_enter ... the message, decode, check, op, answer ... shed_leave
+ *
+ * The header block is one of DELAYS: HPACK's table on the connection learns them, so a refusal is some 10 bytes. Counting is by calls over the whole node in one
+ * atomic word; the limit is the sum of the engines' (core.c adds it up once a turn). A batch counts as one here; its parts are counted at the engine's door. */
+
+enum { DELAYS = 8, DELAY_MS_MIN = 100, DELAY_MS_STEP = 25, DETAILS_ARENA_BYTES = 64 << 10, TEXT_BYTES_MAX = 128 };
+
+struct refusal {
+    struct slice details; /* google.rpc.Status, base64 */
+    struct slice message; /* percent-encoded */
+    char delay[8];
+};
+
+struct shed {
+    struct core *core;
+    uint64_t *inside, own_inside; /* writes that were let in: the node's count, relaxed atomic; a core without a node (tests) counts by itself */
+    uint64_t draw;
+    struct arena arena;
+    struct refusal refusals[SHED_REASON_COUNT][DELAYS];
+};
+
+static const char *const texts[SHED_REASON_COUNT] = {
+    [SHED_QUEUE] = "overloaded: as many writes are under way as can be done in time",
+    [SHED_DEADLINE] = "overloaded: writes wait for longer now than this call's deadline allows",
+    [SHED_CALLS] = "overloaded: too many calls in flight",
+};
+static const enum metric metrics[SHED_REASON_COUNT] = {[SHED_QUEUE] = METRIC_SHED_QUEUE, [SHED_DEADLINE] = METRIC_SHED_DEADLINE, [SHED_CALLS] = METRIC_SHED_CALLS};
+
+enum shed_class shed_class_of(const struct method *m) {
+    switch (m->row) {
+    case METHOD_ROW_OrderService_CreateOrder:
+    case METHOD_ROW_OrderService_BatchCreateOrders:
+    case METHOD_ROW_OrderService_TransitionOrder:
+    case METHOD_ROW_OrderService_BatchTransitionOrders:
+    case METHOD_ROW_OrderService_UpdateOrder:
+    case METHOD_ROW_OrderService_SetOrderTimer:
+    case METHOD_ROW_OrderService_CancelOrderTimer:
+    case METHOD_ROW_OrderService_GetRequestOutcome: /* it goes through the log */
+    case METHOD_ROW_OrderService_ImportOrders: return SHED_WRITE;
+    case METHOD_ROW_HealthCheck:
+    case METHOD_ROW_HealthWatch:
+    case METHOD_ROW_Reflection:
+    case METHOD_ROW_ReflectionAlpha: return SHED_RESERVED;
+    default: return m->row >= METHOD_ROW_AdminService_GetTopology && m->row <= METHOD_ROW_AdminService_ListResources ? SHED_RESERVED : SHED_OTHER;
+    }
+}
+
+static bool refusal_make(struct shed *s, struct refusal *r, const char *text, uint32_t delay_ms) {
+    struct failure f;
+    char encoded[3 * TEXT_BYTES_MAX];
+    failure_init(&f, &s->arena);
+    failure_set(&f, STATUS_OVERLOADED, "%s", text);
+    f.retry_delay_ms = delay_ms;
+    struct slice raw = failure_encode(&f);
+    char *base64 = raw.len ? arena_alloc(&s->arena, BASE64_LEN(raw.len)) : NULL;
+    if (!base64) return false;
+    r->details = slice_of(base64, base64_encode(raw, base64));
+    r->message = arena_copy(&s->arena, slice_of(encoded, grpc_percent_encode(slice_str(text), encoded)));
+    snprintf(r->delay, sizeof r->delay, "%u", delay_ms);
+    return r->message.data != NULL;
+}
+
+struct shed *shed_new(struct core *core) {
+    struct shed *s = mem_new(struct shed);
+    if (!s) return NULL;
+    s->core = core;
+    s->inside = core->node ? &core->node->writes_inside : &s->own_inside;
+    arena_init(&s->arena, DETAILS_ARENA_BYTES);
+    for (int why = SHED_NOT + 1; why < SHED_REASON_COUNT; why++) {
+        for (uint32_t i = 0; i < DELAYS; i++) {
+            if (!refusal_make(s, &s->refusals[why][i], texts[why], DELAY_MS_MIN + DELAY_MS_STEP * i)) return shed_free(s), NULL;
+        }
+    }
+    return s;
+}
+
+void shed_free(struct shed *s) {
+    if (!s) return;
+    check(s->own_inside == 0);
+    arena_fini(&s->arena);
+    mem_free(s);
+}
+
+enum shed_reason shed_judge(const struct shed *s, enum shed_class class, uint64_t deadline_ns, bool calls_full) {
+    const struct core *core = s->core;
+    if (class == SHED_RESERVED) return SHED_NOT;
+    if (calls_full) return SHED_CALLS;
+    if (class != SHED_WRITE || !core->write_limit_all) return SHED_NOT;
+    if (__atomic_load_n(s->inside, __ATOMIC_RELAXED) >= core->write_limit_all) return SHED_QUEUE;
+    /* Only when they really wait: a short deadline on an idle server may well be met. */
+    if (deadline_ns && core->write_delay_least_ns > core->write_target_ns / 2 && core->now_ns + core->write_delay_least_ns >= deadline_ns) return SHED_DEADLINE;
+    return SHED_NOT;
+}
+
+/* xorshift (Marsaglia, 2003): any spread will do. */
+static uint32_t draw(struct shed *s) {
+    uint64_t x = s->draw ? s->draw : 0x9e3779b97f4a7c15ull + s->core->id;
+    x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+    s->draw = x;
+    return (uint32_t)(x >> 33);
+}
+
+void shed_answer(struct shed *s, struct h2_stream *stream, enum shed_reason why) {
+    const struct refusal *r = &s->refusals[why][draw(s) % DELAYS];
+    const struct h2_field fields[] = {
+        {SLICE_LIT(":status"), SLICE_LIT("200")}, {SLICE_LIT("content-type"), SLICE_LIT("application/grpc")}, {SLICE_LIT("grpc-status"), SLICE_LIT("8")},
+        {SLICE_LIT("grpc-message"), r->message},  {SLICE_LIT("grpc-status-details-bin"), r->details},         {SLICE_LIT("grpc-retry-pushback-ms"), slice_str(r->delay)},
+    };
+    static_assert(GRPC_RESOURCE_EXHAUSTED == 8, "as spelled above");
+    h2_send_end_borrowed(stream, fields, ARRAY_LEN(fields));
+    metric_add(&s->core->metrics, metrics[why], 1);
+    s->core->shed_count++;
+}
+
+void shed_enter(struct shed *s) { (void)__atomic_add_fetch(s->inside, 1, __ATOMIC_RELAXED); }
+void shed_leave(struct shed *s) {
+    uint64_t left = __atomic_sub_fetch(s->inside, 1, __ATOMIC_RELAXED);
+    check(left < UINT64_MAX / 2);
+}

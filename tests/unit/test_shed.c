@@ -1,0 +1,171 @@
+/* server/shed.h over HTTP/2 from memory: who is refused at the door, with which words, and that it costs nothing to keep. */
+#include "tests/lib/test.h"
+
+#include "tests/lib/h2_world.h"
+
+#include "server/methods.h"
+#include "server/shed.h"
+
+#define TOPOLOGY "/orderdb.v1.AdminService/GetTopology"
+
+static struct world w;
+
+static int open_world(void **state) {
+    world_open(&w);
+    return 0;
+}
+static int close_world(void **state) {
+    world_close(&w);
+    return 0;
+}
+
+static uint64_t count(enum metric m) { return metric_load(&w.core.metrics.values[m]); }
+
+static void assert_overloaded(const struct answer *a) {
+    struct arena arena;
+    struct details d;
+    uint8_t raw[4096];
+    arena_init(&arena, 64 * KIB);
+    assert_true(a->closed);
+    assert_int_equal(atoi(a->grpc_status), GRPC_RESOURCE_EXHAUSTED);
+    ssize_t n = base64_decode(slice_str(a->details), raw);
+    assert_true(n > 0);
+    assert_true(details_decode(slice_of(raw, (size_t)n), &arena, &d));
+    assert_string_equal(d.reason, "OVERLOADED");
+    assert_true(d.retry_delay_ms >= 100);
+    assert_true(d.retry_delay_ms <= 275);
+    assert_int_equal(d.retry_delay_ms, atoi(a->pushback));
+    arena_fini(&arena);
+}
+
+static enum shed_class class_of(const char *path) { return shed_class_of(method_find(slice_str(path))); }
+
+static void test_what_a_method_is_to_the_door(void **state) {
+    static const char *const writes[] = {SVC "CreateOrder", SVC "BatchCreateOrders", SVC "TransitionOrder", SVC "BatchTransitionOrders", SVC "UpdateOrder", SVC "GetRequestOutcome",
+                                         SVC "ImportOrders"};
+    static const char *const reserved[] = {TOPOLOGY, "/orderdb.v1.AdminService/ApplyResource", "/orderdb.v1.AdminService/ListResources", "/grpc.health.v1.Health/Check",
+                                           "/grpc.health.v1.Health/Watch", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"};
+    static const char *const others[] = {SVC "GetOrder", SVC "BatchGetOrders", SVC "ListOrders", SVC "ListOrderHistory", "/orderdb.v1.StreamService/Subscribe"};
+    for (size_t i = 0; i < ARRAY_LEN(writes); i++) assert_int_equal(class_of(writes[i]), SHED_WRITE);
+    for (size_t i = 0; i < ARRAY_LEN(reserved); i++) assert_int_equal(class_of(reserved[i]), SHED_RESERVED);
+    for (size_t i = 0; i < ARRAY_LEN(others); i++) assert_int_equal(class_of(others[i]), SHED_OTHER);
+}
+
+static void test_writes_beyond_the_limit_are_refused_until_one_is_done(void **state) {
+    w.core.write_limit_all = 2;
+    world_call(&w, SVC "TransitionOrder", "a");
+    world_call(&w, SVC "TransitionOrder", "b");
+    assert_int_equal(w.away_count, 2);
+    assert_overloaded(world_call(&w, SVC "TransitionOrder", "c"));
+    assert_overloaded(world_call(&w, SVC "CreateOrder", "d"));
+    assert_int_equal(count(METRIC_SHED_QUEUE), 2);
+    world_call(&w, SVC "GetOrder", "reads go on");
+    assert_int_equal(w.away_count, 3);
+    assert_true(answer_is(world_call(&w, TOPOLOGY, "operators get in"), "operators get in"));
+    world_home(&w);
+    world_pump(&w);
+    assert_true(answer_is(&w.answers[0], "home"));
+    assert_true(answer_is(world_call(&w, SVC "CreateOrder", "e"), "e"));
+    assert_true(answer_is(world_call(&w, SVC "CreateOrder", "f"), "f"));
+}
+
+/* It leaves the queue when it is out of the engine, not when somebody stopped waiting for it. */
+static void test_a_write_that_was_abandoned_still_stands_in_the_queue(void **state) {
+    w.core.write_limit_all = 1;
+    struct answer *a = world_call(&w, SVC "TransitionOrder", "a");
+    assert_int_equal(nghttp2_submit_rst_stream(w.client, NGHTTP2_FLAG_NONE, a->id, NGHTTP2_CANCEL), 0);
+    world_pump(&w);
+    assert_overloaded(world_call(&w, SVC "TransitionOrder", "b"));
+    world_home(&w);
+    assert_true(answer_is(world_call(&w, SVC "CreateOrder", "c"), "c"));
+}
+
+static void test_a_refusal_takes_no_message_and_no_call(void **state) {
+    w.core.write_limit_all = 1;
+    world_call(&w, SVC "TransitionOrder", "a");
+    uint32_t live = w.core.calls_live;
+    size_t bytes = calls_memory_bytes(w.core.calls);
+    struct answer *a = world_request(&w, SVC "CreateOrder", framed_text("half of a"), true, NULL, NULL);
+    const uint8_t *data;
+    for (ssize_t n; (n = nghttp2_session_mem_send(w.client, &data)) > 0;) world_feed(&w, data, (size_t)n);
+    assert_int_equal(w.core.calls_live, live); /* before the peer has taken the refusal */
+    assert_int_equal(calls_memory_bytes(w.core.calls) - calls_memory_idle_bytes(w.core.calls), bytes);
+    world_pump(&w);
+    assert_overloaded(a);
+    assert_int_equal(a->error_code, NGHTTP2_NO_ERROR); /* and told to stop sending */
+    assert_false(w.dead);
+    assert_false(w.goaway_seen);
+}
+
+static void test_a_deadline_that_cannot_be_met_is_not_waited_for(void **state) {
+    w.core.write_limit_all = 100;
+    w.core.write_target_ns = 20 * NS_PER_MS;
+    w.core.write_delay_least_ns = 30 * NS_PER_MS;
+    struct answer *hasty = world_request(&w, SVC "CreateOrder", framed_text("a"), false, "grpc-timeout", "25m");
+    struct answer *patient = world_request(&w, SVC "CreateOrder", framed_text("b"), false, "grpc-timeout", "35m");
+    world_pump(&w);
+    assert_overloaded(hasty);
+    assert_true(answer_is(patient, "b"));
+    assert_int_equal(count(METRIC_SHED_DEADLINE), 1);
+    w.core.write_delay_least_ns = 5 * NS_PER_MS; /* no overload: who knows */
+    hasty = world_request(&w, SVC "CreateOrder", framed_text("c"), false, "grpc-timeout", "4m");
+    world_pump(&w);
+    assert_true(answer_is(hasty, "c"));
+}
+
+static void test_a_message_behind_its_deadline_is_not_decoded(void **state) {
+    struct answer *a = world_request(&w, SVC "TransitionOrder", framed_text("a"), true, "grpc-timeout", "5m");
+    world_pump(&w);
+    w.core.now_ns += 6 * NS_PER_MS; /* the timer has not run yet */
+    world_more(&w, a, (struct slice){0}, false);
+    world_pump(&w);
+    assert_int_equal(atoi(a->grpc_status), GRPC_DEADLINE_EXCEEDED);
+    assert_int_equal(w.away_count, 0);
+}
+
+static void test_the_reserve_of_calls_is_for_operators(void **state) {
+    world_close(&w);
+    struct call_limits l = world_call_limits;
+    l.live_max = 3;
+    assert_true(world_open_with(&w, &world_h2_limits, &l, 0));
+    for (unsigned i = 0; i < 3; i++) world_call(&w, SVC "GetOrder", "x");
+    for (unsigned i = 0; i < 2 * CALLS_RESERVED; i++) assert_overloaded(world_call(&w, SVC "GetOrder", "x"));
+    assert_int_equal(count(METRIC_SHED_CALLS), 2 * CALLS_RESERVED);
+    assert_true(answer_is(world_call(&w, TOPOLOGY, "in"), "in"));
+    world_home(&w);
+    world_pump(&w);
+    world_call(&w, SVC "GetOrder", "x");
+    assert_int_equal(w.away_count, 3);
+}
+
+static void test_the_reserve_of_memory_is_for_operators(void **state) {
+    world_close(&w);
+    struct call_limits l = world_call_limits;
+    l.memory_bytes_max = 64 * KIB;
+    l.idle_max = 0;
+    assert_true(world_open_with(&w, &world_h2_limits, &l, 0));
+    while (!world_call(&w, SVC "GetOrder", "x")->closed) continue;
+    assert_true(answer_is(world_call(&w, TOPOLOGY, "in"), "in"));
+}
+
+static void test_those_refused_together_do_not_come_back_together(void **state) {
+    w.core.write_limit_all = 1;
+    world_call(&w, SVC "TransitionOrder", "a");
+    unsigned seen = 0;
+    for (unsigned i = 0; i < 100; i++) {
+        struct answer *a = world_call(&w, SVC "CreateOrder", "b");
+        assert_overloaded(a);
+        seen |= 1u << (atoi(a->pushback) - 100) / 25;
+    }
+    assert_int_equal(seen, 0xff);
+}
+
+int main(void) {
+#define T(f) cmocka_unit_test_setup_teardown(f, open_world, close_world)
+    const struct CMUnitTest tests[] = {
+        T(test_what_a_method_is_to_the_door), T(test_writes_beyond_the_limit_are_refused_until_one_is_done), T(test_a_write_that_was_abandoned_still_stands_in_the_queue),
+        T(test_a_refusal_takes_no_message_and_no_call), T(test_a_deadline_that_cannot_be_met_is_not_waited_for), T(test_a_message_behind_its_deadline_is_not_decoded),
+        T(test_the_reserve_of_calls_is_for_operators), T(test_the_reserve_of_memory_is_for_operators), T(test_those_refused_together_do_not_come_back_together),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
