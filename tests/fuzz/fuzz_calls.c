@@ -3,7 +3,8 @@
  * the seed of a drawn one (tests/lib/draw.h). The engine lives through many inputs, so requests meet each other's orders, ids and tokens. Shown for each:
  *   - exactly one answer: messages that frame and decode as the method's, UTF-8 throughout; or a refusal with code, reason and details that belong together;
  *   - no call is left, what was charged is given back, and the budget was never exceeded;
- *   - what was written is replayed: the same request answers the same; a read that is asked again too.
+ *   - what was written is replayed: the same request answers the same; a read that is asked again too. Now and then the power goes between the two, or while
+ *     the request is under way for the first time.
  * After some inputs the stores are walked: lists, counts and heads agree. */
 #define WORLD_REAL_HANDLERS
 #include "tests/lib/h2_world.h"
@@ -31,7 +32,7 @@ enum { WILD = 32, IN_PIECES = 64, MANY = 128 };
 struct how {
     bool raw, misframed, little_memory, timeout, wild, in_pieces, many;
 };
-enum { PARTITIONS = 2, REQUEST_BYTES_MAX = 60000, STEPS_MAX = 200000, INPUTS_PER_WALK = 400, INPUTS_PER_ENGINE = 4000 };
+enum { PARTITIONS = 2, REQUEST_BYTES_MAX = 60000, STEPS_MAX = 200000, INPUTS_PER_WALK = 400, INPUTS_PER_CRASH = 250, INPUTS_PER_ENGINE = 4000 };
 
 /* ---- methods */
 struct row {
@@ -90,13 +91,9 @@ static enum status open_store(void *ctx, uint32_t partition, uint64_t memtable_b
     return st;
 }
 
-static void server_open(void) {
+static void engine_start(void) {
     static const uint32_t partitions[PARTITIONS] = {0, 1};
     char error[256] = "";
-    server.world = sim_world_new(1);
-    server.machines = machines_new();
-    for (unsigned i = 0; i < PARTITIONS; i++) server.disks[i] = store_mem_disk_new();
-    server.disk = sim_disk_new(server.world);
     server.env = sim_env_open(server.world, server.disk);
     struct engine_config ec = {
         .node_id = 1, .partition_count = PARTITIONS, .partitions = partitions, .owned_count = PARTITIONS, .machines = server.machines, .log_live_bytes_max = 32 << 20,
@@ -107,6 +104,22 @@ static void server_open(void) {
         engine_tick(server.engine);
         sim_world_run(server.world, NS_PER_MS);
     }
+}
+
+/* The power goes, and comes again: what was not synced or flushed is lost. */
+static void engine_restart(void) {
+    sim_disk_crash(server.disk);
+    engine_close(server.engine);
+    sim_env_close(server.env);
+    engine_start();
+}
+
+static void server_open(void) {
+    server.world = sim_world_new(1);
+    server.machines = machines_new();
+    for (unsigned i = 0; i < PARTITIONS; i++) server.disks[i] = store_mem_disk_new();
+    server.disk = sim_disk_new(server.world);
+    engine_start();
     config_defaults(&config);
     node = (struct node){.config = &config, .core_count = 1, .partition_count = PARTITIONS, .machines = server.machines, .limits.requests_bytes_max = 64 << 20};
     node.identity.node_id = 1;
@@ -132,7 +145,6 @@ void mail_send_op(struct core *from, struct mail_hop *hop, struct op *op, void (
     hop->home = home;
     op->owner = hop;
     op->done = on_op_done;
-    from->engine = server.engine;
     world->away_count++;
     engine_submit(server.engine, op);
 }
@@ -144,6 +156,7 @@ static void turn(struct world *w) {
     sim_world_run(server.world, deadline <= now ? 2000 : MIN_OF(deadline - now, 200000ull));
     w->core.now_ns = sim_world_now_ns(server.world);
     timers_run(&w->core.timers, w->core.now_ns);
+    w->core.engine = server.engine;
     for (struct list *l; (l = list_pop_front(&finished)); w->away_count--) {
         struct mail_hop *hop = list_entry(l, struct mail_hop, link);
         hop->home(hop);
@@ -361,11 +374,12 @@ static size_t request_body(const struct row *row, struct how how, struct slice i
     return how.misframed ? spoil_framing(&d->random, body, len) : len;
 }
 
-/* A request and its answer; NULL: a stream that ends when its client goes. */
-static const struct answer *exchange(struct world *w, const struct row *row, struct how how, struct slice body) {
+/* A request and its answer; NULL: a stream that ends when its client goes. cut: the power goes after so many turns, and what was under way is refused; 0: it does not. */
+static const struct answer *exchange(struct world *w, const struct row *row, struct how how, struct slice body, unsigned cut) {
     struct answer *a = world_request(w, row->path, body, false, how.timeout ? "grpc-timeout" : NULL, "90u");
     world_pump(w);
     for (unsigned i = 0; i < STEPS_MAX && !a->closed; i++) {
+        if (cut && i + 1 == cut) engine_restart();
         turn(w);
         if (strcmp(row->name, "HealthWatch") == 0 && w->away_count == 0 && a->body_len) return NULL;
     }
@@ -400,8 +414,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     core_self = &w.core;
     arena_init(&arena, 512 << 20);
     ProtobufCMessage *answers[2] = {NULL, NULL};
+    unsigned crash = ++server.inputs % INPUTS_PER_CRASH;
+    if (crash == 1) exchange(&w, row, how, slice_of(body, len), 1 + (unsigned)(hash64(message) % 12)); /* whatever became of it, it is sent again */
     for (unsigned i = 0; i < 2; i++) {
-        const struct answer *a = exchange(&w, row, how, slice_of(body, len));
+        if (i && crash == INPUTS_PER_CRASH / 2) engine_restart();
+        const struct answer *a = exchange(&w, row, how, slice_of(body, len), 0);
         if (!a) break;
         if (atoi(a->grpc_status)) check_refusal(a, &arena);
         else answers[i] = check_messages(row, a, &arena);
@@ -412,8 +429,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (patient && answers[0] && !is_update_without_id(row, message, &arena)) check_again(answers[0], answers[1], &arena);
     world_close(&w);
     arena_fini(&arena);
-    if (++server.inputs % INPUTS_PER_WALK == 0)
+    if (server.inputs % INPUTS_PER_WALK == 0)
         for (unsigned i = 0; i < PARTITIONS; i++) walk_store(server.stores[i]);
-    if (server.inputs == INPUTS_PER_ENGINE) server_close();
+    if (server.inputs >= INPUTS_PER_ENGINE) server_close();
     return 0;
 }
