@@ -45,8 +45,9 @@ struct tls {
     struct buf pending;
     size_t pending_at;
     bool established, over, closed;
-    char error[ERROR_BYTES], subject[SUBJECT_BYTES];
+    char *error, *subject; /* NULL: none; most connections have neither */
 };
+static const char no_memory[] = "TLS: out of memory";
 
 static struct tls *tls_checked(struct tls *t) {
     check(t->magic == TLS_MAGIC);
@@ -266,23 +267,34 @@ void tls_free(struct tls *t) {
     if (t->ssl) SSL_free(t->ssl);
     ERR_clear_error();
     buf_fini(&t->pending);
+    if (t->error != no_memory) mem_free(t->error);
+    mem_free(t->subject);
     t->magic = 0;
     mem_free(t);
 }
 
-static bool tls_fail(struct tls *t) {
-    long verify = SSL_get_verify_result(t->ssl);
-    if (!t->error[0])
-        snprintf(t->error, sizeof t->error, "TLS: %s%s%s", first_error(), verify == X509_V_OK ? "" : ": ", verify == X509_V_OK ? "" : X509_verify_cert_error_string(verify));
+static bool fail_with(struct tls *t, const char *error) {
+    if (!t->error && !(t->error = mem_strdup(error))) t->error = (char *)no_memory;
     ERR_clear_error();
     t->over = true;
     return false;
 }
 
-static void on_established(struct tls *t) {
+static bool tls_fail(struct tls *t) {
+    long verify = SSL_get_verify_result(t->ssl);
+    char error[ERROR_BYTES];
+    snprintf(error, sizeof error, "TLS: %s%s%s", first_error(), verify == X509_V_OK ? "" : ": ", verify == X509_V_OK ? "" : X509_verify_cert_error_string(verify));
+    return fail_with(t, error);
+}
+
+/* A verified peer must not turn into an anonymous one for want of memory. */
+static bool on_established(struct tls *t) {
     t->established = true;
     X509 *peer = SSL_get0_peer_certificate(t->ssl);
-    if (peer && SSL_get_verify_result(t->ssl) == X509_V_OK) format_name(X509_get_subject_name(peer), t->subject, sizeof t->subject);
+    char subject[SUBJECT_BYTES];
+    if (!peer || SSL_get_verify_result(t->ssl) != X509_V_OK) return true;
+    format_name(X509_get_subject_name(peer), subject, sizeof subject);
+    return (t->subject = mem_strdup(subject)) ? true : fail_with(t, no_memory);
 }
 
 /* A server that chose no protocol is not one of ours. */
@@ -295,11 +307,8 @@ static bool alpn_is_h2(struct tls *t) {
 
 static bool handshake(struct tls *t) {
     int n = SSL_do_handshake(t->ssl);
-    if (n == 1 && !alpn_is_h2(t)) {
-        snprintf(t->error, sizeof t->error, "TLS: the peer does not speak h2");
-        return tls_fail(t);
-    }
-    if (n == 1) return on_established(t), true;
+    if (n == 1 && !alpn_is_h2(t)) return fail_with(t, "TLS: the peer does not speak h2");
+    if (n == 1) return on_established(t);
     return SSL_get_error(t->ssl, n) == SSL_ERROR_WANT_READ ? false : tls_fail(t);
 }
 
@@ -353,13 +362,13 @@ bool tls_encrypt(struct tls *t, struct slice plain, struct writer *w) {
 }
 
 void tls_close(struct tls *t) {
-    if (!t->established || t->closed || t->error[0]) return;
+    if (!t->established || t->closed || t->error) return;
     t->closed = true;
     ERR_clear_error();
     (void)SSL_shutdown(t->ssl); /* the alert goes to pending; the peer's own is not waited for */
     ERR_clear_error();
 }
 
-const char *tls_error(const struct tls *t) { return t->error[0] ? t->error : NULL; }
-const char *tls_peer_subject(const struct tls *t) { return t->subject; }
+const char *tls_error(const struct tls *t) { return t->error; }
+const char *tls_peer_subject(const struct tls *t) { return t->subject ? t->subject : ""; }
 size_t tls_memory_bytes(const struct tls *t) { return sizeof *t + t->pending.cap + OPENSSL_BYTES; }

@@ -528,7 +528,7 @@ static void put_input_away(struct call *call) {
 
 /* ---- the tick */
 static void run_handler(struct call *call) {
-    call->stream.waiting = false; /* it is our turn: the peer does not stall */
+    h2_wait(&call->stream, H2_WAIT_NOT); /* it is our turn: the peer does not stall */
     call->method->handler(call);
 }
 
@@ -589,7 +589,8 @@ static bool tick_stream(struct call *call) {
     if (take_message(call)) return run_handler(call), true;
     if (call->failure.status) return true; /* a bad prefix: the tick answers */
     /* Between the messages of a bidirectional stream a peer may be silent as long as it likes. */
-    if (call->method->kind == METHOD_CLIENT_STREAM || call->input.len) call->stream.waiting = true;
+    if (call->input.len) h2_wait(&call->stream, H2_WAIT_BYTES);
+    else if (call->method->kind == METHOD_CLIENT_STREAM) h2_wait(&call->stream, H2_WAIT_PEER);
     if (!call->peer_closed) return false;
     if (call->input.len) return failure_set(&call->failure, STATUS_FIELD_INVALID, "the stream ended in the middle of a message"), true;
     call_move(call, CALL_SERVE);

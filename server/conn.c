@@ -10,8 +10,10 @@
  * Life. CONN_OPEN -> CONN_CLOSING (no more input, no more h2; its calls are told) -> freed when receive, send and close have all completed.
  * Closing is shutdown + close, which ends the receive and a stuck send. Nothing closes a connection from inside h2 or a call: they set an error that the flush finds.
  *
- * One timer. It looks at everything that can be late: first request, idle, keepalive, send; stalled streams through h2_sweep. While calls are open it
+ * One timer. It looks at everything that can be late: handshake, first request, idle, keepalive, a send, half a frame; slow streams through h2_sweep. While calls are open it
  * runs every TICK; else at the one deadline that is next.
+ *
+ * What a limit ends is counted by its reason (cuts.tbl) and logged with the peer's address: conn_tell.
  *
  * TLS. Both ends of it are memory (proto/tls.h): what comes in is fed and its plain text goes on to h2; going out, h2 fills the core's one scratch buffer, which is
  * encrypted into the connection's output. h2 is not asked before the handshake has ended, which has its own time-out and its own limit.
@@ -29,20 +31,21 @@
 #include "proto/base/log.h"
 #include "proto/base/mem.h"
 #include "proto/tls.h"
+#include "server/door.h"
+#include "server/listen.h"
 #include "server/node.h"
 
-enum { CONN_MAGIC = 0x434f4e4e, OUTPUT_BYTES = 64 << 10, PLAIN_BYTES = 60 << 10, OUTPUT_IDLE_MAX = 64, STREAM_BYTES = 1024, ADDRESS_BUCKETS = 256 };
+enum { CONN_MAGIC = 0x434f4e4e, OUTPUT_BYTES = 64 << 10, PLAIN_BYTES = 60 << 10, OUTPUT_IDLE_MAX = 64, STREAM_BYTES = 1024, FRAME_BYTES_MAX = 16384 };
 static_assert(PLAIN_BYTES >= (int)H2_OUTPUT_BYTES_MIN, "h2 can always make a frame");
 static_assert(PLAIN_BYTES + (PLAIN_BYTES / 16384 + 2) * 64 <= OUTPUT_BYTES, "what h2 fills fits when it is encrypted (tls_room)");
 #define TICK_NS (2 * NS_PER_S)
+#define WARN_NS (10 * NS_PER_S)
 
 const struct conn_limits conn_limits_default = {
     .connections_max = 10000,
-    .per_address_max = 10000,
     .first_request_ns = 5 * NS_PER_S,
     .idle_ns = 600 * NS_PER_S,
     .keepalive_ns = 60 * NS_PER_S,
-    .send_ns = 30 * NS_PER_S,
     .drain_notice_ns = 500 * NS_PER_MS,
     .handshake_ns = 5 * NS_PER_S,
     .handshakes_max = 1000,
@@ -52,8 +55,10 @@ const struct conn_limits conn_limits_default = {
         .connection_window_bytes = 1 * MIB,
         .header_bytes_max = 16 * KIB,
         .memory_bytes_max = 176 * KIB,
-        .reset_burst = 1000,
-        .reset_per_s = 33,
+        .calm = {.reset_burst = 1000, .reset_per_s = 33, .control_burst = 2000, .control_per_s = 100, .ping_interval_ns = 10 * NS_PER_S, .continuations_max = 8},
+        .bytes_per_s_min = 4 * KIB,
+        .grace_ns = 10 * NS_PER_S,
+        .transfer_ns = 120 * NS_PER_S,
         .stall_ns = 30 * NS_PER_S,
     },
     .call = {
@@ -67,11 +72,13 @@ const struct conn_limits conn_limits_default = {
     },
 };
 
-/* Connections per address: 16 bytes of IPv6, or IPv4 mapped into it. */
-struct address {
-    struct list link; /* in its bucket */
-    uint8_t bytes[16];
-    uint32_t count;
+static const struct {
+    const char *action, *reason, *help;
+    bool hostile;
+} cuts[CUT_COUNT] = {
+#define CUT(id, action, reason, hostile, help) [CUT_##id] = {action, reason, help, hostile},
+#include "server/cuts.tbl"
+#undef CUT
 };
 
 struct output {
@@ -84,7 +91,8 @@ struct conns {
     struct list idle_outputs;
     uint32_t idle_output_count, output_count, handshake_count;
     uint8_t *plain; /* PLAIN_BYTES, with TLS: on the way from h2 to encryption */
-    struct list addresses[ADDRESS_BUCKETS];
+    uint64_t warned_ns; /* when a line at warn was last written; 0: never */
+    uint32_t untold;    /* hostile cuts since then */
 };
 
 enum conn_state { CONN_OPEN, CONN_CLOSING };
@@ -98,14 +106,21 @@ struct conn {
     struct h2 *h2;          /* NULL when closing */
     struct tls *tls;        /* NULL: cleartext, or closing */
     bool in_handshake;      /* counted in handshake_count */
-    struct address *address;
+    struct visitor *visitor; /* NULL: no door */
+    union {
+        struct sockaddr any;
+        struct sockaddr_in in;
+        struct sockaddr_in6 in6;
+    } peer;
     int fd;
     struct ring_op receive, send, close;
     bool receiving, sending, close_pending;
-    bool pinged, ending; /* ending: close once what h2 has is sent */
+    bool pinged, rested, ending, told; /* ending: close once what h2 has is sent; told: why, already */
     struct output *output; /* while sending */
     struct timer timer;
-    uint64_t accepted_ns, received_ns, send_begun_ns, final_ns; /* final_ns: when the second GOAWAY is due; 0: none */
+    uint64_t accepted_ns, received_ns, send_begun_ns;
+    uint64_t busy_ns;  /* when a call was last open */
+    uint64_t final_ns; /* when the second GOAWAY is due; 0: none */
 };
 
 static struct conn *conn_checked(struct conn *c) {
@@ -123,23 +138,35 @@ bool conn_open_with(struct core *core, const struct conn_limits *limits) {
     cs->plain = plain;
     cs->limits = *limits;
     list_init(&cs->idle_outputs);
-    for (size_t i = 0; i < ADDRESS_BUCKETS; i++) list_init(&cs->addresses[i]);
     core->conns = cs;
     core->calls = calls;
     return true;
 }
 
+enum { RESET_BURST_S = 30, CONTROL_BURST_S = 20 }; /* what a peer may do at once, in seconds' worth */
+
 bool conn_open(struct core *core) {
     const struct limits *l = &core->node->limits;
     struct conn_limits limits = conn_limits_default;
-    limits.connections_max = limits.per_address_max = l->connections_max;
+    limits.connections_max = l->connections_max;
     limits.first_request_ns = l->first_request_ns;
     limits.idle_ns = l->idle_ns;
+    limits.keepalive_ns = l->keepalive_ns;
+    limits.door = core->node->door;
     limits.tls = core->node->tls;
+    limits.handshake_ns = l->handshake_ns;
     limits.handshakes_max = l->handshakes_max;
     limits.h2.streams_max = l->calls_per_connection_max;
     /* As many streams may be answered at once and wait behind a send. */
     limits.h2.memory_bytes_max = MAX_OF(limits.h2.memory_bytes_max, 128 * KIB + l->calls_per_connection_max * STREAM_BYTES);
+    limits.h2.calm.reset_per_s = l->resets_per_s;
+    limits.h2.calm.reset_burst = RESET_BURST_S * l->resets_per_s;
+    limits.h2.calm.control_per_s = l->control_frames_per_s;
+    limits.h2.calm.control_burst = CONTROL_BURST_S * l->control_frames_per_s;
+    limits.h2.calm.ping_interval_ns = l->ping_interval_ns;
+    limits.h2.bytes_per_s_min = l->bytes_per_s_min;
+    limits.h2.grace_ns = l->grace_ns;
+    limits.h2.transfer_ns = l->transfer_ns;
     limits.call.live_max = l->calls_max;
     limits.call.arena_bytes_max = (uint32_t)MIN_OF(l->request_bytes_max, (size_t)UINT32_MAX);
     limits.call.memory_bytes_max = l->requests_bytes_max;
@@ -153,7 +180,6 @@ void conn_fini(struct core *core) {
     check(list_empty(&core->connections));
     for (struct list *l; (l = list_pop_front(&cs->idle_outputs));) mem_free(list_entry(l, struct output, link)), cs->output_count--;
     check(cs->output_count == 0);
-    for (size_t i = 0; i < ADDRESS_BUCKETS; i++) check(list_empty(&cs->addresses[i]));
     calls_free(core->calls);
     check(cs->handshake_count == 0);
     mem_free(cs->plain);
@@ -180,36 +206,34 @@ static void output_put(struct conns *cs, struct output *o) {
     cs->idle_output_count++;
 }
 
-/* One more of this address; NULL: too many, or no memory. */
-static struct address *address_get(struct conns *cs, const struct sockaddr_storage *peer) {
-    uint8_t bytes[16] = {0};
-    if (peer->ss_family == AF_INET6) {
-        memcpy(bytes, &((const struct sockaddr_in6 *)peer)->sin6_addr, 16);
-    } else if (peer->ss_family == AF_INET) {
-        bytes[10] = bytes[11] = 0xff;
-        memcpy(bytes + 12, &((const struct sockaddr_in *)peer)->sin_addr, 4);
-    }
-    uint32_t h = 2166136261u;
-    for (size_t i = 0; i < sizeof bytes; i++) h = (h ^ bytes[i]) * 16777619u;
-    struct list *bucket = &cs->addresses[h % ADDRESS_BUCKETS];
-    list_each(l, bucket) {
-        struct address *a = list_entry(l, struct address, link);
-        if (memcmp(a->bytes, bytes, sizeof bytes) != 0) continue;
-        if (a->count >= cs->limits.per_address_max) return NULL;
-        return a->count++, a;
-    }
-    struct address *a = mem_new(struct address);
-    if (!a) return NULL;
-    memcpy(a->bytes, bytes, sizeof bytes);
-    a->count = 1;
-    list_push_back(bucket, &a->link);
-    return a;
+/* ---- what limits end */
+
+/* One line for many: what is said at warn, an attacker can't write the log full with. */
+static void tell_hostile(struct core *core, enum cut why, const char *address) {
+    struct conns *cs = core->conns;
+    cs->untold++;
+    if (cs->warned_ns && core->now_ns - cs->warned_ns < WARN_NS) return;
+    log_warn("peers broke limits", "core=%u count=%u last=%s action=%s reason=%s what=\"%s\"", core->id, cs->untold, address, cuts[why].action, cuts[why].reason, cuts[why].help);
+    cs->warned_ns = core->now_ns;
+    cs->untold = 0;
 }
 
-static void address_put(struct address *a) {
-    if (!a || --a->count > 0) return;
-    list_remove(&a->link);
-    mem_free(a);
+static void tell_of(struct core *core, enum cut why, const struct sockaddr *peer) {
+    char address[ADDRESS_TEXT_BYTES];
+    address_format((const struct sockaddr_storage *)peer, address);
+    log_debug("peer broke a limit", "core=%u peer=%s action=%s reason=%s", core->id, address, cuts[why].action, cuts[why].reason);
+    if (cuts[why].hostile) tell_hostile(core, why, address);
+}
+
+static void conn_tell(struct conn *c, enum cut why) {
+    metric_cut(&c->core->metrics, why);
+    tell_of(c->core, why, &c->peer.any);
+}
+
+/* How long a peer may take for so many bytes. */
+static uint64_t patience_ns(const struct conn *c, uint64_t bytes) {
+    const struct h2_limits *l = &c->core->conns->limits.h2;
+    return l->grace_ns + bytes * NS_PER_S / l->bytes_per_s_min;
 }
 
 /* ---- life */
@@ -220,7 +244,7 @@ static void conn_free_when_idle(struct conn *c) {
     timer_clear(&c->core->timers, &c->timer);
     list_remove(&c->link);
     list_remove(&c->flush_link);
-    address_put(c->address);
+    if (c->visitor) door_leave(c->core->conns->limits.door, c->visitor, c->core->now_ns);
     check(c->core->connection_count > 0);
     c->core->connection_count--;
     c->magic = 0;
@@ -239,6 +263,7 @@ static void handshake_over(struct conn *c) {
     c->in_handshake = false;
     check(c->core->conns->handshake_count > 0);
     c->core->conns->handshake_count--;
+    if (c->visitor) door_handshake_over(c->core->conns->limits.door, c->visitor);
     bool ok = tls_established(c->tls);
     metric_add(&c->core->metrics, ok ? METRIC_TLS_HANDSHAKES : METRIC_TLS_FAILED, 1);
 }
@@ -268,24 +293,27 @@ static void conn_want_flush(void *owner) {
 /* ---- time */
 static uint64_t conn_deadline(const struct conn *c) {
     const struct conn_limits *l = &c->core->conns->limits;
-    uint64_t now = c->core->now_ns, at = c->received_ns + l->idle_ns;
+    uint64_t now = c->core->now_ns, at = c->busy_ns + l->idle_ns, frame_ns = h2_frame_begun_ns(c->h2);
     if (c->ending) return now + TICK_NS; /* for the last words */
     if (!h2_requests(c->h2)) at = MIN_OF(at, c->accepted_ns + l->first_request_ns);
     if (c->in_handshake) at = MIN_OF(at, c->accepted_ns + l->handshake_ns);
     if (h2_open_streams(c->h2) || c->sending) at = MIN_OF(at, now + TICK_NS);
+    else if (!c->rested && !c->in_handshake) at = MIN_OF(at, MAX_OF(c->received_ns, c->busy_ns) + TICK_NS);
+    if (frame_ns) at = MIN_OF(at, frame_ns + patience_ns(c, FRAME_BYTES_MAX));
     if (c->final_ns) at = MIN_OF(at, c->final_ns);
     return MAX_OF(at, now + 1);
 }
 
-/* What is late now, in words; NULL: nothing. */
-static const char *conn_late(struct conn *c) {
+/* What is late now; CUT_NONE: nothing. */
+static enum cut conn_late(struct conn *c) {
     const struct conn_limits *l = &c->core->conns->limits;
-    uint64_t now = c->core->now_ns;
-    if (c->in_handshake && now >= c->accepted_ns + l->handshake_ns) return "no TLS handshake in time";
-    if (!h2_requests(c->h2) && now >= c->accepted_ns + l->first_request_ns) return "no request came in time";
-    if (c->sending && now >= c->send_begun_ns + l->send_ns) return "the peer takes no bytes";
-    if (h2_open_streams(c->h2)) return now >= c->received_ns + 2 * l->keepalive_ns ? "a ping was not answered" : NULL;
-    return now >= c->received_ns + l->idle_ns ? "idle" : NULL;
+    uint64_t now = c->core->now_ns, frame_ns = h2_frame_begun_ns(c->h2);
+    if (c->in_handshake && now >= c->accepted_ns + l->handshake_ns) return CUT_HANDSHAKE_LATE;
+    if (!h2_requests(c->h2) && now >= c->accepted_ns + l->first_request_ns) return CUT_FIRST_REQUEST_LATE;
+    if (c->sending && now >= c->send_begun_ns + patience_ns(c, OUTPUT_BYTES)) return CUT_SLOW_READER;
+    if (frame_ns && now >= frame_ns + patience_ns(c, FRAME_BYTES_MAX)) return CUT_SLOW_FRAME;
+    if (h2_open_streams(c->h2)) return now >= c->received_ns + 2 * l->keepalive_ns ? CUT_PING_UNANSWERED : CUT_NONE;
+    return now >= c->busy_ns + l->idle_ns ? CUT_IDLE : CUT_NONE;
 }
 
 static void conn_set_timer(struct conn *c) {
@@ -296,11 +324,13 @@ static void on_timer(struct timer *t) {
     struct conn *c = conn_checked(container_of(t, struct conn, timer));
     const struct conn_limits *l = &c->core->conns->limits;
     uint64_t now = c->core->now_ns;
-    const char *late = conn_late(c);
+    enum cut late = conn_late(c);
+    if (c->ending && (late || now >= c->send_begun_ns + patience_ns(c, OUTPUT_BYTES))) return conn_close(c, "the peer does not take the last words");
     if (late) {
         metric_add(&c->core->metrics, METRIC_CONNECTIONS_TIMED_OUT, 1);
-        if (c->sending || c->ending) return conn_close(c, late);
-        c->ending = true; /* GOAWAY first, then close: the peer knows that nothing was lost */
+        conn_tell(c, late);
+        if (c->sending) return conn_close(c, cuts[late].help);
+        c->told = c->ending = true; /* GOAWAY first, then close: the peer knows that nothing was lost */
         c->send_begun_ns = now;
         h2_drain_final(c->h2);
         conn_want_flush(c);
@@ -308,9 +338,12 @@ static void on_timer(struct timer *t) {
     }
     if (c->final_ns && now >= c->final_ns) c->final_ns = 0, h2_drain_final(c->h2);
     if (h2_open_streams(c->h2)) {
-        h2_sweep(c->h2);
+        c->busy_ns = now;
+        enum cut slow = h2_sweep(c->h2);
+        if (slow) tell_of(c->core, slow, &c->peer.any);
         if (!c->pinged && now >= c->received_ns + l->keepalive_ns) c->pinged = true, h2_ping(c->h2);
     }
+    if (!h2_open_streams(c->h2) && !c->sending && !c->rested && !c->in_handshake && now >= MAX_OF(c->received_ns, c->busy_ns) + TICK_NS) c->rested = true, h2_rest(c->h2);
     conn_set_timer(c);
 }
 
@@ -331,6 +364,7 @@ static void conn_input(struct conn *c, struct slice bytes) {
         handshake_over(c);
     }
     if ((requests == 0) != (h2_requests(c->h2) == 0)) conn_set_timer(c); /* the first request has come: idle and keepalive from now on */
+    if (h2_frame_begun_ns(c->h2) && c->timer.deadline_ns > c->core->now_ns + patience_ns(c, FRAME_BYTES_MAX)) conn_set_timer(c);
     conn_want_flush(c);
 }
 
@@ -384,9 +418,13 @@ static bool conn_wants_farewell(struct conn *c) {
     return c->tls && tls_wants_output(c->tls);
 }
 
-/* Why it ends, when that is not in order. */
-static const char *conn_error(const struct conn *c) {
+/* It ends: why, when that is not in order. */
+static const char *conn_error(struct conn *c) {
     const char *error = c->tls ? tls_error(c->tls) : NULL;
+    enum cut why = error ? CUT_HANDSHAKE_FAILED : h2_fault(c->h2);
+    if (!why) return NULL;
+    if (!c->told) conn_tell(c, why), metric_add(&c->core->metrics, METRIC_CONNECTIONS_ABUSED, 1);
+    c->told = true;
     return error ? error : h2_error(c->h2);
 }
 
@@ -404,6 +442,7 @@ static void on_sent(struct ring_op *op, int32_t result, bool more) {
 
 static void conn_flush(struct conn *c) {
     if (c->state != CONN_OPEN || c->sending) return; /* on_sent comes back to it */
+    if (h2_open_streams(c->h2)) c->busy_ns = c->core->now_ns;
     struct output *o = NULL;
     size_t len = 0;
     bool over = c->ending || h2_finished(c->h2);
@@ -417,7 +456,6 @@ static void conn_flush(struct conn *c) {
         output_put(c->core->conns, o);
         if (c->ending || h2_finished(c->h2)) {
             const char *error = conn_error(c);
-            if (error) metric_add(&c->core->metrics, METRIC_CONNECTIONS_ABUSED, 1);
             conn_close(c, error ? error : "done");
         }
         return;
@@ -426,6 +464,7 @@ static void conn_flush(struct conn *c) {
     c->sending = true;
     c->send.done = on_sent;
     c->send_begun_ns = c->core->now_ns;
+    c->rested = false;
     ring_send(c->core->ring, &c->send, c->fd, o->data, len);
     if (c->timer.deadline_ns > c->core->now_ns + TICK_NS) conn_set_timer(c);
 }
@@ -435,38 +474,53 @@ void conn_flush_all(struct core *core) {
 }
 
 /* ---- the door */
+static enum cut door_admits(struct core *core, const struct sockaddr_storage *peer, struct visitor **visitor) {
+    struct conns *cs = core->conns;
+    const struct conn_limits *l = &cs->limits;
+    if (core->draining) return CUT_REFUSED_DRAINING;
+    if (core->connection_count >= l->connections_max) return CUT_REFUSED_CONNECTIONS;
+    if (l->tls && cs->handshake_count >= l->handshakes_max) return CUT_REFUSED_HANDSHAKES;
+    return l->door ? door_enter(l->door, peer, l->tls != NULL, core->now_ns, visitor) : CUT_NONE;
+}
+
 static struct conn *conn_new(struct core *core, int fd, const struct sockaddr_storage *peer) {
     struct conns *cs = core->conns;
-    if (core->draining || core->connection_count >= cs->limits.connections_max) return NULL;
-    if (cs->limits.tls && cs->handshake_count >= cs->limits.handshakes_max) return NULL;
     struct conn *c = mem_new(struct conn);
     if (!c) return NULL;
     c->magic = CONN_MAGIC;
     c->core = core;
     c->fd = fd;
-    c->accepted_ns = c->received_ns = core->now_ns;
+    memcpy(&c->peer, peer, sizeof c->peer);
+    c->accepted_ns = c->received_ns = c->busy_ns = core->now_ns;
     c->timer.fire = on_timer;
     list_init(&c->link);
     list_init(&c->flush_link);
-    c->address = address_get(cs, peer);
-    c->h2 = c->address ? h2_new(core, &cs->limits.h2, conn_want_flush, c) : NULL;
+    c->h2 = h2_new(core, &cs->limits.h2, conn_want_flush, c);
     if (c->h2 && cs->limits.tls) c->tls = tls_new(cs->limits.tls, NULL), c->in_handshake = c->tls != NULL;
     if (c->h2 && (c->tls || !cs->limits.tls) && timer_set(&core->timers, &c->timer, conn_deadline(c))) return cs->handshake_count += c->in_handshake, c;
     tls_free(c->tls);
     list_remove(&c->flush_link);
     h2_free(c->h2);
-    address_put(c->address);
     mem_free(c);
     return NULL;
 }
 
 void conn_accept(struct core *core, int fd, const struct sockaddr_storage *peer) {
-    struct conn *c = conn_new(core, fd, peer);
+    struct conns *cs = core->conns;
+    struct visitor *visitor = NULL;
+    enum cut why = door_admits(core, peer, &visitor);
+    struct conn *c = why ? NULL : conn_new(core, fd, peer);
     if (!c) {
+        if (!why) why = CUT_REFUSED_MEMORY;
+        if (visitor && cs->limits.tls) door_handshake_over(cs->limits.door, visitor);
+        if (visitor) door_leave(cs->limits.door, visitor, core->now_ns);
         metric_add(&core->metrics, METRIC_CONNECTIONS_REFUSED, 1);
+        metric_cut(&core->metrics, why);
+        tell_of(core, why, (const struct sockaddr *)peer);
         close(fd);
         return;
     }
+    c->visitor = visitor;
     int on = 1;
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* we gather by ourselves; a peer on a Unix socket has no such thing */
     metric_add(&core->metrics, METRIC_CONNECTIONS_ACCEPTED, 1);

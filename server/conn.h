@@ -11,16 +11,16 @@
 struct core;
 struct core_hooks;
 struct sockaddr_storage;
+struct door;
 struct tls_source;
 
 struct conn_limits {
-    uint32_t connections_max;     /* of this core */
-    uint32_t per_address_max;     /* of this core and one address */
+    uint32_t connections_max;     /* of this core; the door has one for all */
     uint64_t first_request_ns;    /* from accept to the first whole header block */
-    uint64_t idle_ns;             /* a connection without calls and bytes */
+    uint64_t idle_ns;             /* a connection without calls, whatever else comes */
     uint64_t keepalive_ns;        /* a connection with calls and without bytes is pinged after this, and closed after as much again */
-    uint64_t send_ns;             /* a send that the peer does not take */
     uint64_t drain_notice_ns;     /* between the two GOAWAYs */
+    struct door *door;            /* addresses, with all cores; NULL: everybody is welcome */
     struct tls_source *tls;       /* NULL: cleartext */
     uint64_t handshake_ns;        /* from accept to the end of TLS's handshake */
     uint32_t handshakes_max;      /* of this core at once: half-open ones cost CPU and memory, and nobody has shown who he is */

@@ -13,9 +13,9 @@
  * Windows: automatic updates are off. The connection's window is opened as soon as bytes arrive (one held stream must not stop the others; what it can hold
  * back is bounded by its own window); a stream's window when call says h2_consume.
  *
- * Hostile peers: nghttp2 bounds SETTINGS, CONTINUATION, acknowledgements and incoming resets. It does not count the resets that a peer provokes
- * (CVE-2025-8671): on_frame_sent does, with the same bucket. Memory is a counted heap with a cap; beyond it nghttp2 sees a failed allocation and the
- * connection ends. SETTINGS_NO_RFC7540_PRIORITIES is not sent: with it, 1.52 frees a DATA item twice when the push onto its own
+ * Hostile peers: calm.h counts frame heads before nghttp2 sees the frames, and the resets that a peer provokes (CVE-2025-8671); h2_condemn is what follows: GOAWAY, and not a byte more
+ * either way. nghttp2's own bounds (SETTINGS entries, CONTINUATION, acknowledgements unsent, incoming resets) are a second line. Memory is a counted heap with a cap; beyond it nghttp2 sees a
+ * failed allocation and the connection ends. Slow peers: h2_sweep. SETTINGS_NO_RFC7540_PRIORITIES is not sent: with it, 1.52 frees a DATA item twice when the push onto its own
  * queue finds no memory (test_the_nth_allocation_fails finds it). A reset stream's call counts against the connection until its op is home (calls_max). */
 #include "server/h2.h"
 
@@ -25,8 +25,16 @@
 #include "proto/base/mem.h"
 #include "server/core.h"
 
-enum { FRAME_HEAD = 9, FRAME_ROOM = H2_OUTPUT_BYTES_MIN / 2, HEAP_HEAD = 16, OUTBOUND_ACK_MAX = 128, CONTINUATION_MAX = 8, SETTINGS_MAX = 32, INFLATE_TABLE_BYTES = 4096 };
+enum { FRAME_HEAD = 9, FRAME_BUFFER_BYTES = 16384, FRAME_ROOM = H2_OUTPUT_BYTES_MIN / 2, OUTBOUND_ACK_MAX = 128, SETTINGS_MAX = 32, INFLATE_TABLE_BYTES = 4096, HEADER_FIELD_BYTES = 32, HEADER_PATIENCE = 4, DEFLATE_TABLE_BYTES = 1024 };
 static_assert(FRAME_ROOM >= 16384 + 9, "one frame of the default size fits");
+/* A connection that moves so many times the least rate is not slow, however its peer shares it out among streams. */
+enum { FAST_STREAMS = 16 };
+
+/* What went through a connection one way, in pieces of grace_ns. */
+struct flow {
+    uint64_t bytes;
+    bool fast; /* the last piece was */
+};
 
 struct h2 {
     struct core *core;
@@ -38,31 +46,36 @@ struct h2 {
     uint32_t call_count, open_count;
     uint64_t requests;
     size_t heap_bytes;
+    void *frames; /* the session's first large block: where it makes frames, one after the other, each copied out at once */
     struct list sent;   /* h2_stream.sent_link */
-    struct writer *out; /* while h2_output runs */
+    struct writer *out_writer; /* while h2_output runs */
     const char *error;  /* the first fatal error: no more bytes */
     const char *ended;  /* what the peer was told by GOAWAY, when it was its fault */
-    bool draining, goaway_sent;
+    enum cut fault;     /* of either */
+    bool draining, goaway_sent, condemned, over; /* condemned: the GOAWAY is on its way; over: it went */
     /* Where frames begin in what comes in (h2_feed). */
     uint8_t head[FRAME_HEAD];
     size_t head_len, pass_bytes, skip_bytes; /* of a head that is not whole; of the preface or a payload that goes on; of one that is left out */
     uint32_t last_id;                        /* the highest stream that HEADERS opened */
-    /* Token bucket of provoked resets. */
-    uint64_t reset_tokens, reset_filled_ns;
+    bool in_block;                           /* between HEADERS and END_HEADERS */
+    uint64_t frame_ns;                       /* when the frame or header block that is not whole began */
+    uint64_t header_bytes;                   /* decoded, of the header block that comes in */
+    struct calm calm;
+    struct flow in, out;
+    uint64_t flow_ns, output_ns; /* when this piece of both began; when we could last write */
 };
 
-/* ---- nghttp2's heap: counted per connection. The size stands before the block, for nghttp2's free does not tell it. */
+/* ---- nghttp2's heap: counted per connection, as the allocator sees it. A head of our own before each block would tell its size as well, but push tables of 1 and 4 KiB
+ * into the next size class. */
 static void *heap_realloc(void *old, size_t bytes, struct h2 *h2) {
-    uint8_t *block = old ? (uint8_t *)old - HEAP_HEAD : NULL;
-    size_t old_bytes = 0;
-    if (block) memcpy(&old_bytes, block, sizeof old_bytes);
+    size_t old_bytes = old ? mem_usable_bytes(old) : 0;
     check(old_bytes <= h2->heap_bytes);
     if (bytes > h2->limits.memory_bytes_max || h2->heap_bytes - old_bytes + bytes > h2->limits.memory_bytes_max) return NULL;
-    block = mem_realloc(block, HEAP_HEAD + bytes);
-    if (!block) return NULL;
-    memcpy(block, &bytes, sizeof bytes);
-    h2->heap_bytes += bytes - old_bytes;
-    return block + HEAP_HEAD;
+    bool is_frames = !old && bytes >= FRAME_BUFFER_BYTES && !h2->frames;
+    void *block = is_frames ? mem_alloc_aligned(MEM_PAGE_BYTES, bytes) : mem_realloc(old, bytes);
+    if (block && is_frames) h2->frames = block;
+    if (block) h2->heap_bytes += mem_usable_bytes(block) - old_bytes;
+    return block;
 }
 static void *heap_malloc_cb(size_t bytes, void *h2) { return heap_realloc(NULL, bytes, h2); }
 static void *heap_realloc_cb(void *p, size_t bytes, void *h2) { return heap_realloc(p, bytes, h2); }
@@ -74,21 +87,37 @@ static void *heap_calloc_cb(size_t n, size_t bytes, void *h2) {
 static void heap_free_cb(void *p, void *user) {
     struct h2 *h2 = user;
     if (!p) return;
-    size_t bytes;
-    memcpy(&bytes, (uint8_t *)p - HEAP_HEAD, sizeof bytes);
+    size_t bytes = mem_usable_bytes(p);
     check(bytes <= h2->heap_bytes);
     h2->heap_bytes -= bytes;
-    mem_free((uint8_t *)p - HEAP_HEAD);
+    if (p == h2->frames) h2->frames = NULL;
+    mem_free(p);
 }
 
-static void h2_set_error(struct h2 *h2, const char *error) {
-    if (!h2->error) h2->error = error;
+static enum cut fault_of(int rv) {
+    if (rv == NGHTTP2_ERR_NOMEM) return CUT_CONNECTION_MEMORY;
+    return rv == NGHTTP2_ERR_FLOODED ? CUT_CONTROL_FRAMES : CUT_PROTOCOL;
+}
+static void h2_set_error(struct h2 *h2, int rv) {
+    if (!h2->error) h2->error = nghttp2_strerror(rv);
+    if (!h2->fault) h2->fault = fault_of(rv);
     h2->on_output(h2->owner); /* the flush sees that it is finished */
 }
 /* nghttp2's return of a submit: what fails for lack of memory ends the connection. */
 static void h2_check_submit(struct h2 *h2, int rv) {
-    if (rv < 0 && nghttp2_is_fatal(rv)) h2_set_error(h2, nghttp2_strerror(rv));
+    if (rv < 0 && nghttp2_is_fatal(rv)) h2_set_error(h2, rv);
     h2->on_output(h2->owner);
+}
+
+/* The peer broke a limit: it is told, and that is all. */
+static void h2_condemn(struct h2 *h2, enum cut why) {
+    if (h2->condemned || h2->error) return;
+    const char *text = calm_text(why);
+    h2->condemned = h2->goaway_sent = h2->draining = true;
+    h2->fault = why;
+    h2->ended = text;
+    int32_t last = nghttp2_session_get_last_proc_stream_id(h2->session);
+    h2_check_submit(h2, nghttp2_submit_goaway(h2->session, NGHTTP2_FLAG_NONE, last, NGHTTP2_ENHANCE_YOUR_CALM, (const uint8_t *)text, strlen(text)));
 }
 
 /* ---- callbacks: in */
@@ -98,19 +127,13 @@ static struct h2_stream *stream_of(struct h2 *h2, int32_t id) {
     return s;
 }
 
-/* One provoked reset or invalid frame. Beyond the bucket the connection ends with ENHANCE_YOUR_CALM. */
-static void h2_count_reset(struct h2 *h2) {
-    uint64_t now = h2->core->now_ns, seconds = now > h2->reset_filled_ns ? (now - h2->reset_filled_ns) / NS_PER_S : 0;
-    if (seconds) {
-        h2->reset_tokens = MIN_OF(h2->limits.reset_burst, h2->reset_tokens + MIN_OF(seconds, UINT32_MAX) * h2->limits.reset_per_s);
-        h2->reset_filled_ns += seconds * NS_PER_S;
-    }
-    if (h2->reset_tokens) h2->reset_tokens--;
-    else if (!h2->goaway_sent) h2->goaway_sent = true, h2_check_submit(h2, nghttp2_session_terminate_session(h2->session, NGHTTP2_ENHANCE_YOUR_CALM));
+static void h2_judge(struct h2 *h2, enum cut why) {
+    if (why) h2_condemn(h2, why);
 }
 
 static int on_begin_headers_cb(nghttp2_session *session, const nghttp2_frame *frame, void *user) {
     struct h2 *h2 = user;
+    h2->header_bytes = 0;
     if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST) return 0;
     struct h2_stream *s = h2->call_count < 2 * h2->limits.streams_max ? call_begin(h2->core) : NULL;
     if (!s) { /* REFUSED_STREAM says that nothing was done: clients retry elsewhere by themselves */
@@ -119,21 +142,25 @@ static int on_begin_headers_cb(nghttp2_session *session, const nghttp2_frame *fr
     }
     s->h2 = h2;
     s->id = frame->hd.stream_id;
-    s->open = s->waiting = true;
-    s->progress_ns = h2->core->now_ns;
+    s->open = true;
+    h2_wait(s, H2_WAIT_BYTES);
     list_push_back(&h2->calls, &s->link);
     h2->call_count++;
-    h2->open_count++;
+    if (h2->open_count++ == 0) h2->in = h2->out = (struct flow){0}, h2->flow_ns = h2->core->now_ns;
     check(nghttp2_session_set_stream_user_data(session, s->id, s) == 0);
     return 0;
 }
 
 static int on_header_cb(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name, size_t name_len, const uint8_t *value, size_t value_len,
                         uint8_t flags, void *user) {
+    struct h2 *h2 = user;
+    /* HPACK turns one byte into 4 KiB; past the limit call refuses the request, far past it the connection ends. Also for what nobody looks at: refused requests, trailers. */
+    h2->header_bytes += name_len + value_len + HEADER_FIELD_BYTES;
+    if (h2->header_bytes > (uint64_t)HEADER_PATIENCE * h2->limits.header_bytes_max) return h2_condemn(h2, CUT_HEADER_BYTES), NGHTTP2_ERR_CALLBACK_FAILURE;
     if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST) return 0; /* a client's trailers say nothing to us */
-    struct h2_stream *s = stream_of(user, frame->hd.stream_id);
+    struct h2_stream *s = stream_of(h2, frame->hd.stream_id);
     if (!s) return 0;
-    return call_on_header(s, slice_of(name, name_len), slice_of(value, value_len)) ? 0 : NGHTTP2_ERR_CALLBACK_FAILURE;
+    return call_on_header(s, slice_of(name, name_len), slice_of(value, value_len)) ? 0 : (h2_condemn(h2, CUT_HEADER_BYTES), NGHTTP2_ERR_CALLBACK_FAILURE);
 }
 
 static int on_frame_recv_cb(nghttp2_session *session, const nghttp2_frame *frame, void *user) {
@@ -153,16 +180,19 @@ static int on_frame_recv_cb(nghttp2_session *session, const nghttp2_frame *frame
 static int on_data_chunk_cb(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *data, size_t len, void *user) {
     struct h2 *h2 = user;
     if (nghttp2_session_consume_connection(session, len)) return NGHTTP2_ERR_CALLBACK_FAILURE;
+    h2->in.bytes += len;
     struct h2_stream *s = stream_of(h2, id);
     if (!s) return 0;
     s->progress_ns = h2->core->now_ns;
+    s->rate_bytes += len;
     call_on_data(s, slice_of(data, len));
     return 0;
 }
 
 static int on_invalid_frame_cb(nghttp2_session *session, const nghttp2_frame *frame, int error, void *user) {
+    struct h2 *h2 = user;
     log_debug("http2 invalid frame", "stream=%d type=%u error=%s", frame->hd.stream_id, frame->hd.type, nghttp2_strerror(error));
-    h2_count_reset(user);
+    h2_judge(h2, calm_on_fault(&h2->calm, &h2->limits.calm, h2->core->now_ns));
     return 0;
 }
 
@@ -182,15 +212,19 @@ static int on_stream_close_cb(nghttp2_session *session, int32_t id, uint32_t err
 static int on_frame_sent_cb(nghttp2_session *session, const nghttp2_frame *frame, void *user) {
     struct h2 *h2 = user;
     int rv = 0;
+    if (frame->hd.type == NGHTTP2_HEADERS || frame->hd.type == NGHTTP2_DATA) calm_on_answer(&h2->calm, &h2->limits.calm);
     if (frame->hd.type == NGHTTP2_HEADERS && (frame->hd.flags & NGHTTP2_FLAG_END_STREAM)) {
         /* Answered before the request was whole: tell the peer to stop sending (RFC 9113 section 8.1). */
         if (nghttp2_session_get_stream_remote_close(session, frame->hd.stream_id) == 0)
             rv = nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_NO_ERROR);
     } else if (frame->hd.type == NGHTTP2_RST_STREAM) {
         uint32_t code = frame->rst_stream.error_code;
-        if (code != NGHTTP2_NO_ERROR && code != NGHTTP2_CANCEL && code != NGHTTP2_REFUSED_STREAM) h2_count_reset(h2);
+        if (code != NGHTTP2_NO_ERROR && code != NGHTTP2_CANCEL && code != NGHTTP2_REFUSED_STREAM)
+            h2_judge(h2, calm_on_fault(&h2->calm, &h2->limits.calm, h2->core->now_ns));
     } else if (frame->hd.type == NGHTTP2_GOAWAY && frame->goaway.error_code != NGHTTP2_NO_ERROR) {
-        h2->ended = nghttp2_http2_strerror(frame->goaway.error_code);
+        h2->over = h2->condemned;
+        if (!h2->ended) h2->ended = nghttp2_http2_strerror(frame->goaway.error_code);
+        if (!h2->fault) h2->fault = frame->goaway.error_code == NGHTTP2_ENHANCE_YOUR_CALM ? CUT_RESETS : CUT_PROTOCOL;
         log_debug("http2 connection ended", "code=%s text=%.*s", nghttp2_http2_strerror(frame->goaway.error_code), (int)frame->goaway.opaque_data_len,
                  (const char *)frame->goaway.opaque_data);
     }
@@ -238,12 +272,15 @@ static void stream_copy_out(struct h2_stream *s, struct writer *w, size_t n) {
 static int send_data_cb(nghttp2_session *session, nghttp2_frame *frame, const uint8_t *head, size_t length, nghttp2_data_source *source, void *user) {
     struct h2 *h2 = user;
     struct h2_stream *s = source->ptr;
-    check(h2->out);
-    if (h2->out->cap - h2->out->len < 9 + length + FRAME_ROOM) return NGHTTP2_ERR_WOULDBLOCK;
+    struct writer *w = h2->out_writer;
+    check(w);
+    if (w->cap - w->len < 9 + length + FRAME_ROOM) return NGHTTP2_ERR_WOULDBLOCK;
     check(frame->data.padlen == 0);
-    write_bytes(h2->out, head, 9);
-    stream_copy_out(s, h2->out, length);
+    write_bytes(w, head, 9);
+    stream_copy_out(s, w, length);
     s->progress_ns = h2->core->now_ns;
+    s->rate_bytes += length;
+    h2->out.bytes += length;
     if (s->streaming && s->bytes_left == 0 && list_empty(&s->sent_link)) list_push_back(&h2->sent, &s->sent_link);
     return 0;
 }
@@ -272,8 +309,9 @@ static bool options_new(const struct h2_limits *l, nghttp2_option **out) {
     nghttp2_option_set_no_closed_streams(o, 1);
     nghttp2_option_set_max_settings(o, SETTINGS_MAX);
     nghttp2_option_set_max_outbound_ack(o, OUTBOUND_ACK_MAX);
-    nghttp2_option_set_max_continuations(o, CONTINUATION_MAX);
-    nghttp2_option_set_stream_reset_rate_limit(o, l->reset_burst, l->reset_per_s);
+    nghttp2_option_set_max_continuations(o, l->calm.continuations_max);
+    nghttp2_option_set_max_deflate_dynamic_table_size(o, DEFLATE_TABLE_BYTES); /* what answers repeat is a dozen short fields */
+    nghttp2_option_set_stream_reset_rate_limit(o, 2 * (uint64_t)l->calm.reset_burst, 2 * (uint64_t)l->calm.reset_per_s); /* calm.h speaks first */
     *out = o;
     return true;
 }
@@ -299,8 +337,9 @@ static bool session_open(struct h2 *h2) {
 struct h2 *h2_new(struct core *core, const struct h2_limits *limits, h2_on_output on_output, void *owner) {
     struct h2 *h2 = mem_new(struct h2);
     if (!h2) return NULL;
-    *h2 = (struct h2){.core = core, .limits = *limits, .on_output = on_output, .owner = owner, .reset_tokens = limits->reset_burst, .reset_filled_ns = core->now_ns,
-                       .pass_bytes = NGHTTP2_CLIENT_MAGIC_LEN};
+    *h2 = (struct h2){.core = core, .limits = *limits, .on_output = on_output, .owner = owner, .pass_bytes = NGHTTP2_CLIENT_MAGIC_LEN, .flow_ns = core->now_ns,
+                       .output_ns = core->now_ns};
+    calm_init(&h2->calm, &limits->calm, core->now_ns);
     list_init(&h2->calls);
     list_init(&h2->sent);
     if (!session_open(h2)) return h2_free(h2), NULL;
@@ -310,7 +349,7 @@ struct h2 *h2_new(struct core *core, const struct h2_limits *limits, h2_on_outpu
 
 void h2_free(struct h2 *h2) {
     if (!h2) return;
-    check(!h2->out);
+    check(!h2->out_writer);
     for (struct list *l; (l = list_pop_front(&h2->calls));) {
         struct h2_stream *s = list_entry(l, struct h2_stream, link);
         bool was_open = s->open;
@@ -326,20 +365,23 @@ void h2_free(struct h2 *h2) {
 
 /* ---- bytes */
 static void h2_receive(struct h2 *h2, const uint8_t *data, size_t len) {
-    if (h2->error || len == 0) return;
+    if (h2->error || h2->condemned || len == 0) return;
     ssize_t n = nghttp2_session_mem_recv(h2->session, data, len);
-    if (n < 0) h2_set_error(h2, nghttp2_strerror((int)n));
+    if (n < 0 && !h2->condemned) h2_set_error(h2, (int)n);
 }
 
-/* A frame head. true: the frame is left out. gRPC's C core, and with it most languages' clients, resets a stream that it never opened when a call is cancelled
+/* A frame head: counted. true: the frame is left out. gRPC's C core, and with it most languages' clients, resets a stream that it never opened when a call is cancelled
  * before its headers were written. RFC 9113 section 5.1 makes that an error of the connection, and nghttp2 would end all its calls for it. */
 static bool h2_frame_is_left_out(struct h2 *h2, const uint8_t *head) {
     uint32_t len = get_be32(head) >> 8, id = get_be32(head + 5) & INT32_MAX;
-    uint8_t type = head[3];
+    uint8_t type = head[3], flags = head[4];
+    uint64_t now = h2->core->now_ns;
+    h2_judge(h2, calm_on_frame(&h2->calm, &h2->limits.calm, now, type, flags, len));
+    if (!h2->in_block) h2->frame_ns = now;
+    if (type == NGHTTP2_HEADERS || type == NGHTTP2_CONTINUATION) h2->in_block = !(flags & NGHTTP2_FLAG_END_HEADERS);
     if (type == NGHTTP2_HEADERS && id > h2->last_id) h2->last_id = id;
     if (type == NGHTTP2_RST_STREAM && len == 4 && id > h2->last_id && id % 2 == 1) {
         h2->skip_bytes = len;
-        h2_count_reset(h2);
         return true;
     }
     h2->pass_bytes = len;
@@ -349,7 +391,7 @@ static bool h2_frame_is_left_out(struct h2 *h2, const uint8_t *head) {
 /* Looks at frame heads only, and hands nghttp2 the longest runs that it can: all of the bytes, but for a frame that is left out and a head that is not whole yet. */
 bool h2_feed(struct h2 *h2, struct slice bytes) {
     const uint8_t *at = bytes.data, *end = at + bytes.len, *run = at;
-    while (at < end) {
+    while (at < end && !h2->condemned) {
         size_t left = (size_t)(end - at), n;
         if (h2->skip_bytes) {
             n = MIN_OF(left, h2->skip_bytes);
@@ -362,6 +404,7 @@ bool h2_feed(struct h2 *h2, struct slice bytes) {
         } else if (h2->head_len || left < FRAME_HEAD) {
             h2_receive(h2, run, (size_t)(at - run));
             n = MIN_OF(left, FRAME_HEAD - h2->head_len);
+            if (!h2->head_len && !h2->in_block) h2->frame_ns = h2->core->now_ns;
             memcpy(h2->head + h2->head_len, at, n);
             h2->head_len += n;
             at += n, run = at;
@@ -377,33 +420,37 @@ bool h2_feed(struct h2 *h2, struct slice bytes) {
     }
     h2_receive(h2, run, (size_t)(at - run));
     if (nghttp2_session_want_write(h2->session)) h2->on_output(h2->owner);
-    return !h2->error;
+    return !h2->error && !h2->condemned;
 }
+
+uint64_t h2_frame_begun_ns(const struct h2 *h2) { return h2->head_len || h2->skip_bytes || h2->in_block || (h2->pass_bytes && h2->frame_ns) ? h2->frame_ns : 0; }
 
 void h2_output(struct h2 *h2, struct writer *w) {
     check(w->cap - w->len >= H2_OUTPUT_BYTES_MIN);
-    h2->out = w;
-    while (w->cap - w->len >= FRAME_ROOM) {
+    h2->out_writer = w;
+    h2->output_ns = h2->core->now_ns;
+    while (w->cap - w->len >= FRAME_ROOM && !h2->over) {
         const uint8_t *data;
         ssize_t n = nghttp2_session_mem_send(h2->session, &data);
-        if (n < 0) h2_set_error(h2, nghttp2_strerror((int)n));
+        if (n < 0) h2_set_error(h2, (int)n);
         if (n <= 0) break;
         write_bytes(w, data, (size_t)n);
     }
     check(!w->full);
-    h2->out = NULL;
+    h2->out_writer = NULL;
     for (struct list *l; (l = list_pop_front(&h2->sent));) {
         struct h2_stream *s = list_entry(l, struct h2_stream, sent_link);
-        s->waiting = false;
+        h2_wait(s, H2_WAIT_NOT);
         if (s->open) call_on_sent(s);
     }
 }
 
-bool h2_wants_output(const struct h2 *h2) { return nghttp2_session_want_write(h2->session) != 0; }
+bool h2_wants_output(const struct h2 *h2) { return !h2->over && nghttp2_session_want_write(h2->session) != 0; }
 /* want_read falls when GOAWAY was sent or received and no stream is left. */
 bool h2_finished(const struct h2 *h2) {
-    return h2->error || (!nghttp2_session_want_read(h2->session) && !nghttp2_session_want_write(h2->session));
+    return h2->error || h2->over || (!nghttp2_session_want_read(h2->session) && !nghttp2_session_want_write(h2->session));
 }
+enum cut h2_fault(const struct h2 *h2) { return h2->fault; }
 const char *h2_error(const struct h2 *h2) { return h2->error ? h2->error : h2->ended; }
 uint32_t h2_open_streams(const struct h2 *h2) { return h2->open_count; }
 uint64_t h2_requests(const struct h2 *h2) { return h2->requests; }
@@ -422,14 +469,56 @@ void h2_drain_final(struct h2 *h2) {
     h2_check_submit(h2, nghttp2_submit_goaway(h2->session, NGHTTP2_FLAG_NONE, last, NGHTTP2_NO_ERROR, NULL, 0));
 }
 
+/* A page of the frame buffer is a quarter of what an idle connection holds. */
+void h2_rest(struct h2 *h2) {
+    if (h2->frames && h2->open_count == 0 && !h2_wants_output(h2)) mem_discard(h2->frames);
+}
+
 void h2_ping(struct h2 *h2) { h2_check_submit(h2, nghttp2_submit_ping(h2->session, NGHTTP2_FLAG_NONE, NULL)); }
 
-void h2_sweep(struct h2 *h2) {
+/* ---- slow peers
+ * Bytes are counted in pieces of grace_ns, so a peer that was fast once can't live on it. Not slow is a stream on a connection that is fast as a whole (its peer serves other streams first), and
+ * an answer while the socket takes nothing at all: that is conn's to judge. */
+static uint64_t bytes_due(const struct h2 *h2, uint64_t since_ns) { return (h2->core->now_ns - since_ns) / NS_PER_MS * h2->limits.bytes_per_s_min / 1000; }
+
+static enum cut stream_slow(struct h2 *h2, struct h2_stream *s) {
+    const struct h2_limits *l = &h2->limits;
     uint64_t now = h2->core->now_ns;
+    if (!s->open || s->waits == H2_WAIT_NOT) return CUT_NONE;
+    if (now > s->progress_ns && now - s->progress_ns > l->stall_ns) return CUT_STALLED;
+    if (s->waits == H2_WAIT_PEER) return CUT_NONE;
+    if (now - s->waits_ns > l->transfer_ns) return CUT_TRANSFER_LATE;
+    if (now - s->rate_ns < l->grace_ns || (s->going_out && h2->output_ns < s->rate_ns)) return CUT_NONE;
+    const struct flow *flow = s->going_out ? &h2->out : &h2->in;
+    if (s->rate_bytes < bytes_due(h2, s->rate_ns) && !flow->fast) return s->going_out ? CUT_SLOW_ANSWER : CUT_SLOW_REQUEST;
+    s->rate_ns = now;
+    s->rate_bytes = 0;
+    return CUT_NONE;
+}
+
+enum cut h2_sweep(struct h2 *h2) {
+    enum cut last = CUT_NONE;
+    if (h2->core->now_ns - h2->flow_ns >= h2->limits.grace_ns) {
+        uint64_t fast = FAST_STREAMS * bytes_due(h2, h2->flow_ns);
+        h2->in = (struct flow){.fast = h2->in.bytes >= fast};
+        h2->out = (struct flow){.fast = h2->out.bytes >= fast};
+        h2->flow_ns = h2->core->now_ns;
+    }
     list_each(l, &h2->calls) {
         struct h2_stream *s = list_entry(l, struct h2_stream, link);
-        if (s->open && s->waiting && now > s->progress_ns && now - s->progress_ns > h2->limits.stall_ns) h2_reset(s, H2_RESET_CANCEL);
+        enum cut why = stream_slow(h2, s);
+        if (!why) continue;
+        metric_cut(&h2->core->metrics, last = why);
+        h2_reset(s, H2_RESET_CANCEL);
     }
+    return last;
+}
+
+void h2_wait(struct h2_stream *s, enum h2_wait what) {
+    if (s->waits == what) return;
+    s->waits = what;
+    s->waits_ns = s->progress_ns = s->rate_ns = s->h2 ? s->h2->core->now_ns : 0;
+    s->rate_bytes = 0;
 }
 
 /* ---- streams */
@@ -443,8 +532,9 @@ static void stream_give_parts(struct h2_stream *s, const struct slice *parts, si
     s->part_offset = 0;
     s->bytes_left = 0;
     for (size_t i = 0; i < count; i++) s->bytes_left += parts[i].len;
-    s->waiting = true;
-    s->progress_ns = s->h2->core->now_ns;
+    s->waits = H2_WAIT_NOT;
+    s->going_out = true;
+    h2_wait(s, H2_WAIT_BYTES);
 }
 
 static void stream_begin_answer(struct h2_stream *s) {
@@ -479,8 +569,9 @@ static void stream_end(struct h2_stream *s, const struct h2_field *fields, size_
     nghttp2_nv nv[FIELDS_MAX];
     for (size_t i = 0; i < count; i++)
         nv[i] = (nghttp2_nv){(uint8_t *)fields[i].name.data, (uint8_t *)fields[i].value.data, fields[i].name.len, fields[i].value.len, flags};
-    s->waiting = true;
-    s->progress_ns = s->h2->core->now_ns;
+    s->waits = H2_WAIT_NOT;
+    s->going_out = true;
+    h2_wait(s, H2_WAIT_BYTES);
     /* Header blocks overtake data: trailers only behind a message that went out whole. */
     check(!s->streaming || s->bytes_left == 0);
     h2_check_submit(s->h2, s->streaming ? nghttp2_submit_trailer(s->h2->session, s->id, nv, count) : nghttp2_submit_response(s->h2->session, s->id, nv, count, NULL));
@@ -494,7 +585,7 @@ void h2_send_end_borrowed(struct h2_stream *s, const struct h2_field *fields, si
 void h2_reset(struct h2_stream *s, enum h2_reset why) {
     static const uint32_t codes[] = {[H2_RESET_CANCEL] = NGHTTP2_CANCEL, [H2_RESET_REFUSED] = NGHTTP2_REFUSED_STREAM, [H2_RESET_INTERNAL] = NGHTTP2_INTERNAL_ERROR};
     if (!s->open) return;
-    s->waiting = false;
+    h2_wait(s, H2_WAIT_NOT);
     h2_check_submit(s->h2, nghttp2_submit_rst_stream(s->h2->session, NGHTTP2_FLAG_NONE, s->id, codes[why]));
 }
 
@@ -506,7 +597,8 @@ void h2_consume(struct h2_stream *s, size_t n) {
 void h2_forget(struct h2_stream *s) {
     if (!s->open) return;
     check(nghttp2_session_set_stream_user_data(s->h2->session, s->id, NULL) == 0);
-    s->open = s->waiting = false;
+    s->open = false;
+    h2_wait(s, H2_WAIT_NOT);
     check(s->h2->open_count > 0);
     s->h2->open_count--;
 }

@@ -9,6 +9,7 @@
 #include "proto/base/bytes.h"
 #include "proto/base/list.h"
 #include "proto/status.h"
+#include "server/calm.h"
 
 struct core;
 struct h2;
@@ -19,8 +20,11 @@ struct h2_limits {
     uint32_t connection_window_bytes;
     uint32_t header_bytes_max;        /* of one header list, RFC 9113 section 6.5.2 */
     uint32_t memory_bytes_max;        /* nghttp2's heap of one connection; beyond it the connection ends */
-    uint32_t reset_burst, reset_per_s; /* streams that a peer may reset, or make us reset: beyond it the connection ends */
-    uint64_t stall_ns;                /* a request that does not come in whole, or an answer that the peer does not take, is reset after this */
+    struct calm_limits calm;          /* resets, pings and frames without work; beyond them the connection ends */
+    uint32_t bytes_per_s_min;         /* of a message that comes in, and of an answer that the peer takes; looked at every grace_ns */
+    uint64_t grace_ns;
+    uint64_t transfer_ns;             /* from a message's first byte to its last, either way */
+    uint64_t stall_ns;                /* between the messages of a client's stream, and whatever the rate is: no byte */
 };
 
 /* What an h2 asks of its connection: to be flushed at the end of the cycle. May be called again before that. */
@@ -36,7 +40,10 @@ enum { H2_OUTPUT_BYTES_MIN = 2 * (16384 + 9 + 64) };
 void h2_output(struct h2 *h2, struct writer *w);
 bool h2_wants_output(const struct h2 *h2);
 bool h2_finished(const struct h2 *h2); /* asked when h2_output had nothing: close the connection */
-const char *h2_error(const struct h2 *h2);     /* why the connection is over, in words, when that is the peer's fault or memory's; else NULL */
+/* Why the connection is over, when that is the peer's fault or memory's; in words, for the log. CUT_NONE and NULL: it is not, or in order. */
+enum cut h2_fault(const struct h2 *h2);
+const char *h2_error(const struct h2 *h2);
+uint64_t h2_frame_begun_ns(const struct h2 *h2); /* since when a frame or a header block is there in part; 0: none */
 uint32_t h2_open_streams(const struct h2 *h2);
 uint64_t h2_requests(const struct h2 *h2);     /* header blocks that came whole: the first one ends the first-request timeout */
 size_t h2_memory_bytes(const struct h2 *h2);
@@ -44,18 +51,27 @@ size_t h2_memory_bytes(const struct h2 *h2);
 void h2_drain_notice(struct h2 *h2);
 void h2_drain_final(struct h2 *h2);
 void h2_ping(struct h2 *h2);
-/* Resets streams that have stalled; called every few seconds. */
-void h2_sweep(struct h2 *h2);
+/* Nothing happens here for a while: gives memory back that the next frame takes again. */
+void h2_rest(struct h2 *h2);
+/* Resets streams whose peer is too slow; called every few seconds. The last one's reason, counted already; CUT_NONE: all are well. */
+enum cut h2_sweep(struct h2 *h2);
 
 /* ---- One stream; embedded in its call. */
 enum { H2_PARTS_MAX = 6 };
+enum h2_wait {
+    H2_WAIT_NOT,   /* it is our turn */
+    H2_WAIT_PEER,  /* for whatever it says next: stall_ns */
+    H2_WAIT_BYTES, /* for the rest of a message, or until it has taken one: at a rate */
+};
 struct h2_stream {
     struct h2 *h2;      /* NULL: the connection is gone */
     struct list link;   /* among the connection's calls, until h2_stream_end */
     int32_t id;
     bool open;          /* false: closed or reset; nothing can be sent */
-    bool waiting;       /* for the request's bytes or the peer's window: h2_sweep looks at progress_ns */
-    uint64_t progress_ns;
+    enum h2_wait waits; /* for the peer; set by h2_wait */
+    bool going_out;     /* its answer, not its request */
+    uint64_t waits_ns, progress_ns, rate_ns; /* since when; the last byte; since when bytes are counted for the rate */
+    uint64_t rate_bytes;
     /* private: the message on its way out */
     const struct slice *parts;
     size_t part_count, part_offset;
@@ -78,6 +94,8 @@ void h2_send_end(struct h2_stream *s, const struct h2_field *fields, size_t coun
 void h2_send_end_borrowed(struct h2_stream *s, const struct h2_field *fields, size_t count);
 enum h2_reset { H2_RESET_CANCEL, H2_RESET_REFUSED, H2_RESET_INTERNAL };
 void h2_reset(struct h2_stream *s, enum h2_reset why);
+/* What the stream waits for now. A message that follows another begins anew when H2_WAIT_NOT was between them. */
+void h2_wait(struct h2_stream *s, enum h2_wait what);
 /* Opens the stream's window again by n bytes of request that were taken. */
 void h2_consume(struct h2_stream *s, size_t n);
 /* The answer was given (h2_send_end) and needs nothing of the call: the stream ends by itself, nothing more is told of it, and the call may end now. */

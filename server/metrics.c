@@ -107,6 +107,24 @@ static bool write_row(struct buf *out, enum metric id, struct metrics *const *co
     return metrics_printf(out, "%s %lu\n", rows[id].name, sum);
 }
 
+static bool write_cuts(struct buf *out, struct metrics *const *cores, size_t core_count) {
+    static const struct {
+        const char *action, *reason;
+    } cuts[] = {
+        {NULL, NULL},
+#define CUT(id, action, reason, hostile, help) {action, reason},
+#include "server/cuts.tbl"
+#undef CUT
+    };
+    if (!metrics_write_head(out, "orderdb_peer_limits_total", "counter", "Connections refused, connections cut off and streams reset by a limit, by reason.")) return false;
+    for (unsigned id = 1; id < CUT_COUNT; id++) {
+        uint64_t sum = 0;
+        for (size_t c = 0; c < core_count; c++) sum += metric_load(&cores[c]->cuts[id]);
+        if (!metrics_printf(out, "orderdb_peer_limits_total{action=\"%s\",reason=\"%s\"} %lu\n", cuts[id].action, cuts[id].reason, sum)) return false;
+    }
+    return true;
+}
+
 static uint64_t calls_sum(struct metrics *const *cores, size_t core_count, unsigned row, unsigned code) {
     uint64_t sum = 0;
     for (size_t c = 0; c < core_count; c++) sum += metric_load(&cores[c]->calls[row][code]);
@@ -138,5 +156,5 @@ static bool write_calls(struct buf *out, struct metrics *const *cores, size_t co
 bool metrics_write(struct buf *out, struct metrics *const *cores, size_t core_count) {
     for (unsigned id = 0; id < METRIC_COUNT; id++)
         if (!write_row(out, (enum metric)id, cores, core_count)) return false;
-    return write_calls(out, cores, core_count);
+    return write_cuts(out, cores, core_count) && write_calls(out, cores, core_count);
 }

@@ -5,6 +5,7 @@
 
 #include "proto/base/buf.h"
 #include "proto/status.h"
+#include "server/cuts.h"
 
 enum metric_kind { METRIC_COUNTER, METRIC_GAUGE, METRIC_SECONDS };
 enum metric {
@@ -36,6 +37,7 @@ unsigned histogram_bucket(uint64_t ns);
 struct metrics {
     uint64_t values[METRIC_COUNT];
     struct histogram times[METRIC_COUNT]; /* of the SECONDS rows */
+    uint64_t cuts[CUT_COUNT]; /* what limits ended */
     uint64_t calls[METHOD_COUNT][GRPC_CODE_COUNT];
     struct histogram call_ns[METHOD_COUNT];
 };
@@ -46,6 +48,7 @@ static inline void metric_bump(uint64_t *word, uint64_t n) {
 static inline uint64_t metric_load(const uint64_t *word) { return __atomic_load_n(word, __ATOMIC_RELAXED); }
 static inline void metric_add(struct metrics *m, enum metric id, uint64_t n) { metric_bump(&m->values[id], n); }
 static inline void metric_set(struct metrics *m, enum metric id, uint64_t v) { __atomic_store_n(&m->values[id], v, __ATOMIC_RELAXED); }
+static inline void metric_cut(struct metrics *m, enum cut why) { metric_bump(&m->cuts[why], 1); }
 void histogram_add(struct histogram *h, uint64_t ns);
 static inline void metric_time(struct metrics *m, enum metric id, uint64_t ns) { histogram_add(&m->times[id], ns); }
 /* A call is answered: its row in methods.tbl, its outcome, and how long it took. */

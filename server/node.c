@@ -14,6 +14,7 @@
 #include "proto/base/mem.h"
 #include "proto/tls.h"
 #include "server/clock.h"
+#include "server/door.h"
 #include "server/host.h"
 #include "server/http.h"
 #include "server/listen.h"
@@ -400,7 +401,7 @@ static void set_limits(struct node *node) {
     const struct config *c = node->config;
     uint32_t n = node->core_count;
     node->limits = (struct limits){
-        .connections_max = (uint32_t)((c->connections_max + n - 1) / n),
+        .connections_max = (uint32_t)c->connections_max,
         .calls_max = (uint32_t)((c->calls_max + n - 1) / n),
         .calls_per_connection_max = (uint32_t)c->calls_per_connection,
         .request_bytes_max = c->request_memory_max,
@@ -409,6 +410,14 @@ static void set_limits(struct node *node) {
         .first_request_ns = c->first_request_timeout * NS_PER_MS,
         .deadline_ns_max = c->deadline_max * NS_PER_MS,
         .queue_target_ns = c->queue_target * NS_PER_MS,
+        .keepalive_ns = c->keepalive_time * NS_PER_MS,
+        .handshake_ns = c->tls_handshake_timeout * NS_PER_MS,
+        .ping_interval_ns = c->ping_interval_min * NS_PER_MS,
+        .grace_ns = c->slow_grace * NS_PER_MS,
+        .transfer_ns = c->transfer_timeout * NS_PER_MS,
+        .bytes_per_s_min = (uint32_t)c->min_rate,
+        .resets_per_s = (uint32_t)c->resets_per_second,
+        .control_frames_per_s = (uint32_t)c->control_frames_per_second,
         .handshakes_max = (uint32_t)((c->tls_handshakes_max + n - 1) / n),
     };
 }
@@ -494,13 +503,25 @@ static enum status make_cores(struct node *node, char error[512]) {
     return STATUS_OK;
 }
 
+static struct door *make_door(const struct config *c) {
+    const struct door_limits limits = {
+        .connections_max = (uint32_t)c->connections_max,
+        .address_connections_max = (uint32_t)c->connections_per_address,
+        .address_handshakes_max = (uint32_t)c->tls_handshakes_per_address,
+        .per_s = (uint32_t)c->connection_rate,
+        .address_per_s = (uint32_t)c->connection_rate_per_address,
+    };
+    return door_new(&limits);
+}
+
 static enum status make_shared(struct node *node, char error[512]) {
     struct node_state *ns = node->state;
     unsigned readers = node->config->reader_threads ? (unsigned)node->config->reader_threads : 4 + node->core_count;
     ns->client_fds = mem_alloc(node->core_count * sizeof *ns->client_fds);
     ns->machines = machines_new();
     ns->store_shared = store_shared_new(node->budget.block_cache_bytes, MAX_OF(2u, cpu_count() / 2));
-    if (!ns->client_fds || !ns->machines || !ns->store_shared) return out_of_memory(error);
+    node->door = make_door(node->config);
+    if (!ns->client_fds || !ns->machines || !ns->store_shared || !node->door) return out_of_memory(error);
     node->machines = ns->machines;
     for (uint32_t i = 0; i < node->core_count; i++) ns->client_fds[i] = -1;
     struct ring_config rc = {.entries = 4};
@@ -586,6 +607,7 @@ void node_close(struct node *node) {
     store_shared_free(ns->store_shared);
     machines_free(ns->machines);
     tls_source_free(node->tls);
+    door_free(node->door);
     pthread_barrier_destroy(&ns->meeting);
     pthread_mutex_destroy(&ns->error_lock);
     close(ns->dir_fd);

@@ -13,7 +13,7 @@
 
 /* Bounds at the door; those "of a core" are the node's divided by its cores. */
 struct limits {
-    uint32_t connections_max;          /* of a core */
+    uint32_t connections_max;          /* of all: the kernel shares connections out unevenly, so a core may have more than its part */
     uint32_t calls_max;                /* of a core, in flight */
     uint32_t calls_per_connection_max; /* SETTINGS_MAX_CONCURRENT_STREAMS */
     size_t request_bytes_max;          /* arena of one call */
@@ -21,6 +21,12 @@ struct limits {
     uint64_t idle_ns;                  /* a connection without calls */
     uint64_t first_request_ns;         /* from accept to the first complete request */
     uint64_t deadline_ns_max;          /* a call's deadline is clamped to this */
+    uint64_t keepalive_ns;             /* of silence with calls, until we ping */
+    uint64_t handshake_ns;             /* TLS */
+    uint64_t ping_interval_ns;         /* between a client's pings without work */
+    uint64_t grace_ns, transfer_ns;    /* slow peers: h2.h */
+    uint32_t bytes_per_s_min;
+    uint32_t resets_per_s, control_frames_per_s; /* of a connection */
     uint32_t handshakes_max;           /* TLS, of a core, under way */
     uint64_t queue_target_ns;          /* of a write, under load */
 };
@@ -36,6 +42,7 @@ struct node {
     const struct core_hooks *hooks;
     struct readers *readers;
     const struct machines *machines;
+    struct door *door;      /* who may come in: addresses, for all cores */
     struct tls_source *tls; /* clients' port; NULL: cleartext */
     bool draining; /* relaxed atomic */
     uint64_t writes_inside; /* relaxed atomic: calls that shed_enter let in */

@@ -1,7 +1,9 @@
 #include "proto/base/mem.h"
 
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 static _Thread_local uint64_t count, fail_at;
 
@@ -17,6 +19,12 @@ void *mem_alloc(size_t bytes) { return mem_refuse() ? NULL : malloc(bytes ? byte
 void *mem_zalloc(size_t bytes) { return mem_refuse() ? NULL : calloc(1, bytes ? bytes : 1); }
 void *mem_realloc(void *p, size_t bytes) { return mem_refuse() ? NULL : realloc(p, bytes ? bytes : 1); }
 void mem_free(void *p) { free(p); }
+size_t mem_usable_bytes(void *p) { return malloc_usable_size(p); }
+
+void mem_discard(void *p) {
+    size_t whole = mem_usable_bytes(p) / MEM_PAGE_BYTES * MEM_PAGE_BYTES;
+    if ((uintptr_t)p % MEM_PAGE_BYTES == 0 && whole) (void)madvise(p, whole, MADV_DONTNEED);
+}
 
 void *mem_alloc_aligned(size_t alignment, size_t bytes) {
     void *p = NULL;

@@ -11,6 +11,10 @@ void *mem_realloc(void *p, size_t bytes) MUST_USE;
 void *mem_alloc_aligned(size_t alignment, size_t bytes) MUST_USE;
 char *mem_strdup(const char *s) MUST_USE;
 void mem_free(void *p); /* of all of the above; NULL is fine */
+size_t mem_usable_bytes(void *p); /* what the block really takes: its size class */
+/* A block of mem_alloc_aligned(MEM_PAGE_BYTES, ...): its whole pages go back to the system until they are written again; what they held is lost. */
+enum { MEM_PAGE_BYTES = 4096 };
+void mem_discard(void *p);
 #define mem_new(type) ((type *)mem_zalloc(sizeof(type)))
 
 /* For tests, per thread: the n-th allocation from now fails (1 = the next), once; 0 = never. */

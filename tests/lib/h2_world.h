@@ -52,7 +52,18 @@ struct world {
 };
 static struct world *world; /* the one that runs; handlers find it here */
 
-static const struct h2_limits world_h2_limits = {128, 65536, 1 << 20, 16384, 176 << 10, 1000, 33, 30 * NS_PER_S};
+static const struct h2_limits world_h2_limits = {
+    .streams_max = 128,
+    .stream_window_bytes = 65536,
+    .connection_window_bytes = 1 << 20,
+    .header_bytes_max = 16384,
+    .memory_bytes_max = 176 << 10,
+    .calm = {.reset_burst = 1000, .reset_per_s = 33, .control_burst = 2000, .control_per_s = 100, .ping_interval_ns = 10 * NS_PER_S, .continuations_max = 8},
+    .bytes_per_s_min = 4096,
+    .grace_ns = 10 * NS_PER_S,
+    .transfer_ns = 120 * NS_PER_S,
+    .stall_ns = 30 * NS_PER_S,
+};
 static const struct call_limits world_call_limits = {4 << 20, 16384, 3600 * NS_PER_S, 16 << 20, 64 << 20, 1000, 8};
 
 #ifndef WORLD_REAL_HANDLERS /* the including program has an engine of its own: it defines mail_send_op alone */

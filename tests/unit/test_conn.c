@@ -10,7 +10,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "proto/base/log.h"
 #include "server/conn.h"
+#include "server/door.h"
 
 static struct world w; /* w.core is the core; w.client, w.answers the client of the connection under test */
 static int client_fd;
@@ -119,6 +121,7 @@ static int teardown(void **state) {
 }
 static struct answer *request(const char *path, const char *message) { return world_request(&w, path, framed_text(message), false, NULL, NULL); }
 static uint64_t metric(enum metric m) { return metric_load(&w.core.metrics.values[m]); }
+static uint64_t cut(enum cut why) { return metric_load(&w.core.metrics.cuts[why]); }
 
 static void test_a_request_over_a_socket(void **state) {
     client_open();
@@ -206,6 +209,48 @@ static void test_idle_connections_close(void **state) {
     assert_int_equal(w.goaway_last, a->id);
 }
 
+static void test_bytes_without_calls_do_not_keep_a_connection(void **state) {
+    client_open();
+    struct answer *a = request(SVC "CreateOrder", "x");
+    UNTIL(a->closed);
+    for (unsigned s = 0; s < 700 && !hung_up; s += 20) { /* pings, at a polite distance */
+        nghttp2_submit_ping(w.client, NGHTTP2_FLAG_NONE, NULL);
+        TURNS(3);
+        w.core.now_ns += 20 * NS_PER_S;
+    }
+    UNTIL(hung_up);
+    assert_int_equal(cut(CUT_IDLE), 1);
+    assert_int_equal(w.goaway_code, NGHTTP2_NO_ERROR);
+}
+
+static void test_half_a_frame_ends_the_connection(void **state) {
+    client_open();
+    struct answer *a = request(SVC "CreateOrder", "x");
+    UNTIL(a->closed);
+    TURNS(3);
+    static const uint8_t half[] = {0, 0, 8, 6, 0};
+    for (unsigned i = 0; i < sizeof half && w.core.connection_count; i++) { /* a byte every four seconds */
+        if (send(client_fd, half + i, 1, MSG_NOSIGNAL) != 1) break;
+        TURNS(3);
+        w.core.now_ns += 4 * NS_PER_S;
+        TURNS(3);
+    }
+    UNTIL(hung_up);
+    assert_int_equal(cut(CUT_SLOW_FRAME), 1);
+}
+
+static void test_what_a_peer_breaks_is_counted_by_reason(void **state) {
+    client_open();
+    struct answer *a = request(SVC "CreateOrder", "x");
+    UNTIL(a->closed);
+    for (unsigned i = 0; i < 10; i++) nghttp2_submit_ping(w.client, NGHTTP2_FLAG_NONE, NULL);
+    UNTIL(hung_up);
+    assert_int_equal(w.goaway_code, NGHTTP2_ENHANCE_YOUR_CALM);
+    assert_int_equal(cut(CUT_PINGS), 1);
+    assert_int_equal(metric(METRIC_CONNECTIONS_ABUSED), 1);
+    assert_int_equal(metric(METRIC_CONNECTIONS_TIMED_OUT), 0);
+}
+
 static void test_a_connection_with_a_call_is_pinged_not_closed(void **state) {
     client_open();
     struct answer *a = request(SVC "GetOrder", "x");
@@ -280,11 +325,15 @@ static void test_garbage_closes(void **state) {
 static void test_limits_at_the_door(void **state) {
     rig_close();
     struct conn_limits l = limits_small();
-    l.connections_max = 3, l.per_address_max = 2;
+    const struct door_limits dl = {.connections_max = 100, .address_connections_max = 2, .address_handshakes_max = 1, .per_s = 100, .address_per_s = 100};
+    l.connections_max = 3;
+    l.door = door_new(&dl);
     assert_true(rig_open(&l));
     int fds[] = {connect_as(1), connect_as(1), connect_as(1), connect_as(2), connect_as(3)};
     assert_int_equal(w.core.connection_count, 3);
     assert_int_equal(metric(METRIC_CONNECTIONS_REFUSED), 2);
+    assert_int_equal(cut(CUT_REFUSED_ADDRESS), 1);
+    assert_int_equal(cut(CUT_REFUSED_CONNECTIONS), 1);
     char byte;
     assert_int_equal(recv(fds[2], &byte, 1, 0), 0); /* closed at once */
     close(fds[0]);
@@ -293,6 +342,10 @@ static void test_limits_at_the_door(void **state) {
     assert_int_equal(w.core.connection_count, 3);
     for (size_t i = 1; i < ARRAY_LEN(fds); i++) close(fds[i]);
     close(again);
+    rig_close();
+    door_free(l.door); /* checks that all have left */
+    l.door = NULL;
+    assert_true(rig_open(&l));
 }
 
 static void test_memory_per_connection(void **state) {
@@ -340,9 +393,11 @@ int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
         T(test_a_request_over_a_socket), T(test_large_answers_and_large_requests), T(test_an_op_that_comes_home_later), T(test_the_peer_goes_while_an_op_is_away),
-        T(test_no_request_in_time), T(test_half_a_request_is_none), T(test_idle_connections_close), T(test_a_connection_with_a_call_is_pinged_not_closed),
+        T(test_no_request_in_time), T(test_half_a_request_is_none), T(test_idle_connections_close), T(test_bytes_without_calls_do_not_keep_a_connection), T(test_half_a_frame_ends_the_connection), T(test_what_a_peer_breaks_is_counted_by_reason),
+        T(test_a_connection_with_a_call_is_pinged_not_closed),
         T(test_a_dead_peer_with_a_call_is_found), T(test_a_peer_that_takes_no_bytes), T(test_drain), T(test_garbage_closes), T(test_limits_at_the_door),
         T(test_memory_per_connection), T(test_the_nth_allocation_fails),
     };
+    log_set_level(LOG_OFF);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "proto/base/log.h"
 #include "proto/tls.h"
 #include "server/conn.h"
 
@@ -244,5 +245,6 @@ int main(void) {
         T(test_requests_and_large_answers), T(test_a_peer_that_reads_byte_by_byte), T(test_the_end_is_told), T(test_a_handshake_that_does_not_end),
         T(test_handshakes_under_way_are_bounded), T(test_cleartext_is_closed), T(test_the_nth_allocation_fails),
     };
+    log_set_level(LOG_OFF);
     return cmocka_run_group_tests(tests, make_certs, free_sources);
 }

@@ -184,13 +184,15 @@ static void test_header_bombs_end_the_connection(void **state) {
         world_feed(&w, frame, sizeof frame);
     }
     while (world_output(&w)) {}
-    assert_true(w.dead || h2_finished(w.h2));
+    assert_true(w.dead);
+    assert_int_equal(h2_fault(w.h2), CUT_HEADER_BYTES);
+    assert_int_equal(w.goaway_code, NGHTTP2_ENHANCE_YOUR_CALM);
     world_close(&w);
 }
 
 static void test_rapid_resets_end_the_connection(void **state) {
     struct h2_limits l = world_h2_limits;
-    l.reset_burst = 10, l.reset_per_s = 1;
+    l.calm.reset_burst = 10, l.calm.reset_per_s = 1;
     assert_true(world_open_with(&w, &l, &world_call_limits, 0));
     for (unsigned i = 0; i < 20 && !w.dead; i++) {
         struct answer *a = world_request(&w, SVC "GetOrder", framed_text("x"), true, NULL, NULL);
@@ -205,7 +207,7 @@ static void test_rapid_resets_end_the_connection(void **state) {
 
 static void test_resets_that_the_peer_provokes_count_too(void **state) {
     struct h2_limits l = world_h2_limits;
-    l.reset_burst = 5, l.reset_per_s = 0;
+    l.calm.reset_burst = 5, l.calm.reset_per_s = 0;
     assert_true(world_open_with(&w, &l, &world_call_limits, 0));
     for (unsigned i = 0; i < 20 && !w.goaway_seen; i++) {
         struct answer *a = world_request(&w, SVC "GetOrder", framed_text("x"), true, NULL, NULL);
@@ -242,7 +244,7 @@ static void test_a_reset_of_a_stream_that_was_never_opened_is_left_out(void **st
 
 static void test_resets_of_streams_never_opened_are_counted(void **state) {
     struct h2_limits l = world_h2_limits;
-    l.reset_burst = 5, l.reset_per_s = 0;
+    l.calm.reset_burst = 5, l.calm.reset_per_s = 0;
     assert_true(world_open_with(&w, &l, &world_call_limits, 0));
     world_pump(&w);
     const uint8_t idle_reset[] = {0, 0, 4, 3, 0, 0, 0, 0, 5, 0, 0, 0, 8};
@@ -254,7 +256,7 @@ static void test_resets_of_streams_never_opened_are_counted(void **state) {
 
 static void test_the_bucket_of_resets_fills_again(void **state) {
     struct h2_limits l = world_h2_limits;
-    l.reset_burst = 5, l.reset_per_s = 2;
+    l.calm.reset_burst = 5, l.calm.reset_per_s = 2;
     assert_true(world_open_with(&w, &l, &world_call_limits, 0));
     for (unsigned i = 0; i < 20; i++) {
         struct answer *a = world_request(&w, SVC "CreateOrder", (struct slice){0}, true, NULL, NULL);
@@ -302,24 +304,209 @@ static void test_ping_floods_end_the_connection(void **state) {
     world_close(&w);
 }
 
-static void test_stalled_streams_are_swept(void **state) {
+static uint64_t cut(enum cut why) { return metric_load(&w.core.metrics.cuts[why]); }
+/* Time passes as conn lets it: a sweep every two seconds. */
+static void sweep_for(unsigned seconds) {
+    for (unsigned i = 0; i < seconds; i += 2) {
+        w.core.now_ns += 2 * NS_PER_S;
+        (void)h2_sweep(w.h2);
+        world_pump(&w);
+    }
+}
+
+static void test_slow_peers_are_swept(void **state) {
     assert_true(world_open_with(&w, &world_h2_limits, &world_call_limits, 1000));
     struct answer *slow_request = world_request(&w, SVC "CreateOrder", SLICE_LIT("\0\0\0"), true, NULL, NULL);
     struct answer *slow_reader = world_call(&w, SVC "ListOrders", "0200000");
     struct answer *at_work = world_call(&w, SVC "GetOrder", "x");
-    w.core.now_ns += 29 * NS_PER_S;
-    h2_sweep(w.h2);
-    world_pump(&w);
+    sweep_for(8);
     assert_false(slow_request->closed || slow_reader->closed);
-    w.core.now_ns += 2 * NS_PER_S;
-    h2_sweep(w.h2);
-    world_pump(&w);
+    sweep_for(4);
     assert_true(slow_request->closed && slow_reader->closed);
     assert_int_equal(slow_reader->error_code, NGHTTP2_CANCEL);
+    assert_int_equal(cut(CUT_SLOW_REQUEST), 1);
+    assert_int_equal(cut(CUT_SLOW_ANSWER), 1);
+    sweep_for(600);
     assert_false(at_work->closed); /* it is our turn, not the peer's */
     world_home(&w);
     world_pump(&w);
     assert_true(answer_is(at_work, "home"));
+    world_close(&w);
+}
+
+static uint8_t large[1 << 20];
+/* A request of a million bytes whose first ones are there. */
+static struct answer *request_begun(size_t bytes) {
+    memset(large, 0, sizeof large);
+    grpc_frame_head(large, sizeof large - GRPC_FRAME_HEAD);
+    struct answer *a = world_request(&w, SVC "CreateOrder", slice_of(large, bytes), true, NULL, NULL);
+    world_pump(&w);
+    return a;
+}
+/* So many bytes of it every two seconds. */
+static unsigned seconds_until_reset(struct answer *a, size_t at, size_t step) {
+    for (unsigned s = 0; s < 400; s += 2) {
+        if (a->closed) return s;
+        step = MIN_OF(step, sizeof large - at);
+        world_more(&w, a, slice_of(large + at, step), at + step < sizeof large);
+        at += step;
+        world_pump(&w);
+        sweep_for(2);
+    }
+    return 400;
+}
+
+static void test_the_rate_is_asked_again_and_again(void **state) {
+    world_open(&w);
+    /* Much at once, then a trickle: what was brought in one piece of time does not count in the next. */
+    struct answer *a = request_begun(500000);
+    unsigned s = seconds_until_reset(a, 500000, 10);
+    assert_true(s >= 18 && s <= 24);
+    assert_int_equal(cut(CUT_SLOW_REQUEST), 1);
+    world_close(&w);
+    world_open(&w);
+    a = request_begun(1000);
+    s = seconds_until_reset(a, 1000, 2 * 4096 + 100);
+    assert_true(s >= 120 && s <= 124); /* fast enough, but not done in time */
+    assert_int_equal(cut(CUT_TRANSFER_LATE), 1);
+    world_close(&w);
+    world_open(&w);
+    a = request_begun(1000);
+    s = seconds_until_reset(a, 1000, 2 * 10000);
+    assert_int_equal(a->error_code, 0);
+    assert_true(a->closed && answer_is(a, "") == false && strcmp(a->grpc_status, "0") == 0);
+    world_close(&w);
+}
+
+static void test_a_fast_connection_may_let_streams_wait(void **state) {
+    assert_true(world_open_with(&w, &world_h2_limits, &world_call_limits, 1000));
+    struct answer *waits = world_call(&w, SVC "ListOrders", "0200000"), *reads = world_call(&w, SVC "ListOrders", "0900000");
+    for (unsigned s = 0; s < 12; s += 2) {
+        for (unsigned i = 0; i < 140; i++) nghttp2_session_consume(w.client, reads->id, 1000), world_pump(&w);
+        w.core.now_ns += 2 * NS_PER_S;
+        (void)h2_sweep(w.h2);
+        world_pump(&w);
+    }
+    assert_false(waits->closed || reads->closed);
+    sweep_for(26); /* nothing moves any more; a piece of time later both are slow */
+    assert_true(waits->closed && reads->closed);
+    assert_int_equal(cut(CUT_SLOW_ANSWER) + cut(CUT_STALLED), 2);
+    world_close(&w);
+}
+
+static void test_between_messages_a_client_may_think(void **state) {
+    world_open(&w);
+    struct answer *a = world_request(&w, SVC "ImportOrders", framed_text("one"), true, NULL, NULL);
+    world_pump(&w);
+    for (unsigned i = 0; i < 10; i++) { /* longer than transfer_ns in all */
+        sweep_for(28);
+        assert_false(a->closed);
+        world_more(&w, a, framed_text("next"), true);
+        world_pump(&w);
+    }
+    sweep_for(32);
+    assert_true(a->closed);
+    assert_int_equal(cut(CUT_STALLED), 1);
+    world_close(&w);
+}
+
+static void test_half_a_frame_is_seen(void **state) {
+    world_open(&w);
+    world_call(&w, SVC "CreateOrder", "x");
+    assert_int_equal(h2_frame_begun_ns(w.h2), 0);
+    static const uint8_t ping[17] = {0, 0, 8, 6};
+    for (unsigned i = 1; i < sizeof ping; i++) {
+        uint64_t begun = w.core.now_ns += NS_PER_S;
+        world_feed(&w, ping, i);
+        assert_int_equal(h2_frame_begun_ns(w.h2), begun);
+        w.core.now_ns += NS_PER_MS;
+        world_feed(&w, ping + i, sizeof ping - i);
+        assert_int_equal(h2_frame_begun_ns(w.h2), 0);
+        w.core.now_ns += 20 * NS_PER_S;
+    }
+    /* A header block in whole frames, without its end. */
+    static const uint8_t headers[] = {0, 0, 1, 1, 0, 0, 0, 0, 9, 0x82}, more[] = {0, 0, 1, 9, 0, 0, 0, 0, 9, 0x86};
+    uint64_t begun = w.core.now_ns += NS_PER_S;
+    world_feed(&w, headers, sizeof headers);
+    w.core.now_ns += NS_PER_S;
+    world_feed(&w, more, sizeof more);
+    assert_int_equal(h2_frame_begun_ns(w.h2), begun);
+    world_close(&w);
+}
+
+/* What the server says, frame by frame: the client's session would break off when it hears what it did not ask for. */
+static uint32_t goaway_code;
+static void output_read(void) {
+    static uint8_t buf[64 << 10];
+    for (;;) {
+        struct writer out = writer_of(buf, sizeof buf);
+        h2_output(w.h2, &out);
+        if (out.len == 0) return;
+        for (size_t at = 0; at < out.len; at += 9 + (get_be32(buf + at) >> 8))
+            if (buf[at + 3] == NGHTTP2_GOAWAY) goaway_code = get_be32(buf + at + 13);
+    }
+}
+/* Feeds a frame until the connection ends; answers how often. */
+static unsigned flood(const uint8_t *frame, size_t len) {
+    unsigned n = 0;
+    for (goaway_code = 0; n < 100000 && !w.dead; n++) world_feed(&w, frame, len), output_read();
+    return n;
+}
+
+static void test_floods_end_with_goaway(void **state) {
+    static const struct {
+        uint8_t frame[24];
+        size_t len;
+        unsigned least, most;
+        enum cut why;
+    } floods[] = {
+        {{0, 0, 8, 6}, 17, 3, 4, CUT_PINGS},
+        {{0, 0, 0, 4}, 9, 1900, 2100, CUT_CONTROL_FRAMES},                                /* SETTINGS */
+        {{0, 0, 5, 2, 0, 0, 0, 0, 1}, 14, 1900, 2100, CUT_CONTROL_FRAMES},                /* PRIORITY */
+        {{0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 1}, 13, 1900, 2100, CUT_CONTROL_FRAMES},    /* WINDOW_UPDATE */
+        {{0, 0, 1, 200}, 10, 1900, 2100, CUT_CONTROL_FRAMES},                             /* unknown */
+        {{0, 0, 0, 0, 0, 0, 0, 0, 3}, 9, 1900, 2100, CUT_CONTROL_FRAMES},                 /* empty DATA */
+        {{0, 0, 4, 3, 0, 0, 0, 0, 99, 0, 0, 0, 8}, 13, 1000, 1001, CUT_RESETS},           /* RST_STREAM of what was never open */
+    };
+    for (size_t i = 0; i < ARRAY_LEN(floods); i++) {
+        world_open(&w);
+        world_request(&w, SVC "CreateOrder", SLICE_LIT("\0\0\0\0"), true, NULL, NULL);
+        struct answer *second = world_request(&w, SVC "CreateOrder", SLICE_LIT("\0\0\0\0"), true, NULL, NULL);
+        world_pump(&w);
+        assert_int_equal(second->id, 3);
+        unsigned n = flood(floods[i].frame, floods[i].len);
+        assert_true(n >= floods[i].least && n <= floods[i].most);
+        assert_true(w.dead);
+        assert_int_equal(goaway_code, NGHTTP2_ENHANCE_YOUR_CALM);
+        assert_int_equal(h2_fault(w.h2), floods[i].why);
+        assert_true(h2_finished(w.h2));
+        assert_false(h2_wants_output(w.h2));
+        world_close(&w);
+    }
+}
+
+static void test_continuation_floods_end_with_goaway(void **state) {
+    world_open(&w);
+    world_call(&w, SVC "CreateOrder", "x");
+    static const uint8_t headers[] = {0, 0, 1, 1, 0, 0, 0, 0, 9, 0x82}, more[] = {0, 0, 0, 9, 0, 0, 0, 0, 9};
+    world_feed(&w, headers, sizeof headers);
+    assert_int_equal(flood(more, sizeof more), 9);
+    assert_int_equal(goaway_code, NGHTTP2_ENHANCE_YOUR_CALM);
+    assert_int_equal(h2_fault(w.h2), CUT_CONTINUATIONS);
+    world_close(&w);
+}
+
+static void test_what_is_condemned_says_nothing_more(void **state) {
+    assert_true(world_open_with(&w, &world_h2_limits, &world_call_limits, 1 << 20));
+    struct answer *a = world_request(&w, SVC "ListOrders", framed_text("0900000"), false, NULL, NULL);
+    const uint8_t *data;
+    for (ssize_t n; (n = nghttp2_session_mem_send(w.client, &data)) > 0;) assert_true(world_feed(&w, data, (size_t)n)); /* the answer waits to leave */
+    static const uint8_t ping[17] = {0, 0, 8, 6};
+    for (unsigned i = 0; i < 10; i++) world_feed(&w, ping, sizeof ping);
+    world_pump(&w);
+    assert_int_equal(w.goaway_code, NGHTTP2_ENHANCE_YOUR_CALM);
+    assert_true(a->body_len < 900000);
+    assert_true(h2_finished(w.h2));
     world_close(&w);
 }
 
@@ -399,7 +586,14 @@ int main(void) {
         cmocka_unit_test(test_the_bucket_of_resets_fills_again),
         cmocka_unit_test(test_reset_streams_count_until_their_op_is_home),
         cmocka_unit_test(test_ping_floods_end_the_connection),
-        cmocka_unit_test(test_stalled_streams_are_swept),
+        cmocka_unit_test(test_slow_peers_are_swept),
+        cmocka_unit_test(test_the_rate_is_asked_again_and_again),
+        cmocka_unit_test(test_a_fast_connection_may_let_streams_wait),
+        cmocka_unit_test(test_between_messages_a_client_may_think),
+        cmocka_unit_test(test_half_a_frame_is_seen),
+        cmocka_unit_test(test_floods_end_with_goaway),
+        cmocka_unit_test(test_continuation_floods_end_with_goaway),
+        cmocka_unit_test(test_what_is_condemned_says_nothing_more),
         cmocka_unit_test(test_ping),
         cmocka_unit_test(test_nghttp2s_heap_is_bounded),
         cmocka_unit_test(test_the_nth_allocation_fails),

@@ -71,7 +71,7 @@ static void text_is_well_formed(void **state) {
             assert_true(isdigit((unsigned char)space[1]));
         }
     }
-    assert_int_equal(helps, METRIC_COUNT + 2);
+    assert_int_equal(helps, METRIC_COUNT + 3);
     mem_free(text), mem_free(m);
 }
 

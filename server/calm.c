@@ -1,0 +1,80 @@
+#include "server/calm.h"
+
+/* RFC 9113 section 6; here so that this file needs no library. */
+enum { DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION };
+enum { FLAG_ACK = 1, FLAG_END_STREAM = 1, FLAG_PADDED = 8 };
+enum {
+    STRIKES_MAX = 2,
+    DATA_BYTES_MIN = 32, /* smaller frames are for the end of a message, and a request has few of them */
+    WORK_TOKENS = 4,   /* a window update for the stream and the connection, a ping and a SETTINGS: what clients send with one DATA frame at most */
+    WORK_BURSTS = 4,   /* what work gives back is kept up to so many bursts: windows of 16 MiB are opened frame by frame, long after */
+};
+
+void calm_init(struct calm *c, const struct calm_limits *l, uint64_t now_ns) {
+    *c = (struct calm){.resets = {l->reset_burst, now_ns}, .control = {l->control_burst, now_ns}};
+}
+
+static bool take(struct calm_bucket *b, uint32_t burst, uint32_t per_s, uint64_t now_ns) {
+    uint64_t seconds = now_ns > b->filled_ns ? (now_ns - b->filled_ns) / NS_PER_S : 0;
+    if (seconds) {
+        uint64_t filled = b->tokens + MIN_OF(seconds, UINT32_MAX) * per_s;
+        b->tokens = MAX_OF(b->tokens, MIN_OF(filled, (uint64_t)burst));
+        b->filled_ns += seconds * NS_PER_S;
+    }
+    if (b->tokens == 0) return false;
+    b->tokens--;
+    return true;
+}
+
+static void worked(struct calm *c, const struct calm_limits *l, uint32_t tokens) {
+    c->control.tokens = MAX_OF(c->control.tokens, MIN_OF(c->control.tokens + tokens, (uint64_t)WORK_BURSTS * l->control_burst));
+}
+
+static enum cut on_control(struct calm *c, const struct calm_limits *l, uint64_t now_ns) {
+    return take(&c->control, l->control_burst, l->control_per_s, now_ns) ? CUT_NONE : CUT_CONTROL_FRAMES;
+}
+
+static enum cut on_ping(struct calm *c, const struct calm_limits *l, uint64_t now_ns) {
+    bool early = c->pinged_ns && now_ns - c->pinged_ns < l->ping_interval_ns;
+    c->pinged_ns = now_ns;
+    if (!early) return c->strikes = 0, on_control(c, l, now_ns);
+    return ++c->strikes > STRIKES_MAX ? CUT_PINGS : on_control(c, l, now_ns);
+}
+
+enum cut calm_on_frame(struct calm *c, const struct calm_limits *l, uint64_t now_ns, uint8_t type, uint8_t flags, uint32_t length) {
+    if (type != CONTINUATION) c->continuations = 0;
+    switch (type) {
+    case DATA:
+        if (length == 0 && flags & FLAG_END_STREAM) return CUT_NONE;
+        if (length < DATA_BYTES_MIN || flags & FLAG_PADDED) return on_control(c, l, now_ns);
+        return worked(c, l, 1), CUT_NONE;
+    case HEADERS: return worked(c, l, WORK_TOKENS), CUT_NONE; /* a request; what it costs is bounded where calls are */
+    case RST_STREAM: return calm_on_fault(c, l, now_ns);
+    case PING:
+        if (!(flags & FLAG_ACK)) return on_ping(c, l, now_ns);
+        return on_control(c, l, now_ns); /* we ask once a minute at most */
+    case CONTINUATION: return ++c->continuations > l->continuations_max ? CUT_CONTINUATIONS : CUT_NONE;
+    default: return on_control(c, l, now_ns);
+    }
+}
+
+void calm_on_answer(struct calm *c, const struct calm_limits *l) {
+    c->pinged_ns = 0;
+    c->strikes = 0;
+    worked(c, l, WORK_TOKENS);
+}
+
+enum cut calm_on_fault(struct calm *c, const struct calm_limits *l, uint64_t now_ns) {
+    return take(&c->resets, l->reset_burst, l->reset_per_s, now_ns) ? CUT_NONE : CUT_RESETS;
+}
+
+const char *calm_text(enum cut why) {
+    switch (why) {
+    case CUT_PINGS: return "too_many_pings";
+    case CUT_RESETS: return "too many streams reset";
+    case CUT_CONTROL_FRAMES: return "too many frames that bring no work";
+    case CUT_CONTINUATIONS: return "too many CONTINUATION frames";
+    case CUT_HEADER_BYTES: return "a header list far beyond SETTINGS_MAX_HEADER_LIST_SIZE";
+    default: return "";
+    }
+}

@@ -1,0 +1,39 @@
+/* Whether a peer keeps calm: counts the frames of one connection that cost us something and bring no work. It sees frame heads and what we send, and says when the connection is to end
+ * (GOAWAY, ENHANCE_YOUR_CALM). No HTTP/2 library here: h2.c asks.
+ *
+ * Two buckets of tokens, each filled by time:
+ *   resets    a stream that the peer resets, or makes us reset (CVE-2023-44487, CVE-2025-8671)
+ *   control   PING, SETTINGS, PRIORITY, WINDOW_UPDATE, DATA that is empty, tiny or padded, unknown types (CVE-2019-9511..9518). Honest peers send these with work, so a request and each
+ *             real DATA frame either way gives some back
+ * Pings without any answer of ours between them are keepalive, and are to come no more often than ping_interval_ns; the third that does ends it, as in gRPC's servers. */
+#ifndef SERVER_CALM_H
+#define SERVER_CALM_H
+
+#include "server/cuts.h"
+
+struct calm_limits {
+    uint32_t reset_burst, reset_per_s;
+    uint32_t control_burst, control_per_s;
+    uint64_t ping_interval_ns;
+    uint32_t continuations_max; /* of one header block */
+};
+struct calm_bucket {
+    uint64_t tokens, filled_ns;
+};
+struct calm {
+    struct calm_bucket resets, control;
+    uint64_t pinged_ns; /* 0: not yet, or we have answered something since */
+    uint32_t strikes, continuations;
+};
+
+void calm_init(struct calm *c, const struct calm_limits *l, uint64_t now_ns);
+/* The head of a frame from the peer (RFC 9113 section 4.1). CUT_NONE: go on. */
+enum cut calm_on_frame(struct calm *c, const struct calm_limits *l, uint64_t now_ns, uint8_t type, uint8_t flags, uint32_t length) MUST_USE;
+/* We sent HEADERS or DATA: the peer has reason to open windows and to ping. */
+void calm_on_answer(struct calm *c, const struct calm_limits *l);
+/* We had to reset a stream, or to overlook a frame. */
+enum cut calm_on_fault(struct calm *c, const struct calm_limits *l, uint64_t now_ns) MUST_USE;
+/* What GOAWAY says; "too_many_pings" is what gRPC's clients look for, to ping less often. */
+const char *calm_text(enum cut why);
+
+#endif
