@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "proto/base/mem.h"
+#include "proto/timetext.h"
 #include "tools/cli.h"
 #include "tools/cmd_import.h"
 #include "tools/cmd_verify.h"
@@ -10,7 +11,6 @@
 #include "tools/money.h"
 #include "tools/pbjson.h"
 #include "tools/table.h"
-#include "tools/timetext.h"
 
 enum { BATCH_GET_MAX = 1000 };
 #define REQUEST_ARENA_BYTES (64 * MIB)

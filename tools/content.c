@@ -3,8 +3,8 @@
 #include <stdio.h>
 
 #include "proto/base/mem.h"
+#include "proto/timetext.h"
 #include "tools/money.h"
-#include "tools/timetext.h"
 
 typedef Orderdb__V1__Order Order;
 

@@ -5,9 +5,9 @@
 #include <stdlib.h>
 
 #include "proto/base/mem.h"
+#include "proto/timetext.h"
 #include "tools/csv.h"
 #include "tools/money.h"
-#include "tools/timetext.h"
 
 #define TABLES_BYTES_MAX (4 * GIB)
 #define CURRENCY ((char *)(uintptr_t)"BRL")

@@ -14,7 +14,7 @@
 #include "proto/base/mem.h"
 #include "proto/grpc.h"
 #include "proto/scan.h"
-#include "tools/timetext.h"
+#include "proto/timetext.h"
 
 enum { PATH_BYTES = 160, SECONDS_TEXT_BYTES = 48 };
 #define DURATION_SECONDS_MAX 315576000000ll /* google/protobuf/duration.proto: about 10,000 years */

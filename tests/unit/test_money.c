@@ -1,11 +1,11 @@
-/* tools/money.h and tools/timetext.h: what people type becomes exact numbers, or is refused. */
+/* tools/money.h and proto/timetext.h: what people type becomes exact numbers, or is refused. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <cmocka.h>
 
+#include "proto/timetext.h"
 #include "tools/money.h"
-#include "tools/timetext.h"
 
 static void good(const char *text, unsigned exponent, int64_t units) {
     int64_t v;

@@ -6,8 +6,8 @@
 #include <cmocka.h>
 
 #include "proto/base/mem.h"
+#include "proto/timetext.h"
 #include "tools/olist.h"
-#include "tools/timetext.h"
 
 #define ORDERS "order_id,customer_id,order_status,order_purchase_timestamp,order_approved_at,order_delivered_carrier_date,order_delivered_customer_date,order_estimated_delivery_date\n"
 #define CUSTOMERS "customer_id,customer_unique_id,customer_zip_code_prefix,customer_city,customer_state\nc1,ann,01046,sao paulo,SP\n"

@@ -1,4 +1,4 @@
-#include "tools/timetext.h"
+#include "proto/timetext.h"
 
 #include <stdio.h>
 

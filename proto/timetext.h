@@ -1,6 +1,6 @@
 /* Points in time as text: RFC 3339 in UTC, to and from seconds and nanoseconds since 1970. Years 1 to 9999, as google.protobuf.Timestamp. */
-#ifndef TOOLS_TIMETEXT_H
-#define TOOLS_TIMETEXT_H
+#ifndef PROTO_TIMETEXT_H
+#define PROTO_TIMETEXT_H
 
 #include "proto/base/bytes.h"
 
