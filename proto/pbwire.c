@@ -35,18 +35,3 @@ void pb_timestamp_us(struct writer *w, uint32_t field, int64_t unix_us) {
     struct slice part = writer_slice(&inner);
     pb_message(w, field, &part, 1);
 }
-
-bool pb_next(struct reader *r, struct pb_field *out) {
-    if (r->bad || r->at == r->end) return false;
-    uint64_t tag = read_varint(r);
-    *out = (struct pb_field){.number = (uint32_t)(tag >> 3), .wire_type = tag & 7};
-    if (tag >> 3 == 0 || tag >> 3 > PB_FIELD_NUMBER_MAX) r->bad = true;
-    switch (out->wire_type) {
-    case PB_VARINT: out->value = read_varint(r); break;
-    case PB_FIXED64: out->value = read_le64(r); break;
-    case PB_FIXED32: out->value = read_le32(r); break;
-    case PB_LEN: out->bytes = read_counted(r); break;
-    default: r->bad = true; /* groups, and what does not exist */
-    }
-    return !r->bad;
-}

@@ -14,7 +14,7 @@ size_t varint_len(uint64_t v) {
     return n;
 }
 
-uint64_t read_varint(struct reader *r) {
+uint64_t read_varint_long(struct reader *r) {
     uint64_t v = 0;
     for (unsigned shift = 0; shift < 70; shift += 7) {
         uint8_t b = read_u8(r);

@@ -96,7 +96,9 @@ static inline uint64_t read_be64(struct reader *r) { struct slice s = read_bytes
 static inline uint16_t read_le16(struct reader *r) { struct slice s = read_bytes(r, 2); return s.data ? get_le16(s.data) : 0; }
 static inline uint32_t read_le32(struct reader *r) { struct slice s = read_bytes(r, 4); return s.data ? get_le32(s.data) : 0; }
 static inline uint64_t read_le64(struct reader *r) { struct slice s = read_bytes(r, 8); return s.data ? get_le64(s.data) : 0; }
-uint64_t read_varint(struct reader *r);
+uint64_t read_varint_long(struct reader *r);
+/* Most are one byte: tags, small numbers, lengths. */
+static inline uint64_t read_varint(struct reader *r) { return reader_left(r) && *r->at < 0x80 ? *r->at++ : read_varint_long(r); }
 static inline struct slice read_counted(struct reader *r) {
     uint64_t n = read_varint(r);
     return n > reader_left(r) ? (r->bad = true, r->at = r->end, (struct slice){0}) : read_bytes(r, (size_t)n);
