@@ -41,4 +41,29 @@ static inline bool MUST_USE pb_next(struct reader *r, struct pb_field *out) {
     return !r->bad;
 }
 
+/* The same for who looks at a few fields of many: stops at those whose bit is in `wanted` (and, rarely, at others), steps over the rest. */
+static inline uint64_t pb_number_bit(uint32_t number) { return number < 64 ? 1ull << number : 1; }
+static inline bool MUST_USE pb_next_of(struct reader *r, uint64_t wanted, struct pb_field *out) {
+    /* Two bytes of tag and ten of value can be read without looking for the end; what is longer, or near it, takes the careful way. */
+    while (!r->bad && r->end - r->at >= 12) {
+        const uint8_t *at = r->at;
+        uint32_t tag = *at++;
+        if (tag >= 0x80) tag = (tag & 0x7f) | (uint32_t)*at++ << 7;
+        if (tag < 8 || tag >= 1 << 14 || wanted & pb_number_bit(tag >> 3)) break;
+        if ((tag & 7) == PB_LEN) {
+            size_t len = *at++;
+            if (len >= 0x80) len = (len & 0x7f) | (size_t)*at++ << 7;
+            if (len >= 1 << 14 || len > (size_t)(r->end - at)) break;
+            r->at = at + len;
+        } else if ((tag & 7) == PB_VARINT) {
+            uint64_t ends = ~get_le64(at) & 0x8080808080808080ull;
+            if (!ends && at[8] >= 0x80) break;
+            r->at = at + (ends ? __builtin_ctzll(ends) / 8 : 8) + 1;
+        } else {
+            break;
+        }
+    }
+    return pb_next(r, out);
+}
+
 #endif
