@@ -14,6 +14,7 @@
  *   apply_update.c      an order's content changes
  *   apply_fence.c       a request id is closed
  *   apply_batch.c       creates, all or none
+ *   apply_resource.c    what operators set: machines, limits
  *   apply_failure.c     how a refusal reads
  *
  * A refused command writes nothing: every function below first decides, then writes. */
@@ -55,7 +56,7 @@ enum status apply_command(struct apply *a, struct slice bytes, struct arena *are
     if ((st = applied(&x))) return st;
     if (!arena) return STATUS_OK;
     local.slot = x.slot;
-    if (!apply_outcome_copy(&local, arena, out)) *out = (struct outcome){.status = STATUS_DEADLINE_EXCEEDED, .slot = x.slot};
+    if (!apply_outcome_copy(&local, arena, out)) *out = (struct outcome){.status = STATUS_DEADLINE_EXCEEDED, .slot = x.slot, .resource.kind = local.resource.kind};
     return STATUS_OK;
 }
 
@@ -69,6 +70,8 @@ static enum status applied(struct applying *x)
     case COMMAND_UPDATE: return apply_update(x);
     case COMMAND_FENCE: return apply_fence(x);
     case COMMAND_BATCH: return apply_batch(x);
+    case COMMAND_RESOURCE: return apply_resource(x);
+    case COMMAND_MACHINE: return apply_machine(x);
     }
     return STATUS_FORMAT_UNKNOWN; /* command_decode has refused it already */
 }
@@ -78,7 +81,7 @@ bool apply_outcome_copy(const struct outcome *from, struct arena *arena, struct 
     *to = *from;
     struct slice *texts[] = {
         &to->head.user_id, &to->entry.event, &to->entry.operator_, &to->entry.reason, &to->entry.request_id, &to->entry.traceparent,
-        &to->winner_request_id, &to->machine_reference, &to->event, &to->expected_name,
+        &to->winner_request_id, &to->machine_reference, &to->event, &to->expected_name, &to->resource.name, &to->resource.bytes, &to->resource.error,
     };
     for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
         if (!texts[i]->len) continue;
@@ -96,9 +99,12 @@ bool apply_outcome_copy(const struct outcome *from, struct arena *arena, struct 
 
 /* ---- records. Numbers big-endian. */
 
+/* Format 1 is of servers that had the built-in machines alone. */
+enum { PARTITION_FORMAT_BUILT_IN = 1, PARTITION_FORMAT = 2 };
+
 void partition_record_encode(const struct partition_record *r, struct writer *w)
 {
-    write_u8(w, ORDER_FORMAT);
+    write_u8(w, PARTITION_FORMAT);
     write_be64(w, r->applied_index);
     write_be64(w, r->applied_term);
     write_be64(w, r->log_time_us);
@@ -109,13 +115,15 @@ void partition_record_encode(const struct partition_record *r, struct writer *w)
         write_be64(w, r->members.member[i].node_id);
         write_u8(w, r->members.member[i].kind);
     }
+    write_be16(w, r->machines_known);
 }
 
 enum status partition_record_decode(struct slice row, struct partition_record *out)
 {
     struct reader r = reader_of(row);
-    if (read_u8(&r) != ORDER_FORMAT) return STATUS_CHECKSUM_MISMATCH;
-    *out = (struct partition_record){0};
+    uint8_t format = read_u8(&r);
+    if (format != PARTITION_FORMAT && format != PARTITION_FORMAT_BUILT_IN) return STATUS_CHECKSUM_MISMATCH;
+    *out = (struct partition_record){.machines_known = MACHINES_BUILT_IN};
     out->applied_index = read_be64(&r);
     out->applied_term = read_be64(&r);
     out->log_time_us = read_be64(&r);
@@ -127,6 +135,8 @@ enum status partition_record_decode(struct slice row, struct partition_record *o
         out->members.member[i].node_id = read_be64(&r);
         out->members.member[i].kind = read_u8(&r);
     }
+    if (format == PARTITION_FORMAT) out->machines_known = read_be16(&r);
+    if (out->machines_known > MACHINES_MAX) return STATUS_CHECKSUM_MISMATCH;
     return r.bad || r.at != r.end ? STATUS_CHECKSUM_MISMATCH : STATUS_OK;
 }
 

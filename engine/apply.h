@@ -13,8 +13,9 @@ struct partition_record {
     uint64_t log_time_us; /* never goes back */
     int64_t order_count;
     struct group_members members;
+    uint16_t machines_known; /* ids up to here exist, for this partition; each above MACHINES_BUILT_IN has its row */
 };
-enum { PARTITION_RECORD_BYTES_MAX = 1 + 8 + 8 + 8 + 8 + 8 + 1 + 9 * GROUP_MEMBERS_MAX };
+enum { PARTITION_RECORD_BYTES_MAX = 1 + 8 + 8 + 8 + 8 + 8 + 1 + 9 * GROUP_MEMBERS_MAX + 2 };
 void partition_record_encode(const struct partition_record *r, struct writer *w);
 enum status partition_record_decode(struct slice row, struct partition_record *out) MUST_USE;
 
@@ -75,6 +76,16 @@ struct outcome {
     const struct slice *missing;  /* [missing_count] names as the machine has them */
     unsigned expected_index;      /* FIELD_INVALID: which of expected_statuses no machine knows, */
     struct slice expected_name;   /* and its name */
+    struct resource_outcome {     /* of a resource command */
+        enum resource_effect { RESOURCE_NONE, RESOURCE_CREATED, RESOURCE_REPLACED, RESOURCE_UNCHANGED, RESOURCE_REMOVED } effect; /* OK */
+        uint8_t kind;
+        struct slice name;
+        struct slice bytes;       /* OK: Resource as stored */
+        uint64_t revision;        /* OK: of a row: how many changes it has seen */
+        uint16_t machine;         /* its id */
+        int32_t version, newest;  /* newest: that there was before */
+        struct slice error;       /* FIELD_INVALID, LIMIT_EXCEEDED of a machine */
+    } resource;
 };
 
 /* What the scratch arena must hold for the largest command: an update or a patch, whose body is read, merged, written, and kept as it was (1 MiB each). Others: a body row written (1 MiB order + 4 KiB) and one read (the same, for the winner
@@ -83,7 +94,8 @@ enum { APPLY_SCRATCH_BYTES = 8 << 20 };
 
 struct apply {
     struct store_view view; /* store + batch: read your writes */
-    const struct machines *machines;
+    struct machines *machines; /* grows when a machine is applied; decisions see it up to record.machines_known */
+    bool trial;                /* a dry run: the registry is not to grow */
     struct partition_record record;
     struct slot_cache *slots; /* NULL: none */
     struct arena *scratch; /* reset by the caller between commands */

@@ -104,7 +104,7 @@ static enum status decide(struct applying *x, const struct machine **machine)
     x->slot = slot_of_user(c->user_id);
     enum status st = apply_replay(x, c->user_id, REQUEST_CREATE, &settled);
     if (st || settled) return st;
-    const struct machine *found = machines_find(x->a->machines, c->machine);
+    const struct machine *found = machines_find_known(x->a->machines, x->a->record.machines_known, c->machine);
     if (!found) {
         x->out->machine_reference = c->machine;
         return apply_refuse(x, STATUS_MACHINE_NOT_FOUND);
@@ -170,7 +170,7 @@ enum status apply_import(struct applying *x)
         x->out->already_there = true;
         return STATUS_OK;
     }
-    const struct machine *machine = machines_find(x->a->machines, c->machine);
+    const struct machine *machine = machines_find_known(x->a->machines, x->a->record.machines_known, c->machine);
     if (!machine) {
         x->out->machine_reference = c->machine;
         return apply_refuse(x, STATUS_MACHINE_NOT_FOUND);

@@ -4,6 +4,7 @@
 #include "engine/apply.h"
 #include "engine/check.h"
 #include "engine/required.h"
+#include "engine/resource.h"
 
 /* How a refusal reads: one sentence for people, metadata for programs. Keys of the metadata are part of the contract (docs/ERRORS.md). */
 
@@ -68,6 +69,39 @@ static void required(const struct outcome *o, struct failure *f)
     }
 }
 
+static void resource_refusal(const struct outcome *o, struct failure *f)
+{
+    const struct resource_outcome *r = &o->resource;
+    switch (o->status) {
+    case STATUS_RESOURCE_NOT_FOUND:
+        failure_set(f, o->status, "there is no %s \"%.*s\"", resource_kind_name((enum resource_kind)r->kind), TEXT(r->name));
+        failure_meta(f, "kind", "%s", resource_kind_name((enum resource_kind)r->kind));
+        failure_meta(f, "name", "%.*s", TEXT(r->name));
+        return;
+    case STATUS_MACHINE_VERSION_CONFLICT:
+        if (r->version == r->newest) failure_set(f, o->status, "%.*s@%d is there and differs: a version never changes; apply it as version %d", TEXT(r->name), r->version, r->newest + 1);
+        else if (r->version < r->newest)
+            failure_set(f, o->status, "%.*s@%d is not the newest: that is %d; apply it as version %d", TEXT(r->name), r->version, r->newest, r->newest + 1);
+        else failure_set(f, o->status, "the next version of %.*s is %d, not %d", TEXT(r->name), r->newest + 1, r->version);
+        failure_meta(f, "machine", "%.*s", TEXT(r->name));
+        failure_meta(f, "version", "%d", r->version);
+        failure_meta(f, "newest_version", "%d", r->newest);
+        return;
+    case STATUS_LIMIT_EXCEEDED:
+        if (r->kind == RESOURCE_MACHINE) failure_violation(f, o->status, "resource.machine", "%.*s", TEXT(r->error));
+        else failure_violation(f, o->status, "resource", "there are %d resources beside status machines; no more", RESOURCES_MAX);
+        return;
+    case STATUS_FIELD_INVALID:
+        failure_violation(f, o->status, "resource.machine", "%.*s", TEXT(r->error));
+        return;
+    case STATUS_DEADLINE_EXCEEDED:
+        failure_set(f, o->status, "the change took place, but there was no memory for its answer: apply it again, that changes nothing");
+        return;
+    default:
+        failure_set(f, o->status, "%s", status_reason(o->status));
+    }
+}
+
 static void refusal(const struct outcome *o, const struct machines *ms, struct failure *f)
 {
     char field[48];
@@ -129,6 +163,7 @@ static void refusal(const struct outcome *o, const struct machines *ms, struct f
 
 void outcome_failure(const struct outcome *o, const struct machines *ms, struct failure *f)
 {
-    refusal(o, ms, f);
+    if (o->resource.kind) resource_refusal(o, f);
+    else refusal(o, ms, f);
     if (o->batch) failure_meta(f, "index", "%u", o->item);
 }

@@ -34,6 +34,8 @@ enum status apply_content_put(struct applying *x, const struct content *c) MUST_
 enum status apply_put_body(struct applying *x, int64_t order_id, const struct order_body *body) MUST_USE;
 enum status apply_fence(struct applying *x) MUST_USE;
 enum status apply_batch(struct applying *x) MUST_USE;
+enum status apply_resource(struct applying *x) MUST_USE;
+enum status apply_machine(struct applying *x) MUST_USE;
 /* Everything that `from` borrows, into the arena. false: it is full. */
 bool apply_outcome_copy(const struct outcome *from, struct arena *arena, struct outcome *to) MUST_USE;
 

@@ -25,7 +25,7 @@ static bool move_resolve(struct applying *x, const struct order_head *head, stru
         return machine_has_event(m->machine, m->wanted->event);
     }
     unsigned count = 0;
-    m->to_status = machines_status_id(ms, m->wanted->to_status);
+    m->to_status = machines_status_id_known(ms, x->a->record.machines_known, m->wanted->to_status);
     if (!m->to_status || !machine_has_target(m->machine, m->to_status)) return false;
     m->edge = machine_edge_by_target(m->machine, head->status, m->to_status, &count);
     m->ambiguous = count > 1;
@@ -46,7 +46,7 @@ static void match_expected(const struct applying *x, const struct order_head *he
     *unknown = -1;
     *among = t->expected_status_count == 0;
     for (unsigned i = 0; i < t->expected_status_count; i++) {
-        uint16_t id = machines_status_id(x->a->machines, t->expected_statuses[i]);
+        uint16_t id = machines_status_id_known(x->a->machines, x->a->record.machines_known, t->expected_statuses[i]);
         if (!id && *unknown < 0) *unknown = (int)i;
         if (id == head->status) *among = true;
     }

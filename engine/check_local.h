@@ -36,6 +36,8 @@ void check_order_parts(struct checker *c, const struct path *at, Orderdb__V1__Or
 void check_options(struct checker *c, const Orderdb__V1__WriteOptions *o, bool required, struct command_origin *origin);
 /* A valid traceparent, or none. */
 struct slice check_traceparent(struct slice s);
+/* Unknown fields of the message and of all in it; not of a message with a oneof. */
+void check_drop_unknown(ProtobufCMessage *m);
 /* The field must not be sent. */
 void check_assigned(struct checker *c, const struct path *at, bool sent);
 

@@ -24,7 +24,7 @@ static bool currency_valid(const char *code) { return bsearch(code, currencies, 
 /* ---- canonical form */
 
 /* Drops what this version does not know: a field that is not checked must not be stored, and the same order must be the same bytes. */
-static void drop_unknown(ProtobufCMessage *m)
+void check_drop_unknown(ProtobufCMessage *m)
 {
     m->n_unknown_fields = 0;
     for (unsigned i = 0; i < m->descriptor->n_fields; i++) {
@@ -33,12 +33,12 @@ static void drop_unknown(ProtobufCMessage *m)
         void *member = (char *)m + fd->offset;
         if (fd->label != PROTOBUF_C_LABEL_REPEATED) {
             ProtobufCMessage *sub = *(ProtobufCMessage **)member;
-            if (sub) drop_unknown(sub);
+            if (sub) check_drop_unknown(sub);
             continue;
         }
         size_t n = *(size_t *)(void *)((char *)m + fd->quantifier_offset);
         ProtobufCMessage **subs = *(ProtobufCMessage ***)member;
-        for (size_t j = 0; j < n; j++) drop_unknown(subs[j]);
+        for (size_t j = 0; j < n; j++) check_drop_unknown(subs[j]);
     }
 }
 
@@ -202,7 +202,7 @@ static void check_shipment(struct checker *c, const struct path *at, const Order
 
 void check_order_parts(struct checker *c, const struct path *at, Orderdb__V1__Order *o)
 {
-    drop_unknown(&o->base);
+    check_drop_unknown(&o->base);
     check_text(c, AT(at, "order_type"), o->order_type, 0, CHECK_NAME_BYTES_MAX);
     if (o->address) check_address(c, AT(at, "address"), o->address);
     check_count(c, AT(at, "payments"), o->n_payments, CHECK_REFS_MAX);

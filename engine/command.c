@@ -13,6 +13,8 @@
  *   update      order_id(8) expected_version(8) change
  *   change      fields(8) currency summary detail
  *   batch       user_id count(varint) { create }*
+ *   resource    kind(1) remove(1) name bytes
+ *   machine     row
  *   entry       version(varint) time_us(8) from(2) to(2) event operator reason request_id traceparent
  *
  * Chain hashes are not carried: apply computes them, since they cover the order id, which only apply knows. */
@@ -47,6 +49,10 @@ static size_t command_bytes_max(const struct command *c)
         return n + 16 + change_bytes_max(&c->update.change);
     case COMMAND_BATCH:
         return n + counted_bytes_max(c->batch.user_id) + COUNT_BYTES_MAX + c->batch.packed.len;
+    case COMMAND_RESOURCE:
+        return n + 2 + counted_bytes_max(c->resource.name) + counted_bytes_max(c->resource.bytes);
+    case COMMAND_MACHINE:
+        return n + counted_bytes_max(c->machine.row);
     case COMMAND_IMPORT:
         n += counted_bytes_max(c->import.user_id) + counted_bytes_max(c->import.client_order_no) + counted_bytes_max(c->import.machine);
         n += counted_bytes_max(c->import.summary) + counted_bytes_max(c->import.detail) + COUNT_BYTES_MAX;
@@ -121,6 +127,13 @@ struct slice command_encode(const struct command *c, struct arena *arena)
         write_counted(&w, c->batch.user_id);
         write_varint(&w, c->batch.count);
         write_slice(&w, c->batch.packed);
+    } else if (c->type == COMMAND_RESOURCE) {
+        write_u8(&w, c->resource.kind);
+        write_u8(&w, c->resource.remove);
+        write_counted(&w, c->resource.name);
+        write_counted(&w, c->resource.bytes);
+    } else if (c->type == COMMAND_MACHINE) {
+        write_counted(&w, c->machine.row);
     } else {
         bool create = c->type == COMMAND_CREATE;
         write_counted(&w, create ? c->create.user_id : c->import.user_id);
@@ -187,6 +200,16 @@ static void batch_decode(struct reader *r, struct command_batch *b)
     b->packed = r->bad ? (struct slice){0} : slice_of(begin, (size_t)(r->at - begin));
 }
 
+static void resource_decode(struct reader *r, struct command_resource *c)
+{
+    c->kind = read_u8(r);
+    uint8_t remove = read_u8(r);
+    c->remove = remove;
+    if (remove > 1) r->bad = true;
+    c->name = read_counted(r);
+    c->bytes = read_counted(r);
+}
+
 enum status command_decode(struct slice bytes, struct arena *arena, struct command *out)
 {
     struct reader r = reader_of(bytes);
@@ -233,6 +256,12 @@ enum status command_decode(struct slice bytes, struct arena *arena, struct comma
         break;
     case COMMAND_BATCH:
         batch_decode(&r, &out->batch);
+        break;
+    case COMMAND_RESOURCE:
+        resource_decode(&r, &out->resource);
+        break;
+    case COMMAND_MACHINE:
+        out->machine.row = read_counted(&r);
         break;
     default: /* of a newer version, or damaged */
         return bytes.len ? STATUS_FORMAT_UNKNOWN : STATUS_CHECKSUM_MISMATCH;

@@ -18,7 +18,9 @@ enum command_type {
     COMMAND_FENCE = 4,
     COMMAND_BATCH = 5,
     COMMAND_UPDATE = 6,
-    COMMAND_PATCH = 9, /* 7 and 8 are resources */
+    COMMAND_RESOURCE = 7,
+    COMMAND_MACHINE = 8,
+    COMMAND_PATCH = 9,
 };
 enum { COMMAND_STATUSES_MAX = 64, COMMAND_BATCH_MAX = 1000, ENTRY_FORMAT = 1 };
 
@@ -69,6 +71,17 @@ struct command_update {
     int64_t order_id, expected_version; /* 0: any */
     struct content_change change;
 };
+/* A resource as it is to be, or its end. To the meta partition. */
+struct command_resource {
+    uint8_t kind;       /* enum resource_kind */
+    bool remove;
+    struct slice name;
+    struct slice bytes; /* Resource in canonical form; of a machine, StatusMachine: version 0 stands for the next one. remove: empty */
+};
+/* A status machine that the meta partition has taken, to each of the others. */
+struct command_machine {
+    struct slice row; /* resource.h: machine_row */
+};
 struct command {
     enum command_type type;
     struct command_origin origin;
@@ -79,6 +92,8 @@ struct command {
         struct command_fence fence;
         struct command_batch batch;
         struct command_update update;
+        struct command_resource resource;
+        struct command_machine machine;
     };
 };
 

@@ -30,6 +30,7 @@ struct replay {
 };
 
 static struct partition *engine_partition_of_group(struct engine *e, uint64_t group_id) {
+    if (group_id == PARTITION_META_GROUP) return e->meta;
     return group_id >= 1 && group_id <= e->config.partition_count ? e->by_id[group_id - 1] : NULL;
 }
 
@@ -66,11 +67,11 @@ static enum status replay_record(void *ctx, const struct wal_record *r) {
 static void engine_synced(void *ctx, uint64_t batch) {
     struct engine *e = ctx;
     e->log_ns = e->env->ops->mono_ns(e->env) - e->log_begun_ns;
-    for (uint32_t i = 0; i < e->config.owned_count; i++) partition_synced(&e->partitions[i]);
+    for (uint32_t i = 0; i < e->held_count; i++) partition_synced(&e->partitions[i]);
 }
 
 static enum status engine_open_log(struct engine *e, char error[256]) {
-    struct replay replay = {.at = mem_zalloc(e->config.owned_count * sizeof *replay.at), .error = error};
+    struct replay replay = {.at = mem_zalloc(e->held_count * sizeof *replay.at), .error = error};
     if (!replay.at) return STATUS_MEMORY_LIMIT;
     struct wal_config config = {
         .dir = "log",
@@ -83,7 +84,7 @@ static enum status engine_open_log(struct engine *e, char error[256]) {
     e->replay = &replay;
     enum status st = wal_open(&e->wal, e->env, &config, replay_record, error);
     e->replay = NULL;
-    for (uint32_t i = 0; i < e->config.owned_count; i++) {
+    for (uint32_t i = 0; i < e->held_count; i++) {
         struct replayed *at = &replay.at[i];
         if (!st) st = partition_start(&e->partitions[i], at->entries, at->n, error);
         for (size_t k = 0; k < at->n; k++) mem_free((void *)at->entries[k].data.data);
@@ -95,7 +96,7 @@ static enum status engine_open_log(struct engine *e, char error[256]) {
 
 enum status engine_open(struct engine **out, struct env *env, const struct engine_config *config, char error[256]) {
     check(config->owned_count > 0);
-    check(config->owned_count <= WAL_GROUPS_MAX);
+    check(config->owned_count + config->meta <= WAL_GROUPS_MAX);
     *out = NULL;
     error[0] = 0;
     struct engine *e = mem_new(struct engine);
@@ -107,13 +108,18 @@ enum status engine_open(struct engine **out, struct env *env, const struct engin
     e->now_ns = env->ops->mono_ns(env);
     backlog_init(&e->writes, config->queue_target_ns, config->queue_ops_max, e->now_ns);
     backlog_init(&e->disk_reads, config->queue_target_ns, config->queue_ops_max, e->now_ns);
-    e->partitions = mem_zalloc(config->owned_count * sizeof *e->partitions);
+    e->held_count = config->owned_count + config->meta;
+    e->partitions = mem_zalloc(e->held_count * sizeof *e->partitions);
     e->by_id = mem_zalloc(config->partition_count * sizeof *e->by_id);
     enum status st = e->partitions && e->by_id ? STATUS_OK : STATUS_MEMORY_LIMIT;
     if (!st) st = votes_open(&e->votes, env, "votes", error);
     for (uint32_t i = 0; !st && i < config->owned_count; i++) {
         e->by_id[config->partitions[i]] = &e->partitions[i];
         st = partition_open(&e->partitions[i], e, config->partitions[i], error);
+    }
+    if (!st && config->meta) {
+        e->meta = &e->partitions[config->owned_count];
+        st = partition_open(e->meta, e, PARTITION_META, error);
     }
     if (!st) st = engine_open_log(e, error);
     if (st) {
@@ -127,7 +133,7 @@ enum status engine_open(struct engine **out, struct env *env, const struct engin
 
 void engine_close(struct engine *e) {
     if (!e) return;
-    for (uint32_t i = 0; e->partitions && i < e->config.owned_count; i++) partition_close(&e->partitions[i]);
+    for (uint32_t i = 0; e->partitions && i < e->held_count; i++) partition_close(&e->partitions[i]);
     for (struct list *l; (l = list_pop_front(&e->finished));) {
         struct op *op = list_entry(l, struct op, link);
         op->done(op);
@@ -187,8 +193,7 @@ void engine_submit(struct engine *e, struct op *op) {
     op->submitted_ns = e->env->ops->mono_ns(e->env);
     *queue_of(e, op) += 1;
     if (op->kind == OP_WRITE) e->queue_bytes += op->command.len;
-    uint32_t id = partition_of_slot(op->slot, e->config.partition_count);
-    struct partition *p = e->by_id[id];
+    struct partition *p = op->slot == SLOT_META ? e->meta : e->by_id[partition_of_slot(op->slot, e->config.partition_count)];
     if (!p) {
         failure_set(&op->failure, STATUS_SLOT_MOVED, "slot %u is not on this core", op->slot);
         engine_finish(e, op);
@@ -210,12 +215,12 @@ static void votes_durable(void *ctx) { (void)ctx; /* engine_tick goes on: nothin
 static void engine_propose(struct engine *e) {
     if (votes_dirty(e->votes) && !votes_busy(e->votes)) votes_commit(e->votes, votes_durable, e);
     if (wal_busy(e->wal)) return;
-    for (uint32_t i = 0; i < e->config.owned_count; i++) partition_stage(&e->partitions[i]);
+    for (uint32_t i = 0; i < e->held_count; i++) partition_stage(&e->partitions[i]);
     if (votes_dirty(e->votes) && !votes_busy(e->votes)) votes_commit(e->votes, votes_durable, e);
     if (votes_dirty(e->votes) || votes_busy(e->votes)) return; /* entries of a term never reach the disk before the term does */
     if (!wal_commit(e->wal)) return;
     e->log_begun_ns = e->now_ns;
-    for (uint32_t i = 0; i < e->config.owned_count; i++) partition_log_committed(&e->partitions[i]);
+    for (uint32_t i = 0; i < e->held_count; i++) partition_log_committed(&e->partitions[i]);
 }
 
 /* A restart applies again what is not flushed, some 30 us a command: a quarter of the log, whatever the number of partitions, bounds it to a few seconds. Whoever
@@ -223,7 +228,7 @@ static void engine_propose(struct engine *e) {
 static void engine_bound_replay(struct engine *e) {
     uint64_t sum = 0, most = 0;
     struct partition *largest = NULL;
-    for (uint32_t i = 0; i < e->config.owned_count; i++) {
+    for (uint32_t i = 0; i < e->held_count; i++) {
         uint64_t bytes = partition_log_unflushed(&e->partitions[i]);
         sum += bytes;
         if (bytes > most && e->partitions[i].state != PARTITION_FAILED) most = bytes, largest = &e->partitions[i];
@@ -243,7 +248,7 @@ static void engine_housekeeping(struct engine *e) {
     }
     e->disk_full = full;
     e->log_blocked = false;
-    for (uint32_t i = 0; i < e->config.owned_count; i++) partition_housekeeping(&e->partitions[i]);
+    for (uint32_t i = 0; i < e->held_count; i++) partition_housekeeping(&e->partitions[i]);
     engine_bound_replay(e);
     /* The log is bounded: whoever pins its oldest segment flushes in time. */
     if (e->wal_stats.live_bytes > e->wal_stats.live_bytes_max / 2 || e->draining) {
@@ -255,16 +260,16 @@ static void engine_housekeeping(struct engine *e) {
 void engine_tick(struct engine *e) {
     e->now_ns = e->env->ops->mono_ns(e->env);
     uint64_t now_ms = engine_now_ms(e);
-    for (uint32_t i = 0; i < e->config.owned_count; i++)
+    for (uint32_t i = 0; i < e->held_count; i++)
         if (group_deadline_ms(e->partitions[i].group) <= now_ms) group_tick(e->partitions[i].group, now_ms);
     engine_propose(e);
     uint64_t until = e->now_ns + APPLY_SLICE_NS;
-    for (uint32_t i = 0; i < e->config.owned_count; i++) partition_apply(&e->partitions[(e->apply_first + i) % e->config.owned_count], until);
-    e->apply_first = (e->apply_first + 1) % e->config.owned_count;
+    for (uint32_t i = 0; i < e->held_count; i++) partition_apply(&e->partitions[(e->apply_first + i) % e->held_count], until);
+    e->apply_first = (e->apply_first + 1) % e->held_count;
     backlog_tick(&e->writes, e->now_ns, e->queue_writes);
     backlog_tick(&e->disk_reads, e->now_ns, e->reads_away);
     if (e->now_ns >= e->next_housekeeping_ns) engine_housekeeping(e);
-    for (uint32_t i = 0; e->draining && i < e->config.owned_count; i++) partition_flush(&e->partitions[i]);
+    for (uint32_t i = 0; e->draining && i < e->held_count; i++) partition_flush(&e->partitions[i]);
     struct list due;
     list_init(&due);
     list_splice_back(&due, &e->finished);
@@ -278,7 +283,7 @@ uint64_t engine_deadline_ns(const struct engine *e) {
     if (!list_empty(&e->finished)) return 0;
     uint64_t at = e->next_housekeeping_ns;
     bool log_idle = !wal_busy(e->wal) && !votes_busy(e->votes);
-    for (uint32_t i = 0; i < e->config.owned_count; i++) {
+    for (uint32_t i = 0; i < e->held_count; i++) {
         struct partition *p = &e->partitions[i];
         if (p->state != PARTITION_FAILED && group_applicable(p->group) > p->record.applied_index) return 0;
         if (log_idle && !e->log_blocked && partition_has_to_stage(p)) return 0;
@@ -288,7 +293,7 @@ uint64_t engine_deadline_ns(const struct engine *e) {
 }
 
 bool engine_ready(const struct engine *e) {
-    for (uint32_t i = 0; i < e->config.owned_count; i++)
+    for (uint32_t i = 0; i < e->held_count; i++)
         if (e->partitions[i].state == PARTITION_OPENING) return false;
     return true;
 }
@@ -297,7 +302,7 @@ void engine_drain(struct engine *e) { e->draining = true; }
 
 bool engine_drained(const struct engine *e) {
     if (e->queue_writes || e->queue_reads || !list_empty(&e->finished) || !wal_settled(e->wal) || votes_busy(e->votes)) return false;
-    for (uint32_t i = 0; i < e->config.owned_count; i++) {
+    for (uint32_t i = 0; i < e->held_count; i++) {
         const struct partition *p = &e->partitions[i];
         if (p->flushing || p->reads_away || (p->state == PARTITION_READY && !partition_flushed(p))) return false;
     }

@@ -9,16 +9,23 @@
 #include "engine/apply.h"
 #include "engine/env.h"
 #include "engine/query.h"
+#include "engine/resource.h"
 #include "engine/wal.h"
 #include "proto/base/list.h"
 
-enum op_kind { OP_WRITE, OP_VALIDATE, OP_GET, OP_GET_MANY, OP_LIST, OP_HISTORY, OP_STATS };
+enum op_kind { OP_WRITE, OP_VALIDATE, OP_GET, OP_GET_MANY, OP_LIST, OP_HISTORY, OP_STATS, OP_RESOURCES };
+
+/* The meta partition (resource.h): its op.slot, its id in logs and store_open. It is one of an engine's partitions in everything but that it owns no slots and is
+ * not among those of the map. */
+enum { SLOT_META = 0xffff };
+#define PARTITION_META UINT32_MAX
 
 struct partition_stats {
     uint32_t partition;
     uint16_t first_slot, last_slot;
     uint64_t applied_index, commit_index, flushed_index, term;
     bool leader, ready, read_only;
+    uint16_t machines_known;
     uint64_t orders, writes, reads, table_bytes, memtable_bytes;
     double writes_per_second, reads_per_second; /* over the last second */
 };
@@ -26,7 +33,7 @@ struct partition_stats {
 struct op {
     struct list link; /* whoever holds the op may use it */
     enum op_kind kind;
-    uint16_t slot;            /* decides the partition */
+    uint16_t slot;            /* decides the partition; SLOT_META */
     uint64_t deadline_ns;     /* monotonic; 0: none. Past it, work that has not begun is dropped: DEADLINE_EXCEEDED */
     struct arena *arena;      /* the request's: results go here */
     void (*done)(struct op *op);
@@ -41,13 +48,15 @@ struct op {
         struct { const int64_t *order_ids; unsigned count; bool full; } get_many; /* all of the slot's partition */
         struct list_request list;
         struct history_request history;
+        struct resources_request resources; /* to SLOT_META */
     };
     /* what came of it */
     struct failure failure;   /* .status STATUS_OK, or the refusal */
     struct outcome outcome;   /* OP_WRITE. OP_VALIDATE: what it would be if it were written now; a new order has the order_id 0 */
     struct partition_stats stats; /* OP_STATS: of the slot's partition */
     struct slice *orders;     /* OK. OP_GET_MANY: see query_get_many. OP_WRITE of a batch: as answer, for each of its creates */
-    struct slice answer;      /* OK. OP_GET: Order. OP_LIST, OP_HISTORY: the response. OP_WRITE, OP_VALIDATE: the Order as the answer shows it, FULL. Wire bytes */
+    struct slice answer;      /* OK. OP_GET: Order. OP_LIST, OP_HISTORY, OP_RESOURCES: the response. OP_WRITE, OP_VALIDATE: the Order as the answer
+                               * shows it, FULL; of a resource command, the Resource. Wire bytes */
     uint64_t index;           /* private */
 };
 
@@ -57,11 +66,12 @@ struct engine_config {
     uint32_t partition_count;      /* of the cluster's map */
     const uint32_t *partitions;    /* those that this engine owns */
     uint32_t owned_count;
-    const struct machines *machines; /* shared, read-only */
+    bool meta;                     /* it owns the meta partition too */
+    struct machines *machines;     /* the process's registry: shared, grows */
     uint8_t token_key[32];
     uint64_t log_live_bytes_max;   /* 256 MiB / cores */
     uint32_t log_segment_bytes;
-    uint64_t memtable_bytes;       /* of all partitions of this engine together */
+    uint64_t memtable_bytes;       /* of all partitions of this engine together, without META_MEMTABLE_BYTES */
     uint32_t queue_ops_max;        /* writes waiting or under way, and reads likewise: more answer OVERLOADED */
     uint64_t queue_target_ns;      /* how long a write, or a read from disk, is to wait at most: beyond it the queue is made shorter (backlog.h). 0: queue_ops_max alone */
     uint64_t queue_bytes_max;      /* command bytes of the writes */
@@ -71,6 +81,8 @@ struct engine_config {
     void *store_ctx;
     uint32_t election_ms, heartbeat_ms;
 };
+
+enum { META_MEMTABLE_BYTES = 2 << 20 };
 
 struct engine;
 /* Opens votes, log and partitions and replays nothing yet: replay is the normal apply once the groups lead (engine_ready). */
@@ -101,6 +113,7 @@ struct engine_stats {
     struct wal_stats *wal; /* borrowed until the next call */
 };
 void engine_get_stats(struct engine *e, struct engine_stats *out);
+/* Of those in the map. */
 uint32_t engine_partition_stats(struct engine *e, struct partition_stats *out, uint32_t max);
 
 #endif

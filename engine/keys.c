@@ -108,6 +108,25 @@ void key_partition(struct key *k) {
     key_end(k, &w);
 }
 
+void key_machine(struct key *k, uint16_t machine_id) {
+    struct writer w = key_begin(k, KEY_SLOT_PARTITION, KEY_MACHINE);
+    write_be16(&w, machine_id);
+    key_end(k, &w);
+}
+
+/* The name stands last and without its length: rows are sorted by it. */
+void key_resource(struct key *k, uint8_t kind, struct slice name) {
+    struct writer w = key_begin(k, KEY_SLOT_PARTITION, KEY_RESOURCE);
+    write_u8(&w, kind);
+    write_slice(&w, name);
+    key_end(k, &w);
+}
+
+struct slice key_resource_position(struct slice key) {
+    check(key.len >= 4);
+    return slice_of(key.data + 3, key.len - 3);
+}
+
 void key_list_position(struct slice key, int64_t *create_us, int64_t *order_id) {
     check(key.len >= 16);
     const uint8_t *p = key.data + key.len - 16;

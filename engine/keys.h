@@ -10,7 +10,9 @@
  *   slot 'S'                                               slot record: last order id, last seq, order count
  *   slot 'U' order_id(8) version(8)                        content that the update or patch to this version replaced (order.h)
  *   slot 'Y' order_id(8) version(8)                        history entry, versions >= 2 (version 1 is the body's origin)
- *   0xffff 'A'                                             partition record: format, applied index and term, log time, members
+ *   0xffff 'A'                                             partition record: format, applied index and term, log time, members, machines known
+ *   0xffff 'M' machine id(2)                               a status machine that came after the built-in ones (resource.h)
+ *   0xffff 'R' kind(1) name                                a resource; of the meta partition alone (resource.h)
  */
 #ifndef ENGINE_KEYS_H
 #define ENGINE_KEYS_H
@@ -24,7 +26,9 @@ enum key_kind {
     KEY_DEDUP = 'D',
     KEY_HEAD = 'H',
     KEY_LIST = 'L',
+    KEY_MACHINE = 'M',
     KEY_COUNTS = 'N',
+    KEY_RESOURCE = 'R',
     KEY_SLOT = 'S',
     KEY_CONTENT = 'U',
     KEY_HISTORY = 'Y',
@@ -52,6 +56,11 @@ void key_counts_prefix(struct key *k, uint16_t slot, struct slice user_id, uint8
 void key_slot(struct key *k, uint16_t slot);
 void key_slot_prefix(struct key *k, uint16_t slot); /* two bytes: the slot's whole range starts here */
 void key_partition(struct key *k);
+void key_machine(struct key *k, uint16_t machine_id);
+/* name empty: the prefix of the kind's. */
+void key_resource(struct key *k, uint8_t kind, struct slice name);
+/* kind(1) and name: a resource's place in their order. */
+struct slice key_resource_position(struct slice key);
 /* The last 16 bytes of a list or counts key: time and id. create_us is stored with its sign bit flipped so that 1969 sorts before 1970. */
 void key_list_position(struct slice key, int64_t *create_us, int64_t *order_id);
 /* The smallest key above all that begin with k: for upper bounds. */

@@ -37,3 +37,38 @@ bool page_token_decode(struct slice text, struct slice key, struct page_token *t
     *t = claimed;
     return true;
 }
+
+/* ---- with a text as the position */
+
+enum { NAMED_HEAD_BYTES = 1 + 1 + 16, NAMED_BYTES_MAX = NAMED_HEAD_BYTES + PAGE_TOKEN_NAME_BYTES_MAX + MAC_BYTES };
+
+static size_t named_write(enum page_token_kind kind, struct hash128 query, struct slice position, struct slice key, uint8_t bytes[NAMED_BYTES_MAX]) {
+    struct writer w = writer_of(bytes, NAMED_BYTES_MAX);
+    write_u8(&w, TOKEN_FORMAT);
+    write_u8(&w, (uint8_t)kind);
+    write_be64(&w, query.high);
+    write_be64(&w, query.low);
+    write_slice(&w, position);
+    uint8_t mac[SHA256_BYTES];
+    hmac_sha256(mac, key, writer_slice(&w));
+    write_bytes(&w, mac, MAC_BYTES);
+    check(!w.full);
+    return w.len;
+}
+
+struct slice page_token_encode_named(enum page_token_kind kind, struct hash128 query, struct slice position, struct slice key, char out[PAGE_TOKEN_NAMED_TEXT_BYTES_MAX + 3]) {
+    uint8_t bytes[NAMED_BYTES_MAX];
+    static_assert(BASE64_LEN(NAMED_BYTES_MAX) <= PAGE_TOKEN_NAMED_TEXT_BYTES_MAX + 3, "room for what the encoder may write");
+    size_t n = named_write(kind, query, position, key, bytes);
+    return slice_of(out, base64_encode_url(slice_of(bytes, n), out));
+}
+
+bool page_token_decode_named(struct slice text, enum page_token_kind kind, struct hash128 query, struct slice key, uint8_t position[PAGE_TOKEN_NAME_BYTES_MAX], size_t *len) {
+    uint8_t sent[NAMED_BYTES_MAX + 3], genuine[NAMED_BYTES_MAX];
+    if (text.len > PAGE_TOKEN_NAMED_TEXT_BYTES_MAX) return false;
+    size_t n = base64_decode(text, sent);
+    if (n < NAMED_HEAD_BYTES + MAC_BYTES || n > NAMED_BYTES_MAX) return false;
+    *len = n - NAMED_HEAD_BYTES - MAC_BYTES;
+    memcpy(position, sent + NAMED_HEAD_BYTES, *len);
+    return named_write(kind, query, slice_of(position, *len), key, genuine) == n && bytes_equal_constant_time(sent, genuine, n);
+}

@@ -30,6 +30,7 @@ static enum status record_load(struct partition *p, bool *found) {
 static enum status record_create(struct partition *p) {
     struct engine *e = p->engine;
     p->record = (struct partition_record){
+        .machines_known = MACHINES_BUILT_IN,
         .members = {.member = {{.node_id = e->config.node_id, .kind = GROUP_VOTER}}, .count = 1, .index = GROUP_FIRST_INDEX},
     };
     struct apply a = {.view = {.store = p->store, .batch = p->batch}, .machines = e->config.machines, .record = p->record, .scratch = &e->scratch};
@@ -42,7 +43,7 @@ static enum status record_create(struct partition *p) {
 
 static enum status store_load(struct partition *p, char error[256]) {
     struct engine *e = p->engine;
-    enum status st = e->config.store_open(e->config.store_ctx, p->id, e->config.memtable_bytes / e->config.owned_count, &p->store, error);
+    enum status st = e->config.store_open(e->config.store_ctx, p->id, p->memtable_share, &p->store, error);
     if (st) return st;
     p->batch = store_batch_new(p->store);
     if (!p->batch) return STATUS_MEMORY_LIMIT;
@@ -50,7 +51,11 @@ static enum status store_load(struct partition *p, char error[256]) {
     st = record_load(p, &found);
     if (!st && !found) st = record_create(p);
     p->flushed = p->record;
-    if (st) snprintf(error, 256, "partition %u: its record can't be read: %s", p->id, status_name(st));
+    if (st) return snprintf(error, 256, "partition %s: its record can't be read: %s", p->name, status_name(st)), st;
+    char why[256] = "";
+    struct store_view view = {.store = p->store};
+    st = machine_rows_load(&view, e->config.machines, p->record.machines_known, &e->scratch, why);
+    if (st) snprintf(error, 256, "partition %s: its status machines can't be read: %s %.150s", p->name, status_name(st), why);
     return st;
 }
 
@@ -63,10 +68,16 @@ static void store_unload(struct partition *p) {
 }
 
 enum status partition_open(struct partition *p, struct engine *e, uint32_t id, char error[256]) {
-    *p = (struct partition){.engine = e, .id = id, .group_id = (uint64_t)id + 1};
+    *p = (struct partition){.engine = e, .id = id, .group_id = (uint64_t)id + 1, .memtable_share = e->config.memtable_bytes / e->config.owned_count};
     list_init(&p->waiting);
     list_init(&p->proposed);
     list_init(&p->held);
+    if (id == PARTITION_META) { /* no slots */
+        snprintf(p->name, sizeof p->name, "meta");
+        p->memtable_share = META_MEMTABLE_BYTES;
+        return store_load(p, error);
+    }
+    snprintf(p->name, sizeof p->name, "%u", id);
     uint16_t first = partition_first_slot(id, e->config.partition_count), last = partition_last_slot(id, e->config.partition_count);
     if (!slot_cache_init(&p->slots, first, last - first + 1u)) return STATUS_MEMORY_LIMIT;
     return store_load(p, error);
@@ -89,13 +100,13 @@ enum status partition_start(struct partition *p, const struct group_entry *entri
     uint64_t term = 0, voted_for = 0;
     if (!votes_get(e->votes, p->group_id, &term, &voted_for) && (n || p->record.applied_index > GROUP_FIRST_INDEX)) {
         /* A node that forgot whom it voted for may vote twice in a term. */
-        snprintf(error, 256, "partition %u has data, but the votes file of core %u does not know its group", p->id, e->config.core);
+        snprintf(error, 256, "partition %s has data, but the votes file of core %u does not know its group", p->name, e->config.core);
         return STATUS_CHECKSUM_MISMATCH;
     }
     p->next_stage = p->record.applied_index + n + 1;
-    if (n) log_info("replaying the log", "partition=%u entries=%zu from=%" PRIu64, p->id, n, p->record.applied_index + 1);
+    if (n) log_info("replaying the log", "partition=%s entries=%zu from=%" PRIu64, p->name, n, p->record.applied_index + 1);
     enum status st = group_open(&p->group, &config, engine_now_ms(e), term, voted_for, &snapshot, entries, n);
-    if (st) snprintf(error, 256, "partition %u: the group does not start: %s", p->id, status_name(st));
+    if (st) snprintf(error, 256, "partition %s: the group does not start: %s", p->name, status_name(st));
     return st;
 }
 
@@ -138,6 +149,7 @@ static void read_run(struct partition *p, struct op *op, const struct store_view
     case OP_GET_MANY: st = query_get_many(&q, op->get_many.order_ids, op->get_many.count, op->get_many.full, &op->orders); break;
     case OP_LIST: st = query_list(&q, &op->list, &op->answer); break;
     case OP_HISTORY: st = query_history(&q, &op->history, &op->answer); break;
+    case OP_RESOURCES: st = query_resources(&q, &op->resources, &op->answer); break;
     case OP_WRITE:
     case OP_VALIDATE:
     case OP_STATS: check(!"not a read of the store");
@@ -197,7 +209,7 @@ static enum status command_fits(struct op *op) {
 static void validate(struct partition *p, struct op *op) {
     struct engine *e = p->engine;
     struct outcome *o = &op->outcome;
-    struct apply a = {.view = {.store = p->store, .batch = p->batch}, .machines = e->config.machines, .record = p->record, .scratch = &e->scratch};
+    struct apply a = {.view = {.store = p->store, .batch = p->batch}, .machines = e->config.machines, .trial = true, .record = p->record, .scratch = &e->scratch};
     if (command_fits(op)) return;
     store_batch_clear(p->batch);
     arena_reset(&e->scratch);
@@ -224,13 +236,13 @@ static void read_begin(struct partition *p, struct op *op) {
     struct engine *e = p->engine;
     if (p->state == PARTITION_OPENING) {
         op->failure.retry_delay_ms = RETRY_DELAY_MS;
-        failure_set(&op->failure, STATUS_NOT_LEADER, "partition %u is still starting", p->id);
+        failure_set(&op->failure, STATUS_NOT_LEADER, "partition %s is still starting", p->name);
         engine_finish(e, op);
         return;
     }
     if (p->record.applied_index < p->shown_index) { /* reopened, and failed again within replay: acknowledged orders would seem lost */
         op->failure.retry_delay_ms = RETRY_DELAY_MS;
-        failure_set(&op->failure, STATUS_NOT_LEADER, "partition %u can't read its log back into tables that fail: it is tried again", p->id);
+        failure_set(&op->failure, STATUS_NOT_LEADER, "partition %s can't read its log back into tables that fail: it is tried again", p->name);
         engine_finish(e, op);
         return;
     }
@@ -272,6 +284,7 @@ static void read_begin(struct partition *p, struct op *op) {
 }
 
 void partition_read(struct partition *p, struct op *op) {
+    if (op->kind == OP_RESOURCES) op->resources.machines_known = p->record.machines_known;
     p->engine->stats.reads++;
     p->reads++;
     read_begin(p, op);
@@ -289,16 +302,16 @@ static void reads_resume(struct partition *p) {
 enum status partition_admit(struct partition *p, struct op *op) {
     struct engine *e = p->engine;
     struct failure *f = &op->failure;
-    if (p->damaged) return failure_set(f, STATUS_CHECKSUM_MISMATCH, "partition %u holds damaged data: it takes no writes until it is restored", p->id);
+    if (p->damaged) return failure_set(f, STATUS_CHECKSUM_MISMATCH, "partition %s holds damaged data: it takes no writes until it is restored", p->name);
     if (command_fits(op)) return f->status;
     f->retry_delay_ms = RETRY_DELAY_MS;
     if (e->disk_full || p->state == PARTITION_FAILED) {
         f->retry_delay_ms = RETRY_DELAY_DISK_MS;
-        if (!e->disk_full) return failure_set(f, STATUS_DISK_FULL, "partition %u cannot write its tables: no writes are taken until it can; reads go on", p->id);
+        if (!e->disk_full) return failure_set(f, STATUS_DISK_FULL, "partition %s cannot write its tables: no writes are taken until it can; reads go on", p->name);
         return failure_set(f, STATUS_DISK_FULL, "the disk is full: no writes are taken until there is room; reads go on");
     }
-    if (p->state == PARTITION_OPENING) return failure_set(f, STATUS_NOT_LEADER, "partition %u is still starting", p->id);
-    if (p->pressure >= 2) return failure_set(f, STATUS_OVERLOADED, "partition %u is behind with writing its tables", p->id);
+    if (p->state == PARTITION_OPENING) return failure_set(f, STATUS_NOT_LEADER, "partition %s is still starting", p->name);
+    if (p->pressure >= 2) return failure_set(f, STATUS_OVERLOADED, "partition %s is behind with writing its tables", p->name);
     enum status st = wal_admit(e->wal, op->command.len + ENTRY_HEAD_BYTES_MAX + 10);
     if (st == STATUS_DISK_FULL) return failure_set(f, st, "the disk is full: no room for the log");
     if (st == STATUS_MESSAGE_TOO_LARGE) { /* small segments: it would wait for ever, and all behind it */
@@ -415,7 +428,7 @@ static void group_on_send(void *ctx, uint64_t node_id, struct slice frame) {
 
 static void group_on_role(void *ctx, enum group_role role, uint64_t term, uint64_t leader_node_id) {
     struct partition *p = ctx;
-    log_info("role", "partition=%u role=%s term=%" PRIu64 " leader=%" PRIu64, p->id, role == GROUP_LEADER ? "leader" : role == GROUP_CANDIDATE ? "candidate" : "follower", term,
+    log_info("role", "partition=%s role=%s term=%" PRIu64 " leader=%" PRIu64, p->name, role == GROUP_LEADER ? "leader" : role == GROUP_CANDIDATE ? "candidate" : "follower", term,
              leader_node_id);
     if (role == GROUP_LEADER || p->state != PARTITION_READY) return;
     p->state = PARTITION_OPENING;
@@ -484,7 +497,9 @@ static enum status answer_build(struct partition *p, struct op *op) {
     case COMMAND_UPDATE: break;
     case COMMAND_IMPORT: stats->imports += fresh; return STATUS_OK; /* counted, not shown */
     case COMMAND_BATCH: stats->creates += fresh ? command.batch.count : 0; return answer_batch(p, op, &command.batch);
-    case COMMAND_FENCE: return STATUS_OK;
+    case COMMAND_FENCE:
+    case COMMAND_MACHINE: return STATUS_OK;
+    case COMMAND_RESOURCE: op->answer = o->resource.bytes; return STATUS_OK;
     }
     return answer_order(p, op, &command, o, &op->answer);
 }
@@ -564,12 +579,12 @@ static enum status apply_entry(struct partition *p, const struct group_entry *en
  * replica differ from what was acknowledged; the partition answers what it can still read, and takes no writes until it is restored. */
 static void apply_failed(struct partition *p, uint64_t index, enum status st) {
     if (st != STATUS_DISK_FULL && st != STATUS_IO_FAILED && st != STATUS_CHECKSUM_MISMATCH)
-        panic_now("partition %u: entry %" PRIu64 " can't be applied: %s", p->id, index, status_name(st));
+        panic_now("partition %s: entry %" PRIu64 " can't be applied: %s", p->name, index, status_name(st));
     p->state = PARTITION_FAILED;
     p->damaged = st == STATUS_CHECKSUM_MISMATCH;
     reopen_later(p);
     log_error(p->damaged ? "the partition's tables are damaged: it takes no writes until restored" : "the store takes no writes; reads go on",
-              "partition=%u entry=%" PRIu64 " status=%s", p->id, index, status_name(st));
+              "partition=%s entry=%" PRIu64 " status=%s", p->name, index, status_name(st));
     if (p->damaged) {
         ops_refuse(p, &p->waiting, st, "the partition's stored data is damaged: it takes no writes until it is restored");
         /* In the log, and not to be applied by this process any more: nobody should wait for that. */
@@ -611,7 +626,7 @@ void partition_apply(struct partition *p, uint64_t until_ns) {
     e->stats.apply_ns += now - begin;
     if (p->state == PARTITION_OPENING && group_ready(p->group) && p->record.applied_index == group_applicable(p->group)) {
         p->state = PARTITION_READY;
-        log_info("partition ready", "partition=%u applied=%" PRIu64 " term=%" PRIu64 " orders=%" PRId64, p->id, p->record.applied_index, group_term(p->group), p->record.order_count);
+        log_info("partition ready", "partition=%s applied=%" PRIu64 " term=%" PRIu64 " orders=%" PRId64, p->name, p->record.applied_index, group_term(p->group), p->record.order_count);
     }
 }
 
@@ -648,7 +663,7 @@ static void flush_done(struct env_job *job) {
     if (!proving) return;
     p->state = group_ready(p->group) ? PARTITION_READY : PARTITION_OPENING; /* it may have failed while the node started */
     p->reopen_pause_ns = 0;
-    log_info("partition recovered", "partition=%u applied=%" PRIu64, p->id, p->record.applied_index);
+    log_info("partition recovered", "partition=%s applied=%" PRIu64, p->name, p->record.applied_index);
 }
 
 static void flush_begin(struct partition *p) {
@@ -684,13 +699,13 @@ static void partition_reopen(struct partition *p) {
     uint64_t target = group_applicable(p->group), begin = e->env->ops->mono_ns(e->env);
     enum status st = store_probe(p->store, error); /* a closed store that does not open again serves no reads */
     if (st) {
-        log_warn("the store's disk still fails", "partition=%u err=%s", p->id, error);
+        log_warn("the store's disk still fails", "partition=%s err=%s", p->name, error);
         return;
     }
     p->shown_index = MAX_OF(p->shown_index, p->record.applied_index);
     store_unload(p);
     st = store_load(p, error);
-    if (st && st != STATUS_DISK_FULL && st != STATUS_IO_FAILED) panic_now("partition %u can't be opened again: %s", p->id, error);
+    if (st && st != STATUS_DISK_FULL && st != STATUS_IO_FAILED) panic_now("partition %s can't be opened again: %s", p->name, error);
     p->log_bytes_unflushed = 0;
     if (!st && target > p->record.applied_index) st = wal_read(e->wal, p->group_id, p->record.applied_index + 1, target, reapply, p);
     if (!st) check(p->record.applied_index == target);
@@ -700,11 +715,11 @@ static void partition_reopen(struct partition *p) {
             apply_failed(p, p->record.applied_index + 1, st);
             return;
         }
-        log_warn("the store still fails", "partition=%u status=%s", p->id, status_name(st));
+        log_warn("the store still fails", "partition=%s status=%s", p->name, status_name(st));
         return;
     }
     partition_release(p);
-    log_info("the store is open again", "partition=%u applied=%" PRIu64 " ms=%" PRIu64, p->id, p->record.applied_index, (uint64_t)((e->env->ops->mono_ns(e->env) - begin) / NS_PER_MS));
+    log_info("the store is open again", "partition=%s applied=%" PRIu64 " ms=%" PRIu64, p->name, p->record.applied_index, (uint64_t)((e->env->ops->mono_ns(e->env) - begin) / NS_PER_MS));
     p->proving = true; /* no writes before a flush has shown that tables can be written */
     flush_begin(p);
 }
@@ -737,18 +752,19 @@ void partition_housekeeping(struct partition *p) {
         return;
     }
     /* We flush before RocksDB would by itself, so that we know what is durable: at half of the memtables. (engine.c bounds what a restart replays.) */
-    uint64_t memtable_share = e->config.memtable_bytes / e->config.owned_count / 2;
-    if (stats.unflushed_bytes > memtable_share || e->draining) partition_flush(p);
+    if (stats.unflushed_bytes > p->memtable_share / 2 || e->draining) partition_flush(p);
 }
 
 uint64_t partition_log_unflushed(const struct partition *p) { return p->log_bytes_unflushed - (p->flushing ? p->flush_log_bytes : 0); }
 
 struct partition_stats partition_get_stats(const struct partition *p) {
     const struct engine *e = p->engine;
+    bool meta = p->id == PARTITION_META;
     return (struct partition_stats){
         .partition = p->id,
-        .first_slot = partition_first_slot(p->id, e->config.partition_count),
-        .last_slot = partition_last_slot(p->id, e->config.partition_count),
+        .first_slot = meta ? SLOT_META : partition_first_slot(p->id, e->config.partition_count),
+        .last_slot = meta ? SLOT_META : partition_last_slot(p->id, e->config.partition_count),
+        .machines_known = p->record.machines_known,
         .applied_index = p->record.applied_index,
         .commit_index = group_applicable(p->group),
         .flushed_index = p->flushed.applied_index,

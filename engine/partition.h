@@ -22,6 +22,8 @@ enum {
     TRAILING_ENTRIES = 1024,           /* kept for followers when there are any */
 };
 
+#define PARTITION_META_GROUP ((uint64_t)PARTITION_META + 1)
+
 /* A failed store is tried again after this, then twice as much, and so on. */
 #define REOPEN_PAUSE_NS (1 * NS_PER_S)
 #define REOPEN_PAUSE_NS_MAX (5 * NS_PER_S)
@@ -35,7 +37,9 @@ enum partition_state {
 struct partition {
     struct engine *engine;
     uint32_t id;
+    char name[12];                   /* for logs: the id, or "meta" */
     uint64_t group_id;               /* id + 1: libraft and votes know no group 0 */
+    uint64_t memtable_share;         /* what its store may take */
     enum partition_state state;
     struct group *group;
     struct store *store;
@@ -71,7 +75,9 @@ struct engine {
     struct engine_config config;
     struct wal *wal;
     struct votes *votes;
-    struct partition *partitions;
+    struct partition *partitions;    /* [held_count]: those of the map that are owned, then meta */
+    uint32_t held_count;
+    struct partition *meta;          /* NULL: another engine's */
     struct partition **by_id;        /* of all partitions of the map; NULL: another engine's */
     struct list finished;            /* ops whose done() is due */
     struct arena scratch;            /* apply's */

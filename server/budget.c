@@ -7,6 +7,7 @@
  * budget is refused. F = B - the floors is what the shares divide:
  *
  *   process      96 MiB + 8 MiB a core + 4 MiB a partition   code, stacks, RocksDB's own tables and threads, libraft, allocator slack
+ *   meta         6 MiB                                        the meta partition: 4 as any other, and its memtables
  *   log gather   26 MiB a core                                the batch being gathered and the one being written: 4 MiB + one record of 8 MiB + padding each
  *   memtables    8 MiB a partition + F / 4                    rows that are not flushed yet
  *   requests     32 MiB a core + F / 8                        arenas of calls in flight; commands that wait in engines lie in them (half of it)
@@ -21,7 +22,7 @@ enum { RECEIVE_BUFFER_BYTES = 16 << 10, RECEIVE_BUFFERS_MIN = 64, RECEIVE_BUFFER
 #define CONNECTIONS_FLOOR (8 * MIB)
 #define CACHE_FLOOR (32 * MIB)
 
-static uint64_t process_bytes(uint64_t cores, uint64_t partitions) { return 96 * MIB + cores * 8 * MIB + partitions * 4 * MIB; }
+static uint64_t process_bytes(uint64_t cores, uint64_t partitions) { return 96 * MIB + 6 * MIB + cores * 8 * MIB + partitions * 4 * MIB; }
 
 uint64_t budget_default_bytes(void) {
     uint64_t quarter = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 4;

@@ -16,6 +16,7 @@ struct readers;
 struct host;
 struct core;
 struct sockaddr_storage;
+struct resource_list;
 
 /* What the connection layer lends the core (main.c ties them; tests use their own). All on the core's thread. */
 struct core_hooks {
@@ -24,6 +25,7 @@ struct core_hooks {
     void (*flush)(struct core *core); /* end of each cycle */
     void (*drain)(struct core *core); /* no new calls; connection_count and calls_live reach 0 */
     void (*cut)(struct core *core);   /* drain took too long: connections are closed as they are */
+    void (*resources)(struct core *core, const struct resource_list *list); /* resources.h; may be NULL */
     void (*close)(struct core *core); /* frees everything, connections that are left included */
 };
 

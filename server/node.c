@@ -21,11 +21,12 @@
 #include "server/mail.h"
 #include "server/ops.h"
 #include "server/readers.h"
+#include "server/resources.h"
 
 /* A core's life. Cores go from phase to phase together: each arrives when its own condition holds, and goes on when all have arrived (a counter a
  * phase; polled once a cycle, every few milliseconds while there is somebody to wait for).
  *
- *   START    engine ready: leads, and has applied its log                       -> listen, let clients in
+ *   START    engine ready: leads, and has applied its log; resources are told   -> listen, let clients in
  *   SERVE    until node_drain
  *   CALLS    no new connections, GOAWAY; connections and calls gone; at drain_timeout connections are cut
  *   ENGINES  engine_drain; drained: answered and flushed, or ENGINES_S           (ops may still come home from other cores)
@@ -254,7 +255,8 @@ static void on_cycle(struct core *core) {
     cs->cycles++;
     switch (cs->phase) {
     case PHASE_START:
-        if (engine_ready(core->engine)) arrive(core);
+        if (core->id == 0 && engine_ready(core->engine)) resources_begin(core->node->resources, core);
+        if (engine_ready(core->engine) && resources_told(core->node->resources, core)) arrive(core);
         if (everybody(core, PHASE_START)) serve(core);
         break;
     case PHASE_CALLS: on_phase_calls(core); break;
@@ -274,7 +276,8 @@ static void on_cycle(struct core *core) {
 static enum status open_store(void *ctx, uint32_t partition, uint64_t memtable_bytes, struct store **out, char error[256]) {
     struct node *node = ctx;
     char path[sizeof node->config->data_dir + 32];
-    snprintf(path, sizeof path, "%s/part-%05u", node->config->data_dir, partition);
+    if (partition == PARTITION_META) snprintf(path, sizeof path, "%s/meta", node->config->data_dir);
+    else snprintf(path, sizeof path, "%s/part-%05u", node->config->data_dir, partition);
     struct store_config sc = {.memtable_bytes = memtable_bytes, .block_cache_bytes = node->budget.block_cache_bytes, .shared = node->state->store_shared};
     return store_open_rocks(out, path, &sc, error);
 }
@@ -302,7 +305,8 @@ static enum status open_engine(struct core *core, char error[256]) {
         .node_id = node->identity.node_id,
         .partition_count = node->partition_count,
         .partitions = cs->partitions,
-        .machines = node->machines,
+        .meta = core->id == 0,
+        .machines = node->state->machines,
         .log_live_bytes_max = c->log_live_size / node->core_count,
         .log_segment_bytes = (uint32_t)c->log_segment_size,
         .queue_ops_max = node->limits.calls_max,
@@ -319,7 +323,7 @@ static enum status open_engine(struct core *core, char error[256]) {
     ec.memtable_bytes = node->budget.memtables_bytes / node->partition_count * ec.owned_count;
     memcpy(ec.token_key, node->identity.token_key, sizeof ec.token_key);
     st = engine_open(&core->engine, host_env(core->host), &ec, error);
-    /* The names of core-N and part-NNNNN must outlast a power cut before anything in them is acknowledged. */
+    /* The names of core-N, part-NNNNN and meta must outlast a power cut before anything in them is acknowledged. */
     if (st == STATUS_OK && fsync(node->state->dir_fd) != 0) return snprintf(error, 256, "%.100s cannot be synced: %s", c->data_dir, strerror(errno)), STATUS_IO_FAILED;
     return st;
 }
@@ -519,9 +523,10 @@ static enum status make_shared(struct node *node, char error[512]) {
     unsigned readers = node->config->reader_threads ? (unsigned)node->config->reader_threads : 4 + node->core_count;
     ns->client_fds = mem_alloc(node->core_count * sizeof *ns->client_fds);
     ns->machines = machines_new();
+    node->resources = resources_new(node);
     ns->store_shared = store_shared_new(node->budget.block_cache_bytes, MAX_OF(2u, cpu_count() / 2));
     node->door = make_door(node->config);
-    if (!ns->client_fds || !ns->machines || !ns->store_shared || !node->door) return out_of_memory(error);
+    if (!ns->client_fds || !ns->machines || !node->resources || !ns->store_shared || !node->door) return out_of_memory(error);
     node->machines = ns->machines;
     for (uint32_t i = 0; i < node->core_count; i++) ns->client_fds[i] = -1;
     struct ring_config rc = {.entries = 4};
@@ -606,6 +611,7 @@ void node_close(struct node *node) {
     ring_close(ns->ring);
     store_shared_free(ns->store_shared);
     machines_free(ns->machines);
+    resources_free(node->resources);
     tls_source_free(node->tls);
     door_free(node->door);
     pthread_barrier_destroy(&ns->meeting);

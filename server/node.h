@@ -41,7 +41,8 @@ struct node {
     struct core **cores;
     const struct core_hooks *hooks;
     struct readers *readers;
-    const struct machines *machines;
+    const struct machines *machines; /* grows; any thread reads */
+    struct resources *resources;
     struct door *door;      /* who may come in: addresses, for all cores */
     struct tls_source *tls; /* clients' port; NULL: cleartext */
     bool draining; /* relaxed atomic */
@@ -76,7 +77,9 @@ void node_close(struct node *node);
 bool node_all_ready(const struct node *node);
 
 static inline uint32_t node_core_of_partition(const struct node *node, uint32_t partition) { return partition % node->core_count; }
+/* SLOT_META: core 0. */
 static inline uint32_t node_core_of_slot(const struct node *node, uint16_t slot) {
+    if (slot == SLOT_META) return 0;
     return node_core_of_partition(node, partition_of_slot(slot, node->partition_count));
 }
 static inline bool node_draining(const struct node *node) { return __atomic_load_n(&node->draining, __ATOMIC_RELAXED); }

@@ -8,7 +8,7 @@ static void store_in(struct rig *r)
     r->batch = store_batch_new(r->store);
     check(r->batch);
     struct store_view view = rig_view(r);
-    r->record = (struct partition_record){0};
+    r->record = (struct partition_record){.machines_known = machines_count(r->ms)};
     key_partition(&k);
     enum status st = store_get(&view, key_slice(&k), &r->scratch, &row);
     check(st == STATUS_OK || st == STATUS_ABSENT);
@@ -22,7 +22,7 @@ static void store_out(struct rig *r)
     store_close(r->store);
 }
 
-void rig_open(struct rig *r, const struct machines *ms)
+void rig_open(struct rig *r, struct machines *ms)
 {
     *r = (struct rig){.ms = ms, .disk = store_mem_disk_new()};
     check(r->disk);

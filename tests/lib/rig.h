@@ -6,7 +6,7 @@
 #include "engine/keys.h"
 
 struct rig {
-    const struct machines *ms; /* borrowed */
+    struct machines *ms; /* borrowed */
     struct store_mem_disk *disk;
     struct store *store;
     struct store_batch *batch;
@@ -14,7 +14,7 @@ struct rig {
     struct partition_record record; /* applied */
 };
 
-void rig_open(struct rig *r, const struct machines *ms);
+void rig_open(struct rig *r, struct machines *ms);
 void rig_close(struct rig *r);
 /* What was not flushed is gone; record is what the disk has. */
 void rig_crash(struct rig *r);

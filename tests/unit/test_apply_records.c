@@ -35,7 +35,7 @@ static void records_are_the_golden_bytes(void **state)
     assert_memory_equal(&dedup, &dedup_back, sizeof dedup);
 
     w = writer_of(bytes, sizeof bytes);
-    struct partition_record part = {.applied_index = 17, .applied_term = 18, .log_time_us = T0, .order_count = 19,
+    struct partition_record part = {.applied_index = 17, .applied_term = 18, .log_time_us = T0, .order_count = 19, .machines_known = 23,
                                     .members = {.count = 2, .index = 20}}, part_back;
     part.members.member[0] = (struct group_member){21, GROUP_VOTER};
     part.members.member[1] = (struct group_member){22, GROUP_LEARNER};
@@ -48,9 +48,22 @@ static void records_are_the_golden_bytes(void **state)
     assert_int_equal(part_back.log_time_us, T0);
     assert_int_equal(part_back.order_count, 19);
     assert_int_equal(part_back.members.count, 2);
+    assert_int_equal(part_back.machines_known, 23);
     assert_int_equal(part_back.members.index, 20);
     assert_int_equal(part_back.members.member[1].node_id, 22);
     assert_int_equal(part_back.members.member[1].kind, GROUP_LEARNER);
+}
+
+/* What servers wrote that had the built-in machines alone. */
+static void the_partition_record_of_before_is_read(void **state)
+{
+    uint8_t bytes[256];
+    struct partition_record part;
+    size_t n = test_golden("partition_record_1", bytes, sizeof bytes);
+    assert_int_equal(partition_record_decode(slice_of(bytes, n), &part), STATUS_OK);
+    assert_int_equal(part.applied_index, 17);
+    assert_int_equal(part.members.member[1].node_id, 22);
+    assert_int_equal(part.machines_known, MACHINES_BUILT_IN);
 }
 
 static void damaged_records_are_refused(void **state)
@@ -144,6 +157,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(records_are_the_golden_bytes),
+        cmocka_unit_test(the_partition_record_of_before_is_read),
         cmocka_unit_test(damaged_records_are_refused),
         cmocka_unit_test(refusals_carry_their_metadata),
     };

@@ -44,6 +44,12 @@ static struct command sample(enum command_type type)
     case COMMAND_UPDATE:
         c.update = (struct command_update){0x0102030405060708, 3, {1 << 5, SLICE_LIT("CNY"), SLICE_LIT("summary"), SLICE_LIT("detail")}};
         break;
+    case COMMAND_RESOURCE:
+        c.resource = (struct command_resource){3, false, SLICE_LIT("checkout"), SLICE_LIT("resource")};
+        break;
+    case COMMAND_MACHINE:
+        c.machine.row = SLICE_LIT("row");
+        break;
     case COMMAND_BATCH:
         c.batch = (struct command_batch){SLICE_LIT("alice"), 2, SLICE_LIT("\003one\003two")};
         break;
@@ -51,7 +57,7 @@ static struct command sample(enum command_type type)
     return c;
 }
 
-static const enum command_type types[] = {COMMAND_CREATE, COMMAND_TRANSITION, COMMAND_IMPORT, COMMAND_FENCE, COMMAND_BATCH, COMMAND_UPDATE, COMMAND_PATCH};
+static const enum command_type types[] = {COMMAND_CREATE, COMMAND_TRANSITION, COMMAND_IMPORT, COMMAND_FENCE, COMMAND_BATCH, COMMAND_UPDATE, COMMAND_PATCH, COMMAND_RESOURCE, COMMAND_MACHINE};
 
 static void assert_changes_equal(const struct content_change *a, const struct content_change *b)
 {
@@ -92,6 +98,13 @@ static void assert_commands_equal(const struct command *a, const struct command 
         assert_int_equal(a->update.order_id, b->update.order_id);
         assert_int_equal(a->update.expected_version, b->update.expected_version);
         assert_changes_equal(&a->update.change, &b->update.change);
+    } else if (a->type == COMMAND_RESOURCE) {
+        assert_int_equal(a->resource.kind, b->resource.kind);
+        assert_int_equal(a->resource.remove, b->resource.remove);
+        assert_true(slice_equal(a->resource.name, b->resource.name));
+        assert_true(slice_equal(a->resource.bytes, b->resource.bytes));
+    } else if (a->type == COMMAND_MACHINE) {
+        assert_true(slice_equal(a->machine.row, b->machine.row));
     } else if (a->type == COMMAND_BATCH) {
         assert_true(slice_equal(a->batch.user_id, b->batch.user_id));
         assert_int_equal(a->batch.count, b->batch.count);
@@ -134,6 +147,7 @@ static void the_log_bytes_are_golden(void **state)
 {
     struct command create = sample(COMMAND_CREATE), transition = sample(COMMAND_TRANSITION), import = sample(COMMAND_IMPORT), fence = sample(COMMAND_FENCE), batch = sample(COMMAND_BATCH), update = sample(COMMAND_UPDATE),
                    patch = sample(COMMAND_PATCH);
+    struct command resource = sample(COMMAND_RESOURCE), machine = sample(COMMAND_MACHINE);
     struct slice commands[] = {command_encode(&create, &arena), command_encode(&transition, &arena), command_encode(&import, &arena)};
     uint8_t bytes[2048];
     struct writer w = writer_of(bytes, sizeof bytes);
@@ -146,6 +160,8 @@ static void the_log_bytes_are_golden(void **state)
     assert_golden("command_update", command_encode(&update, &arena));
     assert_golden("command_patch", command_encode(&patch, &arena));
     assert_golden("command_batch", command_encode(&batch, &arena));
+    assert_golden("command_resource", command_encode(&resource, &arena));
+    assert_golden("command_machine", command_encode(&machine, &arena));
     assert_golden("command_entry", writer_slice(&w));
 }
 
@@ -172,7 +188,7 @@ static void an_unknown_type_is_of_another_version(void **state)
     uint8_t bytes[512];
     memcpy(bytes, s.data, s.len);
     for (int type = 0; type < 256; type++) {
-        if ((type >= COMMAND_CREATE && type <= COMMAND_UPDATE) || type == COMMAND_PATCH) continue;
+        if (type >= COMMAND_CREATE && type <= COMMAND_PATCH) continue;
         bytes[0] = (uint8_t)type;
         assert_int_equal(command_decode(slice_of(bytes, s.len), &arena, &back), STATUS_FORMAT_UNKNOWN);
     }

@@ -5,80 +5,7 @@
 #include "engine/required.h"
 #include "orderdb/v1/admin.pb-c.h"
 #include "proto/base/mem.h"
-
-/* A definition from a line of text: "shop@1 A! B C. go:A,B>C B~late~30~go": name@version, states (! initial, . terminal), edges, timers. */
-struct definition {
-    char text[2048];
-    uint8_t wire[4096];
-    Orderdb__V1__StatusMachine m;
-    Orderdb__V1__StatusMachine__State states[80], *state_list[80];
-    Orderdb__V1__StatusMachine__StateTimer timers[80], *timer_list[80][4];
-    Google__Protobuf__Duration after[80];
-    Orderdb__V1__StatusMachine__Edge edges[300], *edge_list[300];
-    char *froms[300][8];
-};
-
-static void add_timer(struct definition *d, char *token, unsigned n)
-{
-    char *id = strchr(token, '~'), *after = strchr(id + 1, '~'), *event = strchr(after + 1, '~');
-    *id++ = *after++ = *event++ = 0;
-    orderdb__v1__status_machine__state_timer__init(&d->timers[n]);
-    google__protobuf__duration__init(&d->after[n]);
-    d->timers[n].timer_id = id;
-    d->timers[n].event = event;
-    d->after[n].seconds = atoi(after);
-    if (*after) d->timers[n].after = &d->after[n];
-    for (size_t i = 0; i < d->m.n_states; i++)
-        if (strcmp(d->states[i].name, token) == 0) d->timer_list[i][d->states[i].n_timers++] = &d->timers[n];
-}
-
-static void add_edge(struct definition *d, char *token)
-{
-    size_t n = d->m.n_edges++;
-    Orderdb__V1__StatusMachine__Edge *e = d->edge_list[n] = &d->edges[n];
-    orderdb__v1__status_machine__edge__init(e);
-    char *froms = strchr(token, ':'), *to = strchr(froms + 1, '>'), *save;
-    *froms++ = *to++ = 0;
-    e->event = token;
-    e->to = to;
-    e->from = d->froms[n];
-    for (char *f = strtok_r(froms, ",", &save); f; f = strtok_r(NULL, ",", &save)) e->from[e->n_from++] = f;
-}
-
-static void add_state(struct definition *d, char *token)
-{
-    size_t n = d->m.n_states++, last = strlen(token) - 1;
-    Orderdb__V1__StatusMachine__State *s = d->state_list[n] = &d->states[n];
-    orderdb__v1__status_machine__state__init(s);
-    s->timers = d->timer_list[n];
-    s->initial = token[last] == '!';
-    s->terminal = token[last] == '.';
-    if (s->initial || s->terminal) token[last] = 0;
-    s->name = token;
-}
-
-static struct slice define(struct definition *d, const char *text)
-{
-    char *save, *token;
-    unsigned timers = 0;
-    *d = (struct definition){0};
-    snprintf(d->text, sizeof d->text, "%s", text);
-    orderdb__v1__status_machine__init(&d->m);
-    d->m.states = d->state_list;
-    d->m.edges = d->edge_list;
-    token = strtok_r(d->text, " ", &save);
-    d->m.name = token;
-    token = strchr(token, '@');
-    *token++ = 0;
-    d->m.version = atoi(token);
-    while ((token = strtok_r(NULL, " ", &save))) {
-        if (strchr(token, '~')) add_timer(d, token, timers++);
-        else if (strchr(token, ':')) add_edge(d, token);
-        else add_state(d, token);
-    }
-    check(orderdb__v1__status_machine__get_packed_size(&d->m) <= sizeof d->wire);
-    return slice_of(d->wire, orderdb__v1__status_machine__pack(&d->m, d->wire));
-}
+#include "tests/lib/definition.h"
 
 static struct definition scratch;
 static enum status add(struct machines *ms, const char *text, char error[256]) { return machines_add(ms, define(&scratch, text), error); }
@@ -150,8 +77,9 @@ static void references_find_the_newest_or_the_named_version(void **state)
     char error[256];
     struct machines *ms = machines_new();
     assert_int_equal(add(ms, "shop@1 A! B. go:A>B", error), STATUS_OK);
-    assert_int_equal(add(ms, "shop@10 A! B. go:A>B", error), STATUS_OK);
     assert_int_equal(add(ms, "shop@9 A! B. go:A>B", error), STATUS_OK);
+    assert_int_equal(add(ms, "shop@10 A! B. go:A>B", error), STATUS_OK);
+    assert_int_equal(add(ms, "shop@8 A! B. go:A>B", error), STATUS_FIELD_INVALID); /* versions only go up */
     assert_int_equal(add(ms, "retail@2 PENDING_PAYMENT! X. go:PENDING_PAYMENT>X", error), STATUS_OK);
     assert_slice(machine_reference(machines_find(ms, SLICE_LIT("shop"))), "shop@10");
     assert_slice(machine_reference(machines_find(ms, SLICE_LIT("shop@9"))), "shop@9");
@@ -160,6 +88,10 @@ static void references_find_the_newest_or_the_named_version(void **state)
     assert_null(machines_find(ms, SLICE_LIT("shop@2")));
     assert_null(machines_find(ms, SLICE_LIT("shop@")));
     assert_null(machines_find(ms, SLICE_LIT("sho")));
+    assert_slice(machine_reference(machines_find_known(ms, 3, SLICE_LIT("shop"))), "shop@9");
+    assert_null(machines_find_known(ms, 3, SLICE_LIT("shop@10")));
+    assert_null(machines_find_known(ms, 1, SLICE_LIT("shop")));
+    assert_slice(machine_reference(machines_find_known(ms, 4, (struct slice){0})), "retail@1");
     const struct machine *m = machines_find(ms, SLICE_LIT("shop@9"));
     assert_ptr_equal(machines_by_id(ms, machine_id(m)), m);
     assert_null(machines_by_id(ms, 0));

@@ -1,0 +1,189 @@
+/* ApplyResource and ListResources. What is sent is checked here; which version a machine gets, and whether a resource may come or go, is decided by the log of the
+ * meta partition (engine/apply_resource.c).
+ *
+ *   limit     [dry run: OP_VALIDATE]  or  write  -> answer
+ *   machine   OP_VALIDATE -> dry run: answer;  else write -> to each partition: what does it know? the machines that it lacks -> answer
+ *
+ * So the answer of a machine means that every partition creates orders of it. One that is cut off before that has been applied all the same, and
+ * resources.c brings it to the partitions; applied again it is "unchanged", and waits for them too. */
+#include "engine/check_resource.h"
+#include "proto/pbwire.h"
+#include "proto/route.h"
+#include "server/core.h"
+#include "server/node.h"
+#include "server/resources.h"
+#include "server/serve_common.h"
+
+enum { EFFECTS_MAX = 8, EFFECT_BYTES_MAX = 256 };
+
+/* One ApplyResource under way; in the arena that its ops' results go to. */
+struct applying_resource {
+    struct call_op op;
+    struct checked_resource checked;
+    struct resource_outcome outcome; /* the meta partition's */
+    struct slice answer;             /* Resource */
+    uint32_t partition;              /* that is being looked after */
+    const char *effects[EFFECTS_MAX];
+    unsigned effect_count;
+};
+
+static void effect_add(struct call *call, struct applying_resource *a, const char *text) {
+    if (text && a->effect_count < EFFECTS_MAX) a->effects[a->effect_count++] = text;
+}
+
+/* ---- the answer */
+
+static void apply_reply(struct call *call, struct applying_resource *a) {
+    size_t cap = pb_bytes_max(a->answer);
+    for (unsigned i = 0; i < a->effect_count; i++) cap += pb_bytes_max(slice_str(a->effects[i]));
+    uint8_t *bytes = arena_alloc(call_arena(call), cap);
+    if (!bytes) {
+        serve_fail_memory(call);
+        return;
+    }
+    struct writer w = writer_of(bytes, cap);
+    if (a->answer.len) pb_message(&w, 1, &a->answer, 1);
+    for (unsigned i = 0; i < a->effect_count; i++) pb_bytes(&w, 2, slice_str(a->effects[i]));
+    check(!w.full);
+    serve_reply(call, writer_slice(&w));
+}
+
+/* What comes, or would come, of it, in words. */
+static void describe(struct call *call, struct applying_resource *a) {
+    static const char *const did[][2] = {
+        [RESOURCE_NONE] = {"nothing", "nothing"}, [RESOURCE_CREATED] = {"created", "would be created"}, [RESOURCE_REPLACED] = {"changed", "would be changed"},
+        [RESOURCE_UNCHANGED] = {"unchanged", "is there already, unchanged"}, [RESOURCE_REMOVED] = {"removed", "would be removed"},
+    };
+    const struct resource_outcome *o = &a->outcome;
+    const char *verb = did[o->effect][a->checked.dry_run];
+    if (o->kind != RESOURCE_MACHINE) {
+        effect_add(call, a, arena_printf(call_arena(call), "%s %.*s %s", resource_kind_name((enum resource_kind)o->kind), (int)o->name.len, (const char *)o->name.data, verb));
+        return;
+    }
+    if (o->effect == RESOURCE_REPLACED) verb = did[RESOURCE_CREATED][a->checked.dry_run]; /* the version before it stays */
+    effect_add(call, a, arena_printf(call_arena(call), "machine %.*s@%d %s", (int)o->name.len, (const char *)o->name.data, o->version, verb));
+}
+
+/* ---- a machine, to the partitions */
+
+static void bring_next(struct call *call, struct applying_resource *a);
+
+static void brought(struct call *call, struct call_op *op) {
+    struct applying_resource *a = container_of(op, struct applying_resource, op);
+    if (op->op.failure.status) {
+        serve_fail_with(call, &op->op.failure);
+        return;
+    }
+    bring_next(call, a);
+}
+
+static void known(struct call *call, struct call_op *op) {
+    struct applying_resource *a = container_of(op, struct applying_resource, op);
+    const struct node *node = call_core(call)->node;
+    uint16_t count = op->op.stats.machines_known;
+    if (op->op.failure.status) {
+        brought(call, op);
+        return;
+    }
+    if (count >= a->outcome.machine) {
+        a->partition++;
+        bring_next(call, a);
+        return;
+    }
+    struct command c = {.type = COMMAND_MACHINE, .machine.row = machine_row_of(machines_by_id(node->machines, (uint16_t)(count + 1)), call_arena(call))};
+    uint16_t slot = op->op.slot;
+    op->op = (struct op){.kind = OP_WRITE, .slot = slot, .arena = call_arena(call), .deadline_ns = call_deadline_ns(call)};
+    op->op.command = c.machine.row.data ? command_encode(&c, call_arena(call)) : (struct slice){0};
+    if (!op->op.command.data) serve_fail_memory(call);
+    else call_submit(call, op, brought);
+}
+
+static void bring_next(struct call *call, struct applying_resource *a) {
+    const struct node *node = call_core(call)->node;
+    if (a->partition == node->partition_count) {
+        apply_reply(call, a);
+        return;
+    }
+    a->op.op = (struct op){
+        .kind = OP_STATS, .slot = partition_first_slot(a->partition, node->partition_count), .arena = call_arena(call), .deadline_ns = call_deadline_ns(call)};
+    call_submit(call, &a->op, known);
+}
+
+/* ---- the decision */
+
+static void call_ended(struct call *call) { resources_changed(call_core(call)); }
+
+static bool decided(struct call *call, struct applying_resource *a) {
+    if (a->op.op.failure.status) {
+        serve_fail_with(call, &a->op.op.failure);
+        return false;
+    }
+    a->outcome = a->op.op.outcome.resource;
+    a->answer = a->op.op.answer;
+    return true;
+}
+
+static void written(struct call *call, struct call_op *op) {
+    struct applying_resource *a = container_of(op, struct applying_resource, op);
+    if (!decided(call, a)) return;
+    describe(call, a);
+    if (a->checked.kind == RESOURCE_MACHINE) bring_next(call, a);
+    else apply_reply(call, a);
+}
+
+static void decide(struct call *call, struct applying_resource *a, enum op_kind kind, void (*next)(struct call *call, struct call_op *op)) {
+    a->op.op = (struct op){.kind = kind, .slot = SLOT_META, .arena = call_arena(call), .deadline_ns = call_deadline_ns(call), .command = a->checked.command};
+    call_submit(call, &a->op, next);
+}
+
+static void tried(struct call *call, struct call_op *op) {
+    struct applying_resource *a = container_of(op, struct applying_resource, op);
+    if (!decided(call, a)) return;
+    if (a->checked.dry_run) {
+        describe(call, a);
+        apply_reply(call, a);
+        return;
+    }
+    call_on_end(call, call_ended);
+    decide(call, a, OP_WRITE, written);
+}
+
+void serve_apply_resource(struct call *call) {
+    Orderdb__V1__ApplyResourceRequest *m = (void *)serve_decode(call, &orderdb__v1__apply_resource_request__descriptor);
+    if (!m) return;
+    struct applying_resource *a = arena_new(call_arena(call), struct applying_resource);
+    if (!a) {
+        serve_fail_memory(call);
+        return;
+    }
+    if (!check_resource(m, call_arena(call), &a->checked, call_failure(call))) {
+        call_fail(call);
+        return;
+    }
+    decide(call, a, OP_VALIDATE, tried);
+}
+
+/* ---- lists */
+
+static void listed(struct call *call, struct call_op *op) {
+    if (op->op.failure.status) serve_fail_with(call, &op->op.failure);
+    else call_reply(call, &op->op.answer, 1);
+}
+
+void serve_list_resources(struct call *call) {
+    enum resource_kind kind;
+    Orderdb__V1__ListResourcesRequest *m = (void *)serve_decode(call, &orderdb__v1__list_resources_request__descriptor);
+    if (!m) return;
+    if (!check_resource_kind(m->kind, &kind, call_failure(call))) {
+        call_fail(call);
+        return;
+    }
+    struct call_op *o = arena_new(call_arena(call), struct call_op);
+    if (!o) {
+        serve_fail_memory(call);
+        return;
+    }
+    o->op = (struct op){.kind = OP_RESOURCES, .slot = SLOT_META, .arena = call_arena(call), .deadline_ns = call_deadline_ns(call)};
+    o->op.resources = (struct resources_request){.kind = kind, .page_size = m->page_size, .page_token = slice_str(m->page_token)};
+    call_submit(call, o, listed);
+}
