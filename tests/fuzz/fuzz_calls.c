@@ -20,6 +20,7 @@
 #include "proto/scan.h"
 #include "server/methods.h"
 #include "server/node.h"
+#include "server/resources.h"
 #include "tests/lib/draw.h"
 #include "tests/lib/sim_env.h"
 
@@ -32,7 +33,7 @@ enum { WILD = 32, IN_PIECES = 64, MANY = 128 };
 struct how {
     bool raw, misframed, little_memory, timeout, wild, in_pieces, many;
 };
-enum { PARTITIONS = 2, REQUEST_BYTES_MAX = 60000, STEPS_MAX = 200000, INPUTS_PER_WALK = 400, INPUTS_PER_CRASH = 250, INPUTS_PER_ENGINE = 4000 };
+enum { PARTITIONS = 2, STORES = PARTITIONS + 1 /* the meta partition's is the last */, REQUEST_BYTES_MAX = 60000, STEPS_MAX = 200000, INPUTS_PER_WALK = 400, INPUTS_PER_CRASH = 250, INPUTS_PER_ENGINE = 4000 };
 
 /* ---- methods */
 struct row {
@@ -75,8 +76,8 @@ static struct {
     struct sim_disk *disk;
     struct env *env;
     struct engine *engine;
-    struct store_mem_disk *disks[PARTITIONS];
-    struct store *stores[PARTITIONS];
+    struct store_mem_disk *disks[STORES];
+    struct store *stores[STORES];
     struct machines *machines;
     struct draw draw;
     unsigned inputs;
@@ -86,8 +87,9 @@ static struct node node;
 static struct list finished; /* mail_hop.link: ops on their way home */
 
 static enum status open_store(void *ctx, uint32_t partition, uint64_t memtable_bytes, struct store **out, char error[256]) {
-    enum status st = store_open_mem(out, server.disks[partition]);
-    server.stores[partition] = *out;
+    uint32_t i = MIN_OF(partition, (uint32_t)PARTITIONS);
+    enum status st = store_open_mem(out, server.disks[i]);
+    server.stores[i] = *out;
     return st;
 }
 
@@ -96,7 +98,7 @@ static void engine_start(void) {
     char error[256] = "";
     server.env = sim_env_open(server.world, server.disk);
     struct engine_config ec = {
-        .node_id = 1, .partition_count = PARTITIONS, .partitions = partitions, .owned_count = PARTITIONS, .machines = server.machines, .log_live_bytes_max = 32 << 20,
+        .node_id = 1, .partition_count = PARTITIONS, .partitions = partitions, .owned_count = PARTITIONS, .meta = true, .machines = server.machines, .log_live_bytes_max = 32 << 20,
         .log_segment_bytes = 8 << 20, .memtable_bytes = 16 << 20, .queue_ops_max = 2000, .queue_bytes_max = 8 << 20, .store_open = open_store, .election_ms = 1000, .heartbeat_ms = 100,
     };
     check(engine_open(&server.engine, server.env, &ec, error) == STATUS_OK);
@@ -117,7 +119,7 @@ static void engine_restart(void) {
 static void server_open(void) {
     server.world = sim_world_new(1);
     server.machines = machines_new();
-    for (unsigned i = 0; i < PARTITIONS; i++) server.disks[i] = store_mem_disk_new();
+    for (unsigned i = 0; i < STORES; i++) server.disks[i] = store_mem_disk_new();
     server.disk = sim_disk_new(server.world);
     engine_start();
     config_defaults(&config);
@@ -132,12 +134,15 @@ static void server_close(void) {
     sim_env_close(server.env);
     sim_disk_free(server.disk);
     sim_world_free(server.world);
-    for (unsigned i = 0; i < PARTITIONS; i++) store_mem_disk_free(server.disks[i]);
+    for (unsigned i = 0; i < STORES; i++) store_mem_disk_free(server.disks[i]);
     machines_free(server.machines);
     memset(&server, 0, sizeof server);
 }
 
 static void on_op_done(struct op *op) { list_push_back(&finished, &((struct mail_hop *)op->owner)->link); }
+
+/* In place of resources.c's: handlers bring machines to the partitions themselves. */
+void resources_changed(struct core *core) { check(core->engine == server.engine); }
 
 /* In place of mail.c's: one core. */
 void mail_send_op(struct core *from, struct mail_hop *hop, struct op *op, void (*home)(struct mail_hop *hop)) {
@@ -298,6 +303,10 @@ static bool is_update_without_id(const struct row *row, struct slice wire, struc
 static void check_again(ProtobufCMessage *a, ProtobufCMessage *b, struct arena *arena) {
     const ProtobufCMessageDescriptor *type = a->descriptor;
     if (type == &orderdb__v1__topology__descriptor) return; /* rates */
+    if (type == &orderdb__v1__apply_resource_response__descriptor) { /* effects tell of each time; what was removed is not there the second time */
+        if (b) check_same(&((const Orderdb__V1__ApplyResourceResponse *)a)->resource->base, &((const Orderdb__V1__ApplyResourceResponse *)b)->resource->base, arena);
+        return;
+    }
     check(b || !replays(a));
     if (!b) return;
     if (type == &orderdb__v1__import_orders_response__descriptor) {
@@ -332,6 +341,7 @@ static void learn(const ProtobufCMessage *m) {
         if (l->n_orders) draw_order_seen(d, l->orders[0]->order_id);
     }
     if (m->descriptor == &orderdb__v1__list_order_history_response__descriptor) token = ((const Orderdb__V1__ListOrderHistoryResponse *)m)->next_page_token;
+    if (m->descriptor == &orderdb__v1__list_resources_response__descriptor) token = ((const Orderdb__V1__ListResourcesResponse *)m)->next_page_token;
     if (token[0]) snprintf(d->token, sizeof d->token, "%s", token);
 }
 

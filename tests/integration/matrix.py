@@ -11,7 +11,7 @@ descriptors. A field without a row and without Any fails the test, so none can b
 import re
 
 import orderdb_test as t
-from orderdb_test import pb
+from orderdb_test import admin_pb2 as admin, pb
 from google.protobuf import duration_pb2, field_mask_pb2
 
 FIELD, LIMIT, INVARIANT = "FIELD_INVALID", "LIMIT_EXCEEDED", "INVARIANT_VIOLATED"
@@ -333,6 +333,25 @@ IMPORT = merged({"order": [Bad("missing", clear, FIELD, "required")]}, under("or
     "history": [Bad("too many", times(1001), LIMIT, [1000, 1001])]},
     under("order.create_time", TIME), under("order.update_time", TIME))
 
+# Status machines are told as a whole what is wrong with them; test_machine.c has their rules one by one.
+def machine_rule(*rows):
+    return [Bad(kind, spoil, FIELD, at="resource.machine") for kind, spoil in rows]
+
+
+def machine_base():
+    states = [admin.StatusMachine.State(name="A", initial=True), admin.StatusMachine.State(name="B", terminal=True)]
+    states[1].timers.add(timer_id="late").after.seconds = 5
+    edge = admin.StatusMachine.Edge(event="go", to="B")
+    getattr(edge, "from").append("A")
+    return admin.ApplyResourceRequest(dry_run=True, resource=admin.Resource(machine=admin.StatusMachine(name="matrix", states=states, edges=[edge])))
+
+
+NAME = [Bad("two words", put("a b"), FIELD, 64), Bad("too long", put("x" * 65), FIELD, 64), Edge(put("x" * 64))]
+ELSEWHERE = {"**": [Any("the other call")]}
+RESOURCE = merged({"resource": [Bad("missing", clear, FIELD, "required")], "dry_run": [Any("both are meant")]}, *(
+    {"resource." + kind: [Bad("not built", put(message()), "NOT_BUILT_YET", at="", meta=["field"])], "resource.%s.**" % kind: [Any("refused as a whole")]}
+    for kind, message in (("index", admin.IndexDefinition), ("archive", admin.ArchivePolicy), ("role", admin.Role), ("principal", admin.Principal))))
+
 CALLS = {
     "CreateOrder": Call("CreateOrder", create_base, CREATE),
     "BatchCreateOrders": Call("BatchCreateOrders", lambda: pb.BatchCreateOrdersRequest(requests=[create_base(validate_only=True) for _ in range(2)]), merged(
@@ -369,7 +388,37 @@ CALLS = {
     "GetRequestOutcome": Call("GetRequestOutcome", lambda: pb.GetRequestOutcomeRequest(user_id="matrix", request_id=t.request_id()), {
         "user_id": text(64, required=True), "request_id": text(128, least=16, required=True)}),
     "ImportOrders": Call("ImportOrders", import_base, IMPORT),
-    "GetTopology": Call("GetTopology", lambda: t.admin_pb2.GetTopologyRequest(known_epoch=1), {"known_epoch": [Any("the map is told whatever one knows")]}),
+    "ApplyResource, limit": Call("ApplyResource", lambda: admin.ApplyResourceRequest(dry_run=True, resource=admin.Resource(limit=admin.RateLimit(
+        name="matrix", scope="global", method="OrderService/CreateOrder", per_second=5, burst=10))), merged(RESOURCE, under("resource.machine", ELSEWHERE), {
+            "remove": [Bad("nothing there", put(True), "RESOURCE_NOT_FOUND", at="", meta=["kind", "name"])],
+            "resource.limit.name": [*NAME, Bad("missing", clear, FIELD, 64)],
+            "resource.limit.scope": [Bad("no scope", put("all"), FIELD, ["global", "user"]), Bad("missing", clear, FIELD, "global"),
+                                     Bad("not built", put("merchant"), "NOT_BUILT_YET", at="", meta=["field"]), Edge(put("user"))],
+            "resource.limit.method": [Bad("no method", put("CreateOrder"), FIELD, "OrderService/CreateOrder"), Bad("too long", put("x" * 129), LIMIT, [128, 129]), Edge(clear)],
+            "resource.limit.per_second": [Bad("zero", clear, FIELD, "above 0"), Bad("negative", put(-1.0), FIELD, -1), Bad("no number", put(float("nan")), FIELD), Bad("endless", put(float("inf")), FIELD),
+                                          Edge(put(1e9))],
+            "resource.limit.burst": [Bad("zero", clear, FIELD, 1), Bad("negative", put(-1), FIELD, -1), Bad("far out", put(INT64_MAX), FIELD, 2**40), Edge(put(2**40))]})),
+    "ApplyResource, machine": Call("ApplyResource", machine_base, merged(RESOURCE, under("resource.limit", ELSEWHERE), {
+        "remove": [Bad("never", put(True), FIELD, "not removed")],
+        "resource.machine.name": machine_rule(("no name", clear), ("two words", put("a b")), ("too long", put("x" * 65))) + [Edge(put("x" * 64))],
+        "resource.machine.version": machine_rule(("negative", put(-1))) + [Bad("not the next", put(7), "MACHINE_VERSION_CONFLICT", at="", meta=["machine", "version", "newest_version"]), Edge(put(1))],
+        "resource.machine.states[].name": machine_rule(("no name", clear), ("two words", put("a b")), ("twice", put("A"))),
+        "resource.machine.states[].initial": machine_rule(("two of them", put(True))),
+        "resource.machine.states[].terminal": machine_rule(("no way out", clear)),
+        "resource.machine.states[].timers[].timer_id": machine_rule(("no name", put(""))) + [Edge(put("t" * 64))],
+        "resource.machine.states[].timers[].after.seconds": machine_rule(("negative", put(-1))),
+        "resource.machine.states[].timers[].after.nanos": machine_rule(("a second", put(10**9))),
+        "resource.machine.states[].timers[].event": machine_rule(("no edge", put("nothing"))),
+        "resource.machine.edges[].event": machine_rule(("no name", clear), ("two words", put("a b"))),
+        "resource.machine.edges[].from": machine_rule(("none", clear), ("no state", add("C")), ("twice", add("A"))),
+        "resource.machine.edges[].to": machine_rule(("no state", put("C"))),
+        "resource.machine.edges[].required_fields": machine_rule(("no field", add("weather"))),
+        "resource.machine.edges[].roles": machine_rule(("not built", add("clerk")))})),
+    "ListResources": Call("ListResources", lambda: admin.ListResourcesRequest(kind="", page_size=1), {
+        "kind": [Bad("no kind", put("weather"), FIELD, ["machine", "limit"]), Bad("not built", put("role"), "NOT_BUILT_YET", at="", meta=["field"]), Edge(put("limit"))],
+        "page_size": PAGE_SIZE,
+        "page_token": page_token("resource_token", "history_token", lambda parent, _: setattr(parent, "kind", "machine"))}),
+    "GetTopology": Call("GetTopology", lambda: admin.GetTopologyRequest(known_epoch=1), {"known_epoch": [Any("the map is told whatever one knows")]}),
 }
 
 # Methods of others' contracts: their tests are told here.

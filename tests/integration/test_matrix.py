@@ -290,7 +290,9 @@ def world(server):
     equal(server.call("GetRequestOutcome", user_id="matrix", request_id=WORLD["fenced_id"]).state, pb.RequestOutcome.NOT_APPLIED)
     WORLD["list_token"] = server.call("ListOrders", matrix.list_base()).next_page_token
     WORLD["history_token"] = server.call("ListOrderHistory", order_id=WORLD["paid"].order_id, page_size=1).next_page_token
-    true(WORLD["list_token"] and WORLD["history_token"])
+    server.call("ApplyResource", resource=matrix.admin.Resource(limit=matrix.admin.RateLimit(name="first", scope="global", per_second=1e6, burst=10**6)))
+    WORLD["resource_token"] = server.call("ListResources", page_size=1).next_page_token
+    true(WORLD["list_token"] and WORLD["history_token"] and WORLD["resource_token"])
     WORLD["ids"] = {name: t.request_id() for name in matrix.CALLS}
 
 
@@ -476,7 +478,7 @@ def _(server):
 @t.test("matrix: the reasons that a request alone can provoke were all provoked")
 def _():
     expected = {"FIELD_INVALID", "LIMIT_EXCEEDED", "INVARIANT_VIOLATED", "PAGE_TOKEN_INVALID", "ORDER_NOT_FOUND", "MACHINE_NOT_FOUND", "CLIENT_ORDER_NO_TAKEN", "STATUS_MISMATCH",
-                "EDGE_NOT_DEFINED", "IDEMPOTENCY_KEY_REUSED", "REQUEST_FENCED", "VERSION_MISMATCH", "NOT_BUILT_YET"}
+                "EDGE_NOT_DEFINED", "IDEMPOTENCY_KEY_REUSED", "REQUEST_FENCED", "VERSION_MISMATCH", "NOT_BUILT_YET", "RESOURCE_NOT_FOUND", "MACHINE_VERSION_CONFLICT"}
     true(expected <= provoked, "never seen: %s" % (expected - provoked))
 
 
