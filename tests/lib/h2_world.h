@@ -102,6 +102,8 @@ WORLD_HANDLER(serve_get_request_outcome, world_batch)
 WORLD_HANDLER(serve_batch_get_orders, world_batch)
 WORLD_HANDLER(serve_batch_create_orders, world_batch)
 WORLD_HANDLER(serve_batch_transition_orders, world_batch)
+WORLD_HANDLER(serve_apply_resource, world_batch)
+WORLD_HANDLER(serve_list_resources, world_batch)
 #endif
 
 /* create: says what it was told. */
