@@ -5,6 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tools/suggest.h"
+#include "tools/table.h"
+
+enum { HELP_COLUMN = 31 };
+
 static bool name_is(const char *name, const char *text, size_t len) { return name && strlen(name) == len && memcmp(name, text, len) == 0; }
 
 static const struct arg *arg_find(const struct arg *const tables[2], const char *text, size_t len) {
@@ -14,6 +19,15 @@ static const struct arg *arg_find(const struct arg *const tables[2], const char 
         }
     }
     return NULL;
+}
+
+static void flag_unknown(const struct arg *const tables[2], const char *text, char error[ARGS_ERROR_BYTES]) {
+    struct suggest s;
+    suggest_begin(&s, slice_of(text, strcspn(text, "=")));
+    for (int t = 0; t < 2; t++) {
+        for (const struct arg *a = tables[t]; a && a->name; a++) suggest_offer(&s, a->name);
+    }
+    snprintf(error, ARGS_ERROR_BYTES, "unknown flag %.60s%s%s%s", text, s.best ? "; did you mean " : "", s.best ? s.best : "", s.best ? "?" : "");
 }
 
 static bool arg_set(const struct arg *a, const char *value, char error[ARGS_ERROR_BYTES]) {
@@ -56,7 +70,7 @@ int args_parse(const struct arg *const tables[2], int argc, char **argv, bool st
         char *equals = text[1] == '-' ? strchr(text, '=') : NULL;
         const struct arg *a = arg_find(tables, text, equals ? (size_t)(equals - text) : strlen(text));
         if (!a) {
-            snprintf(error, ARGS_ERROR_BYTES, "unknown flag %.60s", text);
+            flag_unknown(tables, text, error);
             return -1;
         }
         const char *value = equals ? equals + 1 : NULL;
@@ -81,7 +95,8 @@ void args_print_help(const struct arg *table) {
         char left[64];
         snprintf(left, sizeof(left), "%s%s%s%s%s", a->short_name ? a->short_name : "", a->short_name ? ", " : "", a->name, a->value ? " " : "",
                  a->value ? a->value : "");
-        if (strlen(left) > 28) printf("  %s\n  %28s %s\n", left, "", a->help);
-        else printf("  %-28s %s\n", left, a->help);
+        if (strlen(left) > HELP_COLUMN - 3) printf("  %s\n%*s", left, HELP_COLUMN, "");
+        else printf("  %-*s ", HELP_COLUMN - 3, left);
+        text_fold(stdout, a->help, HELP_COLUMN, HELP_COLUMN);
     }
 }

@@ -49,7 +49,8 @@ enum cli_exit cli_error(const struct cli *cli) {
     const struct orderdb_error *e = orderdb_error(cli->db);
     check(e);
     const char *reason = orderdb_error_reason(e), *key, *value;
-    fprintf(stderr, "error: %s%s", orderdb_error_code_name(e), *reason ? " " : "");
+    bool colored = text_is_colored(stderr);
+    fprintf(stderr, "%serror:%s %s%s", colored ? TEXT_RED : "", colored ? TEXT_PLAIN : "", orderdb_error_code_name(e), *reason ? " " : "");
     text_print(stderr, reason);
     fputs(": ", stderr);
     text_print(stderr, orderdb_error_message(e));
@@ -71,7 +72,10 @@ enum cli_exit cli_error(const struct cli *cli) {
     }
     int code = orderdb_error_code(e);
     if (code != GRPC_UNAVAILABLE && code != GRPC_DEADLINE_EXCEEDED) return CLI_REFUSED;
-    if (code == GRPC_UNAVAILABLE && !*reason) fprintf(stderr, "  Does a server take clients there, with TLS if you ask for it and only then? `make run` starts one on port 7400; --server or ORDERDB_SERVER name another.\n");
+    if (code == GRPC_UNAVAILABLE && !*reason) {
+        fprintf(stderr, "  Does a server take clients at %s, with TLS if you ask for it and only\n  then? `make run` starts one on port 7400; --server or ORDERDB_SERVER name another.\n",
+                cli->server);
+    }
     return CLI_UNAVAILABLE;
 }
 

@@ -6,9 +6,11 @@
 
 #include "tools/cli.h"
 #include "tools/completion.h"
+#include "tools/suggest.h"
+#include "tools/table.h"
 
 #define SERVER_DEFAULT "127.0.0.1:7400"
-enum { TIMEOUT_S_DEFAULT = 10, TIMEOUT_S_MAX = 86400 };
+enum { TIMEOUT_S_DEFAULT = 10, TIMEOUT_S_MAX = 86400, COMMANDS_COLUMN = 37 };
 
 static const struct cli_command completion_commands[];
 static const struct cli_command *const families[] = {order_commands, status_commands, completion_commands};
@@ -45,7 +47,9 @@ static void print_commands(const char *family) {
             char left[80];
             if (family && strcmp(family, c->family) != 0) continue;
             snprintf(left, sizeof(left), "%s%s%s %s", c->family, *c->name ? " " : "", c->name, c->operands);
-            printf("  %-34s %s\n", left, c->summary);
+            if (strlen(left) > COMMANDS_COLUMN - 3) printf("  %s\n%*s", left, COMMANDS_COLUMN, "");
+            else printf("  %-*s ", COMMANDS_COLUMN - 3, left);
+            text_fold(stdout, c->summary, COMMANDS_COLUMN, COMMANDS_COLUMN);
         }
     }
 }
@@ -57,11 +61,14 @@ static void help_all(void) {
     args_print_help(global_flags);
     printf("\nExamples:\n"
            "  orderctl status\n"
-           "  orderctl order create --user ann --currency CNY --item sku=u1,title=Umbrella,qty=2,price=19.99\n"
+           "  orderctl order create --user ann --currency CNY \\\n"
+           "    --item sku=u1,title=Umbrella,qty=2,price=19.99\n"
            "  orderctl order list ann\n"
            "  orderctl order transition 1234567890 pay\n"
            "  orderctl order create --help\n"
-           "\nExit codes: 0 done, 1 refused by the server, 2 wrong usage, 3 server not reached or no answer in time, 130 interrupted.\n");
+           "\nExit codes: 0 done, 1 refused by the server, 2 wrong usage, 3 server not reached\n"
+           "or no answer in time, 130 interrupted. NO_COLOR switches colours off; output that\n"
+           "is no terminal has none.\n");
 }
 
 static void help_family(const char *family) {
@@ -69,6 +76,17 @@ static void help_family(const char *family) {
     print_commands(family);
     for (size_t i = 0; i < ARRAY_LEN(families); i++) {
         if (strcmp(families[i]->family, family) == 0) printf("\nExamples:\n  orderctl %s %s --help\n", family, families[i]->name);
+    }
+}
+
+/* Prose is folded, examples (lines that begin with a space) are as they are. */
+static void print_text(const char *text) {
+    char line[512];
+    for (size_t n; *text; text += n + (text[n] == '\n')) {
+        n = strcspn(text, "\n");
+        snprintf(line, sizeof(line), "%.*s", (int)n, text);
+        if (*line == ' ') puts(line);
+        else text_fold(stdout, line, 0, 0);
     }
 }
 
@@ -81,7 +99,8 @@ static void help_command(const struct cli_command *c) {
     }
     printf("\nFlags of every command:\n");
     args_print_help(global_flags);
-    printf("\n%s", c->text);
+    putchar('\n');
+    print_text(c->text);
 }
 
 static const struct cli_command *command_find(const char *family, const char *name, bool *family_known) {
@@ -100,6 +119,31 @@ static const struct cli_command *command_find(const char *family, const char *na
 static const char *setting(const char *flag, const char *variable) {
     if (!flag) flag = getenv(variable);
     return flag && *flag ? flag : NULL;
+}
+
+/* "order crate" is near "order create"; so are "create" and "crate". Into out: false: nothing is near. */
+static bool command_nearest(const char *family, const char *name, char *out, size_t cap) {
+    struct suggest s;
+    char word[SUGGEST_WORD_MAX + 2], both[64];
+    snprintf(word, sizeof(word), "%s%s%s", family, name ? " " : "", name ? name : "");
+    suggest_begin(&s, slice_str(word));
+    for (size_t i = 0; i < ARRAY_LEN(families); i++) {
+        for (const struct cli_command *c = families[i]; c->family; c++) {
+            snprintf(both, sizeof(both), "%s%s%s", c->family, *c->name ? " " : "", c->name);
+            bool near = suggest_offer(&s, both);
+            if (*c->name) near |= suggest_offer(&s, c->name);
+            if (near) snprintf(out, cap, "%s", both);
+        }
+    }
+    return s.best;
+}
+
+/* cli.command is the family where that is known. The second word of "stauts 7" is none of the command. */
+static enum cli_exit command_unknown(const char *family, const char *name) {
+    char told[80], near[64];
+    snprintf(told, sizeof(told), *cli.command ? "%.40s %.30s" : "%.40s", family, name);
+    bool found = (name && command_nearest(family, name, near, sizeof(near))) || (!*cli.command && command_nearest(family, NULL, near, sizeof(near)));
+    return found ? cli_usage(&cli, "no command \"%s\"; did you mean \"%s\"?", told, near) : cli_usage(&cli, "no command \"%s\"", told);
 }
 
 static enum cli_exit command_run(const struct cli_command *c, int argc, char **argv) {
@@ -132,6 +176,7 @@ int main(int argc, char **argv) {
     char error[ARGS_ERROR_BYTES], name[64];
     const struct arg *tables[2] = {global_flags, NULL};
     cli.command = "";
+    text_begin();
     int n = args_parse(tables, argc - 1, argv + 1, true, error);
     char **words = argv + 1;
     if (n < 0) return cli_usage(&cli, "%s", error);
@@ -143,9 +188,9 @@ int main(int argc, char **argv) {
         bool asks = cli.help || (n > 1 && (strcmp(words[1], "--help") == 0 || strcmp(words[1], "-h") == 0));
         if (asks) return help_family(words[0]), CLI_OK;
         cli.command = words[0];
-        return n > 1 ? cli_usage(&cli, "no command \"%s %s\"", words[0], words[1]) : cli_usage(&cli, "%s needs a command", words[0]);
+        return n > 1 ? command_unknown(words[0], words[1]) : cli_usage(&cli, "%s needs a command", words[0]);
     }
-    if (!c) return strcmp(words[0], "help") == 0 ? (help_all(), CLI_OK) : cli_usage(&cli, "no command \"%s\"", words[0]);
+    if (!c) return strcmp(words[0], "help") == 0 ? (help_all(), CLI_OK) : command_unknown(words[0], n > 1 ? words[1] : NULL);
     snprintf(name, sizeof(name), "%s%s%s", c->family, *c->name ? " " : "", c->name);
     cli.command = name;
     int skip = *c->name ? 2 : 1;

@@ -1,7 +1,11 @@
 #include "tools/table.h"
 
+#include <locale.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <wchar.h>
 
 #include "proto/base/mem.h"
 
@@ -26,14 +30,13 @@ static bool is_control(uint32_t c) {
            c == 0xfeff || (c >= 0xfff9 && c <= 0xfffb) || (c >= 0xe0000 && c <= 0xe007f);
 }
 
+/* The locale says what a character is, not how numbers are written. C.UTF-8 is there without any being installed. */
+void text_begin(void) { setlocale(LC_CTYPE, "C.UTF-8"); }
+
+/* What the C library does not know may be wide: rather a column too many than a table too wide. */
 static unsigned char_width(uint32_t c) {
-    static const uint32_t wide[][2] = {{0x1100, 0x115f},   {0x2e80, 0x303e},   {0x3041, 0xa4cf},   {0xac00, 0xd7a3},   {0xf900, 0xfaff},  {0xfe30, 0xfe6f},
-                                       {0xff00, 0xff60},   {0xffe0, 0xffe6},   {0x1f300, 0x1f64f}, {0x1f900, 0x1f9ff}, {0x20000, 0x3fffd}};
-    if ((c >= 0x300 && c <= 0x36f) || (c >= 0xfe00 && c <= 0xfe0f)) return 0;
-    for (size_t i = 0; i < ARRAY_LEN(wide); i++) {
-        if (c >= wide[i][0] && c <= wide[i][1]) return 2;
-    }
-    return 1;
+    int width = wcwidth((wchar_t)c);
+    return width >= 0 ? (unsigned)width : c < 0x80 ? 1 : 2;
 }
 
 bool text_harmless(struct buf *out, const char *text) {
@@ -71,6 +74,44 @@ size_t text_width(const char *text) {
         width += n ? char_width(c) : 1;
     }
     return width;
+}
+
+static size_t word_len(const char *text) { return strcspn(text, " "); }
+
+static size_t word_width(const char *text, size_t len) {
+    size_t width = 0;
+    uint32_t c;
+    for (size_t n, i = 0; i < len; i += n) {
+        n = utf8_next(text + i, &c);
+        width += n ? char_width(c) : 1;
+        n = n ? n : 1;
+    }
+    return width;
+}
+
+void text_fold(FILE *out, const char *text, size_t at, size_t indent) {
+    bool first = true;
+    for (size_t n; *text; text += n) {
+        text += strspn(text, " ");
+        n = word_len(text);
+        size_t width = word_width(text, n);
+        if (!first && at + 1 + width > TABLE_WIDTH) {
+            fprintf(out, "\n%*s", (int)indent, "");
+            at = indent;
+        } else if (!first) {
+            fputc(' ', out);
+            at++;
+        }
+        fwrite(text, 1, n, out);
+        at += width;
+        first = false;
+    }
+    fputc('\n', out);
+}
+
+bool text_is_colored(FILE *out) {
+    const char *no = getenv("NO_COLOR"), *term = getenv("TERM");
+    return isatty(fileno(out)) && !(no && *no) && !(term && strcmp(term, "dumb") == 0);
 }
 
 void table_init(struct table *t, const struct table_column *columns, unsigned count) {
@@ -149,14 +190,18 @@ void table_print(const struct table *t, FILE *out, unsigned width) {
         for (size_t i = c; i < t->cell_count; i += t->column_count) widths[c] = MAX_OF(widths[c], text_width(t->cells[i]));
         sum += widths[c];
     }
-    for (unsigned c = t->column_count; c-- > 0 && sum > width;) { /* the last ones give first */
-        unsigned least = t->columns[c].shrinks_to;
+    for (unsigned i = 2 * t->column_count; i-- > 0 && sum > width;) { /* the last ones give first, then all of them once more */
+        unsigned c = i % t->column_count, least = t->columns[c].shrinks_to;
+        if (least && i < t->column_count) least = MIN_OF(least, (unsigned)TABLE_COLUMN_LEAST);
         if (!least || widths[c] <= least) continue;
         size_t give = MIN_OF(widths[c] - least, sum - width);
         widths[c] -= give;
         sum -= give;
     }
+    bool colored = text_is_colored(out);
+    if (colored) fputs(TEXT_BOLD, out);
     for (unsigned c = 0; c < t->column_count; c++) cell_print(out, t->columns[c].title, widths[c], t->columns[c].right, c + 1 == t->column_count);
+    if (colored) fputs(TEXT_PLAIN, out);
     for (size_t i = 0; i < t->cell_count; i++) {
         unsigned c = (unsigned)(i % t->column_count);
         cell_print(out, t->cells[i], widths[c], t->columns[c].right, c + 1 == t->column_count);
