@@ -1,14 +1,11 @@
-/* tools/csv.h, sentence by sentence; tools/table.h, whose text must be harmless. */
+/* tools/csv.h, sentence by sentence. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <cmocka.h>
 
 #include "proto/base/mem.h"
 #include "tools/csv.h"
-#include "tools/table.h"
 
 static void row(struct csv *c, unsigned line, size_t n, ...) {
     va_list args;
@@ -82,50 +79,9 @@ static void test_what_is_wrong_is_named(void **state) {
     }
 }
 
-static void harmless(const char *text, const char *want) {
-    struct buf b = {0};
-    assert_true(text_harmless(&b, text));
-    assert_string_equal((char *)b.data, want);
-    buf_fini(&b);
-}
-static void test_text_is_made_harmless(void **state) {
-    harmless("", "");
-    harmless("plain \xe4\xbc\x9e", "plain \xe4\xbc\x9e");
-    harmless("a\x1b[31mb", "a\\x1b[31mb");
-    harmless("a\nb\tc\rd\x7f", "a\\nb\\tc\\rd\\x7f");
-    harmless("\xc2\x9b" "1m", "\\u{9b}1m");              /* C1: a control sequence in one character */
-    harmless("\xe2\x80\xae" "evil", "\\u{202e}evil");     /* right to left */
-    harmless("\xff\xc0\xaf\xed\xa0\x80", "\\xff\\xc0\\xaf\\xed\\xa0\\x80"); /* not UTF-8 */
-    harmless("\xe4\xbc", "\\xe4\\xbc");
-    assert_int_equal(text_width("abc"), 3);
-    assert_int_equal(text_width("\xe4\xbc\x9e"), 2);
-    assert_int_equal(text_width("e\xcc\x81"), 1);
-}
-
-static void test_tables_fit(void **state) {
-    static const struct table_column columns[] = {{"ID", .right = true}, {"NAME", .shrinks_to = 4}, {"X"}};
-    struct table t;
-    char *text;
-    size_t len;
-    FILE *f = open_memstream(&text, &len);
-    table_init(&t, columns, 3);
-    table_cell(&t, "%d", 7);
-    table_cell(&t, "%s", "a name that is long");
-    table_cell(&t, "%s", "z");
-    table_cell(&t, "%d", 1234);
-    table_cell(&t, "%s", "\xe4\xbc\x9e\xe4\xbc\x9e\xe4\xbc\x9e\xe4\xbc\x9e");
-    table_cell(&t, "\n");
-    table_print(&t, f, 14);
-    fclose(f);
-    assert_string_equal(text, "  ID  NAME  X\n   7  a n~  z\n1234  \xe4\xbc\x9e~   \\n\n");
-    free(text);
-    table_fini(&t);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plain_fields), cmocka_unit_test(test_quoted_fields),      cmocka_unit_test(test_what_is_wrong_is_named),
-        cmocka_unit_test(test_text_is_made_harmless), cmocka_unit_test(test_tables_fit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -80,6 +80,40 @@ static void test_narrow(void **state) {
     table_fini(&t);
 }
 
+static void harmless(const char *text, const char *want) {
+    struct buf b = {0};
+    assert_true(text_harmless(&b, text));
+    assert_string_equal((char *)b.data, want);
+    buf_fini(&b);
+}
+static void test_text_is_made_harmless(void **state) {
+    harmless("", "");
+    harmless("plain \xe4\xbc\x9e", "plain \xe4\xbc\x9e");
+    harmless("a\x1b[31mb", "a\\x1b[31mb");
+    harmless("a\nb\tc\rd\x7f", "a\\nb\\tc\\rd\\x7f");
+    harmless("\xc2\x9b" "1m", "\\u{9b}1m");              /* C1: a control sequence in one character */
+    harmless("\xe2\x80\xae" "evil", "\\u{202e}evil");     /* right to left */
+    harmless("\xff\xc0\xaf\xed\xa0\x80", "\\xff\\xc0\\xaf\\xed\\xa0\\x80"); /* not UTF-8 */
+    harmless("\xe4\xbc", "\\xe4\\xbc");
+}
+
+static void test_cuts_and_escapes(void **state) {
+    static const struct table_column columns[] = {{"ID", .right = true}, {"NAME", .shrinks_to = 4}, {"X"}};
+    struct table t;
+    FILE *f = out_open();
+    table_init(&t, columns, 3);
+    table_cell(&t, "%d", 7);
+    table_cell(&t, "%s", "a name that is long");
+    table_cell(&t, "%s", "z");
+    table_cell(&t, "%d", 1234);
+    table_cell(&t, "%s", "\xe4\xbc\x9e\xe4\xbc\x9e\xe4\xbc\x9e\xe4\xbc\x9e");
+    table_cell(&t, "\n");
+    table_print(&t, f, 14);
+    fclose(f);
+    assert_string_equal(text, "  ID  NAME  X\n   7  a n~  z\n1234  \xe4\xbc\x9e~   \\n\n");
+    table_fini(&t);
+}
+
 static void test_fold(void **state) {
     FILE *f = out_open();
     fputs("  --flag  ", f);
@@ -105,7 +139,8 @@ static void test_not_colored(void **state) {
 
 int main(void) {
     text_begin();
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_width), cmocka_unit_test(test_fits), cmocka_unit_test(test_narrow), cmocka_unit_test(test_fold),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_width), cmocka_unit_test(test_fits), cmocka_unit_test(test_narrow), cmocka_unit_test(test_text_is_made_harmless),
+                                       cmocka_unit_test(test_cuts_and_escapes), cmocka_unit_test(test_fold),
                                        cmocka_unit_test(test_not_colored)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     free(text);
