@@ -80,6 +80,8 @@ static const struct async_method methods[] = {
     METHOD("OrderService", "ListOrders", list_orders_request, list_orders_response),
     METHOD("OrderService", "ListOrderHistory", list_order_history_request, list_order_history_response),
     METHOD("OrderService", "BatchGetOrders", batch_get_orders_request, batch_get_orders_response),
+    METHOD("OrderService", "BatchCreateOrders", batch_create_orders_request, batch_create_orders_response),
+    METHOD("OrderService", "BatchTransitionOrders", batch_transition_orders_request, batch_transition_orders_response),
     METHOD("OrderService", "GetRequestOutcome", get_request_outcome_request, request_outcome),
     METHOD("AdminService", "GetTopology", get_topology_request, topology),
 };
@@ -225,6 +227,18 @@ static bool call_pack(struct async_call *c, const ProtobufCMessage *request) {
         message_write_options(r.options, &w, c->request_id);
         r.options = &w;
         return message_pack(&c->request, &r.base);
+    }
+    if (request->descriptor == &orderdb__v1__batch_create_orders_request__descriptor) {
+        Orderdb__V1__BatchCreateOrdersRequest r = *(const Orderdb__V1__BatchCreateOrdersRequest *)request;
+        void *copies = message_write_creates(&r);
+        bool packed = copies && message_pack(&c->request, &r.base);
+        return mem_free(copies), packed;
+    }
+    if (request->descriptor == &orderdb__v1__batch_transition_orders_request__descriptor) {
+        Orderdb__V1__BatchTransitionOrdersRequest r = *(const Orderdb__V1__BatchTransitionOrdersRequest *)request;
+        void *copies = message_write_transitions(&r);
+        bool packed = copies && message_pack(&c->request, &r.base);
+        return mem_free(copies), packed;
     }
     return message_pack(&c->request, request);
 }

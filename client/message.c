@@ -1,6 +1,7 @@
 #include "client/message.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "proto/base/hash.h"
 #include "proto/base/mem.h"
@@ -37,4 +38,37 @@ void message_write_options(const Orderdb__V1__WriteOptions *given, Orderdb__V1__
     random_bytes(random, sizeof(random));
     for (size_t i = 0; i < sizeof(random); i++) snprintf(id + 2 * i, 3, "%02x", random[i]);
     out->request_id = id;
+}
+
+/* Copies of requests, each with options of its own; they lie at `options` in a request of `bytes`. One piece of memory: the pointers first. */
+static void *batch_copy(void *const *requests, size_t n, size_t bytes, size_t options) {
+    struct extra {
+        Orderdb__V1__WriteOptions options;
+        char id[MESSAGE_REQUEST_ID_BYTES];
+    };
+    size_t pointers = ((n + 1) * sizeof(void *) + 15) & ~(size_t)15, each = (bytes + 15) & ~(size_t)15, extra = (sizeof(struct extra) + 15) & ~(size_t)15;
+    uint8_t *memory = mem_alloc(pointers + n * (each + extra));
+    if (!memory) return NULL;
+    for (size_t i = 0; i < n; i++) {
+        uint8_t *copy = memory + pointers + i * (each + extra);
+        struct extra *own = (struct extra *)(copy + each);
+        memcpy(copy, requests[i], bytes);
+        Orderdb__V1__WriteOptions **given = (Orderdb__V1__WriteOptions **)(copy + options);
+        message_write_options(*given, &own->options, own->id);
+        *given = &own->options;
+        ((void **)memory)[i] = copy;
+    }
+    return memory;
+}
+
+void *message_write_creates(Orderdb__V1__BatchCreateOrdersRequest *batch) {
+    void *memory = batch_copy((void **)batch->requests, batch->n_requests, sizeof(Orderdb__V1__CreateOrderRequest), offsetof(Orderdb__V1__CreateOrderRequest, options));
+    batch->requests = memory;
+    return memory;
+}
+
+void *message_write_transitions(Orderdb__V1__BatchTransitionOrdersRequest *batch) {
+    void *memory = batch_copy((void **)batch->requests, batch->n_requests, sizeof(Orderdb__V1__TransitionOrderRequest), offsetof(Orderdb__V1__TransitionOrderRequest, options));
+    batch->requests = memory;
+    return memory;
 }

@@ -231,6 +231,28 @@ Orderdb__V1__BatchGetOrdersResponse *orderdb_batch_get_orders(struct orderdb_cli
     return client_call(db, "/orderdb.v1.OrderService/BatchGetOrders", &request->base, &orderdb__v1__batch_get_orders_response__descriptor, options);
 }
 
+Orderdb__V1__BatchCreateOrdersResponse *orderdb_batch_create_orders(struct orderdb_client *db, const Orderdb__V1__BatchCreateOrdersRequest *request,
+                                                                    const struct orderdb_call_options *options) {
+    Orderdb__V1__BatchCreateOrdersRequest r = *request;
+    db->request_id[0] = 0;
+    void *copies = message_write_creates(&r);
+    if (!copies) return client_fail(db, GRPC_RESOURCE_EXHAUSTED, "no memory for the request"), NULL;
+    void *answer = client_call(db, "/orderdb.v1.OrderService/BatchCreateOrders", &r.base, &orderdb__v1__batch_create_orders_response__descriptor, options);
+    mem_free(copies);
+    return answer;
+}
+
+Orderdb__V1__BatchTransitionOrdersResponse *orderdb_batch_transition_orders(struct orderdb_client *db, const Orderdb__V1__BatchTransitionOrdersRequest *request,
+                                                                            const struct orderdb_call_options *options) {
+    Orderdb__V1__BatchTransitionOrdersRequest r = *request;
+    db->request_id[0] = 0;
+    void *copies = message_write_transitions(&r);
+    if (!copies) return client_fail(db, GRPC_RESOURCE_EXHAUSTED, "no memory for the request"), NULL;
+    void *answer = client_call(db, "/orderdb.v1.OrderService/BatchTransitionOrders", &r.base, &orderdb__v1__batch_transition_orders_response__descriptor, options);
+    mem_free(copies);
+    return answer;
+}
+
 Orderdb__V1__RequestOutcome *orderdb_get_request_outcome(struct orderdb_client *db, const Orderdb__V1__GetRequestOutcomeRequest *request,
                                                          const struct orderdb_call_options *options) {
     db->request_id[0] = 0;

@@ -67,6 +67,12 @@ Orderdb__V1__ListOrderHistoryResponse *orderdb_list_order_history(struct orderdb
                                                                   const struct orderdb_call_options *options);
 Orderdb__V1__BatchGetOrdersResponse *orderdb_batch_get_orders(struct orderdb_client *db, const Orderdb__V1__BatchGetOrdersRequest *request,
                                                               const struct orderdb_call_options *options);
+/* Each request that has no request_id gets one, the same for every attempt; the answer's results are in the order of the requests, refused ones as a
+ * google.rpc.Status. Choose the ids yourself if you may want to send the batch again after orderdb_error_outcome_unknown(). */
+Orderdb__V1__BatchCreateOrdersResponse *orderdb_batch_create_orders(struct orderdb_client *db, const Orderdb__V1__BatchCreateOrdersRequest *request,
+                                                                    const struct orderdb_call_options *options);
+Orderdb__V1__BatchTransitionOrdersResponse *orderdb_batch_transition_orders(struct orderdb_client *db, const Orderdb__V1__BatchTransitionOrdersRequest *request,
+                                                                            const struct orderdb_call_options *options);
 /* NOT_APPLIED is final: the server then refuses that request id for ever. */
 Orderdb__V1__RequestOutcome *orderdb_get_request_outcome(struct orderdb_client *db, const Orderdb__V1__GetRequestOutcomeRequest *request,
                                                          const struct orderdb_call_options *options);

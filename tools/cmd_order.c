@@ -5,6 +5,7 @@
 #include "proto/base/mem.h"
 #include "proto/timetext.h"
 #include "tools/cli.h"
+#include "tools/cmd_batch.h"
 #include "tools/cmd_import.h"
 #include "tools/cmd_verify.h"
 #include "tools/content.h"
@@ -75,7 +76,16 @@ static void time_text_short(const Google__Protobuf__Timestamp *t, bool seconds, 
 
 static void print_field(const char *name, const char *value) {
     if (!*value) return;
-    printf("%-16s", name);
+    printf("%-15s ", name);
+    text_print(stdout, value);
+    putchar('\n');
+}
+
+/* Keys are the callers' own: one may be "status". */
+static void print_attribute(const char *key, const char *value) {
+    printf("%-15s ", "attribute");
+    text_print(stdout, key);
+    putchar('=');
     text_print(stdout, value);
     putchar('\n');
 }
@@ -173,7 +183,7 @@ static void print_order(const Order *o) {
         print_field("region", o->address->region_code);
         print_field("address", o->address->line);
     }
-    for (size_t i = 0; i < o->n_attributes; i++) print_field(o->attributes[i]->key, o->attributes[i]->value);
+    for (size_t i = 0; i < o->n_attributes; i++) print_attribute(o->attributes[i]->key, o->attributes[i]->value);
     for (size_t i = 0; i < o->n_timers; i++) print_time(o->timers[i]->timer_id, o->timers[i]->fire_time);
     print_items(o);
     print_payments(o);
@@ -473,13 +483,13 @@ static enum cli_exit transition_send(struct cli *cli, struct arena *a, Orderdb__
         const Orderdb__V1__HistoryEntry *h = answer->entry;
         char time[TIME_TEXT_BYTES];
         time_text(h->time, time);
-        printf("order %lld: ", (long long)(answer->order ? answer->order->order_id : r->order_id));
+        printf("%lld: ", (long long)(answer->order ? answer->order->order_id : r->order_id));
         text_print(stdout, h->from_status);
         printf(" -> ");
         text_print(stdout, h->to_status);
         printf(" (");
         text_print(stdout, h->event);
-        printf("), version %lld, %s%s\n", (long long)h->version, time, answer->replayed ? ", made before" : "");
+        printf("), version %lld\n%s%s\n", (long long)h->version, time, answer->replayed ? ", made before" : "");
         if (write.validate_only) printf("Nothing was written.\n");
     }
     orderdb_message_free(answer);
@@ -599,7 +609,7 @@ static enum cli_exit history_run(struct cli *cli, int argc, char **argv) {
 
 static const struct arg create_flags[] = {
     {"--user", NULL, ARG_TEXT, &create.user, "USER", "whose order it is"},
-    {"--item", NULL, ARG_MANY, &create.items, "PARTS", "sku=..,price=..[,title=..][,qty=1][,discount=..][,merchant=..]; repeat it; \\, is a comma"},
+    {"--item", NULL, ARG_MANY, &create.items, "PARTS", "sku=..,price=.. and, if you like, title=..,qty=..,discount=..,merchant=..; repeat it; \\, is a comma"},
     {"--currency", NULL, ARG_TEXT, &create.currency, "CODE", "ISO 4217, of all amounts; they are decimals: 19.99 CNY, 500 JPY"},
     {"--freight", NULL, ARG_TEXT, &create.freight, "AMOUNT", "added to the items' total"},
     {"--discount", NULL, ARG_TEXT, &create.discount, "AMOUNT", "off the whole order"},
@@ -652,10 +662,13 @@ static const struct arg history_flags[] = {
 const struct cli_command order_commands[] = {
     {"order", "create", "", "create an order",
      "Examples:\n"
-     "  orderctl order create --user ann --currency CNY --item sku=u1,title=Umbrella,qty=2,price=19.99 --freight 5\n"
-     "  orderctl order create --user ann --currency JPY --item sku=b7,title=Book,qty=1,price=1200 --client-order-no W-1001\n"
+     "  orderctl order create --user ann --currency CNY --freight 5 \\\n"
+     "    --item sku=u1,title=Umbrella,qty=2,price=19.99\n"
+     "  orderctl order create --user ann --currency JPY --client-order-no W-1001 \\\n"
+     "    --item sku=b7,title=Book,qty=1,price=1200\n"
      "  orderctl order create -f order.json\n"
-     "  echo '{\"user_id\":\"ann\",\"items\":[{\"sku_id\":\"u1\",\"quantity\":1,\"unit_price\":{\"currency_code\":\"CNY\",\"minor_units\":\"1999\"}}]}' |\n"
+     "  echo '{\"user_id\": \"ann\", \"items\": [{\"sku_id\": \"u1\", \"quantity\": 1,\n"
+     "    \"unit_price\": {\"currency_code\": \"CNY\", \"minor_units\": \"1999\"}}]}' |\n"
      "    orderctl order create -f -\n",
      create_flags, 0, 0, create_run},
     {"order", "get", "ORDER_ID", "show an order", "Examples:\n  orderctl order get 1234567890\n  orderctl order get 1234567890 -o json\n  orderctl order get 1234567890 --as-of 2026-01-31T08:00:00Z\n",
@@ -663,18 +676,22 @@ const struct cli_command order_commands[] = {
     {"order", "batch-get", "ORDER_ID...", "show several orders, a line each", "Examples:\n  orderctl order batch-get 1234567890 1234567891 -o json\n", NULL, 1, BATCH_GET_MAX,
      batch_get_run},
     {"order", "list", "USER", "list a user's orders, newest first",
-     "Examples:\n  orderctl order list ann\n  orderctl order list ann --status PAID,SHIPPED --from 2026-01-01 --to 2026-02-01\n"
+     "Examples:\n  orderctl order list ann\n  orderctl order list ann --status PAID,SHIPPED --from 2026-01-01\n"
      "  orderctl order list ann --page-size 100 --page 7\n",
      list_flags, 1, 1, list_run},
     {"order", "transition", "ORDER_ID [EVENT]", "move an order along its status machine",
-     "Examples:\n  orderctl order transition 1234567890 pay\n  orderctl order transition 1234567890 ship --expect PAID --reason \"left the warehouse\"\n"
-     "  orderctl order transition 1234567890 pay --payment no=p-77,channel=card,amount=43.48,currency=CNY\n"
+     "Examples:\n  orderctl order transition 1234567890 pay\n  orderctl order transition 1234567890 ship --expect PAID --reason \"left us\"\n"
+     "  orderctl order transition 1234567890 pay \\\n"
+     "    --payment no=p-77,channel=card,amount=43.48,currency=CNY\n"
      "  orderctl order transition 1234567890 --to CANCELLED\n",
      transition_flags, 1, 2, transition_run},
     {"order", "update", "ORDER_ID", "replace fields of an order's content, each as a whole",
      "Examples:\n  orderctl order update 1234567890 --address 'recipient=Ann,line=Road 1\\, left'\n"
-     "  orderctl order update 1234567890 --attr gift=yes --attr channel=app --clear extension --version 3\n",
+     "  orderctl order update 1234567890 --attr gift=yes --clear extension --version 3\n",
      update_flags, 1, 1, update_run},
+    {"order", "batch-create", "FILE|-", "create many orders in one call", cmd_batch_create_text, cmd_batch_create_flags, 1, 1, cmd_batch_create_run},
+    {"order", "batch-transition", "EVENT ORDER_ID...", "move many orders in one call", cmd_batch_transition_text, cmd_batch_transition_flags, 2, 1 + CMD_BATCH_MAX,
+     cmd_batch_transition_run},
     {"order", "history", "ORDER_ID", "show what happened to an order, oldest first",
      "Examples:\n  orderctl order history 1234567890\n  orderctl order history 1234567890 -o json\n", history_flags, 1, 1, history_run},
     {"order", "verify", "[ORDER_ID...]", "check that a history is the one that was written", cmd_verify_text, cmd_verify_flags, 0, CMD_VERIFY_ORDERS_MAX,

@@ -15,8 +15,8 @@ const struct arg cmd_verify_flags[] = {
     {NULL},
 };
 const char cmd_verify_text[] =
-    "Computes the hash chain again from the answers, as docs/API.md (\"History\") has it, and checks that versions have no gap, that each\n"
-    "entry starts in the status where the one before ended, and that the last one ends in the order's. Exit code 1 at the first broken link.\n"
+    "Computes the hash chain again from the answers, as docs/API.md (\"History\") has it, and checks that versions have no gap, that each "
+    "entry starts in the status where the one before ended, and that the last one ends in the order's. Exit code 1 at the first broken link. "
     "The head printed for an order stands for its whole history: kept elsewhere, it proves later that nothing before it was changed.\n\n"
     "Examples:\n"
     "  orderctl order verify 1234567890\n"

@@ -15,8 +15,8 @@ struct content_flags {
 #define CONTENT_FLAGS(c) \
     {"--type", NULL, ARG_TEXT, &(c).type, "TYPE", "the order type"}, \
     {"--address", NULL, ARG_TEXT, &(c).address, "PARTS", "recipient=..,phone=..,region=..,line=..; \\, is a comma"}, \
-    {"--payment", NULL, ARG_MANY, &(c).payments, "PARTS", "no=..[,channel=..][,amount=..,currency=..][,time=..]; repeat it"}, \
-    {"--shipment", NULL, ARG_MANY, &(c).shipments, "PARTS", "no=..[,carrier=..][,sku=..,sku=..]; repeat it"}, \
+    {"--payment", NULL, ARG_MANY, &(c).payments, "PARTS", "no=.. and, if you like, channel=..,amount=..,currency=..,time=..; repeat it"}, \
+    {"--shipment", NULL, ARG_MANY, &(c).shipments, "PARTS", "no=.. and, if you like, carrier=..,sku=..,sku=..; repeat it"}, \
     {"--attr", NULL, ARG_MANY, &(c).attributes, "KEY=VALUE", "an attribute; repeat it"}, \
     {"--extension", NULL, ARG_TEXT, &(c).extension, "FILE|-", "bytes of your own"}
 #define CONTENT_CHANGE_FLAGS(c) \

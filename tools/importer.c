@@ -6,11 +6,10 @@
 #include "proto/base/arena.h"
 #include "proto/base/buf.h"
 #include "proto/base/mem.h"
-#include "proto/details.h"
 #include "tools/pbjson.h"
+#include "tools/refusal.h"
 
 enum { BATCH_ORDERS_MAX = 100, BATCH_BYTES_MAX = 1 << 20, BATCHES_UNDER_WAY = 8, ATTEMPTS_MAX = 8, PAUSE_MS = 500 };
-#define DETAILS_BYTES_MAX (64 * KIB)
 
 struct batch {
     struct importer_status *status;
@@ -107,30 +106,15 @@ void importer_reject(struct importer *m, const char *order_no, const char *statu
 
 /* ---- answers */
 
-/* The message of a refusal is often its first violation. */
-static bool is_told(const char *message, const struct failure_violation *v) {
-    size_t n = strlen(v->field);
-    return strncmp(message, v->field, n) == 0 && strncmp(message + n, ": ", 2) == 0 && strcmp(message + n + 2, v->description) == 0;
-}
-
-/* The refusal in one line: message, every violation. */
 static void count_refused(struct importer *m, struct importer_status *row, const Orderdb__V1__ImportOrdersResponse__Rejected *r) {
     struct arena a;
-    struct details d = {.reason = "", .message = ""};
-    struct buf packed = {0}, text = {0};
-    arena_init(&a, DETAILS_BYTES_MAX);
+    struct details d;
+    struct buf text = {0};
+    arena_init(&a, REFUSAL_ARENA_BYTES);
     m->books.refused++;
-    bool ok = r->error && buf_reserve(&packed, google__rpc__status__get_packed_size(r->error));
-    if (ok) packed.len = google__rpc__status__pack(r->error, packed.data);
-    ok = ok && details_decode(buf_slice(&packed), &a, &d) && buf_append(&text, slice_str(d.message));
-    for (const struct failure_violation *v = ok ? d.violations : NULL; ok && v; v = v->next) {
-        if (is_told(d.message, v)) continue;
-        ok = buf_append(&text, SLICE_LIT("; ")) && buf_append(&text, slice_str(v->field)) && buf_append(&text, SLICE_LIT(": ")) &&
-             buf_append(&text, slice_str(v->description));
-    }
-    ok = ok && buf_append(&text, slice_of("", 1));
+    bool ok = refusal_read(r->error, &a, &d, &text);
     count_rejected(m, row, r->client_order_no, *d.reason ? d.reason : "refused without a reason", ok ? (const char *)text.data : "");
-    buf_fini(&packed), buf_fini(&text);
+    buf_fini(&text);
     arena_fini(&a);
 }
 

@@ -67,8 +67,7 @@ static void help_all(void) {
            "  orderctl order transition 1234567890 pay\n"
            "  orderctl order create --help\n"
            "\nExit codes: 0 done, 1 refused by the server, 2 wrong usage, 3 server not reached\n"
-           "or no answer in time, 130 interrupted. NO_COLOR switches colours off; output that\n"
-           "is no terminal has none.\n");
+           "or no answer in time, 130 interrupted.\nColours are for terminals alone; NO_COLOR=1 switches them off.\n");
 }
 
 static void help_family(const char *family) {

@@ -2,9 +2,12 @@
 """orderctl as a user has it, the load generator, and the Olist load: every number computed again here, from the CSV, by other code."""
 import collections
 import csv
+import ctypes
 import decimal
 import json
+import locale
 import os
+import pty
 import random
 import signal
 import subprocess
@@ -23,9 +26,14 @@ def refused(p, code, *words):
         true(w in p.stderr, "%r is not in: %s" % (w, p.stderr))
 
 
+_libc = ctypes.CDLL(None)
+locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+
+
 def fits(text):
+    """By the C library's wcwidth()."""
     for line in text.splitlines():
-        true(sum(2 if ord(c) > 0x2e80 else 1 for c in line.rstrip()) <= 80, "wider than 80 columns: %r" % line)
+        true(sum(_libc.wcwidth(ord(c)) for c in line.rstrip()) <= 80, "wider than 80 columns: %r" % line)
 
 
 # ---- orders
@@ -168,6 +176,38 @@ def _(server):
     equal(server.orderctl_json("order", "get", id_)["status"], "PENDING_PAYMENT")
 
 
+@test("order batch-create, batch-transition: a line for each, refusals told, the whole command again has no second effect")
+def _(server):
+    money = {"currency_code": "CNY", "minor_units": "500"}
+    orders = [{"user_id": "batch-%d" % (i % 3), "items": [{"sku_id": "s", "quantity": int(i != 4), "unit_price": money}], "client_order_no": "b%d" % i} for i in range(12)]
+    orders[7] = {"order": dict(orders[7], client_order_no="b1")}  # a whole request, of the same user as number 2
+    text = "\n".join(json.dumps(o) for o in orders[:6]) + "\n\n" + "\n".join(json.dumps(o) for o in orders[6:]) + "\n"
+    create = ["order", "batch-create", "-", "--request-id", "cli-batch-create", "--operator", "bob"]
+    p = server.orderctl(*create, input=text, check=False)
+    equal(p.returncode, 1, p.stderr)
+    fits(p.stdout)
+    true("\n10 done, 2 refused\n" in p.stdout and "CLIENT_ORDER_NO~" not in p.stdout and "CLIENT_ORDER_NO_TAKEN" in p.stdout, p.stdout)
+    true("refused: 5: LIMIT_EXCEEDED: order.items[0].quantity: " in p.stderr and "refused: 8: CLIENT_ORDER_NO_TAKEN: " in p.stderr, p.stderr)
+    again = json.loads(server.orderctl("-o", "json", *create, input=text, check=False).stdout)["results"]
+    equal(["ok" in r for r in again], [i not in (4, 7) for i in range(12)])
+    true(all(r["ok"]["replayed"] for r in again if "ok" in r), "replayed")
+    ids = [r["ok"]["order"]["order_id"] for r in again if "ok" in r]
+    equal(server.orderctl_json("order", "history", ids[0])["entries"][0]["request_id"], "cli-batch-create-1")
+    p = server.orderctl("order", "batch-transition", "pay", *ids[:3], "7", "--validate-only", check=False)
+    true(p.returncode == 1 and "3 done, 1 refused; nothing was written" in p.stdout and "refused: 4: ORDER_NOT_FOUND" in p.stderr, p.stdout + p.stderr)
+    p = server.orderctl("order", "batch-transition", "pay", *ids[:3], "--expect", "PENDING_PAYMENT")
+    fits(p.stdout)
+    true("3 done, 0 refused" in p.stdout, p.stdout)
+    equal(len(server.orderctl_json("order", "history", ids[0])["entries"][1]["request_id"]), 32, "the client gave it an id")
+    refused(server.orderctl("order", "batch-create", "-", input="{}\n{nope", check=False), 2, "-: line 2: ")
+    refused(server.orderctl("order", "batch-create", "-", input="\n", check=False), 2, "no order in it")
+    refused(server.orderctl("order", "batch-create", "-", input="{}\n" * 1001, check=False), 2, "more than 1000")
+    refused(server.orderctl("order", "batch-transition", "pay", ids[0], "x", check=False), 2, "not an order id")
+    p = server.orderctl("order", "batch-create", "-", "--atomic", input="\n".join(json.dumps(dict(o, user_id="batch-atomic")) for o in orders[:5]), check=False)
+    refused(p, 1, "requests[4].order.items[0].quantity")
+    equal(server.orderctl_json("order", "list", "batch-atomic").get("total_size", "0"), "0")
+
+
 @test("order list: pages, tokens, statuses, times, totals and counts")
 def _(server):
     ids = [server.orderctl_json("order", "create", "--user", "lister", "--currency", "CNY", "--item", "sku=a,price=%d" % i, "--client-order-no", "L%d" % i)["order"]["order_id"]
@@ -189,6 +229,48 @@ def _(server):
     refused(server.orderctl("order", "list", "lister", "--page-size", "-1", check=False), 1, "INVALID_ARGUMENT")
 
 
+@test("tables fit 80 columns with the longest of everything, in any script; so does a list of many")
+def _(server):
+    user, money = "u" * 64, {"currency_code": "CNY", "minor_units": "9999999999999"}
+    items = [{"sku_id": "s" * 128, "title": title, "quantity": 2, "unit_price": money, "discount": money}
+             for title in ["超长标题" * 40, "नमस्ते " * 20, "👍☔⌚" * 10, "e\u0301" * 100, "한글" * 30, "\u202e\x1b[31m" * 9, "t"] * 20]
+    order = {"user_id": user, "client_order_no": "号" * 42, "items": items, "payments": [{"payment_no": "p" * 128, "channel": "支" * 42, "amount": money, "pay_time": "2026-01-31T08:00:00.123456Z"}],
+             "shipments": [{"tracking_no": "n" * 128, "carrier": "运" * 42, "sku_ids": ["s" * 128] * 3}], "attributes": {"status": "fake", "long": "x"}}
+    id_ = server.orderctl_json("order", "create", "-f", "-", input=json.dumps(order))["order"]["order_id"]
+    p = server.orderctl("order", "get", id_)
+    fits("\n".join(p.stdout.split("\n\n", 1)[1].splitlines()))  # what is above is no table: values in full, to be copied
+    true("attribute       status=fake" in p.stdout, p.stdout)
+    server.orderctl("order", "transition", id_, "pay", "--operator", "人" * 42, "--reason", "因为" * 170)
+    for command in (["order", "list", user], ["order", "history", id_], ["order", "batch-get", id_], ["order", "batch-transition", "ship", id_]):
+        p = server.orderctl(*command)
+        fits(p.stdout)
+        true(id_ in p.stdout or command[1] == "history", "the id is whole: %s" % p.stdout)
+
+
+@test("colour: on a terminal alone, and not with NO_COLOR or a dumb one")
+def _(server):
+    def on_terminal(*arguments, **env):
+        leader, follower = pty.openpty()
+        p = subprocess.Popen([os.path.join(t.BUILD, "orderctl"), *arguments], stdout=follower, stderr=follower, stdin=subprocess.DEVNULL,
+                             env={**{k: v for k, v in os.environ.items() if k != "NO_COLOR"}, "ORDERDB_SERVER": server.address, "TERM": "xterm", **env})
+        os.close(follower)
+        out = b""
+        try:
+            while True:
+                out += os.read(leader, 4096)
+        except OSError:  # EIO: the other side has closed
+            pass
+        p.wait(20 * t.SLOW)
+        os.close(leader)
+        return out
+    true(b"\x1b[1mNODE" in on_terminal("status"))
+    true(b"\x1b[1;31merror:\x1b[0m NOT_FOUND" in on_terminal("order", "get", "7"))
+    for env in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        true(b"\x1b" not in on_terminal("status", **env) + on_terminal("order", "get", "7", **env), env)
+    true("\x1b" not in server.orderctl("status").stdout and "\x1b" not in server.orderctl("order", "get", "7", check=False).stderr)
+    true(b"\x1b" not in on_terminal("status", "-o", "json"))
+
+
 @test("every violation is told, control characters of data are shown and not sent")
 def _(server):
     p = server.orderctl("order", "create", "--user", "x" * 65, "--currency", "CNY", "--item", "sku=,qty=0,price=1", check=False)
@@ -200,11 +282,15 @@ def _(server):
 
 @test("help at every level, usage errors, exit codes")
 def _(server):
-    for arguments in ([], ["order"], ["order", "create"], ["order", "get"], ["order", "list"], ["order", "transition"], ["order", "update"], ["order", "history"], ["order", "verify"], ["order", "import"], ["status"], ["completion"], ["completion", "bash"]):
+    for arguments in ([], ["order"], ["order", "create"], ["order", "get"], ["order", "list"], ["order", "transition"], ["order", "update"], ["order", "history"], ["order", "verify"], ["order", "import"], ["order", "update"], ["order", "outcome"],
+                      ["order", "batch-get"], ["order", "batch-create"], ["order", "batch-transition"], ["status"], ["completion"], ["completion", "bash"]):
         p = server.orderctl(*arguments, "--help")
         true("Examples:" in p.stdout, arguments)
+        fits(p.stdout)
     true(server.orderctl("--version").stdout.startswith("orderctl "))
-    for arguments, words in [(["nope"], "no command"), (["order", "nope"], "no command"), (["order", "get"], "ORDER_ID"), (["order", "get", "x"], "not an order id"),
+    for arguments, words in [(["nope"], "no command"), (["order", "nope"], "no command"), (["stauts"], "did you mean \"status\"?"), (["crate"], "did you mean \"order create\"?"),
+                             (["order", "lst", "ann"], "did you mean \"order list\"?"), (["get", "7"], "did you mean \"order get\"?"),
+                             (["order", "list", "a", "--pagesize", "7"], "did you mean --page-size?"), (["order", "get"], "ORDER_ID"), (["order", "get", "x"], "not an order id"),
                              (["order", "get", "7", "--nope"], "unknown flag --nope"), (["status", "-o", "xml"], "json or table"), (["order", "create", "--user"], "needs a value"),
                              (["order", "create", "--user", "a", "--currency", "JPY", "--item", "sku=a,price=1.5"], "not an amount in JPY"),
                              (["order", "list", "a", "--status", ""], "names no status"), (["order", "list", "a", "--page", "0"], "from 1"),

@@ -7,21 +7,21 @@
 #include "proto/base/mem.h"
 #include "tests/lib/test.h"
 
-static char *text; /* what was printed last */
-static size_t text_len;
+static char *printed; /* what was printed last */
+static size_t printed_bytes;
 
 static FILE *out_open(void) {
-    free(text);
-    text = NULL;
-    FILE *f = open_memstream(&text, &text_len);
+    free(printed);
+    printed = NULL;
+    FILE *f = open_memstream(&printed, &printed_bytes);
     assert_non_null(f);
     return f;
 }
 
-/* Cuts the text into its lines. */
+/* Cuts what was printed into its lines. */
 static size_t widest(void) {
     size_t most = 0;
-    for (char *rest = text, *line; (line = strsep(&rest, "\n"));) most = MAX_OF(most, text_width(line));
+    for (char *rest = printed, *line; (line = strsep(&rest, "\n"));) most = MAX_OF(most, text_width(line));
     return most;
 }
 
@@ -54,11 +54,11 @@ static void test_fits(void **state) {
     table_fini(&t);
     fclose(f);
     size_t lines = 0;
-    for (char *s = text; (s = strchr(s, '\n')); s++) lines++;
+    for (char *s = printed; (s = strchr(s, '\n')); s++) lines++;
     assert_int_equal(lines, 1 + 3 * ARRAY_LEN(texts));
-    assert_null(strchr(text, '\x1b'));
-    for (char *s = text; (s = strstr(s, "922337203685477580")); s++) assert_int_equal(s[18], '7');
-    char *first = strchr(text, '\n') + 1;
+    assert_null(strchr(printed, '\x1b'));
+    for (char *s = printed; (s = strstr(s, "922337203685477580")); s++) assert_int_equal(s[18], '7');
+    char *first = strchr(printed, '\n') + 1;
     assert_memory_equal(first, "9223372036854775807  PENDING_~  92233720368547758.07 CNY  2026-01-31 08:00  ", 76);
     assert_int_equal(widest(), 80);
 }
@@ -72,7 +72,7 @@ static void test_narrow(void **state) {
     FILE *f = out_open();
     table_print(&t, f, TABLE_WIDTH);
     fclose(f);
-    assert_string_equal(text, "SKU  标题  QTY\nu1   雨伞    2\n");
+    assert_string_equal(printed, "SKU  标题  QTY\nu1   雨伞    2\n");
     f = out_open();
     table_print(&t, f, 15);
     fclose(f);
@@ -110,7 +110,7 @@ static void test_cuts_and_escapes(void **state) {
     table_cell(&t, "\n");
     table_print(&t, f, 14);
     fclose(f);
-    assert_string_equal(text, "  ID  NAME  X\n   7  a n~  z\n1234  \xe4\xbc\x9e~   \\n\n");
+    assert_string_equal(printed, "  ID  NAME  X\n   7  a n~  z\n1234  \xe4\xbc\x9e~   \\n\n");
     table_fini(&t);
 }
 
@@ -119,14 +119,14 @@ static void test_fold(void **state) {
     fputs("  --flag  ", f);
     text_fold(f, "words words words words words words words words words words words words words words words", 10, 10);
     fclose(f);
-    assert_string_equal(text, "  --flag  words words words words words words words words words words words\n          words words words words\n");
+    assert_string_equal(printed, "  --flag  words words words words words words words words words words words\n          words words words words\n");
     f = out_open();
     text_fold(f, "", 0, 0);
     text_fold(f, "one", 0, 0);
     text_fold(f, "雨伞雨伞雨伞雨伞雨伞雨伞雨伞雨伞雨伞雨伞雨伞雨伞雨伞雨伞雨伞雨伞雨伞雨伞雨伞雨伞雨伞雨伞雨伞雨伞雨伞 雨伞雨伞雨伞雨伞雨伞雨伞雨伞雨伞雨伞雨伞雨伞雨伞雨伞", 0, 2);
     fclose(f);
-    assert_memory_equal(text, "\none\n", 5);
-    assert_non_null(strstr(text, "\n  雨伞"));
+    assert_memory_equal(printed, "\none\n", 5);
+    assert_non_null(strstr(printed, "\n  雨伞"));
     assert_int_equal(widest(), 100); /* a word is not cut */
 }
 
@@ -143,6 +143,6 @@ int main(void) {
                                        cmocka_unit_test(test_cuts_and_escapes), cmocka_unit_test(test_fold),
                                        cmocka_unit_test(test_not_colored)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    free(text);
+    free(printed);
     return failed;
 }
