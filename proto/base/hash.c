@@ -72,6 +72,12 @@ void hmac_sha256(uint8_t out[SHA256_BYTES], struct slice key, struct slice data)
     check(HMAC(EVP_sha256(), key.data, (int)key.len, data.data, data.len, out, &len) != NULL);
 }
 
+void siphash(uint8_t out[SIPHASH_BYTES], const uint8_t key[16], struct slice data) {
+    size_t len = 0;
+    check(EVP_Q_mac(NULL, "SIPHASH", NULL, NULL, NULL, key, 16, data.data, data.len, out, SIPHASH_BYTES, &len) != NULL);
+    check(len == SIPHASH_BYTES);
+}
+
 bool bytes_equal_constant_time(const void *a, const void *b, size_t len) { return CRYPTO_memcmp(a, b, len) == 0; }
 
 void random_bytes(void *out, size_t len) {

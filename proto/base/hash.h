@@ -1,5 +1,5 @@
 /* Hashes, each for one purpose: CRC32C for storage, XXH3 for placement and fingerprints, SHA-256 and HMAC for what must not
- * be forged. The only includer of OpenSSL and xxhash outside TLS. */
+ * be forged, SipHash for what must not and is long. The only includer of OpenSSL and xxhash outside TLS. */
 #ifndef PROTO_BASE_HASH_H
 #define PROTO_BASE_HASH_H
 
@@ -16,6 +16,9 @@ uint64_t hash64(struct slice s);           /* XXH3-64, seed 0; fixed for ever: s
 struct hash128 hash128(struct slice s);    /* XXH3-128, seed 0; fixed for ever: stored fingerprints depend on it */
 void sha256(uint8_t out[SHA256_BYTES], const struct slice *parts, size_t n);
 void hmac_sha256(uint8_t out[SHA256_BYTES], struct slice key, struct slice data);
+/* SipHash-2-4 of 128 bits (Aumasson, Bernstein 2012): a MAC, at six times the speed of HMAC where the processor has no instructions for SHA. */
+enum { SIPHASH_BYTES = 16 };
+void siphash(uint8_t out[SIPHASH_BYTES], const uint8_t key[16], struct slice data);
 bool bytes_equal_constant_time(const void *a, const void *b, size_t len);
 /* From the kernel; for keys and ids, never in apply. */
 void random_bytes(void *out, size_t len);

@@ -254,6 +254,18 @@ static void sha256_vectors(void **state) {
 }
 
 /* Slots and stored fingerprints hang on these for ever. Empty input: the xxHash project's published values for seed 0. */
+/* vectors.h of the reference implementation, vectors_sip128: key 00 01 ... 0f, input 00 01 ... */
+static void siphash_vectors(void **state) {
+    uint8_t key[16], in[16], out[SIPHASH_BYTES];
+    for (uint8_t i = 0; i < 16; i++) key[i] = in[i] = i;
+    siphash(out, key, slice_of(in, 0));
+    assert_string_equal(test_hex(slice_of(out, sizeof out)), "a3817f04ba25a8e66df67214c7550293");
+    siphash(out, key, slice_of(in, 1));
+    assert_string_equal(test_hex(slice_of(out, sizeof out)), "da87c1d86b99af44347659119b22fc45");
+    siphash(out, key, slice_of(in, 15));
+    assert_string_equal(test_hex(slice_of(out, sizeof out)), "5493e99933b0a8117e08ec0f97cfc3d9");
+}
+
 static void xxh3_vectors(void **state) {
     assert_true(hash64((struct slice){0}) == 0x2d06800538d394c2ull);
     struct hash128 h = hash128((struct slice){0});
@@ -345,6 +357,7 @@ int main(void) {
         cmocka_unit_test(slices_compare_as_unsigned_bytes),
         cmocka_unit_test(crc32c_vectors),
         cmocka_unit_test(sha256_vectors),
+        cmocka_unit_test(siphash_vectors),
         cmocka_unit_test(xxh3_vectors),
         cmocka_unit_test(random_bytes_differ),
         cmocka_unit_test(log_levels_parse),
