@@ -6,12 +6,8 @@
  *   - what was written is replayed: the same request answers the same; a read that is asked again too. Now and then the power goes between the two, or while
  *     the request is under way for the first time.
  * After some inputs the stores are walked: lists, counts and heads agree. */
-#define WORLD_REAL_HANDLERS
-#include "tests/lib/h2_world.h"
+#include "tests/lib/call_world.h"
 
-#include "engine/keys.h"
-#include "engine/order.h"
-#include "engine/userlist.h"
 #include "orderdb/v1/admin.pb-c.h"
 #include "orderdb/v1/order.pb-c.h"
 #include "orderdb/v1/stream.pb-c.h"
@@ -19,10 +15,7 @@
 #include "proto/pbwire.h"
 #include "proto/scan.h"
 #include "server/methods.h"
-#include "server/node.h"
-#include "server/resources.h"
 #include "tests/lib/draw.h"
-#include "tests/lib/sim_env.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -33,7 +26,9 @@ enum { WILD = 32, IN_PIECES = 64, MANY = 128 };
 struct how {
     bool raw, misframed, little_memory, timeout, wild, in_pieces, many;
 };
-enum { PARTITIONS = 2, STORES = PARTITIONS + 1 /* the meta partition's is the last */, REQUEST_BYTES_MAX = 60000, STEPS_MAX = 200000, INPUTS_PER_WALK = 400, INPUTS_PER_CRASH = 250, INPUTS_PER_ENGINE = 4000 };
+enum { REQUEST_BYTES_MAX = 60000, INPUTS_PER_WALK = 400, INPUTS_PER_CRASH = 250, INPUTS_PER_ENGINE = 4000 };
+static struct draw draw;
+static unsigned inputs; /* of this server */
 
 /* ---- methods */
 struct row {
@@ -68,139 +63,6 @@ static struct how how_of(uint8_t byte) {
         .raw = what == RAW || what == RAW_MISFRAMED, .misframed = what >= DRAWN_MISFRAMED, .little_memory = under == LITTLE_MEMORY, .timeout = under == TIMEOUT,
         .wild = byte & WILD, .in_pieces = byte & IN_PIECES, .many = byte & MANY,
     };
-}
-
-/* ---- the engine, its world, and the core that the calls live on */
-static struct {
-    struct sim_world *world;
-    struct sim_disk *disk;
-    struct env *env;
-    struct engine *engine;
-    struct store_mem_disk *disks[STORES];
-    struct store *stores[STORES];
-    struct machines *machines;
-    struct draw draw;
-    unsigned inputs;
-} server;
-static struct config config;
-static struct node node;
-static struct list finished; /* mail_hop.link: ops on their way home */
-
-static enum status open_store(void *ctx, uint32_t partition, uint64_t memtable_bytes, struct store **out, char error[256]) {
-    uint32_t i = MIN_OF(partition, (uint32_t)PARTITIONS);
-    enum status st = store_open_mem(out, server.disks[i]);
-    server.stores[i] = *out;
-    return st;
-}
-
-static void engine_start(void) {
-    static const uint32_t partitions[PARTITIONS] = {0, 1};
-    char error[256] = "";
-    server.env = sim_env_open(server.world, server.disk);
-    struct engine_config ec = {
-        .node_id = 1, .partition_count = PARTITIONS, .partitions = partitions, .owned_count = PARTITIONS, .meta = true, .machines = server.machines, .log_live_bytes_max = 32 << 20,
-        .log_segment_bytes = 8 << 20, .memtable_bytes = 16 << 20, .queue_ops_max = 2000, .queue_bytes_max = 8 << 20, .store_open = open_store, .election_ms = 1000, .heartbeat_ms = 100,
-    };
-    check(engine_open(&server.engine, server.env, &ec, error) == STATUS_OK);
-    while (!engine_ready(server.engine)) {
-        engine_tick(server.engine);
-        sim_world_run(server.world, NS_PER_MS);
-    }
-}
-
-/* The power goes, and comes again: what was not synced or flushed is lost. */
-static void engine_restart(void) {
-    sim_disk_crash(server.disk);
-    engine_close(server.engine);
-    sim_env_close(server.env);
-    engine_start();
-}
-
-static void server_open(void) {
-    server.world = sim_world_new(1);
-    server.machines = machines_new();
-    for (unsigned i = 0; i < STORES; i++) server.disks[i] = store_mem_disk_new();
-    server.disk = sim_disk_new(server.world);
-    engine_start();
-    config_defaults(&config);
-    node = (struct node){.config = &config, .core_count = 1, .partition_count = PARTITIONS, .machines = server.machines, .limits.requests_bytes_max = 64 << 20};
-    node.identity.node_id = 1;
-    list_init(&finished);
-}
-
-static void server_close(void) {
-    engine_close(server.engine);
-    sim_world_settle(server.world);
-    sim_env_close(server.env);
-    sim_disk_free(server.disk);
-    sim_world_free(server.world);
-    for (unsigned i = 0; i < STORES; i++) store_mem_disk_free(server.disks[i]);
-    machines_free(server.machines);
-    memset(&server, 0, sizeof server);
-}
-
-static void on_op_done(struct op *op) { list_push_back(&finished, &((struct mail_hop *)op->owner)->link); }
-
-/* In place of resources.c's: handlers bring machines to the partitions themselves. */
-void resources_changed(struct core *core) { check(core->engine == server.engine); }
-
-/* In place of mail.c's: one core. */
-void mail_send_op(struct core *from, struct mail_hop *hop, struct op *op, void (*home)(struct mail_hop *hop)) {
-    hop->op = op;
-    hop->home = home;
-    op->owner = hop;
-    op->done = on_op_done;
-    world->away_count++;
-    engine_submit(server.engine, op);
-}
-
-/* One turn of the core (core.c). */
-static void turn(struct world *w) {
-    engine_tick(server.engine);
-    uint64_t now = sim_world_now_ns(server.world), deadline = engine_deadline_ns(server.engine);
-    sim_world_run(server.world, deadline <= now ? 2000 : MIN_OF(deadline - now, 200000ull));
-    w->core.now_ns = sim_world_now_ns(server.world);
-    timers_run(&w->core.timers, w->core.now_ns);
-    w->core.engine = server.engine;
-    for (struct list *l; (l = list_pop_front(&finished)); w->away_count--) {
-        struct mail_hop *hop = list_entry(l, struct mail_hop, link);
-        hop->home(hop);
-    }
-    check(calls_memory_bytes(w->core.calls) <= node.limits.requests_bytes_max);
-    world_pump(w);
-}
-
-/* ---- the stores */
-static void walk_store(struct store *store) {
-    static struct arena arena;
-    char error[256] = "";
-    int64_t heads = 0, listed = 0;
-    struct store_view view = {.store = store};
-    arena_init(&arena, 64 << 20);
-    struct store_iter *it = store_iter_open(&view, SLICE_LIT(""), SLICE_LIT("\xff\xff\xff\xff"));
-    for (store_iter_first(it); store_iter_valid(it); store_iter_next(it)) {
-        struct slice key = store_iter_key(it), value = store_iter_value(it);
-        struct key body;
-        struct slice row;
-        arena_reset(&arena);
-        if (key.data[2] == KEY_HEAD) {
-            struct order_head head;
-            check(order_head_decode(value, &head) == STATUS_OK);
-            key_body(&body, head.order_id);
-            check(store_get(&view, key_slice(&body), &arena, &row) == STATUS_OK);
-            heads++;
-        } else if (key.data[2] == KEY_COUNTS && key.data[4 + key.data[3]] == 0) { /* the root of a user */
-            struct userlist_range range = {.slot = get_be16(key.data), .user_id = slice_of(key.data + 4, key.data[3]), .from_us = INT64_MIN, .to_us = INT64_MAX};
-            struct status_counts counts;
-            check(userlist_verify(&view, &arena, range.slot, range.user_id, error) == STATUS_OK);
-            check(userlist_count(&view, &arena, &range, &counts) == STATUS_OK);
-            for (unsigned i = 0; i < counts.n; i++) listed += counts.at[i].count;
-        }
-    }
-    check(store_iter_status(it) == STATUS_OK);
-    store_iter_close(it);
-    check(heads == listed);
-    arena_fini(&arena);
 }
 
 /* ---- answers */
@@ -331,7 +193,7 @@ static void check_again(ProtobufCMessage *a, ProtobufCMessage *b, struct arena *
 
 /* Orders and tokens that were answered are what later requests ask for. */
 static void learn(const ProtobufCMessage *m) {
-    struct draw *d = &server.draw;
+    struct draw *d = &draw;
     const char *token = "";
     if (m->descriptor == &orderdb__v1__create_order_response__descriptor && ((const Orderdb__V1__CreateOrderResponse *)m)->token)
         draw_order_seen(d, ((const Orderdb__V1__CreateOrderResponse *)m)->order->order_id);
@@ -367,7 +229,7 @@ static size_t spoil_framing(struct test_random *r, uint8_t *body, size_t len) {
 
 static size_t request_body(const struct row *row, struct how how, struct slice input, struct slice *message, uint8_t *body) {
     static uint8_t bytes[REQUEST_BYTES_MAX];
-    struct draw *d = &server.draw;
+    struct draw *d = &draw;
     d->random.state = hash64(input) | 1;
     d->wild = how.wild ? 3 : 0;
     const ProtobufCMethodDescriptor *method = row->service ? protobuf_c_service_descriptor_get_method_by_name(row->service, row->name) : NULL;
@@ -384,51 +246,29 @@ static size_t request_body(const struct row *row, struct how how, struct slice i
     return how.misframed ? spoil_framing(&d->random, body, len) : len;
 }
 
-/* A request and its answer; NULL: a stream that ends when its client goes. cut: the power goes after so many turns, and what was under way is refused; 0: it does not. */
-static const struct answer *exchange(struct world *w, const struct row *row, struct how how, struct slice body, unsigned cut) {
-    struct answer *a = world_request(w, row->path, body, false, how.timeout ? "grpc-timeout" : NULL, "90u");
-    world_pump(w);
-    for (unsigned i = 0; i < STEPS_MAX && !a->closed; i++) {
-        if (cut && i + 1 == cut) engine_restart();
-        turn(w);
-        if (strcmp(row->name, "HealthWatch") == 0 && w->away_count == 0 && a->body_len) return NULL;
-    }
-    check(a->closed);
-    check(strcmp(a->http_status, "200") == 0);
-    check(a->grpc_status[0]);
-    while (w->away_count) turn(w); /* of calls that were answered by their deadline */
-    check(w->core.calls_live == 0);
-    check(calls_memory_bytes(w->core.calls) == calls_memory_idle_bytes(w->core.calls));
-    return a;
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static struct world w;
     static uint8_t body[2 * REQUEST_BYTES_MAX];
     static struct arena arena;
     if (size < 2) return 0;
-    if (!server.engine) server_open();
+    if (!server.engine) server_open(machines_new(), 1);
     const struct row *row = row_of(data[0]);
     const struct how how = how_of(data[1]);
     struct call_limits cl = world_call_limits;
     if (how.little_memory) cl.memory_bytes_max = 96 << 10;
-    node.limits.requests_bytes_max = cl.memory_bytes_max;
     struct slice message = {0};
     size_t len = request_body(row, how, slice_of(data + 2, size - 2), &message, body);
-    check(world_open_with(&w, &world_h2_limits, &cl, 0));
-    w.core.node = &node;
-    w.core.engine = server.engine;
-    w.core.ready = true;
-    w.core.now_ns = sim_world_now_ns(server.world);
+    call_world_open(&w, &cl);
     w.feed_bytes = how.in_pieces ? 1 + data[0] % 7 : 0;
-    core_self = &w.core;
     arena_init(&arena, 512 << 20);
     ProtobufCMessage *answers[2] = {NULL, NULL};
-    unsigned crash = ++server.inputs % INPUTS_PER_CRASH;
-    if (crash == 1) exchange(&w, row, how, slice_of(body, len), 1 + (unsigned)(hash64(message) % 12)); /* whatever became of it, it is sent again */
+    unsigned crash = ++inputs % INPUTS_PER_CRASH;
+    const char *timeout = how.timeout ? "90u" : NULL;
+    bool endless = strcmp(row->name, "HealthWatch") == 0;
+    if (crash == 1) call_world_exchange(&w, row->path, slice_of(body, len), timeout, 1 + (unsigned)(hash64(message) % 12), endless); /* whatever became of it, it is sent again */
     for (unsigned i = 0; i < 2; i++) {
         if (i && crash == INPUTS_PER_CRASH / 2) engine_restart();
-        const struct answer *a = exchange(&w, row, how, slice_of(body, len), 0);
+        const struct answer *a = call_world_exchange(&w, row->path, slice_of(body, len), timeout, 0, endless);
         if (!a) break;
         if (atoi(a->grpc_status)) check_refusal(a, &arena);
         else answers[i] = check_messages(row, a, &arena);
@@ -439,8 +279,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (patient && answers[0] && !is_update_without_id(row, message, &arena)) check_again(answers[0], answers[1], &arena);
     world_close(&w);
     arena_fini(&arena);
-    if (server.inputs % INPUTS_PER_WALK == 0)
+    if (inputs % INPUTS_PER_WALK == 0)
         for (unsigned i = 0; i < PARTITIONS; i++) walk_store(server.stores[i]);
-    if (server.inputs >= INPUTS_PER_ENGINE) server_close();
+    if (inputs >= INPUTS_PER_ENGINE) {
+        server_close();
+        memset(&draw, 0, sizeof draw);
+        inputs = 0;
+    }
     return 0;
 }
