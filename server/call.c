@@ -43,7 +43,7 @@
 enum {
     CALL_MAGIC = 0x43414c4c,
     ARENA_BASE_BYTES = 64 << 10,  /* beside 24 x message */
-    PENDING_STEP_BYTES = 16 << 10,
+    PENDING_STEP_BYTES = 16 << 10, PROMISED_BYTES_MAX = 4 << 10,
     DETAILS_BYTES_MAX = 4500,     /* 6,000 in base64: stock clients take 8 KiB of trailers */
     TEXT_BYTES_MAX = 512,         /* grpc-message before percent-encoding, at most 1,536 after */
 };
@@ -106,7 +106,7 @@ struct call {
     bool message_whole;
     uint8_t *message_data;
     struct slice message;
-    /* client streams: bytes that came and are not handed over */
+    /* client streams: bytes that came and are not handed over; unary calls: a message that is not small */
     struct slice input;   /* while ticking: what is there */
     struct buf pending;   /* between ticks */
     size_t pending_charged;
@@ -462,7 +462,17 @@ static size_t arena_cap(const struct call *call, size_t message_len) {
     return MIN_OF((size_t)24 * message_len + ARENA_BASE_BYTES, (size_t)call->calls->limits.arena_bytes_max);
 }
 
-/* Unary: exactly one message, copied into the arena as it comes. */
+static bool pending_append(struct call *call, struct slice bytes) {
+    size_t need = call->pending.len + bytes.len;
+    if (need > call->pending_charged) {
+        size_t more = need - call->pending_charged + PENDING_STEP_BYTES;
+        if (!arena_budget_take(&call->calls->budget, more)) return false;
+        call->pending_charged += more;
+    }
+    return buf_append(&call->pending, bytes);
+}
+
+/* Unary: exactly one message. A small one has its place at once; for a large one memory is taken as its bytes come: what a peer promises costs it nothing. */
 static void collect(struct call *call, struct slice in) {
     if (call->failure.status) return;
     if (call->head_len < GRPC_FRAME_HEAD) {
@@ -473,14 +483,14 @@ static void collect(struct call *call, struct slice in) {
         if (call->head_len < GRPC_FRAME_HEAD) return;
         if (!check_prefix(call, call->head, &call->message_len)) return;
         call->arena.bytes_max = arena_cap(call, call->message_len);
-        call->message_data = arena_alloc(&call->arena, call->message_len);
-        if (!call->message_data) return fail_memory(call);
+        if (call->message_len <= PROMISED_BYTES_MAX && !(call->message_data = arena_alloc(&call->arena, call->message_len))) return fail_memory(call);
     }
     size_t n = MIN_OF(in.len, (size_t)call->message_len - call->message_got);
-    if (n) memcpy(call->message_data + call->message_got, in.data, n);
+    if (call->message_data) memcpy(call->message_data + call->message_got, in.data, n);
+    else if (!pending_append(call, slice_of(in.data, n))) return fail_memory(call);
     call->message_got += (uint32_t)n;
     call->message_whole = call->message_got == call->message_len;
-    call->message = slice_of(call->message_data, call->message_len);
+    call->message = slice_of(call->message_data ? call->message_data : call->pending.data, call->message_len);
     if (n < in.len) failure_set(&call->failure, STATUS_FIELD_INVALID, "more than one message for a call that takes one");
 }
 
@@ -492,16 +502,6 @@ static bool take_message(struct call *call) {
     call->message = slice_of(call->input.data + GRPC_FRAME_HEAD, len);
     call->input = slice_of(call->message.data + len, call->input.len - GRPC_FRAME_HEAD - len);
     return true;
-}
-
-static bool pending_append(struct call *call, struct slice bytes) {
-    size_t need = call->pending.len + bytes.len;
-    if (need > call->pending_charged) {
-        size_t more = need - call->pending_charged + PENDING_STEP_BYTES;
-        if (!arena_budget_take(&call->calls->budget, more)) return false;
-        call->pending_charged += more;
-    }
-    return buf_append(&call->pending, bytes);
 }
 
 /* Puts away what the tick left of the input, and opens the window for what need not be held back. */

@@ -149,6 +149,22 @@ static void test_no_message_or_half_of_one(void **state) {
     assert_refused(request(SVC "CreateOrder", SLICE_LIT("\0\0\0\0\005ab"), NULL, NULL), GRPC_INVALID_ARGUMENT, "FIELD_INVALID");
 }
 
+static void test_a_promised_message_costs_what_has_come(void **state) {
+    static uint8_t large[2 << 20];
+    grpc_frame_head(large, sizeof large - GRPC_FRAME_HEAD);
+    for (size_t i = GRPC_FRAME_HEAD; i < sizeof large; i++) large[i] = (uint8_t)(i * 31 >> 3);
+    struct answer *many[50], *last = NULL;
+    for (unsigned i = 0; i < 50; i++) many[i] = world_request(&w, SVC "CreateOrder", slice_of(large, 100), true, NULL, NULL);
+    world_pump(&w);
+    assert_true(calls_memory_bytes(w.core.calls) < 50 * 64 * KIB); /* 100 MiB were promised */
+    last = many[49];
+    world_more(&w, last, slice_of(large + 100, sizeof large - 100), false);
+    world_pump(&w);
+    assert_true(last->closed);
+    assert_int_equal(last->body_len, sizeof large);
+    assert_memory_equal(last->body, large, sizeof large);
+}
+
 static void test_a_message_too_large_is_refused_on_its_prefix(void **state) {
     size_t before = calls_memory_bytes(w.core.calls);
     struct answer *a = world_request(&w, SVC "CreateOrder", SLICE_LIT("\0\0\100\0\001"), true, NULL, NULL); /* 4 MiB + 1 */
@@ -632,7 +648,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         T(test_every_row_of_methods_is_found), T(test_unary), T(test_a_message_in_pieces), T(test_a_message_larger_than_the_window), T(test_content_types),
         T(test_what_is_not_post_is_405), T(test_te_is_required), T(test_unknown_methods), T(test_methods_that_are_not_built),
-        T(test_two_messages_in_a_unary_call), T(test_no_message_or_half_of_one), T(test_a_message_too_large_is_refused_on_its_prefix),
+        T(test_two_messages_in_a_unary_call), T(test_no_message_or_half_of_one), T(test_a_promised_message_costs_what_has_come), T(test_a_message_too_large_is_refused_on_its_prefix),
         T(test_compression_is_refused), T(test_traceparent_is_validated), T(test_trailers_carry_the_whole_failure), T(test_details_fit_what_clients_take),
         T(test_refusals_that_may_be_tried_again_say_when),
         T(test_an_op_goes_and_comes_home), T(test_the_ops_of_a_batch_travel_together), T(test_the_deadline_answers_for_an_op_that_is_away), T(test_the_deadline_passes_while_the_message_comes),
