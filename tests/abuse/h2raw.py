@@ -9,6 +9,7 @@ Only reading needs help: header blocks from the server are inflated by libnghttp
 import collections
 import ctypes
 import socket
+import ssl
 import struct
 import time
 
@@ -125,7 +126,7 @@ class Wire:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=wait_s, source_address=(source, 0) if source else None)
         if tls:
             self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
-        self.closed, self._in, self.inflater, self.goaway = False, b"", Inflater(), None
+        self.wait_s, self.closed, self._in, self.inflater, self.goaway = wait_s, False, b"", Inflater(), None
         self.uploaded, self.window, self.windows, self._early = 0, 65535, collections.defaultdict(int), []  # sent; ours to use: of a new stream; opened since, by stream; frames that came meanwhile
         if not raw:
             self.send(PREFACE + settings(*first))
@@ -165,7 +166,10 @@ class Wire:
         """What comes within wait_s, frame by frame; ends with the connection."""
         end = time.monotonic() + wait_s
         while True:
-            f = self._early.pop(0) if self._early else self._frame()
+            if self._early:
+                yield self._early.pop(0)
+                continue
+            f = self._frame()
             if f:
                 if acknowledge and f.type == SETTINGS and not f.flags & ACK:
                     self.send(frame(SETTINGS, ACK))
@@ -173,16 +177,18 @@ class Wire:
                     self.send(frame(PING, ACK, 0, f.payload))
                 yield f
                 continue
-            left = end - time.monotonic()
-            if left <= 0 or self.closed:
+            left = max(0, end - time.monotonic())
+            if self.closed:
                 return
-            self.socket.settimeout(left)
+            self.socket.settimeout(left)  # 0: what is there already
             try:
                 got = self.socket.recv(65536)
-            except socket.timeout:
+            except (socket.timeout, BlockingIOError, ssl.SSLWantReadError):
                 return
             except OSError:
                 got = b""
+            finally:
+                self.socket.settimeout(self.wait_s)
             if not got:
                 self.closed = True
             self._in += got

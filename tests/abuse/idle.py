@@ -9,13 +9,13 @@ import multiprocessing
 import os
 import resource
 import ssl
-import subprocess
 import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../integration"))
 import h2raw as h  # noqa: E402
 import orderdb_test as t  # noqa: E402
+import run  # noqa: E402
 
 PROCESSES = 4
 
@@ -106,11 +106,8 @@ def main():
     if hard < count + 1100:
         sys.exit("%d connections need a limit of open files (ulimit -n) of %d; it is %d" % (count, count + 1100, hard))
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    certs = os.path.join(t.TEMP, "certs")
-    os.makedirs(certs)
-    subprocess.run([os.path.join(t.ROOT, "tests/lib/certs.sh"), certs], check=True)
     bad = 0
-    for kind, files in (("cleartext", None), ("TLS", [os.path.join(certs, n) for n in ("server.pem", "server.key", "ca.pem")])):
+    for kind, files in (("cleartext", None), ("TLS", run.certificates())):
         if len(sys.argv) > 2 and sys.argv[2] in ("cleartext", "TLS") and sys.argv[2] != kind:
             continue
         each, had_answer, left = measure(count, files)

@@ -3,11 +3,13 @@
 import os
 import socket
 import ssl
-import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../abuse"))
+import attack  # noqa: E402
 import h2raw as h  # noqa: E402
+import idle  # noqa: E402
+import run as abuse  # noqa: E402
 import orderdb_test as t  # noqa: E402
 from orderdb_test import equal, true  # noqa: E402
 
@@ -230,12 +232,11 @@ def _(server):
 @t.test("messages: nesting, four MiB of empty parts, length prefixes that lie")
 def _(server):
     w = ready(server)
-    deep = b""
+    nested = b""
     for _ in range(5000):
-        deep = b"\x0a" + varint(len(deep)) + deep
-    # items (20) of the order (1), all of them empty: 64 times as much when unpacked
-    empty = b"\x0a" + varint(3900000) + b"\xa2\x01\x00" * 1300000
-    for stream, (message, codes) in enumerate(((deep, "3"), (empty, "38"), (b"\xff" * 1000, "3"))):
+        nested = b"\x0a" + attack.varint(len(nested)) + nested
+    # Groups within groups; items of the order, all of them empty: 64 times as much when unpacked.
+    for stream, (message, codes) in enumerate(((nested, "3"), (attack.DEEP, "3"), (attack.EMPTY_PARTS, "38"), (b"\xff" * 1000, "3"))):
         w.upload(3 + 2 * stream, CREATE, message)
         true(w.answer(3 + 2 * stream, wait_s=SOON_S)[0].get("grpc-status") in tuple(codes), "message %d is refused" % stream)
     before = server.rss_bytes()
@@ -255,14 +256,6 @@ def _(server):
     honest(server)
 
 
-def varint(n):
-    out = bytearray()
-    while n >= 128:
-        out.append(n & 127 | 128)
-        n >>= 7
-    return bytes(out) + bytes((n,))
-
-
 @t.test("connections of one address: how many, how fast")
 def _(server):
     with Counted(server, "refuse", "connections_of_address", 10):
@@ -280,10 +273,7 @@ def _(server):
 
 @t.test("TLS: half handshakes and garbage are cut off, and counted by address")
 def _():
-    certs = os.path.join(t.TEMP, "certs")
-    os.makedirs(certs)
-    subprocess.run([os.path.join(t.ROOT, "tests/lib/certs.sh"), certs], check=True)
-    cert, key, ca = (os.path.join(certs, n) for n in ("server.pem", "server.key", "ca.pem"))
+    cert, key, ca = abuse.certificates()
     with t.Server(tls_cert=cert, tls_key=key, tls_handshakes_per_address=20, **FLAGS) as s:
         half = [h.Wire(s.port, raw=True, source="127.0.0.9") for _ in range(30)]
         for w in half:
@@ -302,6 +292,31 @@ def _():
         t.until(lambda: hits(s, "cut", "tls") == 1)
         t.until(lambda: s.metrics()["orderdb_connections"] == 0, what="nothing is left")
         equal(s.stop(), 0)
+
+
+@t.test("all of them at once, fifty connections beside honest load: cut off, memory bounded, nothing left; no honest call fails")
+def _():
+    # Peers that are slow on purpose must be gone within the six seconds; an honest one on a machine that is busy must not.
+    flags = {"first_request_timeout": "1s", "slow_grace": "1s", "tls_handshake_timeout": "1s"}
+    for tls in (None, abuse.certificates()):
+        rig = abuse.Rig(tls, **flags)
+        phase = abuse.Phase(rig, 6, rig.attackers())
+        true(phase.peak_bytes - phase.before_bytes < 256 << 20, "memory grew by %d MiB" % ((phase.peak_bytes - phase.before_bytes) >> 20))
+        hit = rig.limits()
+        expected = {"resets", "control_frames", "pings", "continuations", "header_bytes", "slow_request", "slow_answer"} | ({"handshake_time"} if tls else {"first_request_time"})
+        true(expected <= set(hit), "limits that nobody met: %s" % (expected - set(hit)))
+        true(phase.told["kinds"]["rapid_reset"]["cut"] > 0 and phase.rate > 0)
+        equal(rig.server.stop(), 0)
+
+
+@t.test("idle connections are small: a thousand of each kind")
+def _():
+    if t.SLOW > 1:
+        t.skip("a sanitizer's heap says nothing about ours")
+    for tls in (None, abuse.certificates()):
+        each, had_answer, left = idle.measure(1000, tls)
+        true(had_answer == left == 1000, "%d had an answer, %d were left" % (had_answer, left))
+        true(each < 32 * 1024, "%.1f KiB each%s" % (each / 1024, " over TLS" if tls else ""))
 
 
 if __name__ == "__main__":

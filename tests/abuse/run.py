@@ -1,0 +1,121 @@
+#!/usr/bin/python3
+"""Honest load beside fifty hostile connections (attack.py), over cleartext and TLS.
+
+usage: tests/abuse/run.py BUILD [--seconds=12] [--rounds=2]
+
+Each round is a phase of honest load alone, one beside the attackers, one beside a dummy that burns as much CPU as the attackers did: machine and noise are shared by all three. Honest goodput
+beside the attackers is to be at least 80 % of that alone, memory at most 256 MiB above, no honest call fails but for overload, the server lives, and ten seconds after an attack nothing is left of it. Prints
+rows of a Markdown table and ends with 1 when a bar is missed. Phase and Rig are what tests/integration/test_abuse.py runs for some seconds, where ratios are not asked."""
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "../integration"))
+import orderdb_test as t  # noqa: E402
+
+ATTACK = os.path.join(HERE, "attack.py")
+
+
+class Phase:
+    """Load for some seconds, with or without others beside it: goodput, p99 of creates, failed calls, the server's peak memory, what the attackers say of themselves."""
+
+    def __init__(self, rig, seconds, beside=()):
+        s = rig.server
+        load = [os.path.join(t.BUILD, "bench/load"), "--server", "localhost:%d" % s.port, "--mode", "mixed", "--connections", "4", "--inflight", "16", "--users", "20000", "--prefill", "2000",
+                "--seconds", str(seconds)]
+        load += ["--tls-ca", rig.ca] if rig.ca else []
+        self.peak_bytes, self.before_bytes, done = s.rss_bytes(), s.rss_bytes(), threading.Event()
+
+        def watch():
+            while not done.wait(0.05):
+                self.peak_bytes = max(self.peak_bytes, s.rss_bytes())
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        other = None
+        try:
+            if beside:
+                other = subprocess.Popen([ATTACK, *map(str, beside), "--seconds=%g" % (seconds + 1)], stdout=subprocess.PIPE, text=True)
+            out = subprocess.run(load, capture_output=True, text=True, timeout=seconds * t.SLOW + 60)
+            self.told = json.loads(other.communicate(timeout=60 * t.SLOW)[0]) if other else None
+        finally:
+            if other and other.poll() is None:
+                other.kill()
+            done.set()
+            watcher.join()
+        # A machine that is busy with something else may be refused work for a moment; nothing else is to happen to honest calls.
+        errors = re.findall(r"^ *error (\d+ \w+)", out.stdout, re.M)
+        assert "acknowledged" in out.stdout and set(errors) <= {"8 OVERLOADED"}, "honest load failed: %s%s" % (out.stdout, out.stderr)
+        self.rate = int(re.search(r", (\d+)/s;", out.stdout).group(1))
+        self.failed = int(re.search(r"; (\d+) failed", out.stdout).group(1))
+        self.p99_ms = float(re.search(r"create .*p99 ([\d.]+) ms", out.stdout).group(1))
+        assert s.running(), "the server has ended\n" + s.log_tail()
+        self.clean_after_s = rig.wait_clean()
+
+
+class Rig:
+    def __init__(self, tls=None, **flags):
+        """tls: certificate, key, CA."""
+        more = {"tls_cert": tls[0], "tls_key": tls[1]} if tls else {}
+        self.ca = tls[2] if tls else None
+        self.server = t.Server(cores=2, partitions=4, **more, **flags)
+
+    def attackers(self, connections=50):
+        return [self.server.port, "--connections=%d" % connections, *(["--ca=" + self.ca] if self.ca else [])]
+
+    def wait_clean(self):
+        begin, s = time.monotonic(), self.server
+        t.until(lambda: s.metrics()["orderdb_connections"] == 0 and s.metrics()["orderdb_calls_in_flight"] == 0, what="nothing is left of the attack")
+        return time.monotonic() - begin
+
+    def limits(self):
+        """{reason: hits} of all that a limit ended."""
+        return {re.search(r'reason="(\w+)"', k).group(1): int(v) for k, v in self.server.metrics().items() if k.startswith("orderdb_peer_limits_total") and v}
+
+
+def certificates():
+    certs = os.path.join(t.TEMP, "certs")
+    if not os.path.exists(certs):
+        os.makedirs(certs)
+        subprocess.run([os.path.join(t.ROOT, "tests/lib/certs.sh"), certs], check=True)
+    return [os.path.join(certs, n) for n in ("server.pem", "server.key", "ca.pem")]
+
+
+def option(name, default):
+    return next((int(a.split("=")[1]) for a in sys.argv if a.startswith("--%s=" % name)), default)
+
+
+def main():
+    seconds, rounds, bad = option("seconds", 12), option("rounds", 2), 0
+    print("| honest load beside 50 hostile connections | alone | attacked | beside a dummy | attacked / alone | attackers' CPU | memory above | calls refused | clean after |\n|---|---|---|---|---|---|---|---|---|")
+    for kind, tls in (("cleartext", None), ("TLS", certificates())):
+        rig = Rig(tls)
+        Phase(rig, 2)  # a server that has worked
+        rows = {"alone": [], "attacked": [], "dummy": []}
+        for _ in range(rounds):
+            rows["alone"].append(Phase(rig, seconds))
+            rows["attacked"].append(Phase(rig, seconds, rig.attackers()))
+            rows["dummy"].append(Phase(rig, seconds, [0, "--burn=%g" % (rows["attacked"][-1].told["cpu_s"] / (seconds + 1))]))
+        mean = {k: sum(p.rate for p in v) / rounds for k, v in rows.items()}
+        cpu = sum(p.told["cpu_s"] for p in rows["attacked"]) / rounds / (seconds + 1)
+        above = max(p.peak_bytes - p.before_bytes for p in rows["attacked"])
+        failed, clean = sum(p.failed for v in rows.values() for p in v), max(p.clean_after_s for p in rows["attacked"])
+        ok = mean["attacked"] >= 0.8 * mean["alone"] and above <= 256 << 20 and clean <= 10
+        bad += not ok
+        print("| %s | %.0f/s, p99 %.0f ms | %.0f/s, p99 %.0f ms | %.0f/s | %.0f %% | %.2f of a core | %.0f MiB | %d | %.1f s |%s" % (
+            kind, mean["alone"], max(p.p99_ms for p in rows["alone"]), mean["attacked"], max(p.p99_ms for p in rows["attacked"]), mean["dummy"], 100 * mean["attacked"] / mean["alone"], cpu,
+            above / 2**20, failed, clean, "" if ok else " **missed**"), flush=True)
+        print("# limits: %s" % rig.limits())
+        for name in rows["attacked"][-1].told["kinds"]:
+            told = [p.told["kinds"][name] for p in rows["attacked"]]
+            print("#   %-20s %5d connections, %5d cut off, %d KiB" % (name, sum(k["rounds"] for k in told), sum(k["cut"] for k in told), sum(k["bytes"] for k in told) >> 10))
+        t.equal(rig.server.stop(), 0, "exit code")
+    sys.exit(1 if bad else 0)
+
+
+if __name__ == "__main__":
+    main()
