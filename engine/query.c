@@ -274,11 +274,11 @@ static int compare_status(const void *a, const void *b) { return *(const uint16_
 static void check_statuses(struct listing *l) {
     const struct list_request *r = l->r;
     struct failure *f = l->q->failure;
-    if (r->status_count > USERLIST_STATUSES_MAX) {
-        failure_violation(f, STATUS_LIMIT_EXCEEDED, "statuses", "at most %d, got %u", USERLIST_STATUSES_MAX, r->status_count);
+    if (r->status_count > USERLIST_NAMED_MAX) {
+        failure_violation(f, STATUS_LIMIT_EXCEEDED, "statuses", "at most %d, got %u", USERLIST_NAMED_MAX, r->status_count);
         return;
     }
-    uint16_t ids[USERLIST_STATUSES_MAX];
+    uint16_t ids[USERLIST_NAMED_MAX];
     for (unsigned i = 0; i < r->status_count; i++) {
         char field[32];
         snprintf(field, sizeof field, "statuses[%u]", i);
@@ -300,7 +300,7 @@ static void check_times(struct listing *l) {
 
 /* What the next page's token must come back with. Not the page's size, and not the view: these may change from page to page. */
 static struct hash128 list_fingerprint(const struct userlist_range *range) {
-    uint8_t bytes[CHECK_USER_ID_BYTES_MAX + 32 + 2 * USERLIST_STATUSES_MAX];
+    uint8_t bytes[CHECK_USER_ID_BYTES_MAX + 32 + 2 * USERLIST_NAMED_MAX];
     struct writer w = writer_of(bytes, sizeof bytes);
     write_counted(&w, range->user_id);
     write_be64(&w, (uint64_t)range->from_us);

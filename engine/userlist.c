@@ -71,6 +71,11 @@ static void counts_merge(struct status_counts *c, const struct status_counts *mo
     for (unsigned i = 0; i < more->n; i++) counts_add(c, more->at[i].status, sign * more->at[i].count);
 }
 
+static void counts_copy(struct status_counts *to, const struct status_counts *from) {
+    to->n = from->n;
+    memcpy(to->at, from->at, from->n * sizeof from->at[0]);
+}
+
 static bool counts_equal(const struct status_counts *a, const struct status_counts *b) {
     if (a->n != b->n) return false;
     for (unsigned i = 0; i < a->n; i++)
@@ -124,6 +129,13 @@ static enum status list_row_read(struct slice row, uint16_t *status) {
     return STATUS_OK;
 }
 
+static void node_init(struct node *n, struct list_position at, uint8_t level) {
+    n->at = at;
+    n->level = level;
+    n->children = 0;
+    n->counts.n = 0;
+}
+
 /* A user's rows in one view. */
 struct tree {
     const struct store_view *view;
@@ -147,7 +159,7 @@ static struct store_iter *level_open(const struct tree *t, unsigned level) {
 }
 
 static enum status root_get(const struct tree *t, struct arena *scratch, struct node *root) {
-    *root = (struct node){.at = lowest};
+    node_init(root, lowest, 0);
     struct key k;
     struct slice row;
     key_counts(&k, t->slot, t->user_id, 0, 0, 0);
@@ -208,14 +220,17 @@ static enum status path_load(const struct tree *t, struct arena *scratch, struct
 
 /* Moves all but the first half of n's children, rows of level - 1, to a new node. */
 static enum status node_split(const struct tree *t, unsigned level, struct node *n, struct node *right) {
-    *right = (struct node){.level = (uint8_t)level, .children = n->children - n->children / 2, .counts = n->counts};
+    struct node child;
+    node_init(right, lowest, (uint8_t)level);
+    right->children = n->children - n->children / 2;
+    counts_copy(&right->counts, &n->counts);
     struct store_iter *it = level_open(t, level - 1);
     struct key k;
     row_key(t, &k, level - 1, n->at);
     store_iter_seek(it, key_slice(&k));
     enum status st = STATUS_OK;
     for (uint64_t i = 0; i < n->children / 2 && !st && store_iter_valid(it); i++, store_iter_next(it)) {
-        struct node child = {.counts.n = 1, .counts.at[0].count = 1};
+        child.counts.n = 1, child.counts.at[0].count = 1;
         st = level > 1 ? node_read(store_iter_value(it), &child) : list_row_read(store_iter_value(it), &child.counts.at[0].status);
         if (!st) counts_merge(&right->counts, &child.counts, -1);
     }
@@ -243,7 +258,10 @@ static enum status path_store(const struct tree *t, struct path *p) {
     }
     struct node *root = &p->nodes[0];
     if (root->children > CHILDREN_MAX) {
-        struct node left = {.at = lowest, .level = (uint8_t)(p->height + 1), .children = root->children, .counts = root->counts};
+        struct node left;
+        node_init(&left, lowest, (uint8_t)(p->height + 1));
+        left.children = root->children;
+        counts_copy(&left.counts, &root->counts);
         check(left.level <= LEVELS_MAX);
         enum status st = node_split(t, left.level, &left, &right);
         if (st) return st;
@@ -370,7 +388,7 @@ static enum status walk_tree(struct walk *w, struct arena *scratch) {
 }
 
 enum status userlist_count(const struct store_view *view, struct arena *scratch, const struct userlist_range *range, struct status_counts *out) {
-    *out = (struct status_counts){0};
+    out->n = 0;
     struct walk w;
     walk_begin(&w, view, range);
     w.counts = out;
@@ -403,10 +421,11 @@ struct verify {
 
 /* Sums up the children of one row, from where `it` stands up to `end`. */
 static enum status verify_run(struct verify *v, unsigned level, struct store_iter *it, const struct list_position *end, struct node *sum) {
+    struct node n;
     for (; store_iter_valid(it); store_iter_next(it)) {
         struct list_position at = position_of(store_iter_key(it));
         if (end && position_compare(at, *end) >= 0) break;
-        struct node n = {.counts.n = 1, .counts.at[0].count = 1};
+        n.counts.n = 1, n.counts.at[0].count = 1;
         enum status st = level ? node_read(store_iter_value(it), &n) : list_row_read(store_iter_value(it), &n.counts.at[0].status);
         if (st || (level && n.level != level)) return verify_fail(v, "level %u: a row cannot be read", level);
         sum->children++;
@@ -420,7 +439,8 @@ static enum status verify_level(struct verify *v, unsigned level, struct store_i
     store_iter_first(rows), store_iter_first(below);
     enum status st = STATUS_OK;
     for (unsigned i = 0; !st && store_iter_valid(rows); i++) {
-        struct node n, sum = {0};
+        struct node n, sum;
+        node_init(&sum, lowest, 0);
         struct list_position at = position_of(store_iter_key(rows)), end = highest;
         if ((st = node_read(store_iter_value(rows), &n))) return verify_fail(v, "level %u, row %u: cannot be read", level, i);
         if (i == 0 && position_compare(at, lowest) != 0) return verify_fail(v, "level %u: does not begin at the lowest position", level);
@@ -439,7 +459,8 @@ static enum status verify_level(struct verify *v, unsigned level, struct store_i
 }
 
 static enum status verify_root(struct verify *v, const struct node *root) {
-    struct node sum = {0};
+    struct node sum;
+    node_init(&sum, lowest, 0);
     struct store_iter *top = level_open(&v->tree, root->level);
     store_iter_first(top);
     enum status st = verify_run(v, root->level, top, NULL, &sum);

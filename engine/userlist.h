@@ -8,18 +8,21 @@
 #define ENGINE_USERLIST_H
 
 #include "engine/keys.h"
+#include "engine/machine.h"
 #include "engine/store.h"
 
-/* STATUSES_MAX: different statuses that one user's orders are in at a time; a machine has at most as many states. */
-enum { USERLIST_SPAN = 32, USERLIST_STATUSES_MAX = 64 };
+/* STATUSES_MAX: different statuses that one user's orders are in at a time: as many as there are at all, so that no write is ever refused for the statuses of other
+ * orders. NAMED_MAX: that one question names. */
+enum { USERLIST_SPAN = 32, USERLIST_STATUSES_MAX = STATUS_IDS_MAX, USERLIST_NAMED_MAX = 64 };
 
 struct status_count {
     uint16_t status;
     int64_t count;
 };
+/* 16 KiB where hardly more than 100 bytes are used: never cleared, copied or passed by value as a whole. */
 struct status_counts {
-    struct status_count at[USERLIST_STATUSES_MAX];
     unsigned n;
+    struct status_count at[USERLIST_STATUSES_MAX];
 };
 struct list_position {
     int64_t create_us, order_id;
@@ -34,7 +37,7 @@ struct userlist_range {
     uint16_t slot;
     struct slice user_id;
     int64_t from_us, to_us;            /* [from, to) by create time; INT64_MIN, INT64_MAX: open */
-    uint16_t statuses[USERLIST_STATUSES_MAX];
+    uint16_t statuses[USERLIST_NAMED_MAX];
     unsigned status_count;             /* 0: all */
 };
 struct userlist_item {

@@ -193,6 +193,24 @@ static void small_users_have_one_row_of_counts(void **state) {
     assert_sound();
 }
 
+/* Orders of many machines: more statuses than one machine has, rows that split, an order that goes through them. */
+static void a_user_may_have_orders_in_every_status(void **state) {
+    for (unsigned i = 0; i < 2500; i++) {
+        insert((int64_t)i * 10, (int64_t)i, (uint16_t)(1 + i % (USERLIST_STATUSES_MAX - 1)));
+        if (i % 100 == 99) commit();
+    }
+    commit();
+    for (uint16_t s = 1; s < USERLIST_STATUSES_MAX; s += 7) move(5, s);
+    commit();
+    struct userlist_range r = everything();
+    assert_sound();
+    assert_counts(&r);
+    r.from_us = 5000;
+    assert_counts(&r);
+    r.statuses[r.status_count++] = 700;
+    assert_page(&r, 0, NULL, 10);
+}
+
 static void users_do_not_see_each_other(void **state) {
     const struct slice others[] = {SLICE_LIT("alic"), SLICE_LIT("alicf"), SLICE_LIT("alice2"), SLICE_LIT("")};
     struct store_view v = writing();
@@ -433,6 +451,7 @@ int main(void) {
         T(a_user_without_orders_has_nothing),
         T(a_page_of_nothing_says_whether_there_is_more),
         T(small_users_have_one_row_of_counts),
+        T(a_user_may_have_orders_in_every_status),
         T(users_do_not_see_each_other),
         T(random_operations_agree_with_the_model),
         T(inserts_in_falling_order),
