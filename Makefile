@@ -8,7 +8,7 @@ MUTANT ?=
 B := build$(if $(SAN),-$(SAN))$(if $(MUTANT),-mutant-$(MUTANT))
 
 CC := gcc
-PKGS := rocksdb liburing libnghttp2 libprotobuf-c jansson libxxhash
+PKGS := rocksdb liburing libnghttp2 libprotobuf-c jansson yaml-0.1 libxxhash
 CFLAGS_BASE := -std=gnu17 -D_GNU_SOURCE -O2 -g -pipe -fno-omit-frame-pointer -fno-common -pthread \
 	-Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition -Wvla \
 	-Wpointer-arith -Wundef -Wformat=2 -Wno-unused-parameter -Wno-missing-field-initializers
@@ -81,7 +81,7 @@ LDLIBS_PROTO := -lprotobuf-c -lssl -lcrypto -lxxhash
 LDLIBS_ENGINE := -lraft -lrocksdb
 LDLIBS_SERVER := -luring -lnghttp2
 LDLIBS_CLIENT := -lnghttp2
-LDLIBS_TOOLS := -ljansson
+LDLIBS_TOOLS := -ljansson -lyaml
 
 UNIT := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c))
 SIM := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/sim/sim_*.c))

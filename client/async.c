@@ -84,6 +84,8 @@ static const struct async_method methods[] = {
     METHOD("OrderService", "BatchTransitionOrders", batch_transition_orders_request, batch_transition_orders_response),
     METHOD("OrderService", "GetRequestOutcome", get_request_outcome_request, request_outcome),
     METHOD("AdminService", "GetTopology", get_topology_request, topology),
+    METHOD("AdminService", "ApplyResource", apply_resource_request, apply_resource_response),
+    METHOD("AdminService", "ListResources", list_resources_request, list_resources_response),
 };
 
 static const struct async_method *method_of(const ProtobufCMessage *request) {

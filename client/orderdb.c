@@ -265,6 +265,18 @@ Orderdb__V1__Topology *orderdb_get_topology(struct orderdb_client *db, const Ord
     return client_call(db, "/orderdb.v1.AdminService/GetTopology", &request->base, &orderdb__v1__topology__descriptor, options);
 }
 
+Orderdb__V1__ApplyResourceResponse *orderdb_apply_resource(struct orderdb_client *db, const Orderdb__V1__ApplyResourceRequest *request,
+                                                           const struct orderdb_call_options *options) {
+    db->request_id[0] = 0; /* applied again it changes nothing */
+    return client_call(db, "/orderdb.v1.AdminService/ApplyResource", &request->base, &orderdb__v1__apply_resource_response__descriptor, options);
+}
+
+Orderdb__V1__ListResourcesResponse *orderdb_list_resources(struct orderdb_client *db, const Orderdb__V1__ListResourcesRequest *request,
+                                                           const struct orderdb_call_options *options) {
+    db->request_id[0] = 0;
+    return client_call(db, "/orderdb.v1.AdminService/ListResources", &request->base, &orderdb__v1__list_resources_response__descriptor, options);
+}
+
 bool orderdb_call(struct orderdb_client *db, const char *path, const void *request, size_t request_bytes, const struct orderdb_call_options *options,
                   const uint8_t **answer, size_t *answer_bytes) {
     db->request_id[0] = 0;

@@ -78,6 +78,10 @@ Orderdb__V1__RequestOutcome *orderdb_get_request_outcome(struct orderdb_client *
                                                          const struct orderdb_call_options *options);
 Orderdb__V1__Topology *orderdb_get_topology(struct orderdb_client *db, const Orderdb__V1__GetTopologyRequest *request,
                                             const struct orderdb_call_options *options);
+Orderdb__V1__ApplyResourceResponse *orderdb_apply_resource(struct orderdb_client *db, const Orderdb__V1__ApplyResourceRequest *request,
+                                                           const struct orderdb_call_options *options);
+Orderdb__V1__ListResourcesResponse *orderdb_list_resources(struct orderdb_client *db, const Orderdb__V1__ListResourcesRequest *request,
+                                                           const struct orderdb_call_options *options);
 void orderdb_message_free(void *message); /* an answer of the above; NULL is fine */
 
 /* Any unary method by its path, "/orderdb.v1.OrderService/GetOrder", request and answer as protobuf bytes. */

@@ -15,7 +15,7 @@ struct cli {
     bool tls;
     int64_t timeout_s;
     bool help, version;
-    bool json;
+    bool json, yaml;
     const char *command; /* "order get", for messages */
     struct orderdb_client *db;
 };
@@ -27,8 +27,9 @@ struct cli_command {
     const struct arg *flags;
     int operands_min, operands_max;
     enum cli_exit (*run)(struct cli *cli, int argc, char **argv);
+    bool yaml; /* takes --output yaml */
 };
-extern const struct cli_command order_commands[], status_commands[]; /* each ends with family NULL */
+extern const struct cli_command order_commands[], machine_commands[], resource_commands[], status_commands[]; /* each ends with family NULL */
 
 /* Prints the words and where to find help; CLI_USAGE. */
 enum cli_exit cli_usage(const struct cli *cli, const char *format, ...) PRINTF_LIKE(2, 3);

@@ -420,14 +420,27 @@ static bool duration_from_json(struct parse *p, const json_t *j, Google__Protobu
     const char *s = json_is_string(j) ? json_string_value(j) : "";
     bool negative = *s == '-';
     s += negative;
-    int64_t whole = 0, digits = 0;
-    int32_t nanos = 0, unit = 100000000;
-    for (; *s >= '0' && *s <= '9' && digits < 12; s++, digits++) whole = whole * 10 + (*s - '0');
-    if (digits && *s == '.') {
-        for (s++; *s >= '0' && *s <= '9' && unit; s++, unit /= 10) nanos += (*s - '0') * unit;
+    int64_t sum = 0;
+    int32_t nanos = 0;
+    bool ok = *s != 0;
+    for (const char *last = NULL; ok && *s;) { /* 1h30m: each unit smaller than the one before */
+        static const char units[] = "dhms";
+        static const int64_t seconds[] = {86400, 3600, 60, 1};
+        int64_t whole = 0, digits = 0;
+        for (; *s >= '0' && *s <= '9' && digits < 12; s++, digits++) whole = whole * 10 + (*s - '0');
+        bool fraction = digits && *s == '.';
+        if (fraction) {
+            int32_t unit = 100000000;
+            for (s++; *s >= '0' && *s <= '9' && unit; s++, unit /= 10) nanos += (*s - '0') * unit;
+        }
+        const char *u = *s ? strchr(units, *s++) : NULL;
+        ok = u && digits && (!last || u > last) && (!fraction || *u == 's');
+        if (ok) sum += whole * seconds[u - units];
+        ok = ok && sum <= DURATION_SECONDS_MAX;
+        last = u;
     }
-    if (!digits || strcmp(s, "s") != 0 || whole > DURATION_SECONDS_MAX) return parse_fail(p, "not a duration like 3600s or 1.5s");
-    d->seconds = negative ? -whole : whole;
+    if (!ok) return parse_fail(p, "not a duration like 3600s, 1.5s, 30m or 1d12h");
+    d->seconds = negative ? -sum : sum;
     d->nanos = negative ? -nanos : nanos;
     return true;
 }

@@ -1,5 +1,5 @@
 /* protobuf-c messages as JSON and back, by their descriptors; the mapping of https://protobuf.dev/programming-guides/json/: 64-bit integers as
- * strings, bytes in base64, enums by name, timestamps as RFC 3339, durations as "1.5s", field masks as "a,b", maps as objects. Fields are written
+ * strings, bytes in base64, enums by name, timestamps as RFC 3339, durations as "1.5s" (read: "30m", "1d12h" too), field masks as "a,b", maps as objects. Fields are written
  * under their names in the .proto file and read under those or in camelCase. Defaults are left out. The only includer of jansson. */
 #ifndef TOOLS_PBJSON_H
 #define TOOLS_PBJSON_H

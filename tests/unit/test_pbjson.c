@@ -60,6 +60,27 @@ static void test_enums_durations_masks_oneofs_maps(void **state) {
     round_trip(&orderdb__v1__subscribe_request__descriptor, "{\"credit\":{}}", NULL); /* an empty member of a oneof is there */
 }
 
+/* What people write in files; the mapping itself knows seconds alone. */
+static void test_durations_in_units(void **state) {
+    static const struct { const char *text; int64_t seconds; int32_t nanos; } rows[] = {{"30m", 1800, 0}, {"1d12h", 129600, 0}, {"1h0m1.5s", 3601, 500000000}, {"-2m", -120, 0}};
+    static const char *const bad[] = {"", "m", "1m1h", "1m1m", "1.5m", "1w", "1m ", "400000000000s"};
+    char error[PBJSON_ERROR_BYTES], text[80];
+    struct arena a;
+    arena_init(&a, 1 << 16);
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        snprintf(text, sizeof text, "{\"after\":\"%s\"}", rows[i].text);
+        const Orderdb__V1__StatusMachine__StateTimer *t = (void *)pbjson_parse(&orderdb__v1__status_machine__state_timer__descriptor, slice_str(text), &a, error);
+        assert_non_null(t);
+        assert_int_equal(t->after->seconds, rows[i].seconds);
+        assert_int_equal(t->after->nanos, rows[i].nanos);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        snprintf(text, sizeof text, "{\"after\":\"%s\"}", bad[i]);
+        assert_null(pbjson_parse(&orderdb__v1__status_machine__state_timer__descriptor, slice_str(text), &a, error));
+    }
+    arena_fini(&a);
+}
+
 static void test_errors_name_the_place(void **state) {
     wrong(order_type, "{\"items\":[{},{\"quantity\":\"two\"}]}", "items[1].quantity: not a whole number");
     wrong(order_type, "{\"items\":[{\"quantity\":3000000000}]}", "items[0].quantity: out of range");
@@ -82,7 +103,7 @@ static void test_errors_name_the_place(void **state) {
     wrong(order_type, "{\"user_id\":\"\xff\"}", "not JSON");
     wrong(order_type, "{", "not JSON");
     wrong(&orderdb__v1__read_options__descriptor, "{\"view\":\"NICE\"}", "not a name of this enum");
-    wrong(&orderdb__v1__read_options__descriptor, "{\"max_staleness\":\"1h\"}", "not a duration");
+    wrong(&orderdb__v1__read_options__descriptor, "{\"max_staleness\":\"1w\"}", "not a duration");
     wrong(&orderdb__v1__resource__descriptor, "{\"limit\":{},\"role\":{}}", "excludes");
 }
 
@@ -125,7 +146,7 @@ static void test_quote_and_has_key(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_an_order_there_and_back), cmocka_unit_test(test_both_spellings_and_both_kinds_of_numbers),
-        cmocka_unit_test(test_enums_durations_masks_oneofs_maps), cmocka_unit_test(test_errors_name_the_place),
+        cmocka_unit_test(test_enums_durations_masks_oneofs_maps), cmocka_unit_test(test_errors_name_the_place), cmocka_unit_test(test_durations_in_units),
         cmocka_unit_test(test_memory_may_run_out), cmocka_unit_test(test_quote_and_has_key),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
