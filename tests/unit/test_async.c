@@ -15,8 +15,11 @@
 static struct {
     atomic_uint requests, failures_left, silent;
     enum fake_action action; /* of a failure */
-    char ids[8][64];
+    char ids[8][64]; /* of the n-th request; a batch's in a row, with spaces */
 } plan;
+
+#define JOIN_IDS(q, out) \
+    for (size_t i_ = 0; i_ < (q)->n_requests; i_++) snprintf((out) + strlen(out), 64 - strlen(out), "%s%.30s", i_ ? " " : "", (q)->requests[i_]->options->request_id)
 
 static void handler(void *user, const struct fake_request *r, struct fake_reply *out) {
     unsigned n = plan.requests++;
@@ -30,6 +33,16 @@ static void handler(void *user, const struct fake_request *r, struct fake_reply 
         Orderdb__V1__UpdateOrderRequest *q = orderdb__v1__update_order_request__unpack(NULL, m.len, m.data);
         snprintf(plan.ids[n], sizeof(plan.ids[n]), "%s", q->options->request_id);
         orderdb__v1__update_order_request__free_unpacked(q, NULL);
+    }
+    if (strstr(r->path, "/BatchCreateOrders") && n < ARRAY_LEN(plan.ids)) {
+        Orderdb__V1__BatchCreateOrdersRequest *q = orderdb__v1__batch_create_orders_request__unpack(NULL, m.len, m.data);
+        JOIN_IDS(q, plan.ids[n]);
+        orderdb__v1__batch_create_orders_request__free_unpacked(q, NULL);
+    }
+    if (strstr(r->path, "/BatchTransitionOrders") && n < ARRAY_LEN(plan.ids)) {
+        Orderdb__V1__BatchTransitionOrdersRequest *q = orderdb__v1__batch_transition_orders_request__unpack(NULL, m.len, m.data);
+        JOIN_IDS(q, plan.ids[n]);
+        orderdb__v1__batch_transition_orders_request__free_unpacked(q, NULL);
     }
     if (plan.silent) {
         out->action = FAKE_SILENCE;
@@ -175,6 +188,42 @@ static void retries_keep_the_request_id(void **state) {
         assert_int_equal(plan.requests, 4);
         assert_int_equal(strlen(plan.ids[0]), 32);
         for (int n = 1; n < 4; n++) assert_string_equal(plan.ids[0], plan.ids[n]);
+        world_close(&w);
+    }
+}
+
+/* Each request of a batch that has no id gets one of its own; the caller's requests stay as they are. */
+static void retries_keep_the_request_ids_of_batches(void **state) {
+    Orderdb__V1__WriteOptions own = ORDERDB__V1__WRITE_OPTIONS__INIT;
+    Orderdb__V1__CreateOrderRequest create_a = ORDERDB__V1__CREATE_ORDER_REQUEST__INIT, create_b = create_a, *creates[] = {&create_a, &create_b};
+    Orderdb__V1__TransitionOrderRequest pay_a = ORDERDB__V1__TRANSITION_ORDER_REQUEST__INIT, pay_b = pay_a, *pays[] = {&pay_a, &pay_b};
+    Orderdb__V1__BatchCreateOrdersRequest creating = ORDERDB__V1__BATCH_CREATE_ORDERS_REQUEST__INIT;
+    Orderdb__V1__BatchTransitionOrdersRequest paying = ORDERDB__V1__BATCH_TRANSITION_ORDERS_REQUEST__INIT;
+    own.request_id = "an-id-of-my-own";
+    create_b.options = pay_b.options = &own;
+    creating.n_requests = paying.n_requests = 2, creating.requests = creates, paying.requests = pays;
+    for (int i = 0; i < 4; i++) {
+        struct world w;
+        world_open(&w, NULL, NULL);
+        plan.failures_left = 3;
+        if (i < 2) { /* asynchronous */
+            assert_true(orderdb_async_submit(w.a, i ? &paying.base : &creating.base, NULL, answered_cb, &w));
+            assert_true(orderdb_async_drain(w.a, 10000));
+            assert_int_equal(w.answers, 1);
+        } else { /* blocking */
+            struct orderdb_client *db = orderdb_open(w.target, NULL);
+            void *answer = i == 2 ? (void *)orderdb_batch_create_orders(db, &creating, NULL) : (void *)orderdb_batch_transition_orders(db, &paying, NULL);
+            assert_non_null(answer);
+            orderdb_message_free(answer);
+            orderdb_close(db);
+        }
+        assert_int_equal(plan.requests, 4);
+        assert_int_equal(strlen(plan.ids[0]), 30 + 1 + 15);
+        assert_string_equal(plan.ids[0] + 31, "an-id-of-my-own");
+        for (int n = 1; n < 4; n++) assert_string_equal(plan.ids[0], plan.ids[n]);
+        assert_null(create_a.options);
+        assert_null(pay_a.options);
+        assert_ptr_equal(creates[0], &create_a);
         world_close(&w);
     }
 }
@@ -330,6 +379,7 @@ int main(void) {
         cmocka_unit_test(calls_under_way_are_bounded),
         cmocka_unit_test(other_messages_targets_and_files_are_refused),
         cmocka_unit_test(retries_keep_the_request_id),
+        cmocka_unit_test(retries_keep_the_request_ids_of_batches),
         cmocka_unit_test(a_failing_server_sees_at_most_a_tenth_more),
         cmocka_unit_test(the_budget_is_lent_earned_and_bounded),
         cmocka_unit_test(deadlines_end_calls_and_writes_are_then_unknown),
