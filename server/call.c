@@ -27,8 +27,6 @@
  * have arenas of their own (call_arena_take): then the call's stays at home. */
 #include "server/call.h"
 
-#include <stdio.h>
-
 #include "proto/base/buf.h"
 #include "proto/base/mem.h"
 #include "proto/grpc.h"
@@ -39,13 +37,12 @@
 #include "server/methods.h"
 #include "server/serve_common.h"
 #include "server/shed.h"
+#include "server/trailers.h"
 
 enum {
     CALL_MAGIC = 0x43414c4c,
     ARENA_BASE_BYTES = 64 << 10,  /* beside 24 x message */
     PENDING_STEP_BYTES = 16 << 10, PROMISED_BYTES_MAX = 4 << 10,
-    DETAILS_BYTES_MAX = 4500,     /* 6,000 in base64: stock clients take 8 KiB of trailers */
-    TEXT_BYTES_MAX = 512,         /* grpc-message before percent-encoding, at most 1,536 after */
 };
 #define LINGER_NS NS_PER_S /* between the deadline and the reset of an answer that is not taken */
 
@@ -64,6 +61,7 @@ struct calls {
     struct shed *shed;
     struct arena_budget budget, reserve; /* the reserve: of calls that are SHED_RESERVED */
     struct arena scratch; /* one failure's details */
+    struct arena words;   /* and one's words, where there is no call's arena to take */
     struct list idle, idle_arenas; /* call.link, call_memory.link */
     struct list watching;          /* call.link */
     uint32_t idle_count, idle_arena_count, live_count;
@@ -146,6 +144,7 @@ struct calls *calls_new(struct core *core, const struct call_limits *limits) {
     *cs = (struct calls){.core = core, .limits = *limits, .budget.bytes_max = limits->memory_bytes_max - reserve, .reserve.bytes_max = reserve};
     if (!(cs->shed = shed_new(core))) return mem_free(cs), NULL;
     arena_init(&cs->scratch, 4 * ARENA_BASE_BYTES);
+    arena_init(&cs->words, ARENA_BASE_BYTES);
     list_init(&cs->idle);
     list_init(&cs->idle_arenas);
     list_init(&cs->watching);
@@ -167,6 +166,7 @@ void calls_free(struct calls *cs) {
         mem_free(m);
     }
     arena_fini(&cs->scratch);
+    arena_fini(&cs->words);
     check(calls_memory_bytes(cs) == 0);
     shed_free(cs->shed);
     mem_free(cs);
@@ -312,48 +312,18 @@ static void count_answer(struct call *call, enum grpc_code code) {
     leave_queue(call);
 }
 
-/* google.rpc.Status in base64, in the core's scratch; violations are left out until it fits what clients take. */
-static struct slice encode_details(struct arena *scratch, const struct failure *f) {
-    /* into the scratch: the call's arena may be full, or another thread's at this moment */
-    struct slice raw = failure_encode_within(f, scratch, DETAILS_BYTES_MAX);
-    char *text = raw.len ? arena_alloc(scratch, BASE64_LEN(raw.len)) : NULL;
-    return text ? slice_of(text, base64_encode(raw, text)) : (struct slice){0};
-}
-
 /* Trailers, alone or behind messages. Takes nothing from the failure's arena. */
 static void send_failure(struct call *call, const struct failure *failure) {
     check(failure->status != STATUS_OK);
     check(!call->sending);
-    struct failure with_delay = *failure, *f = &with_delay;
-    f->retry_delay_ms = serve_retry_delay_ms(failure);
-    enum grpc_code code = status_grpc_code(f->status);
-    char code_text[4], delay_text[12];
-    struct h2_field fields[8] = {
-        {SLICE_LIT(":status"), SLICE_LIT("200")},
-        {SLICE_LIT("content-type"), SLICE_LIT("application/grpc")},
-        {SLICE_LIT("grpc-status"), slice_of(code_text, (size_t)snprintf(code_text, sizeof code_text, "%u", (unsigned)code))},
-    };
-    size_t n = 3;
-    struct slice text = slice_str(f->message ? f->message : status_reason(f->status));
-    text = slice_cut_utf8(text, TEXT_BYTES_MAX);
-    char encoded[3 * TEXT_BYTES_MAX];
-    fields[n++] = (struct h2_field){SLICE_LIT("grpc-message"), slice_of(encoded, grpc_percent_encode(text, encoded))};
-    arena_reset(&call->calls->scratch);
-    struct slice details = encode_details(&call->calls->scratch, f);
-    if (details.len) fields[n++] = (struct h2_field){SLICE_LIT("grpc-status-details-bin"), details};
-    /* Clients are told by their service config to send RESOURCE_EXHAUSTED again: -1 says that it is of no use this time (gRFC A6). Other
-     * codes do without: there a pushback would count as a failure in the clients' retry budgets. */
-    if (code == GRPC_RESOURCE_EXHAUSTED && status_retry(f->status) == RETRY_NEVER)
-        fields[n++] = (struct h2_field){SLICE_LIT("grpc-retry-pushback-ms"), SLICE_LIT("-1")};
-    else if (f->retry_delay_ms)
-        fields[n++] = (struct h2_field){SLICE_LIT("grpc-retry-pushback-ms"), slice_of(delay_text, (size_t)snprintf(delay_text, sizeof delay_text, "%u", f->retry_delay_ms))};
-    if (f->status == STATUS_ENCODING_UNKNOWN) fields[n++] = (struct h2_field){SLICE_LIT("grpc-accept-encoding"), SLICE_LIT("identity")};
-    check(n <= ARRAY_LEN(fields));
+    struct trailers t;
+    arena_reset(&call->calls->scratch); /* the call's arena may be full, or another thread's at this moment */
+    size_t n = trailers_make(&t, failure, &call->calls->scratch);
     size_t skip = call->begun ? 2 : 0; /* the head went with the first message */
     call->answered = true;
     call_move(call, CALL_SEND);
-    h2_send_end(&call->stream, fields + skip, n - skip);
-    count_answer(call, code);
+    h2_send_end(&call->stream, t.fields + skip, n - skip);
+    count_answer(call, t.code);
 }
 
 void call_fail(struct call *call) {
@@ -538,6 +508,35 @@ static enum call_state after_head(struct call *call) {
     return call->failure.status ? CALL_SEND : CALL_MESSAGE;
 }
 
+/* The answer needs nothing of the call, which ends now; what the peer has yet to send goes nowhere. */
+static void end_at_door(struct call *call) {
+    h2_forget(&call->stream);
+    call->gone = true;
+}
+
+bool call_take_tokens(struct call *call, unsigned scopes, uint64_t n, struct slice user_id, struct slice merchant_id, struct failure *f) {
+    struct core *core = call->core;
+    if (!limits_apply_to(core->limits, call->method->row, scopes)) return true;
+    const struct limits_subject who = {.row = call->method->row, .scopes = scopes, .principal = call->stream.h2 ? h2_principal(call->stream.h2) : 0,
+                                       .user_id = user_id, .merchant_id = merchant_id};
+    struct limits_refusal refusal;
+    if (n ? limits_take(core->limits, &who, n, core->now_ns, &refusal) : limits_peek(core->limits, &who, core->now_ns, &refusal)) return true;
+    metric_add(&core->metrics, METRIC_RATE_LIMITED, 1);
+    limits_failure(&refusal, f);
+    return false;
+}
+
+static bool is_rate_limited(struct call *call) {
+    bool counts_itself = call->method->kind == METHOD_CLIENT_STREAM || shed_is_batch(call->method); /* the handler knows how much it is */
+    struct failure f;
+    failure_init(&f, &call->calls->words);
+    if (call_take_tokens(call, CALL_LIMITS_DOOR, !counts_itself, (struct slice){0}, (struct slice){0}, &f)) return false;
+    send_failure(call, &f);
+    arena_reset(&call->calls->words);
+    end_at_door(call);
+    return true;
+}
+
 /* Before a byte of its message is looked at. */
 static bool is_refused_at_door(struct call *call) {
     struct calls *cs = call->calls;
@@ -547,11 +546,11 @@ static bool is_refused_at_door(struct call *call) {
         call->answered = true;
         call_move(call, CALL_SEND);
         shed_answer(cs->shed, &call->stream, why);
-        h2_forget(&call->stream);
-        call->gone = true;
         count_answer(call, GRPC_RESOURCE_EXHAUSTED);
+        end_at_door(call);
         return true;
     }
+    if (class != SHED_RESERVED && is_rate_limited(call)) return true;
     if (class == SHED_WRITE && call->method->kind == METHOD_UNARY) call->inside = true, shed_enter(cs->shed); /* streams wait at the engine's door */
     if (class == SHED_RESERVED) {
         arena_fini(&call->arena);

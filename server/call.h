@@ -8,6 +8,7 @@
 
 #include "engine/engine.h"
 #include "proto/status.h"
+#include "server/limits.h"
 #include "server/mail.h"
 
 struct call;
@@ -37,6 +38,10 @@ bool call_half_closed(const struct call *call);
 uint64_t call_deadline_ns(const struct call *call);   /* monotonic; clamped; 0: none */
 struct slice call_traceparent(const struct call *call); /* W3C trace context, validated; empty: none */
 void **call_state(struct call *call);                 /* the handler's own, for streams */
+/* Rate limits (limits.h). Those of the node and of the caller are asked before anything is decoded, but for batches and imports, which count what is in them. */
+enum { CALL_LIMITS_DOOR = 1 << LIMIT_GLOBAL | 1 << LIMIT_PRINCIPAL, CALL_LIMITS_CONTENT = 1 << LIMIT_USER | 1 << LIMIT_MERCHANT };
+/* Takes n tokens of each limit of these scopes, or none. false: f says which and for how long. */
+bool call_take_tokens(struct call *call, unsigned scopes, uint64_t n, struct slice user_id, struct slice merchant_id, struct failure *f);
 /* Runs once when the call is freed, after its last op is home: for what call_state holds outside the arena. */
 void call_on_end(struct call *call, void (*end)(struct call *call));
 /* For writes: OUTCOME_UNKNOWN (the deadline passed while the op was away) then names it. Copied into the call's arena. */

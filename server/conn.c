@@ -32,6 +32,7 @@
 #include "proto/base/mem.h"
 #include "proto/tls.h"
 #include "server/door.h"
+#include "server/limits.h"
 #include "server/listen.h"
 #include "server/node.h"
 
@@ -351,6 +352,10 @@ static void on_timer(struct timer *t) {
 
 static bool on_plain(void *owner, struct slice plain) {
     struct conn *c = conn_checked(owner);
+    if (c->tls && !h2_requests(c->h2)) { /* the handshake is over, or there were no plain bytes */
+        const char *subject = tls_peer_subject(c->tls);
+        if (subject && *subject) h2_set_principal(c->h2, limits_key(slice_str(subject)));
+    }
     if (!h2_feed(c->h2, plain)) c->ending = true;
     return !c->ending;
 }

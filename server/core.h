@@ -14,6 +14,7 @@ struct node;
 struct mail;
 struct readers;
 struct host;
+struct limits;
 struct core;
 struct sockaddr_storage;
 struct resource_list;
@@ -45,6 +46,7 @@ struct core {
     uint64_t turn_ns;       /* what the last one took, without waiting */
     struct conns *conns;     /* conn.h: limits, pools */
     struct calls *calls;     /* call.h: pool of calls, request memory */
+    struct limits *limits;   /* limits.h: rate limits; NULL: none */
     struct list connections; /* conn.h */
     uint32_t connection_count;
     uint32_t calls_live;

@@ -44,7 +44,7 @@ struct h2 {
     void *owner;
     struct list calls; /* h2_stream.link; the open ones and those whose op is still away */
     uint32_t call_count, open_count;
-    uint64_t requests;
+    uint64_t requests, principal;
     size_t heap_bytes;
     void *frames; /* the session's first large block: where it makes frames, one after the other, each copied out at once */
     struct list sent;   /* h2_stream.sent_link */
@@ -453,6 +453,8 @@ bool h2_finished(const struct h2 *h2) {
 enum cut h2_fault(const struct h2 *h2) { return h2->fault; }
 const char *h2_error(const struct h2 *h2) { return h2->error ? h2->error : h2->ended; }
 uint32_t h2_open_streams(const struct h2 *h2) { return h2->open_count; }
+void h2_set_principal(struct h2 *h2, uint64_t principal) { h2->principal = principal; }
+uint64_t h2_principal(const struct h2 *h2) { return h2->principal; }
 uint64_t h2_requests(const struct h2 *h2) { return h2->requests; }
 size_t h2_memory_bytes(const struct h2 *h2) { return sizeof *h2 + h2->heap_bytes; }
 

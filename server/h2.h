@@ -45,6 +45,9 @@ enum cut h2_fault(const struct h2 *h2);
 const char *h2_error(const struct h2 *h2);
 uint64_t h2_frame_begun_ns(const struct h2 *h2); /* since when a frame or a header block is there in part; 0: none */
 uint32_t h2_open_streams(const struct h2 *h2);
+/* Who the peer has shown to be (limits_key); 0: nobody. For the streams that begin from now on. */
+void h2_set_principal(struct h2 *h2, uint64_t principal);
+uint64_t h2_principal(const struct h2 *h2);
 uint64_t h2_requests(const struct h2 *h2);     /* header blocks that came whole: the first one ends the first-request timeout */
 size_t h2_memory_bytes(const struct h2 *h2);
 /* GOAWAY in two steps, so that requests under way to us are not lost (RFC 9113 section 6.8): notice first, the last stream after a round trip. */

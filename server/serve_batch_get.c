@@ -142,7 +142,7 @@ void serve_batch_get_orders(struct call *call) {
     Orderdb__V1__BatchGetOrdersRequest *m = (void *)serve_decode(call, &orderdb__v1__batch_get_orders_request__descriptor);
     bool full;
     if (!m) return;
-    if (!batch_get_check(call, m, &full)) {
+    if (!call_take_tokens(call, CALL_LIMITS_DOOR, m->n_order_ids, (struct slice){0}, (struct slice){0}, call_failure(call)) || !batch_get_check(call, m, &full)) {
         call_fail(call);
         return;
     }

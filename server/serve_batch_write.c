@@ -148,6 +148,10 @@ static struct batch *batch_new(struct call *call, size_t count, bool transitions
         call_fail(call);
         return NULL;
     }
+    if (!call_take_tokens(call, CALL_LIMITS_DOOR, count, (struct slice){0}, (struct slice){0}, call_failure(call))) {
+        call_fail(call);
+        return NULL;
+    }
     struct batch *b = arena_new(call_arena(call), struct batch);
     if (!b || !(b->memory = call_arena_take(call)) || !(b->items = arena_array(b->memory, struct batch_item, count))) {
         serve_fail_memory(call);
@@ -166,11 +170,27 @@ static struct batch *batch_new(struct call *call, size_t count, bool transitions
     return b;
 }
 
+static struct slice user_of(const Orderdb__V1__CreateOrderRequest *r) { return slice_str(r->order ? r->order->user_id : ""); }
+static struct slice merchant_of(const Orderdb__V1__CreateOrderRequest *r) { return slice_str(r->order ? r->order->merchant_id : ""); }
+
+/* All are of one user (check_batch says so later, of the first as of the others). */
+static bool take_tokens_of_all(struct call *call, const Orderdb__V1__BatchCreateOrdersRequest *m) {
+    struct failure *f = call_failure(call);
+    if (!call_take_tokens(call, 1 << LIMIT_USER, m->n_requests, user_of(m->requests[0]), (struct slice){0}, f)) return false;
+    for (size_t i = 0; i < m->n_requests; i++)
+        if (!call_take_tokens(call, 1 << LIMIT_MERCHANT, 1, (struct slice){0}, merchant_of(m->requests[i]), f)) return false;
+    return true;
+}
+
 /* One op for all. */
 static void batch_atomic(struct call *call, struct batch *b, Orderdb__V1__BatchCreateOrdersRequest *m) {
     struct checked checked;
     struct op *op = &b->items[0].op.op;
     b->atomic = true;
+    if (!take_tokens_of_all(call, m)) {
+        call_fail(call);
+        return;
+    }
     if (!check_batch(m, call_traceparent(call), b->memory, &checked, call_failure(call))) {
         call_fail(call);
         return;
@@ -198,6 +218,7 @@ void serve_batch_create_orders(struct call *call) {
     for (size_t i = 0; i < b->count; i++) {
         struct checked checked;
         struct op *op = &b->items[i].op.op;
+        if (!call_take_tokens(call, CALL_LIMITS_CONTENT, 1, user_of(m->requests[i]), merchant_of(m->requests[i]), &op->failure)) continue;
         if (!check_create(m->requests[i], call_traceparent(call), b->memory, &checked, &op->failure)) continue;
         op->slot = slot_of_user(checked.user_id);
         op->command = checked.command;

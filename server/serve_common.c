@@ -19,6 +19,12 @@ ProtobufCMessage *serve_decode(struct call *call, const ProtobufCMessageDescript
     return m;
 }
 
+bool serve_take_token(struct call *call, const char *user_id, const char *merchant_id) {
+    if (call_take_tokens(call, CALL_LIMITS_CONTENT, 1, slice_str(user_id), slice_str(merchant_id), call_failure(call))) return true;
+    call_fail(call);
+    return false;
+}
+
 void serve_fail_with(struct call *call, struct failure *from) {
     failure_move(call_failure(call), from); /* call_fail adds the delay that a refusal "later" without one gets */
     call_fail(call);

@@ -12,6 +12,8 @@ enum { SERVE_RETRY_DELAY_MS = 100 }; /* for refusals that say "later" and do not
 uint32_t serve_retry_delay_ms(const struct failure *f);
 /* The call's message, bounded and unpacked into the call's arena. NULL: the call has been failed. */
 ProtobufCMessage *serve_decode(struct call *call, const ProtobufCMessageDescriptor *type) MUST_USE;
+/* One token of the user's and the merchant's limits, for a request that is decoded. false: there was none, and the call has been failed. */
+bool serve_take_token(struct call *call, const char *user_id, const char *merchant_id);
 /* Fails the call with what an op came home with; both live in the call's arena. */
 void serve_fail_with(struct call *call, struct failure *from);
 void serve_fail_memory(struct call *call);

@@ -1,7 +1,7 @@
 /* ImportOrders: a stream of orders with their history, answered once at its end with counts and the first rejections.
  *
  * Each message becomes an op with memory of its own, so that a stream may run for hours in constant memory. At most IMPORT_IN_FLIGHT of them are under way, and as many
- * as take IMPORT_BYTES_IN_FLIGHT (large orders); then the stream's window stays shut (call_hold). A refusal for overload is tried again after a pause: the sender of a bulk load need not know. */
+ * as take IMPORT_BYTES_IN_FLIGHT (large orders); then the stream's window stays shut (call_hold). A refusal for overload or by a rate limit is tried again after a pause: the sender of a bulk load need not know. */
 #include <string.h>
 
 #include "engine/check.h"
@@ -38,7 +38,8 @@ struct import_item { /* in its own arena, which is charged to the core's request
     struct arena *arena;
     struct timer retry;
     struct list link; /* import.waiting */
-    struct slice command, user_id;
+    struct slice command, user_id, merchant_id;
+    bool paid;               /* its tokens were taken */
     unsigned tries;
     size_t bytes;
     char client_order_no[IMPORT_NAME_BYTES + 1];
@@ -123,20 +124,22 @@ static bool import_full(struct call *call, const struct import *im, uint32_t par
            calls_memory_bytes(core->calls) > core->node->limits.requests_bytes_max / 2;
 }
 
-static void item_submit(struct call *call, struct import_item *item);
+static void item_begin(struct call *call, struct import_item *item);
 
 static void item_retry(struct timer *t) {
     struct import_item *item = container_of(t, struct import_item, retry);
     list_remove(&item->link);
-    item_submit(item->op.call, item);
+    item_begin(item->op.call, item);
 }
 
 /* Overload passes, and the next node leads soon: the item waits. true: it does. */
 static bool item_wait(struct call *call, struct import *im, struct import_item *item) {
-    enum status st = item->op.op.failure.status;
-    if ((st != STATUS_OVERLOADED && st != STATUS_NOT_LEADER) || ++item->tries > IMPORT_TRIES_MAX) return false;
+    const struct failure *f = &item->op.op.failure;
+    bool limited = f->status == STATUS_RATE_LIMITED;
+    if ((f->status != STATUS_OVERLOADED && f->status != STATUS_NOT_LEADER && !limited) || ++item->tries > IMPORT_TRIES_MAX) return false;
     struct core *core = call_core(call);
-    if (!timer_set(&core->timers, &item->retry, core->now_ns + IMPORT_RETRY_NS)) return false;
+    uint64_t pause_ns = limited ? MAX_OF(f->retry_delay_ms * NS_PER_MS, (uint64_t)IMPORT_RETRY_NS) : IMPORT_RETRY_NS;
+    if (!timer_set(&core->timers, &item->retry, core->now_ns + pause_ns)) return false;
     list_push_back(&im->waiting, &item->link);
     return true;
 }
@@ -171,6 +174,21 @@ static void item_submit(struct call *call, struct import_item *item) {
     call_submit(call, &item->op, item_done);
 }
 
+/* The sender of a bulk load need not know of rate limits either: the item waits for its tokens, and with the window shut the stream does. */
+static void item_begin(struct call *call, struct import_item *item) {
+    struct import *im = *call_state(call);
+    failure_init(&item->op.op.failure, item->arena);
+    if (!item->paid) item->paid = call_take_tokens(call, CALL_LIMITS_DOOR | CALL_LIMITS_CONTENT, 1, item->user_id, item->merchant_id, &item->op.op.failure);
+    if (item->paid) {
+        item_submit(call, item);
+        return;
+    }
+    if (item_wait(call, im, item)) return;
+    im->in_flight--;
+    im->bytes_in_flight -= item->bytes;
+    import_fail(call, item);
+}
+
 static struct import_item *item_new(struct call *call) {
     struct arena *arena = call_arena_take(call);
     struct import_item *item = arena ? arena_new(arena, struct import_item) : NULL;
@@ -198,6 +216,7 @@ static bool item_check(struct call *call, struct import_item *item, struct failu
     if (!check_import(m, call_core(call)->node->machines, item->arena, &checked, f)) return false;
     item->command = checked.command;
     item->user_id = checked.user_id;
+    item->merchant_id = slice_str(m->order->merchant_id);
     return true;
 }
 
@@ -222,7 +241,7 @@ static void import_message(struct call *call, struct import *im) {
     im->in_flight++;
     im->bytes_in_flight += item->bytes = item->arena->bytes_used;
     if (!im->held && import_full(call, im, 1)) im->held = true, call_hold(call);
-    item_submit(call, item);
+    item_begin(call, item);
 }
 
 void serve_import_orders(struct call *call) {

@@ -74,7 +74,7 @@ static void create_done(struct call *call, struct call_op *o) {
 void serve_create_order(struct call *call) {
     struct checked checked;
     Orderdb__V1__CreateOrderRequest *m = (void *)serve_decode(call, &orderdb__v1__create_order_request__descriptor);
-    if (!m) return;
+    if (!m || !serve_take_token(call, m->order ? m->order->user_id : "", m->order ? m->order->merchant_id : "")) return;
     if (!check_create(m, call_traceparent(call), call_arena(call), &checked, call_failure(call))) {
         call_fail(call);
         return;
@@ -139,7 +139,7 @@ static void outcome_done(struct call *call, struct call_op *o) {
 void serve_get_request_outcome(struct call *call) {
     struct checked checked;
     Orderdb__V1__GetRequestOutcomeRequest *m = (void *)serve_decode(call, &orderdb__v1__get_request_outcome_request__descriptor);
-    if (!m) return;
+    if (!m || !serve_take_token(call, m->user_id, "")) return;
     if (!check_outcome(m, call_arena(call), &checked, call_failure(call))) {
         call_fail(call);
         return;
@@ -183,7 +183,7 @@ void serve_get_order(struct call *call) {
 
 void serve_list_orders(struct call *call) {
     Orderdb__V1__ListOrdersRequest *m = (void *)serve_decode(call, &orderdb__v1__list_orders_request__descriptor);
-    if (!m) return;
+    if (!m || !serve_take_token(call, m->user_id, "")) return;
     struct list_request r = {
         .user_id = slice_str(m->user_id),
         .status_count = (unsigned)m->n_statuses,

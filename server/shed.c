@@ -59,6 +59,10 @@ enum shed_class shed_class_of(const struct method *m) {
     }
 }
 
+bool shed_is_batch(const struct method *m) {
+    return m->row == METHOD_ROW_OrderService_BatchCreateOrders || m->row == METHOD_ROW_OrderService_BatchTransitionOrders || m->row == METHOD_ROW_OrderService_BatchGetOrders;
+}
+
 static bool refusal_make(struct shed *s, struct refusal *r, const char *text, uint32_t delay_ms) {
     struct failure f;
     char encoded[3 * TEXT_BYTES_MAX];

@@ -16,6 +16,7 @@ enum shed_class {
     SHED_RESERVED, /* health, topology, resources, reflection: never refused here, and with slots and memory of their own, so that operators get in */
 };
 enum shed_class shed_class_of(const struct method *m);
+bool shed_is_batch(const struct method *m); /* many requests in one message */
 
 enum shed_reason {
     SHED_NOT,

@@ -21,7 +21,7 @@ static int close_world(void **state) {
 
 static uint64_t count(enum metric m) { return metric_load(&w.core.metrics.values[m]); }
 
-static void assert_overloaded(const struct answer *a) {
+static void assert_exhausted(const struct answer *a, const char *reason, uint32_t least_ms, uint32_t most_ms) {
     struct arena arena;
     struct details d;
     uint8_t raw[4096];
@@ -31,12 +31,13 @@ static void assert_overloaded(const struct answer *a) {
     ssize_t n = base64_decode(slice_str(a->details), raw);
     assert_true(n > 0);
     assert_true(details_decode(slice_of(raw, (size_t)n), &arena, &d));
-    assert_string_equal(d.reason, "OVERLOADED");
-    assert_true(d.retry_delay_ms >= 100);
-    assert_true(d.retry_delay_ms <= 275);
+    assert_string_equal(d.reason, reason);
+    assert_in_range(d.retry_delay_ms, least_ms, most_ms);
     assert_int_equal(d.retry_delay_ms, atoi(a->pushback));
     arena_fini(&arena);
 }
+
+static void assert_overloaded(const struct answer *a) { assert_exhausted(a, "OVERLOADED", 100, 275); }
 
 static enum shed_class class_of(const char *path) { return shed_class_of(method_find(slice_str(path))); }
 
@@ -160,12 +161,39 @@ static void test_those_refused_together_do_not_come_back_together(void **state) 
     assert_int_equal(seen, 0xff);
 }
 
+/* Ten a second, two at once, for all callers together: asked from the headers. */
+static void test_rate_limits_of_node_and_caller_are_asked_at_the_door(void **state) {
+    struct limits_share *share = limits_share_new(1);
+    struct limit_spec specs[] = {{.name = "reads", .scope = LIMIT_GLOBAL, .methods = limits_method_rows("OrderService/GetOrder", LIMIT_GLOBAL), .per_second = 10, .burst = 2},
+                                 {.name = "app", .scope = LIMIT_PRINCIPAL, .methods = limits_method_rows("OrderService/CreateOrder", LIMIT_PRINCIPAL), .per_second = 4, .burst = 1}};
+    unsigned left_out;
+    w.core.limits = limits_new(share, specs, ARRAY_LEN(specs), &left_out);
+    world_call(&w, SVC "GetOrder", "x");
+    world_call(&w, SVC "GetOrder", "x");
+    uint32_t live = w.core.calls_live;
+    assert_exhausted(world_call(&w, SVC "GetOrder", "x"), "RATE_LIMITED", 100, 100);
+    assert_int_equal(w.core.calls_live, live);
+    h2_set_principal(w.h2, 7);
+    assert_true(answer_is(world_call(&w, SVC "CreateOrder", "a"), "a"));
+    assert_exhausted(world_call(&w, SVC "CreateOrder", "b"), "RATE_LIMITED", 250, 250);
+    h2_set_principal(w.h2, 8);
+    assert_true(answer_is(world_call(&w, SVC "CreateOrder", "c"), "c"));
+    assert_true(answer_is(world_call(&w, TOPOLOGY, "in"), "in"));
+    assert_int_equal(count(METRIC_RATE_LIMITED), 2);
+    w.core.now_ns += 100 * NS_PER_MS; /* the delay that was told */
+    assert_false(world_call(&w, SVC "GetOrder", "x")->closed);
+    limits_free(w.core.limits);
+    w.core.limits = NULL;
+    limits_share_free(share);
+}
+
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, open_world, close_world)
     const struct CMUnitTest tests[] = {
         T(test_what_a_method_is_to_the_door), T(test_writes_beyond_the_limit_are_refused_until_one_is_done), T(test_a_write_that_was_abandoned_still_stands_in_the_queue),
         T(test_a_refusal_takes_no_message_and_no_call), T(test_a_deadline_that_cannot_be_met_is_not_waited_for), T(test_a_message_behind_its_deadline_is_not_decoded),
         T(test_the_reserve_of_calls_is_for_operators), T(test_the_reserve_of_memory_is_for_operators), T(test_those_refused_together_do_not_come_back_together),
+        T(test_rate_limits_of_node_and_caller_are_asked_at_the_door),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
