@@ -1,8 +1,7 @@
 #include "engine/check_resource.h"
 
-#include <math.h>
-
 #include "engine/check_local.h"
+#include "proto/ratelimit.h"
 
 /* Field names are those of the request: resource.limit.per_second. */
 
@@ -19,33 +18,25 @@ static void check_name(struct checker *c, const struct path *at, const char *nam
 
 /* ---- limit */
 
-static bool method_known(const char *name)
-{
-    static const char *const names[] = {
-#define METHOD(service, method, kind, handler) #service "/" #method,
-#include "proto/methods.tbl"
-#undef METHOD
-    };
-    for (size_t i = 0; i < ARRAY_LEN(names); i++)
-        if (strcmp(names[i], name) == 0) return true;
-    return false;
-}
-
 static void check_limit(struct checker *c, const struct path *at, const Orderdb__V1__RateLimit *l)
 {
-    if (strcmp(l->scope, "principal") == 0 || strcmp(l->scope, "merchant") == 0) {
-        check_not_built(c, "resource.limit.scope");
-        return;
-    }
-    if (strcmp(l->scope, "global") != 0 && strcmp(l->scope, "user") != 0)
-        check_violation(c, STATUS_FIELD_INVALID, AT(at, "scope"), "must be \"global\" or \"user\", not \"%.40s\"", l->scope);
+    enum limit_scope scope = LIMIT_GLOBAL;
+    if (!limit_scope_of(l->scope, &scope))
+        check_violation(c, STATUS_FIELD_INVALID, AT(at, "scope"), "must be \"global\", \"principal\", \"user\" or \"merchant\", not \"%.40s\"", l->scope);
     check_text(c, AT(at, "method"), l->method, 0, CHECK_LIMIT_METHOD_BYTES_MAX);
-    if (l->method[0] && !method_known(l->method))
-        check_violation(c, STATUS_FIELD_INVALID, AT(at, "method"), "must be empty or a method like OrderService/CreateOrder, not \"%.80s\"", l->method);
-    if (!(isfinite(l->per_second) && l->per_second > 0 && l->per_second <= CHECK_LIMIT_PER_SECOND_MAX))
-        check_violation(c, STATUS_FIELD_INVALID, AT(at, "per_second"), "must be above 0 and at most %.0f, not %g", CHECK_LIMIT_PER_SECOND_MAX, l->per_second);
-    if (l->burst < 1 || l->burst > CHECK_LIMIT_BURST_MAX)
-        check_violation(c, STATUS_FIELD_INVALID, AT(at, "burst"), "must be 1 to %lld, not %lld", CHECK_LIMIT_BURST_MAX, (long long)l->burst);
+    if (!limit_method_rows(l->method, LIMIT_GLOBAL))
+        check_violation(c, STATUS_FIELD_INVALID, AT(at, "method"), "must be empty, a service like OrderService/* or a method like OrderService/CreateOrder (not of AdminService), not \"%.80s\"",
+                        l->method);
+    else if (!limit_method_rows(l->method, scope))
+        check_violation(c, STATUS_FIELD_INVALID, AT(at, "method"), "%.80s names no %s in its requests: by %s CreateOrder, BatchCreateOrders and ImportOrders can be limited%s", l->method,
+                        limit_scope_name(scope), limit_scope_name(scope), scope == LIMIT_USER ? ", ListOrders and GetRequestOutcome" : "");
+    bool rate_ok = l->per_second >= LIMIT_PER_SECOND_MIN && l->per_second <= LIMIT_PER_SECOND_MAX; /* false for NaN */
+    if (!rate_ok)
+        check_violation(c, STATUS_FIELD_INVALID, AT(at, "per_second"), "must be %g to %.0f, not %g", LIMIT_PER_SECOND_MIN, LIMIT_PER_SECOND_MAX, l->per_second);
+    if (l->burst < 1 || l->burst > LIMIT_BURST_MAX)
+        check_violation(c, STATUS_FIELD_INVALID, AT(at, "burst"), "must be 1 to %lld, not %lld", LIMIT_BURST_MAX, (long long)l->burst);
+    else if (rate_ok && (double)l->burst / l->per_second > LIMIT_FILL_SECONDS_MAX)
+        check_violation(c, STATUS_FIELD_INVALID, AT(at, "burst"), "takes %.0f s to fill at %g a second; at most %.0f", (double)l->burst / l->per_second, l->per_second, LIMIT_FILL_SECONDS_MAX);
 }
 
 /* ---- machine */

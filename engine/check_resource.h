@@ -7,8 +7,6 @@
 #include "orderdb/v1/admin.pb-c.h"
 
 enum { CHECK_LIMIT_METHOD_BYTES_MAX = 128 };
-#define CHECK_LIMIT_PER_SECOND_MAX 1e9
-#define CHECK_LIMIT_BURST_MAX (1ll << 40)
 
 struct checked_resource {
     enum resource_kind kind;

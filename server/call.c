@@ -527,10 +527,10 @@ bool call_take_tokens(struct call *call, unsigned scopes, uint64_t n, struct sli
 }
 
 static bool is_rate_limited(struct call *call) {
-    bool counts_itself = call->method->kind == METHOD_CLIENT_STREAM || shed_is_batch(call->method); /* the handler knows how much it is */
+    if (call->method->kind == METHOD_CLIENT_STREAM) return false; /* each of its messages asks, and waits */
     struct failure f;
     failure_init(&f, &call->calls->words);
-    if (call_take_tokens(call, CALL_LIMITS_DOOR, !counts_itself, (struct slice){0}, (struct slice){0}, &f)) return false;
+    if (call_take_tokens(call, CALL_LIMITS_DOOR, !shed_is_batch(call->method) /* else a look: the handler knows how many */, (struct slice){0}, (struct slice){0}, &f)) return false;
     send_failure(call, &f);
     arena_reset(&call->calls->words);
     end_at_door(call);

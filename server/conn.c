@@ -566,7 +566,7 @@ void conn_close_and_fini(struct core *core) {
         conn_fini(core);
 }
 
-const struct core_hooks conn_hooks = {.open = conn_open, .accept = conn_accept, .flush = conn_flush_all, .drain = conn_drain, .cut = conn_close_all, .close = conn_close_and_fini};
+const struct core_hooks conn_hooks = {.open = conn_open, .accept = conn_accept, .flush = conn_flush_all, .drain = conn_drain, .cut = conn_close_all, .resources = limits_of_resources, .close = conn_close_and_fini};
 
 size_t conn_memory_bytes(const struct core *core) {
     size_t n = core->conns->output_count * sizeof(struct output);

@@ -3,9 +3,11 @@
 #include <pthread.h>
 #include <string.h>
 
+#include "orderdb/v1/admin.pb-c.h"
 #include "proto/base/hash.h"
 #include "proto/base/list.h"
 #include "proto/base/mem.h"
+#include "proto/scan.h"
 #include "server/metrics.h"
 
 static_assert(METHOD_COUNT <= 64, "a limit's methods are bits of a word");
@@ -39,43 +41,24 @@ struct limits {
     uint64_t by_scope[LIMIT_SCOPES];
 };
 
-/* ---- what a resource says */
-
-static const char *const scope_names[LIMIT_SCOPES] = {"global", "principal", "user", "merchant"};
-
-bool limits_scope(const char *name, enum limit_scope *out) {
-    for (int i = 0; i < LIMIT_SCOPES; i++)
-        if (strcmp(scope_names[i], name) == 0) return *out = (enum limit_scope)i, true;
-    return false;
-}
-
-static const struct {
-    const char *service, *name; /* NULL: not ours, never limited */
-} methods[METHOD_COUNT] = {
-#define METHOD(service, method, kind, handler) {#service, #service "/" #method},
-#define METHOD_IN(row, package, service, method, kind, handler) {NULL, NULL},
-#include "proto/methods.tbl"
-#undef METHOD
-#undef METHOD_IN
-};
-
-/* Whose requests name a user. Those that name an order alone are known to be of a user only behind the read of it. */
-#define ROW(method) (1ull << METHOD_ROW_OrderService_##method)
-static const uint64_t user_rows = ROW(CreateOrder) | ROW(BatchCreateOrders) | ROW(ListOrders) | ROW(GetRequestOutcome) | ROW(ImportOrders);
-static const uint64_t merchant_rows = ROW(CreateOrder) | ROW(BatchCreateOrders) | ROW(ImportOrders);
-#undef ROW
-
-uint64_t limits_method_rows(const char *method, enum limit_scope scope) {
-    const char *slash = strchr(method, '/');
-    bool all = !*method, whole_service = slash && strcmp(slash, "/*") == 0;
-    uint64_t rows = 0;
-    for (unsigned i = 0; i < METHOD_COUNT; i++) {
-        if (!methods[i].service || strcmp(methods[i].service, "AdminService") == 0) continue;
-        size_t len = strlen(methods[i].service);
-        bool in_service = whole_service && len == (size_t)(slash - method) && memcmp(method, methods[i].service, len) == 0;
-        if (all || in_service || strcmp(method, methods[i].name) == 0) rows |= 1ull << i;
+bool limits_read(struct slice resource, struct limit_spec *out) {
+    struct arena arena;
+    arena_init(&arena, 64 * KIB);
+    struct failure f;
+    failure_init(&f, &arena);
+    const Orderdb__V1__Resource *r = (const Orderdb__V1__Resource *)scan_unpack(&orderdb__v1__resource__descriptor, resource, &scan_limits_default, &f);
+    const Orderdb__V1__RateLimit *l = r && r->kind_case == ORDERDB__V1__RESOURCE__KIND_LIMIT ? r->limit : NULL;
+    *out = (struct limit_spec){0};
+    bool ok = l && strlen(l->name) <= LIMITS_NAME_BYTES_MAX && limit_scope_of(l->scope, &out->scope) && l->per_second >= LIMIT_PER_SECOND_MIN &&
+              l->per_second <= LIMIT_PER_SECOND_MAX && l->burst >= 1 && l->burst <= LIMIT_BURST_MAX && (double)l->burst / l->per_second <= LIMIT_FILL_SECONDS_MAX;
+    if (ok) {
+        memcpy(out->name, l->name, strlen(l->name));
+        out->methods = limit_method_rows(l->method, out->scope);
+        out->per_second = l->per_second;
+        out->burst = (uint64_t)l->burst;
     }
-    return scope == LIMIT_USER ? rows & user_rows : scope == LIMIT_MERCHANT ? rows & merchant_rows : rows;
+    arena_fini(&arena);
+    return ok && out->methods;
 }
 
 /* ---- the share */
@@ -235,6 +218,17 @@ static uint64_t bucket_take(const struct bucket *b, uint64_t *word, uint64_t n, 
     }
 }
 
+bool limits_have_room(const struct limits *l, const char *name, enum limit_scope scope) {
+    size_t keyed = 0;
+    for (size_t i = 0; i < limits_count(l); i++) {
+        if (strcmp(l->buckets[i]->spec.name, name) == 0) continue;
+        keyed += l->buckets[i]->spec.scope != LIMIT_GLOBAL;
+    }
+    bool is_there = false;
+    for (size_t i = 0; i < limits_count(l); i++) is_there |= strcmp(l->buckets[i]->spec.name, name) == 0;
+    return limits_count(l) - is_there < LIMITS_MAX && (scope == LIMIT_GLOBAL || keyed < LIMITS_KEYED_MAX);
+}
+
 static bool refuse(struct limits_refusal *out, const struct bucket *b, uint64_t wait_ns) {
     *out = (struct limits_refusal){.name = b->spec.name, .scope = b->spec.scope, .per_second = b->spec.per_second, .burst = b->spec.burst, .wait_ns = wait_ns};
     return false;
@@ -280,6 +274,6 @@ void limits_failure(const struct limits_refusal *r, struct failure *f) {
     static const char *const whose[LIMIT_SCOPES] = {"", " of a principal", " of a user", " of a merchant"};
     f->retry_delay_ms = (uint32_t)MIN_OF((r->wait_ns + NS_PER_MS - 1) / NS_PER_MS, (uint64_t)UINT32_MAX);
     failure_meta(f, "limit", "%s", r->name);
-    failure_meta(f, "scope", "%s", scope_names[r->scope]);
+    failure_meta(f, "scope", "%s", limit_scope_name(r->scope));
     failure_set(f, STATUS_RATE_LIMITED, "rate limit %s: %g a second%s, bursts of %llu", r->name, r->per_second, whose[r->scope], (unsigned long long)r->burst);
 }

@@ -14,6 +14,7 @@
 #define SERVER_LIMITS_H
 
 #include "proto/base/arena.h"
+#include "proto/ratelimit.h"
 #include "proto/status.h"
 
 enum {
@@ -22,20 +23,17 @@ enum {
     LIMITS_KEYS = 1 << 16, LIMITS_WAYS = 8,
     LIMITS_NAME_BYTES_MAX = 128,
 };
-enum limit_scope { LIMIT_GLOBAL, LIMIT_PRINCIPAL, LIMIT_USER, LIMIT_MERCHANT, LIMIT_SCOPES };
 
 /* One resource, read. */
 struct limit_spec {
     char name[LIMITS_NAME_BYTES_MAX + 1];
     enum limit_scope scope;
-    uint64_t methods;          /* bits of rows in methods.tbl */
+    uint64_t methods;          /* limit_method_rows */
     double per_second;
     uint64_t burst;
 };
-/* The rows that a RateLimit's method means: "" all (but health, AdminService and reflection, which are never limited), "OrderService/" and a method or "*". Of scope user and merchant
- * only those whose requests name one. 0: none. */
-uint64_t limits_method_rows(const char *method, enum limit_scope scope);
-bool limits_scope(const char *name, enum limit_scope *out);
+/* A Resource with a RateLimit, as wire bytes. false: it is another kind, or one that could not have been applied. */
+bool limits_read(struct slice resource, struct limit_spec *out);
 
 struct limits_share; /* the node's: the buckets that are in use by any core, behind a mutex */
 struct limits_share *limits_share_new(uint64_t seed); /* NULL: no memory */
@@ -68,6 +66,12 @@ bool limits_peek(const struct limits *l, const struct limits_subject *who, uint6
 bool limits_take(const struct limits *l, const struct limits_subject *who, uint64_t n, uint64_t now_ns, struct limits_refusal *out) MUST_USE;
 /* Is anything of these scopes limited at all? For who would have to prepare the question. */
 bool limits_apply_to(const struct limits *l, unsigned row, unsigned scopes);
+/* Would one more of this scope be left out? Not when it has the name of one that is there. */
+bool limits_have_room(const struct limits *l, const char *name, enum limit_scope scope);
+/* core_hooks.resources: core->limits becomes what the list says. */
+struct core;
+struct resource_list;
+void limits_of_resources(struct core *core, const struct resource_list *list);
 /* RATE_LIMITED, with limit, scope and the delay. */
 void limits_failure(const struct limits_refusal *r, struct failure *f);
 

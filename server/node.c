@@ -21,6 +21,7 @@
 #include "server/mail.h"
 #include "server/ops.h"
 #include "server/readers.h"
+#include "server/limits.h"
 #include "server/resources.h"
 
 /* A core's life. Cores go from phase to phase together: each arrives when its own condition holds, and goes on when all have arrived (a counter a
@@ -518,6 +519,12 @@ static struct door *make_door(const struct config *c) {
     return door_new(&limits);
 }
 
+static struct limits_share *make_limits_share(void) {
+    uint64_t seed;
+    random_bytes(&seed, sizeof seed);
+    return limits_share_new(seed);
+}
+
 static enum status make_shared(struct node *node, char error[512]) {
     struct node_state *ns = node->state;
     unsigned readers = node->config->reader_threads ? (unsigned)node->config->reader_threads : 4 + node->core_count;
@@ -526,7 +533,8 @@ static enum status make_shared(struct node *node, char error[512]) {
     node->resources = resources_new(node);
     ns->store_shared = store_shared_new(node->budget.block_cache_bytes, MAX_OF(2u, cpu_count() / 2));
     node->door = make_door(node->config);
-    if (!ns->client_fds || !ns->machines || !node->resources || !ns->store_shared || !node->door) return out_of_memory(error);
+    node->limits_share = make_limits_share();
+    if (!ns->client_fds || !ns->machines || !node->resources || !ns->store_shared || !node->door || !node->limits_share) return out_of_memory(error);
     node->machines = ns->machines;
     for (uint32_t i = 0; i < node->core_count; i++) ns->client_fds[i] = -1;
     struct ring_config rc = {.entries = 4};
@@ -601,6 +609,7 @@ void node_close(struct node *node) {
     for (uint32_t i = 0; i < node->core_count; i++) {
         struct core *core = node->cores[i];
         struct core_state *cs = state_of(core);
+        limits_free(core->limits);
         host_free(core->host);
         http_free(cs->http);
         close(cs->dir_fd);
@@ -614,6 +623,7 @@ void node_close(struct node *node) {
     resources_free(node->resources);
     tls_source_free(node->tls);
     door_free(node->door);
+    limits_share_free(node->limits_share);
     pthread_barrier_destroy(&ns->meeting);
     pthread_mutex_destroy(&ns->error_lock);
     close(ns->dir_fd);

@@ -44,6 +44,7 @@ struct node {
     const struct machines *machines; /* grows; any thread reads */
     struct resources *resources;
     struct door *door;      /* who may come in: addresses, for all cores */
+    struct limits_share *limits_share; /* buckets of rate limits */
     struct tls_source *tls; /* clients' port; NULL: cleartext */
     bool draining; /* relaxed atomic */
     uint64_t writes_inside; /* relaxed atomic: calls that shed_enter let in */

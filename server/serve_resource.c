@@ -148,6 +148,15 @@ static void tried(struct call *call, struct call_op *op) {
     decide(call, a, OP_WRITE, written);
 }
 
+/* As this core knows them: several that are applied in the same moment may pass; the server then says in its log which it leaves out. */
+static bool limit_has_room(struct call *call, const Orderdb__V1__ApplyResourceRequest *m) {
+    enum limit_scope scope;
+    if (m->remove || m->resource->kind_case != ORDERDB__V1__RESOURCE__KIND_LIMIT || !limit_scope_of(m->resource->limit->scope, &scope)) return true;
+    if (limits_have_room(call_core(call)->limits, m->resource->limit->name, scope)) return true;
+    failure_violation(call_failure(call), STATUS_LIMIT_EXCEEDED, "resource.limit", "a node keeps to %d rate limits at most, %d of them by principal, user or merchant", LIMITS_MAX, LIMITS_KEYED_MAX);
+    return false;
+}
+
 void serve_apply_resource(struct call *call) {
     Orderdb__V1__ApplyResourceRequest *m = (void *)serve_decode(call, &orderdb__v1__apply_resource_request__descriptor);
     if (!m) return;
@@ -157,6 +166,10 @@ void serve_apply_resource(struct call *call) {
         return;
     }
     if (!check_resource(m, call_arena(call), &a->checked, call_failure(call))) {
+        call_fail(call);
+        return;
+    }
+    if (!limit_has_room(call, m)) {
         call_fail(call);
         return;
     }

@@ -389,13 +389,14 @@ CALLS = {
         "user_id": text(64, required=True), "request_id": text(128, least=16, required=True)}),
     "ImportOrders": Call("ImportOrders", import_base, IMPORT),
     "ApplyResource, limit": Call("ApplyResource", lambda: admin.ApplyResourceRequest(dry_run=True, resource=admin.Resource(limit=admin.RateLimit(
-        name="matrix", scope="global", method="OrderService/CreateOrder", per_second=5, burst=10))), merged(RESOURCE, under("resource.machine", ELSEWHERE), {
+        name="matrix", scope="global", method="OrderService/CreateOrder", per_second=1e6, burst=10**6))), merged(RESOURCE, under("resource.machine", ELSEWHERE), {
             "remove": [Bad("nothing there", put(True), "RESOURCE_NOT_FOUND", at="", meta=["kind", "name"])],
             "resource.limit.name": [*NAME, Bad("missing", clear, FIELD, 64)],
             "resource.limit.scope": [Bad("no scope", put("all"), FIELD, ["global", "user"]), Bad("missing", clear, FIELD, "global"),
-                                     Bad("not built", put("merchant"), "NOT_BUILT_YET", at="", meta=["field"]), Edge(put("user"))],
-            "resource.limit.method": [Bad("no method", put("CreateOrder"), FIELD, "OrderService/CreateOrder"), Bad("too long", put("x" * 129), LIMIT, [128, 129]), Edge(clear)],
-            "resource.limit.per_second": [Bad("zero", clear, FIELD, "above 0"), Bad("negative", put(-1.0), FIELD, -1), Bad("no number", put(float("nan")), FIELD), Bad("endless", put(float("inf")), FIELD),
+                                     Edge(put("user")), Edge(put("merchant")), Edge(put("principal"))],
+            "resource.limit.method": [Bad("no method", put("CreateOrder"), FIELD, "OrderService/CreateOrder"), Bad("never limited", put("AdminService/ApplyResource"), FIELD, "not of AdminService"),
+                                      Edge(put("OrderService/*")), Bad("too long", put("x" * 129), LIMIT, [128, 129]), Edge(clear)],
+            "resource.limit.per_second": [Bad("zero", clear, FIELD, "0.001"), Bad("negative", put(-1.0), FIELD, -1), Bad("no number", put(float("nan")), FIELD), Bad("endless", put(float("inf")), FIELD),
                                           Edge(put(1e9))],
             "resource.limit.burst": [Bad("zero", clear, FIELD, 1), Bad("negative", put(-1), FIELD, -1), Bad("far out", put(INT64_MAX), FIELD, 2**40), Edge(put(2**40))]})),
     "ApplyResource, machine": Call("ApplyResource", machine_base, merged(RESOURCE, under("resource.limit", ELSEWHERE), {

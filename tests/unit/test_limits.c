@@ -21,7 +21,7 @@ static int close_share(void **state) {
 }
 
 static struct limit_spec spec(const char *name, enum limit_scope scope, const char *method, double per_second, uint64_t burst) {
-    struct limit_spec s = {.scope = scope, .methods = limits_method_rows(method, scope), .per_second = per_second, .burst = burst};
+    struct limit_spec s = {.scope = scope, .methods = limit_method_rows(method, scope), .per_second = per_second, .burst = burst};
     snprintf(s.name, sizeof s.name, "%s", name);
     return s;
 }
@@ -153,16 +153,16 @@ static void test_a_look_takes_nothing(void **state) {
 }
 
 static void test_which_methods_a_limit_means(void **state) {
-    uint64_t all = limits_method_rows("", LIMIT_GLOBAL);
+    uint64_t all = limit_method_rows("", LIMIT_GLOBAL);
     assert_true(all >> CREATE & 1 && all >> GET & 1 && all >> METHOD_ROW_StreamService_Subscribe & 1);
     assert_false(all >> METHOD_ROW_HealthCheck & 1 || all >> METHOD_ROW_Reflection & 1 || all >> METHOD_ROW_AdminService_ApplyResource & 1); /* or nobody could lift it */
-    assert_int_equal(limits_method_rows("OrderService/GetOrder", LIMIT_GLOBAL), 1ull << GET);
-    assert_true(limits_method_rows("OrderService/*", LIMIT_PRINCIPAL) >> GET & 1);
-    assert_false(limits_method_rows("OrderService/*", LIMIT_PRINCIPAL) >> METHOD_ROW_StreamService_Subscribe & 1);
-    assert_int_equal(limits_method_rows("OrderService/GetOrder", LIMIT_USER), 0); /* it names an order */
-    assert_int_equal(limits_method_rows("OrderService/ListOrders", LIMIT_MERCHANT), 0);
+    assert_int_equal(limit_method_rows("OrderService/GetOrder", LIMIT_GLOBAL), 1ull << GET);
+    assert_true(limit_method_rows("OrderService/*", LIMIT_PRINCIPAL) >> GET & 1);
+    assert_false(limit_method_rows("OrderService/*", LIMIT_PRINCIPAL) >> METHOD_ROW_StreamService_Subscribe & 1);
+    assert_int_equal(limit_method_rows("OrderService/GetOrder", LIMIT_USER), 0); /* it names an order */
+    assert_int_equal(limit_method_rows("OrderService/ListOrders", LIMIT_MERCHANT), 0);
     static const char *const bad[] = {"GetOrder", "OrderService", "OrderService/", "OrderService/Nothing", "Order/*", "*", "/", "AdminService/*", "grpc.health.v1.Health/Check", "orderservice/GetOrder"};
-    for (size_t i = 0; i < ARRAY_LEN(bad); i++) assert_int_equal(limits_method_rows(bad[i], LIMIT_GLOBAL), 0);
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) assert_int_equal(limit_method_rows(bad[i], LIMIT_GLOBAL), 0);
 }
 
 static void test_what_stays_the_same_stays_as_full_as_it_was(void **state) {

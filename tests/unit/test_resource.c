@@ -334,8 +334,14 @@ static void shapes_are_checked(void **state)
         {"a b", "global", "", 1, 1, "resource.limit.name", STATUS_FIELD_INVALID},
         {"12345678901234567890123456789012345678901234567890123456789012345", "global", "", 1, 1, "resource.limit.name", STATUS_FIELD_INVALID},
         {"ok", "everybody", "", 1, 1, "resource.limit.scope", STATUS_FIELD_INVALID},
-        {"ok", "merchant", "", 1, 1, NULL, STATUS_NOT_BUILT_YET},
+        {"ok", "merchant", "", 1, 1, NULL, STATUS_OK},
+        {"ok", "principal", "OrderService/*", 0.001, 2678, NULL, STATUS_OK},
+        {"ok", "principal", "OrderService/*", 0.001, 2679, "resource.limit.burst", STATUS_FIELD_INVALID}, /* more than 31 days to fill */
+        {"ok", "user", "OrderService/TransitionOrder", 1, 1, "resource.limit.method", STATUS_FIELD_INVALID}, /* it names an order */
+        {"ok", "global", "AdminService/*", 1, 1, "resource.limit.method", STATUS_FIELD_INVALID},
+        {"ok", "global", "OrderService/", 1, 1, "resource.limit.method", STATUS_FIELD_INVALID},
         {"ok", "global", "CreateOrder", 1, 1, "resource.limit.method", STATUS_FIELD_INVALID},
+        {"ok", "global", "", 0.0009, 1, "resource.limit.per_second", STATUS_FIELD_INVALID},
         {"ok", "global", "", 0, 1, "resource.limit.per_second", STATUS_FIELD_INVALID},
         {"ok", "global", "", -1, 1, "resource.limit.per_second", STATUS_FIELD_INVALID},
         {"ok", "global", "", 0.0 / 0.0, 1, "resource.limit.per_second", STATUS_FIELD_INVALID},

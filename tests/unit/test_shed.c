@@ -164,8 +164,8 @@ static void test_those_refused_together_do_not_come_back_together(void **state) 
 /* Ten a second, two at once, for all callers together: asked from the headers. */
 static void test_rate_limits_of_node_and_caller_are_asked_at_the_door(void **state) {
     struct limits_share *share = limits_share_new(1);
-    struct limit_spec specs[] = {{.name = "reads", .scope = LIMIT_GLOBAL, .methods = limits_method_rows("OrderService/GetOrder", LIMIT_GLOBAL), .per_second = 10, .burst = 2},
-                                 {.name = "app", .scope = LIMIT_PRINCIPAL, .methods = limits_method_rows("OrderService/CreateOrder", LIMIT_PRINCIPAL), .per_second = 4, .burst = 1}};
+    struct limit_spec specs[] = {{.name = "reads", .scope = LIMIT_GLOBAL, .methods = limit_method_rows("OrderService/GetOrder", LIMIT_GLOBAL), .per_second = 10, .burst = 2},
+                                 {.name = "app", .scope = LIMIT_PRINCIPAL, .methods = limit_method_rows("OrderService/CreateOrder", LIMIT_PRINCIPAL), .per_second = 4, .burst = 1}};
     unsigned left_out;
     w.core.limits = limits_new(share, specs, ARRAY_LEN(specs), &left_out);
     world_call(&w, SVC "GetOrder", "x");
