@@ -15,6 +15,7 @@
  *   apply_fence.c       a request id is closed
  *   apply_batch.c       creates, all or none
  *   apply_resource.c    what operators set: machines, limits
+ *   apply_event.c       what each commit tells the change stream
  *   apply_failure.c     how a refusal reads
  *
  * A refused command writes nothing: every function below first decides, then writes. */
@@ -45,6 +46,8 @@ void apply_end(struct apply *a, uint64_t index, uint64_t term)
     store_batch_put(a->view.batch, key_slice(&k), writer_slice(&w));
 }
 
+enum status apply_events(struct apply *a) { return a->feed ? feed_end(a->feed, a->index, a->record.log_time_us, a->view.batch) : STATUS_OK; }
+
 enum status apply_command(struct apply *a, struct slice bytes, struct arena *arena, struct outcome *out)
 {
     check(a->view.batch);
@@ -72,6 +75,7 @@ static enum status applied(struct applying *x)
     case COMMAND_BATCH: return apply_batch(x);
     case COMMAND_RESOURCE: return apply_resource(x);
     case COMMAND_MACHINE: return apply_machine(x);
+    case COMMAND_RETAIN: return apply_retain(x);
     }
     return STATUS_FORMAT_UNKNOWN; /* command_decode has refused it already */
 }
@@ -140,22 +144,31 @@ enum status partition_record_decode(struct slice row, struct partition_record *o
     return r.bad || r.at != r.end ? STATUS_CHECKSUM_MISMATCH : STATUS_OK;
 }
 
+/* 1: before there were events. 2: with the places of those from feed_chunk_first(last_seq) on. */
+enum { SLOT_FORMAT_PLACES = 2 };
+
+static int64_t places_count(const struct slot_record *r) { return r->last_seq > 0 ? r->last_seq - feed_chunk_first(r->last_seq) + 1 : 0; }
+
 void slot_record_encode(const struct slot_record *r, struct writer *w)
 {
-    write_u8(w, ORDER_FORMAT);
+    write_u8(w, SLOT_FORMAT_PLACES);
     write_be64(w, (uint64_t)r->last_order_id);
     write_be64(w, (uint64_t)r->last_seq);
     write_be64(w, (uint64_t)r->order_count);
+    for (int64_t i = 0; i < places_count(r); i++) write_varint(w, r->places.at[i]);
 }
 
 enum status slot_record_decode(struct slice row, struct slot_record *out)
 {
     struct reader r = reader_of(row);
-    if (row.len != SLOT_RECORD_BYTES || read_u8(&r) != ORDER_FORMAT) return STATUS_CHECKSUM_MISMATCH;
-    out->last_order_id = (int64_t)read_be64(&r);
+    uint8_t format = read_u8(&r);
+    if (format != ORDER_FORMAT && format != SLOT_FORMAT_PLACES) return STATUS_CHECKSUM_MISMATCH;
+    *out = (struct slot_record){.last_order_id = (int64_t)read_be64(&r)};
     out->last_seq = (int64_t)read_be64(&r);
     out->order_count = (int64_t)read_be64(&r);
-    return STATUS_OK;
+    if (format == SLOT_FORMAT_PLACES)
+        for (int64_t i = 0; i < places_count(out); i++) out->places.at[i] = read_varint(&r);
+    return r.bad || r.at != r.end ? STATUS_CHECKSUM_MISMATCH : STATUS_OK;
 }
 
 enum { DEDUP_FORMAT_FENCE = 2, FENCE_RECORD_BYTES = 8 + 1 };
@@ -264,7 +277,7 @@ enum status apply_load_slot(struct applying *x, struct slot_record *record)
 void apply_put_slot(struct applying *x, const struct slot_record *record)
 {
     struct key k;
-    uint8_t row[SLOT_RECORD_BYTES];
+    uint8_t row[SLOT_RECORD_BYTES_MAX];
     struct writer w = writer_of(row, sizeof row);
     key_slot(&k, x->slot);
     slot_record_encode(record, &w);

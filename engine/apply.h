@@ -4,6 +4,7 @@
 #define ENGINE_APPLY_H
 
 #include "engine/command.h"
+#include "engine/feed.h"
 #include "engine/group.h"
 #include "engine/store.h"
 
@@ -22,8 +23,9 @@ enum status partition_record_decode(struct slice row, struct partition_record *o
 /* The slot record (keys.h, 'S'): one per slot that ever took an order. */
 struct slot_record {
     int64_t last_order_id, last_seq, order_count;
+    struct feed_places places; /* of the events from feed_chunk_first(last_seq) on */
 };
-enum { SLOT_RECORD_BYTES = 1 + 8 + 8 + 8 };
+enum { SLOT_RECORD_BYTES_MAX = 1 + 8 + 8 + 8 + 10 * FEED_CHUNK };
 void slot_record_encode(const struct slot_record *r, struct writer *w);
 enum status slot_record_decode(struct slice row, struct slot_record *out) MUST_USE;
 
@@ -98,6 +100,9 @@ struct apply {
     bool trial;                /* a dry run: the registry is not to grow */
     struct partition_record record;
     struct slot_cache *slots; /* NULL: none */
+    struct feed_writer *feed; /* NULL: no events are made (a dry run) */
+    uint64_t index;           /* of the entry: the place of its events */
+    struct feed_record kept;
     struct arena *scratch; /* reset by the caller between commands */
 };
 
@@ -109,6 +114,8 @@ enum status apply_command(struct apply *a, struct slice command, struct arena *a
 /* Before the commands of an entry: moves log time on (never back). After: puts the partition record for this index. */
 void apply_begin(struct apply *a, uint64_t log_time_us);
 void apply_end(struct apply *a, uint64_t index, uint64_t term);
+/* Before apply_end, of an entry with commands: its events join the batch. MEMORY_LIMIT. */
+enum status apply_events(struct apply *a) MUST_USE;
 
 /* The failure that a refused outcome stands for, as the caller reads it. */
 void outcome_failure(const struct outcome *o, const struct machines *ms, struct failure *f);

@@ -9,6 +9,7 @@ struct placement {
     const struct machine *machine;
     struct history_entry *entries; /* versions 1..count; their chain hashes are filled in */
     unsigned count;
+    enum event_type type;
 };
 
 /* *known: the user has an order of that number; it is in x->out->head. */
@@ -59,7 +60,7 @@ static enum status place(struct applying *x, const struct placement *p)
     if (st) return st;
     int64_t order_id = order_id_next(slot.last_order_id, (int64_t)(x->now_us / (uint64_t)US_PER_MS), x->slot);
     slot.last_order_id = order_id;
-    slot.last_seq++; /* one commit, one seq, however long the history that it brings */
+    apply_next_seq(x, &slot); /* one commit, one seq, however long the history that it brings */
     slot.order_count++;
 
     uint8_t chain[SHA256_BYTES] = {0};
@@ -91,8 +92,9 @@ static enum status place(struct applying *x, const struct placement *p)
     x->out->entry = *last;
     x->out->seq = slot.last_seq;
     st = userlist_insert(&x->a->view, x->a->scratch, x->slot, p->user_id, at, head->status);
-    if (!st) x->a->record.order_count++;
-    return st;
+    if (st) return st;
+    x->a->record.order_count++;
+    return apply_event(x, p->type, 0, &slot, &body);
 }
 
 /* *machine NULL: x->out has the answer, a refusal or the first one again. */
@@ -142,7 +144,7 @@ enum status apply_create(struct applying *x)
         .request_id = origin->request_id,
         .traceparent = origin->traceparent,
     };
-    struct placement p = {c->user_id, c->client_order_no, c->summary, c->detail, machine, &entry, 1};
+    struct placement p = {c->user_id, c->client_order_no, c->summary, c->detail, machine, &entry, 1, EVENT_CREATED};
     if ((st = place(x, &p))) return st;
     apply_remember(x, c->user_id, REQUEST_CREATE, &x->out->head, x->out->seq);
     return STATUS_OK;
@@ -179,6 +181,6 @@ enum status apply_import(struct applying *x)
     struct history_entry *entries = arena_array(x->a->scratch, struct history_entry, c->history_count);
     if (!entries) return STATUS_MEMORY_LIMIT;
     memcpy(entries, c->history, c->history_count * sizeof *entries);
-    struct placement p = {c->user_id, c->client_order_no, c->summary, c->detail, machine, entries, c->history_count};
+    struct placement p = {c->user_id, c->client_order_no, c->summary, c->detail, machine, entries, c->history_count, EVENT_IMPORTED};
     return place(x, &p);
 }

@@ -22,8 +22,6 @@ enum status apply_create_decide(struct applying *x) MUST_USE;
 enum status apply_import(struct applying *x) MUST_USE;
 enum status apply_transition(struct applying *x) MUST_USE;
 enum status apply_update(struct applying *x) MUST_USE;
-/* The next commit on the order in x->out->head, from its status to another or the same: entry, head, seq, list, idempotency record. */
-enum status apply_commit(struct applying *x, struct slice event, uint16_t to, enum request_method method) MUST_USE;
 /* A change of the content of the order in x->out->head, and what comes of it. Decides and writes nothing: x->out->status, or OK. No fields: as it is. */
 struct content {
     struct order_body before, after;
@@ -31,11 +29,26 @@ struct content {
 enum status apply_content_decide(struct applying *x, const struct content_change *change, struct content *out) MUST_USE;
 /* Before apply_commit: the new content, and the one before under the version that is about to be. */
 enum status apply_content_put(struct applying *x, const struct content *c) MUST_USE;
+/* The next commit on the order in x->out->head, from its status to another or the same: entry, head, seq, list, event, idempotency record. */
+struct commit {
+    struct slice event;               /* of its history entry */
+    uint16_t to;
+    enum request_method method;
+    enum event_type type;
+    uint64_t changed;                 /* fields of Order, as bits by number */
+    const struct order_body *content; /* NULL: it stays as it is */
+};
+enum status apply_commit(struct applying *x, const struct commit *c) MUST_USE;
 enum status apply_put_body(struct applying *x, int64_t order_id, const struct order_body *body) MUST_USE;
+enum status apply_retain(struct applying *x) MUST_USE;
 enum status apply_fence(struct applying *x) MUST_USE;
 enum status apply_batch(struct applying *x) MUST_USE;
 enum status apply_resource(struct applying *x) MUST_USE;
 enum status apply_machine(struct applying *x) MUST_USE;
+/* The seq of the commit that x makes; its event will lie in this entry. */
+int64_t apply_next_seq(struct applying *x, struct slot_record *slot);
+/* The event of the commit in x->out (head, entry), whose seq is the slot's last. content: what the order holds now; NULL: it is loaded. */
+enum status apply_event(struct applying *x, enum event_type type, uint64_t changed, const struct slot_record *slot, const struct order_body *content) MUST_USE;
 /* Everything that `from` borrows, into the arena. false: it is full. */
 bool apply_outcome_copy(const struct outcome *from, struct arena *arena, struct outcome *to) MUST_USE;
 

@@ -108,21 +108,21 @@ static enum status decide_required(struct applying *x, const struct move *m, con
     return apply_refuse(x, STATUS_FIELD_REQUIRED);
 }
 
-/* What the transition does to the content, and what the edge asks of it; x->out->status says why not. Most transitions do and ask nothing: then the body is
- * not even read. */
-static enum status move_content(struct applying *x, const struct move *m)
+/* What the transition does to the content, and what the edge asks of it; x->out->status says why not. Most transitions do and ask nothing.
+ * *known: content->after is what the order holds then. */
+static enum status move_content(struct applying *x, const struct move *m, struct content *content, bool *known)
 {
     const struct content_change *patch = &m->wanted->patch;
-    struct content content;
     if (!patch->fields && !m->edge->required_count) return STATUS_OK;
+    *known = true;
     x->out->patch = patch->fields != 0;
-    enum status st = apply_content_decide(x, patch, &content);
-    if (!st && !x->out->status && m->edge->required_count) st = decide_required(x, m, &content.after);
+    enum status st = apply_content_decide(x, patch, content);
+    if (!st && !x->out->status && m->edge->required_count) st = decide_required(x, m, &content->after);
     if (st || x->out->status || !patch->fields) return st;
-    return apply_content_put(x, &content);
+    return apply_content_put(x, content);
 }
 
-enum status apply_commit(struct applying *x, struct slice event, uint16_t to, enum request_method method)
+enum status apply_commit(struct applying *x, const struct commit *c)
 {
     uint16_t from = x->out->head.status;
     struct order_head *head = &x->out->head;
@@ -131,13 +131,13 @@ enum status apply_commit(struct applying *x, struct slice event, uint16_t to, en
     struct slot_record slot;
     enum status st = apply_load_slot(x, &slot);
     if (st) return st;
-    slot.last_seq++;
+    apply_next_seq(x, &slot);
     *entry = (struct history_entry){
         .version = head->version + 1,
         .time_us = MAX_OF((int64_t)x->now_us, head->update_us), /* an imported past may lie ahead of our clock: history does not go back */
         .from = from,
-        .to = to,
-        .event = event,
+        .to = c->to,
+        .event = c->event,
         .operator_ = origin->operator_,
         .reason = origin->reason,
         .request_id = origin->request_id,
@@ -151,11 +151,11 @@ enum status apply_commit(struct applying *x, struct slice event, uint16_t to, en
     if ((st = apply_put_entry(x, head->order_id, entry))) return st;
     if ((st = apply_put_head(x, head))) return st;
     apply_put_slot(x, &slot);
-    apply_remember(x, head->user_id, method, head, slot.last_seq);
+    apply_remember(x, head->user_id, c->method, head, slot.last_seq);
     x->out->seq = slot.last_seq;
-    if (from == to) return STATUS_OK;
+    if ((st = apply_event(x, c->type, c->changed, &slot, c->content)) || from == c->to) return st;
     struct list_position at = {.create_us = head->create_us, .order_id = head->order_id};
-    return userlist_move(&x->a->view, x->a->scratch, x->slot, head->user_id, at, from, to);
+    return userlist_move(&x->a->view, x->a->scratch, x->slot, head->user_id, at, from, c->to);
 }
 
 enum status apply_transition(struct applying *x)
@@ -172,6 +172,16 @@ enum status apply_transition(struct applying *x)
     struct order_head current = x->out->head;
     if ((st = apply_replay(x, current.user_id, REQUEST_TRANSITION, &settled)) || settled) return st;
     if ((st = decide(x, &move)) || x->out->status) return st;
-    if ((st = move_content(x, &move)) || x->out->status) return st;
-    return apply_commit(x, move.edge->event, move.edge->to, REQUEST_TRANSITION);
+    struct content content;
+    bool content_known = false;
+    if ((st = move_content(x, &move, &content, &content_known)) || x->out->status) return st;
+    struct commit c = {
+        .event = move.edge->event,
+        .to = move.edge->to,
+        .method = REQUEST_TRANSITION,
+        .type = EVENT_TRANSITIONED,
+        .changed = 1ull << 7 /* status */ | move.wanted->patch.fields,
+        .content = content_known ? &content.after : NULL,
+    };
+    return apply_commit(x, &c);
 }

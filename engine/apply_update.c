@@ -108,5 +108,13 @@ enum status apply_update(struct applying *x)
     if (u->expected_version && u->expected_version != current.version) return apply_refuse(x, STATUS_VERSION_MISMATCH);
     if ((st = apply_content_decide(x, &u->change, &content)) || x->out->status) return st;
     if ((st = apply_content_put(x, &content))) return st;
-    return apply_commit(x, SLICE_LIT("update"), x->out->head.status, REQUEST_UPDATE);
+    struct commit c = {
+        .event = SLICE_LIT("update"),
+        .to = x->out->head.status,
+        .method = REQUEST_UPDATE,
+        .type = EVENT_UPDATED,
+        .changed = u->change.fields,
+        .content = &content.after,
+    };
+    return apply_commit(x, &c);
 }

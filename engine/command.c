@@ -47,6 +47,8 @@ static size_t command_bytes_max(const struct command *c)
         return n + counted_bytes_max(c->fence.user_id);
     case COMMAND_UPDATE:
         return n + 16 + change_bytes_max(&c->update.change);
+    case COMMAND_RETAIN:
+        return n + 16;
     case COMMAND_BATCH:
         return n + counted_bytes_max(c->batch.user_id) + COUNT_BYTES_MAX + c->batch.packed.len;
     case COMMAND_RESOURCE:
@@ -123,6 +125,9 @@ struct slice command_encode(const struct command *c, struct arena *arena)
         write_be64(&w, (uint64_t)c->update.order_id);
         write_be64(&w, (uint64_t)c->update.expected_version);
         change_encode(&c->update.change, &w);
+    } else if (c->type == COMMAND_RETAIN) {
+        write_be64(&w, c->retain.first_place);
+        write_be64(&w, c->retain.first_time_us);
     } else if (c->type == COMMAND_BATCH) {
         write_counted(&w, c->batch.user_id);
         write_varint(&w, c->batch.count);
@@ -253,6 +258,10 @@ enum status command_decode(struct slice bytes, struct arena *arena, struct comma
         out->update.order_id = (int64_t)read_be64(&r);
         out->update.expected_version = (int64_t)read_be64(&r);
         change_decode(&r, &out->update.change);
+        break;
+    case COMMAND_RETAIN:
+        out->retain.first_place = read_be64(&r);
+        out->retain.first_time_us = read_be64(&r);
         break;
     case COMMAND_BATCH:
         batch_decode(&r, &out->batch);

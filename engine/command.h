@@ -21,6 +21,7 @@ enum command_type {
     COMMAND_RESOURCE = 7,
     COMMAND_MACHINE = 8,
     COMMAND_PATCH = 9,
+    COMMAND_RETAIN = 16,
 };
 enum { COMMAND_STATUSES_MAX = 64, COMMAND_BATCH_MAX = 1000, ENTRY_FORMAT = 1 };
 
@@ -82,6 +83,10 @@ struct command_resource {
 struct command_machine {
     struct slice row; /* resource.h: machine_row */
 };
+/* Change events of entries before first_place are let go. */
+struct command_retain {
+    uint64_t first_place, first_time_us; /* feed_record */
+};
 struct command {
     enum command_type type;
     struct command_origin origin;
@@ -94,6 +99,7 @@ struct command {
         struct command_update update;
         struct command_resource resource;
         struct command_machine machine;
+        struct command_retain retain;
     };
 };
 

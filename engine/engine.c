@@ -149,7 +149,9 @@ void engine_close(struct engine *e) {
 uint64_t engine_now_ms(const struct engine *e) { return e->now_ns / NS_PER_MS; }
 
 /* Reads and writes are counted apart: writes that wait for a full disk must not shut out reads. */
-static uint64_t *queue_of(struct engine *e, const struct op *op) { return op->kind == OP_WRITE ? &e->queue_writes : &e->queue_reads; }
+static uint64_t *queue_of(struct engine *e, const struct op *op) {
+    return op->kind == OP_WRITE ? &e->queue_writes : op_is_feed(op) ? &e->queue_feeds : &e->queue_reads;
+}
 
 void engine_finish(struct engine *e, struct op *op) {
     e->stats.ops_done++;
@@ -301,10 +303,10 @@ bool engine_ready(const struct engine *e) {
 void engine_drain(struct engine *e) { e->draining = true; }
 
 bool engine_drained(const struct engine *e) {
-    if (e->queue_writes || e->queue_reads || !list_empty(&e->finished) || !wal_settled(e->wal) || votes_busy(e->votes)) return false;
+    if (e->queue_writes || e->queue_reads || e->queue_feeds || !list_empty(&e->finished) || !wal_settled(e->wal) || votes_busy(e->votes)) return false;
     for (uint32_t i = 0; i < e->held_count; i++) {
         const struct partition *p = &e->partitions[i];
-        if (p->flushing || p->reads_away || (p->state == PARTITION_READY && !partition_flushed(p))) return false;
+        if (p->flushing || p->reads_away || partition_feed_busy(p) || (p->state == PARTITION_READY && !partition_flushed(p))) return false;
     }
     return true;
 }
@@ -314,7 +316,7 @@ struct engine_queue engine_write_queue(const struct engine *e) { return (struct 
 void engine_get_stats(struct engine *e, struct engine_stats *out) {
     wal_get_stats(e->wal, &e->wal_stats);
     *out = e->stats;
-    out->queue_ops = e->queue_writes + e->queue_reads;
+    out->queue_ops = e->queue_writes + e->queue_reads; /* a read of the stream that waits for events is no queue */
     out->queue_bytes = e->queue_bytes;
     out->write_delay_ns = e->writes.delay_ns, out->write_limit = e->writes.limit;
     out->read_delay_ns = e->disk_reads.delay_ns, out->read_limit = e->disk_reads.limit;

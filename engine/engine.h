@@ -13,12 +13,24 @@
 #include "engine/wal.h"
 #include "proto/base/list.h"
 
-enum op_kind { OP_WRITE, OP_VALIDATE, OP_GET, OP_GET_MANY, OP_LIST, OP_HISTORY, OP_STATS, OP_RESOURCES };
+enum op_kind { OP_WRITE, OP_VALIDATE, OP_GET, OP_GET_MANY, OP_LIST, OP_HISTORY, OP_STATS, OP_RESOURCES, OP_FEED_SEEK, OP_FEED_READ };
 
 /* The meta partition (resource.h): its op.slot, its id in logs and store_open. It is one of an engine's partitions in everything but that it owns no slots and is
  * not among those of the map. */
 enum { SLOT_META = 0xffff };
 #define PARTITION_META UINT32_MAX
+
+/* Where a reader of changes begins. The slots are those of op.slot's partition; with a user_id, op.slot alone, which is the user's. */
+enum feed_from { FEED_CURSOR, FEED_EARLIEST, FEED_TIME, FEED_LATEST };
+struct feed_seek {
+    enum feed_from from;
+    uint64_t time_us;          /* FEED_TIME: events committed then or later, exactly, by slot */
+    bool one_slot;
+    /* By slot, [SLOT_COUNT], the caller's. In (FEED_CURSOR): the seq that is behind the reader; below 0: nothing, it begins at the earliest event kept. Out: the same for every
+     * slot in question, 0 and above. */
+    int64_t *behind;
+    struct feed_position at;   /* out */
+};
 
 struct partition_stats {
     uint32_t partition;
@@ -49,6 +61,13 @@ struct op {
         struct list_request list;
         struct history_request history;
         struct resources_request resources; /* to SLOT_META */
+        struct feed_seek seek;   /* OP_FEED_SEEK */
+        struct {                 /* OP_FEED_READ. OK without events: nothing that is wanted was there until wait_until_ns, or among what was looked at (feed.at says how far) */
+            struct feed_request feed;
+            uint64_t wait_until_ns;      /* monotonic; 0: answer at once. Rounded up to housekeeping's 20 ms */
+            uint64_t last_index;         /* private */
+            struct feed_record kept;     /* private */
+        };
     };
     /* what came of it */
     struct failure failure;   /* .status STATUS_OK, or the refusal */
@@ -56,7 +75,7 @@ struct op {
     struct partition_stats stats; /* OP_STATS: of the slot's partition */
     struct slice *orders;     /* OK. OP_GET_MANY: see query_get_many. OP_WRITE of a batch: as answer, for each of its creates */
     struct slice answer;      /* OK. OP_GET: Order. OP_LIST, OP_HISTORY, OP_RESOURCES: the response. OP_WRITE, OP_VALIDATE: the Order as the answer
-                               * shows it, FULL; of a resource command, the Resource. Wire bytes */
+                               * shows it, FULL; of a resource command, the Resource. OP_FEED_READ: repeated `events` (1). Wire bytes */
     uint64_t index;           /* private */
 };
 
@@ -75,6 +94,9 @@ struct engine_config {
     uint32_t queue_ops_max;        /* writes waiting or under way, and reads likewise: more answer OVERLOADED */
     uint64_t queue_target_ns;      /* how long a write, or a read from disk, is to wait at most: beyond it the queue is made shorter (backlog.h). 0: queue_ops_max alone */
     uint64_t queue_bytes_max;      /* command bytes of the writes */
+    uint64_t feed_tail_bytes;      /* newest change events in memory, of all partitions of this engine together */
+    uint64_t feed_retention_us;    /* older events are let go; 0: never by age */
+    uint64_t feed_bytes_max;       /* of the events' tables, all partitions of this engine together; 0: any */
     uint64_t disk_reserve_bytes;   /* below this much free disk, writes answer DISK_FULL */
     /* Opens the partition's store: RocksDB in the server, in memory in the simulator. */
     enum status (*store_open)(void *ctx, uint32_t partition, uint64_t memtable_bytes, struct store **out, char error[256]);

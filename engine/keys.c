@@ -127,6 +127,30 @@ struct slice key_resource_position(struct slice key) {
     return slice_of(key.data + 3, key.len - 3);
 }
 
+void key_places(struct key *k, uint16_t slot, int64_t first_seq) {
+    struct writer w = key_begin(k, slot, KEY_PLACES);
+    write_be64(&w, (uint64_t)first_seq);
+    key_end(k, &w);
+}
+
+void key_events(struct key *k, uint64_t index, uint16_t block) {
+    struct writer w = key_begin(k, KEY_SLOT_PARTITION, KEY_EVENT);
+    write_be64(&w, index);
+    write_be16(&w, block);
+    key_end(k, &w);
+}
+
+void key_events_place(struct slice key, uint64_t *index, uint16_t *block) {
+    check(key.len == 2 + 1 + 8 + 2);
+    *index = get_be64(key.data + 3);
+    *block = get_be16(key.data + 11);
+}
+
+void key_feed(struct key *k) {
+    struct writer w = key_begin(k, KEY_SLOT_PARTITION, KEY_FEED);
+    key_end(k, &w);
+}
+
 void key_list_position(struct slice key, int64_t *create_us, int64_t *order_id) {
     check(key.len >= 16);
     const uint8_t *p = key.data + key.len - 16;

@@ -7,10 +7,13 @@
  *   slot 'H' order_id(8)                                   head (order.h)
  *   slot 'L' user create_us(8) order_id(8)                 status id(2): the user's list (userlist.h)
  *   slot 'N' user level(1) [create_us(8) order_id(8)]      counts by status (userlist.h)
- *   slot 'S'                                               slot record: last order id, last seq, order count
+ *   slot 'P' first_seq(8)                                  places of FEED_CHUNK events of the slot, from this seq on (feed.h); expiring
+ *   slot 'S'                                               slot record: last order id, last seq, order count, places of the newest events
  *   slot 'U' order_id(8) version(8)                        content that the update or patch to this version replaced (order.h)
  *   slot 'Y' order_id(8) version(8)                        history entry, versions >= 2 (version 1 is the body's origin)
  *   0xffff 'A'                                             partition record: format, applied index and term, log time, members, machines known
+ *   0xffff 'E' index(8) block(2)                           change events of an entry of the log (event.h)
+ *   0xffff 'F'                                             feed record: what retention has let go (feed.h)
  *   0xffff 'M' machine id(2)                               a status machine that came after the built-in ones (resource.h)
  *   0xffff 'R' kind(1) name                                a resource; of the meta partition alone (resource.h)
  */
@@ -24,6 +27,9 @@ enum key_kind {
     KEY_BODY = 'B',
     KEY_CLIENT_NO = 'C',
     KEY_DEDUP = 'D',
+    KEY_EVENT = 'E',
+    KEY_FEED = 'F',
+    KEY_PLACES = 'P',
     KEY_HEAD = 'H',
     KEY_LIST = 'L',
     KEY_MACHINE = 'M',
@@ -61,6 +67,10 @@ void key_machine(struct key *k, uint16_t machine_id);
 void key_resource(struct key *k, uint8_t kind, struct slice name);
 /* kind(1) and name: a resource's place in their order. */
 struct slice key_resource_position(struct slice key);
+void key_places(struct key *k, uint16_t slot, int64_t first_seq);
+void key_events(struct key *k, uint64_t index, uint16_t block);
+void key_events_place(struct slice key, uint64_t *index, uint16_t *block); /* of such a key */
+void key_feed(struct key *k);
 /* The last 16 bytes of a list or counts key: time and id. create_us is stored with its sign bit flipped so that 1969 sorts before 1970. */
 void key_list_position(struct slice key, int64_t *create_us, int64_t *order_id);
 /* The smallest key above all that begin with k: for upper bounds. */

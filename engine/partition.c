@@ -50,6 +50,7 @@ static enum status store_load(struct partition *p, char error[256]) {
     bool found;
     st = record_load(p, &found);
     if (!st && !found) st = record_create(p);
+    if (!st) st = partition_feed_load(p);
     p->flushed = p->record;
     if (st) return snprintf(error, 256, "partition %s: its record can't be read: %s", p->name, status_name(st)), st;
     char why[256] = "";
@@ -65,6 +66,7 @@ static void store_unload(struct partition *p) {
     p->batch = NULL;
     p->store = NULL;
     slot_cache_clear(&p->slots);
+    feed_tail_clear(&p->tail);
 }
 
 enum status partition_open(struct partition *p, struct engine *e, uint32_t id, char error[256]) {
@@ -72,6 +74,7 @@ enum status partition_open(struct partition *p, struct engine *e, uint32_t id, c
     list_init(&p->waiting);
     list_init(&p->proposed);
     list_init(&p->held);
+    if (partition_feed_open(p)) return STATUS_MEMORY_LIMIT;
     if (id == PARTITION_META) { /* no slots */
         snprintf(p->name, sizeof p->name, "meta");
         p->memtable_share = META_MEMTABLE_BYTES;
@@ -125,6 +128,7 @@ void partition_close(struct partition *p) {
     ops_refuse(p, &p->waiting, STATUS_DRAINING, "this node is shutting down");
     ops_refuse(p, &p->held, STATUS_DRAINING, "this node is shutting down");
     ops_refuse(p, &p->proposed, STATUS_DRAINING, "this node is shutting down; the write may have been logged: send it again with the same request_id");
+    partition_feed_close(p);
     if (p->group) group_close(p->group);
     store_unload(p);
     slot_cache_fini(&p->slots);
@@ -150,6 +154,8 @@ static void read_run(struct partition *p, struct op *op, const struct store_view
     case OP_LIST: st = query_list(&q, &op->list, &op->answer); break;
     case OP_HISTORY: st = query_history(&q, &op->history, &op->answer); break;
     case OP_RESOURCES: st = query_resources(&q, &op->resources, &op->answer); break;
+    case OP_FEED_SEEK:
+    case OP_FEED_READ: st = partition_feed_run(p, op, view); break;
     case OP_WRITE:
     case OP_VALIDATE:
     case OP_STATS: check(!"not a read of the store");
@@ -186,8 +192,11 @@ static void read_home(struct env_job *job) {
     store_snapshot_put(p->store, r->snapshot);
     p->reads_away--;
     e->reads_away--;
-    e->disk_reads.late += op->failure.status == STATUS_DEADLINE_EXCEEDED;
-    backlog_served(&e->disk_reads, r->begun_ns > op->submitted_ns ? r->begun_ns - op->submitted_ns : 0);
+    if (partition_feed_waits(p, op)) return;
+    if (!op_is_feed(op)) { /* which may have waited for events before */
+        e->disk_reads.late += op->failure.status == STATUS_DEADLINE_EXCEEDED;
+        backlog_served(&e->disk_reads, r->begun_ns > op->submitted_ns ? r->begun_ns - op->submitted_ns : 0);
+    }
     engine_finish(e, op);
 }
 
@@ -254,14 +263,14 @@ static void read_begin(struct partition *p, struct op *op) {
     struct store_view view = {.store = p->store, .cached_only = true};
     read_run(p, op, &view);
     if (op->index != STATUS_WOULD_BLOCK) {
-        engine_finish(e, op);
+        if (!partition_feed_waits(p, op)) engine_finish(e, op);
         return;
     }
     if (reopen_due(p)) { /* else a store that is read all the time would never be reopened */
         list_push_back(&p->held, &op->link);
         return;
     }
-    if (e->reads_away >= e->disk_reads.limit) {
+    if (e->reads_away >= e->disk_reads.limit && !op_is_feed(op)) { /* streams are bounded by their number */
         e->disk_reads.refused++;
         op->failure.retry_delay_ms = RETRY_DELAY_MS;
         failure_set(&op->failure, STATUS_OVERLOADED, "this core has as many reads from disk as it can do in time");
@@ -289,6 +298,8 @@ void partition_read(struct partition *p, struct op *op) {
     p->reads++;
     read_begin(p, op);
 }
+
+void partition_read_again(struct partition *p, struct op *op) { read_begin(p, op); }
 
 static void reads_resume(struct partition *p) {
     struct list held;
@@ -498,6 +509,7 @@ static enum status answer_build(struct partition *p, struct op *op) {
     case COMMAND_IMPORT: stats->imports += fresh; return STATUS_OK; /* counted, not shown */
     case COMMAND_BATCH: stats->creates += fresh ? command.batch.count : 0; return answer_batch(p, op, &command.batch);
     case COMMAND_FENCE:
+    case COMMAND_RETAIN:
     case COMMAND_MACHINE: return STATUS_OK;
     case COMMAND_RESOURCE: op->answer = o->resource.bytes; return STATUS_OK;
     }
@@ -545,10 +557,12 @@ static enum status apply_commands(struct partition *p, struct apply *a, const st
 
 static enum status apply_entry_once(struct partition *p, const struct group_entry *entry) {
     struct engine *e = p->engine;
-    struct apply a = {.view = {.store = p->store, .batch = p->batch}, .machines = e->config.machines, .record = p->record, .slots = &p->slots, .scratch = &e->scratch};
+    struct apply a = {.view = {.store = p->store, .batch = p->batch}, .machines = e->config.machines, .record = p->record, .slots = &p->slots, .feed = &p->feed, .index = entry->index, .kept = p->kept, .scratch = &e->scratch};
     store_batch_clear(p->batch);
+    feed_writer_clear(&p->feed);
     enum status st = STATUS_OK;
     if (entry->type == GROUP_COMMAND) st = apply_commands(p, &a, entry);
+    if (!st) st = apply_events(&a);
     if (entry->type == GROUP_CHANGE) {
         check(group_members_decode(entry->data, &a.record.members));
         a.record.members.index = entry->index;
@@ -559,6 +573,8 @@ static enum status apply_entry_once(struct partition *p, const struct group_entr
     st = store_apply(p->store, p->batch);
     if (st) return st;
     p->record = a.record;
+    p->kept = a.kept;
+    feed_tail_take(&p->tail, &p->feed, entry->index);
     p->log_bytes_unflushed += entry->data.len + 64;
     if (entry->type == GROUP_CHANGE) group_members_applied(p->group, engine_now_ms(e), entry->index);
     return STATUS_OK;
@@ -624,6 +640,7 @@ void partition_apply(struct partition *p, uint64_t until_ns) {
         partition_release(p);
     }
     e->stats.apply_ns += now - begin;
+    partition_feed_applied(p);
     if (p->state == PARTITION_OPENING && group_ready(p->group) && p->record.applied_index == group_applicable(p->group)) {
         p->state = PARTITION_READY;
         log_info("partition ready", "partition=%s applied=%" PRIu64 " term=%" PRIu64 " orders=%" PRId64, p->name, p->record.applied_index, group_term(p->group), p->record.order_count);
@@ -653,6 +670,7 @@ static void flush_done(struct env_job *job) {
         return;
     }
     p->flushed = p->flush_record;
+    p->flushed_kept = p->flush_kept;
     p->log_bytes_unflushed -= p->flush_log_bytes;
     /* The flush has returned: only now may the log go, and rows expire (docs/STORAGE.md). */
     struct group_snapshot snapshot = {.index = p->flushed.applied_index, .term = p->flushed.applied_term, .members = p->flushed.members};
@@ -660,6 +678,7 @@ static void flush_done(struct env_job *job) {
     group_snapshotted(p->group, engine_now_ms(e), &snapshot, trailing);
     if (p->flushed.applied_index > trailing) wal_trim(e->wal, p->group_id, p->flushed.applied_index - trailing);
     store_set_expiry(p->store, KEY_DEDUP, p->flushed.log_time_us);
+    partition_feed_flushed(p);
     if (!proving) return;
     p->state = group_ready(p->group) ? PARTITION_READY : PARTITION_OPENING; /* it may have failed while the node started */
     p->reopen_pause_ns = 0;
@@ -670,6 +689,7 @@ static void flush_begin(struct partition *p) {
     struct engine *e = p->engine;
     p->flushing = true;
     p->flush_record = p->record;
+    p->flush_kept = p->kept;
     p->flush_log_bytes = p->log_bytes_unflushed;
     p->flush_begin_ns = e->now_ns;
     p->flush_job = (struct env_job){.run = flush_run, .done = flush_done};
@@ -742,6 +762,7 @@ void partition_housekeeping(struct partition *p) {
     }
     if (!reopen_due(p)) reads_resume(p);
     rates_update(p);
+    partition_feed_housekeeping(p);
     if (p->state == PARTITION_FAILED) return;
     store_get_stats(p->store, &stats);
     p->pressure = stats.pressure;

@@ -64,6 +64,12 @@ struct partition {
     uint64_t reopen_at_ns, reopen_pause_ns; /* PARTITION_FAILED */
     uint32_t reads_away;             /* on reader threads */
     struct list held;                /* reads that wait for the store to be reopened */
+    /* the change stream (partition_feed.c) */
+    struct feed_writer feed;
+    struct feed_tail tail;
+    struct feed_record kept, flushed_kept, flush_kept; /* as applied, flushed, at the start of the flush that runs */
+    struct list feed_waiters;        /* OP_FEED_READs at the end of the stream */
+    struct retention *retention;
     uint8_t pressure;
     uint64_t writes, reads, table_bytes, memtable_bytes;
     uint64_t rates_at_ns, rates_writes, rates_reads;
@@ -81,7 +87,7 @@ struct engine {
     struct partition **by_id;        /* of all partitions of the map; NULL: another engine's */
     struct list finished;            /* ops whose done() is due */
     struct arena scratch;            /* apply's */
-    uint64_t queue_writes, queue_reads, queue_bytes;
+    uint64_t queue_writes, queue_reads, queue_feeds, queue_bytes;
     struct backlog writes, disk_reads; /* what they wait for: the log and apply; a reader thread */
     uint64_t reads_away;             /* on reader threads, of all partitions */
     uint32_t apply_first;            /* partition that applies first in the next turn: the slice may not last for all */
@@ -113,6 +119,23 @@ uint64_t partition_log_unflushed(const struct partition *p); /* bytes of log tha
 bool partition_flushed(const struct partition *p);      /* all that is applied */
 struct partition_stats partition_get_stats(const struct partition *p);
 
+/* A read of the change stream: it may wait for long, and is no sign of a full queue. */
+static inline bool op_is_feed(const struct op *op) { return op->kind == OP_FEED_SEEK || op->kind == OP_FEED_READ; }
+
+/* partition_feed.c: the change stream of a partition. */
+enum status partition_feed_open(struct partition *p) MUST_USE;  /* once */
+enum status partition_feed_load(struct partition *p) MUST_USE;  /* whenever the store was opened */
+void partition_feed_close(struct partition *p);                 /* waiting reads are answered, DRAINING */
+/* One try of an OP_FEED_*: on the owning core (cached_only), or on a reader thread over a snapshot. */
+enum status partition_feed_run(struct partition *p, struct op *op, const struct store_view *view) MUST_USE;
+bool partition_feed_waits(struct partition *p, struct op *op);  /* it came to nothing, and waits for more: kept by the partition */
+void partition_feed_applied(struct partition *p);               /* entries were applied: who waits is looked at again */
+void partition_feed_housekeeping(struct partition *p);          /* waits that are over; retention */
+void partition_feed_flushed(struct partition *p);               /* what retention let go may leave the disk */
+bool partition_feed_busy(const struct partition *p);            /* a job of retention is away, or its command */
+
+/* partition.c's, for partition_feed.c */
+void partition_read_again(struct partition *p, struct op *op);
 /* engine.c's, for partition.c */
 void engine_finish(struct engine *e, struct op *op);
 uint64_t engine_now_ms(const struct engine *e);

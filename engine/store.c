@@ -196,6 +196,11 @@ void store_get_stats(struct store *s, struct store_stats *out) {
     out->iterators = atomic_load(&s->iterators);
 }
 
+void store_drop_range(struct store *s, struct slice lower, struct slice upper) {
+    store_check(s);
+    s->ops->drop_range(s, lower, upper);
+}
+
 uint64_t store_range_bytes(struct store *s, struct slice lower, struct slice upper) {
     store_check(s);
     return s->ops->range_bytes(s, lower, upper);

@@ -22,6 +22,7 @@ struct store_view {
     const struct store_snapshot *snapshot; /* NULL: newest */
     struct store_batch *batch;             /* not NULL: read your writes; owning core only */
     bool cached_only;                      /* STATUS_WOULD_BLOCK rather than read the disk */
+    bool bulk;                             /* a long scan: it reads ahead, and does not displace what is cached */
 };
 
 struct store_config {
@@ -90,7 +91,7 @@ enum status store_flush(struct store *s) MUST_USE;
 /* Rows of the expiring kind (first: two bytes of slot, then this kind byte; value: starts with big-endian u64 expiry in microseconds) whose expiry is at
  * or below the horizon may be dropped whenever it suits. Set it only to the log time of a *flushed* applied index, or replay would decide
  * differently (docs/STORAGE.md). */
-void store_set_expiry(struct store *s, uint8_t kind, uint64_t horizon_us);
+void store_set_expiry(struct store *s, uint8_t kind, uint64_t horizon_us); /* several kinds may expire, each at its own horizon */
 
 struct store_stats {
     uint64_t memtable_bytes, unflushed_bytes, table_bytes, pending_compaction_bytes, snapshots, iterators;
@@ -101,6 +102,9 @@ struct store_stats {
     enum status failure; /* the cause, when failed: DISK_FULL, IO_FAILED, or CHECKSUM_MISMATCH (a compaction met damage: reopening won't help) */
 };
 void store_get_stats(struct store *s, struct store_stats *out);
+/* Rows in [lower, upper) are of no use any more: files that hold nothing else are dropped, the other rows stay until their file is. Nobody may read them meanwhile or later.
+ * Runs on a job, any thread. */
+void store_drop_range(struct store *s, struct slice lower, struct slice upper);
 /* Bytes on disk of a key range, estimated. */
 uint64_t store_range_bytes(struct store *s, struct slice lower, struct slice upper);
 

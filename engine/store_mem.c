@@ -59,7 +59,7 @@ struct mem_store {
     struct node *root;
     uint64_t applies;                        /* counts the trees: a batch's cached view is of one of them */
     uint64_t applied_bytes, flushed_bytes;   /* of all batches so far, and as of the last flush */
-    uint64_t horizon_us;
+    uint64_t horizon_us[256]; /* by kind */
     _Atomic bool failed;
 };
 struct mem_batch {
@@ -491,14 +491,15 @@ static enum status mem_flush(struct store *base) {
 static struct node *mem_expire(struct tree_edit *e, struct node *root, const struct node *n, uint8_t kind, uint64_t horizon_us) {
     if (!n || e->failed) return root;
     root = mem_expire(e, root, n->left, kind, horizon_us);
-    if (!e->failed && store_row_expired(row_key(n->row), row_value(n->row), kind, horizon_us)) root = tree_delete(e, root, row_key(n->row));
+    struct slice key = row_key(n->row);
+    if (!e->failed && key.len >= 3 && key.data[2] == kind && store_row_expired(row_value(n->row), horizon_us)) root = tree_delete(e, root, key);
     return mem_expire(e, root, n->right, kind, horizon_us);
 }
 /* Drops the rows at once: of all moments allowed, the earliest, so that tests meet an apply that leans on them. */
 static void mem_set_expiry(struct store *base, uint8_t kind, uint64_t horizon_us) {
     struct mem_store *s = mem_of(base);
-    if (horizon_us <= s->horizon_us) return;
-    s->horizon_us = horizon_us;
+    if (horizon_us <= s->horizon_us[kind]) return;
+    s->horizon_us[kind] = horizon_us;
     struct tree_edit edit = {0};
     struct node *before = mem_root_hold(s);
     struct node *after = mem_expire(&edit, tree_hold(before), before, kind, horizon_us);
@@ -519,6 +520,27 @@ static void mem_get_stats(struct store *base, struct store_stats *out) {
     pthread_mutex_unlock(&s->disk->lock);
     out->failed = atomic_load(&s->failed);
     if (out->failed) out->failure = STATUS_DISK_FULL, out->pressure = 2;
+}
+
+static struct node *mem_drop(struct tree_edit *e, struct node *root, const struct node *n, struct slice lower, struct slice upper) {
+    if (!n || e->failed) return root;
+    struct slice key = row_key(n->row);
+    bool above = slice_compare(key, lower) >= 0, below = slice_compare(key, upper) < 0;
+    if (above) root = mem_drop(e, root, n->left, lower, upper);
+    if (!e->failed && above && below) root = tree_delete(e, root, key);
+    return below ? mem_drop(e, root, n->right, lower, upper) : root;
+}
+/* At once, as with expiry. On a job: what the owner applied meanwhile stays, and then the rows stay too. */
+static void mem_drop_range(struct store *base, struct slice lower, struct slice upper) {
+    struct mem_store *s = mem_of(base);
+    struct tree_edit edit = {0};
+    struct node *before = mem_root_hold(s);
+    struct node *after = mem_drop(&edit, tree_hold(before), before, lower, upper), *old = after;
+    pthread_mutex_lock(&s->lock);
+    if (!edit.failed && s->root == before) s->root = after, old = before;
+    pthread_mutex_unlock(&s->lock);
+    tree_drop(old);
+    tree_drop(before);
 }
 
 static uint64_t mem_range_bytes(struct store *base, struct slice lower, struct slice upper) {
@@ -560,6 +582,7 @@ enum status store_open_mem(struct store **out, struct store_mem_disk *disk) {
     .flush = mem_flush,
         .set_expiry = mem_set_expiry,
         .get_stats = mem_get_stats,
+        .drop_range = mem_drop_range,
         .range_bytes = mem_range_bytes,
     };
     *out = NULL;

@@ -30,6 +30,7 @@ struct store_ops {
     enum status (*flush)(struct store *s);
     void (*set_expiry)(struct store *s, uint8_t kind, uint64_t horizon_us);
     void (*get_stats)(struct store *s, struct store_stats *out); /* all but snapshots and iterators */
+    void (*drop_range)(struct store *s, struct slice lower, struct slice upper);
     uint64_t (*range_bytes)(struct store *s, struct slice lower, struct slice upper);
 };
 
@@ -57,9 +58,9 @@ struct store_iter {
 };
 void store_init(struct store *s, const struct store_ops *ops);
 
-/* Both implementations: is this row of the expiring kind, and expired at the horizon? */
-static inline bool store_row_expired(struct slice key, struct slice value, uint8_t kind, uint64_t horizon_us) {
-    return key.len >= 3 && key.data[2] == kind && value.len >= 8 && get_be64(value.data) <= horizon_us;
+/* Both implementations: has this row expired at the horizon of its kind? 0: the kind does not expire. */
+static inline bool store_row_expired(struct slice value, uint64_t horizon_us) {
+    return horizon_us && value.len >= 8 && get_be64(value.data) <= horizon_us;
 }
 
 #endif

@@ -63,10 +63,9 @@ struct store_shared {
     rocksdb_env_t *env; /* the process's one set of background threads */
     unsigned background_threads;
 };
-/* Read by background threads without a lock: the kind is set before the first horizon. */
+/* Read by background threads without a lock. */
 struct expiry {
-    _Atomic uint64_t horizon_us;
-    _Atomic uint8_t kind;
+    _Atomic uint64_t horizon_us[256]; /* by kind; 0: it does not expire */
 };
 struct rocks_store {
     struct store base;
@@ -321,8 +320,7 @@ static void expiry_destroy(void *state) {}
 static unsigned char expiry_filter_cb(void *state, int level, const char *key, size_t key_len, const char *value, size_t value_len,
                                       char **new_value, size_t *new_value_len, unsigned char *value_changed) {
     struct expiry *e = state;
-    uint64_t horizon_us = atomic_load_explicit(&e->horizon_us, memory_order_acquire);
-    return horizon_us && store_row_expired(slice_of(key, key_len), slice_of(value, value_len), atomic_load(&e->kind), horizon_us);
+    return key_len >= 3 && store_row_expired(slice_of(value, value_len), atomic_load_explicit(&e->horizon_us[(uint8_t)key[2]], memory_order_relaxed));
 }
 
 static char *options_make(struct rocks_store *s, uint64_t memtable_bytes) {
@@ -417,6 +415,7 @@ static struct store_iter *rocks_iter_open(const struct store_view *view, struct 
     it->base.lower = slice_of(it->bounds, lower.len), it->base.upper = slice_of(it->bounds + lower.len, upper.len);
     it->over_batch = view->batch != NULL;
     it->read = read_options(view->cached_only); /* readahead stays automatic: none for a page of a list, growing for a long scan */
+    if (view->bulk) rocksdb_readoptions_set_fill_cache(it->read, 0);
     if (view->snapshot) rocksdb_readoptions_set_snapshot(it->read, view->snapshot->snapshot);
     if (upper.len) rocksdb_readoptions_set_iterate_upper_bound(it->read, chars(it->base.upper), upper.len);
     if (lower.len && !it->over_batch) rocksdb_readoptions_set_iterate_lower_bound(it->read, chars(it->base.lower), lower.len);
@@ -549,10 +548,8 @@ static enum status rocks_flush(struct store *base) {
 }
 
 static void rocks_set_expiry(struct store *base, uint8_t kind, uint64_t horizon_us) {
-    struct expiry *e = &rocks_of(base)->expiry;
-    if (horizon_us <= atomic_load(&e->horizon_us)) return; /* log time never goes back */
-    atomic_store(&e->kind, kind);
-    atomic_store_explicit(&e->horizon_us, horizon_us, memory_order_release);
+    _Atomic uint64_t *at = &rocks_of(base)->expiry.horizon_us[kind];
+    if (horizon_us > atomic_load(at)) atomic_store(at, horizon_us); /* log time never goes back */
 }
 
 /* ---- what the store says of itself */
@@ -622,6 +619,13 @@ static void rocks_get_stats(struct store *base, struct store_stats *out) {
     if (out->failure) out->failed = true, out->pressure = 2;
 }
 
+static void rocks_drop_range(struct store *base, struct slice lower, struct slice upper) {
+    struct rocks_store *s = rocks_of(base);
+    char *error = NULL;
+    rocksdb_delete_file_in_range(s->db, chars(lower), lower.len, chars(upper), upper.len, &error);
+    if (error) log_warn("files of expired rows could not be dropped", "path=%s err=%s", s->path, error), rocksdb_free(error);
+}
+
 static uint64_t rocks_range_bytes(struct store *base, struct slice lower, struct slice upper) {
     static const char end[] = "\xff\xff\xff\xff\xff\xff\xff\xff";
     const char *from = chars(lower), *to = upper.len ? chars(upper) : end;
@@ -677,6 +681,7 @@ static const struct store_ops rocks_ops = {
     .flush = rocks_flush,
     .set_expiry = rocks_set_expiry,
     .get_stats = rocks_get_stats,
+    .drop_range = rocks_drop_range,
     .range_bytes = rocks_range_bytes,
 };
 

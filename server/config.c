@@ -54,7 +54,7 @@ struct suffix {
 };
 static const struct suffix count_suffixes[] = {{"", 1}};
 static const struct suffix size_suffixes[] = {{"", 1}, {"B", 1}, {"K", KIB}, {"KiB", KIB}, {"M", MIB}, {"MiB", MIB}, {"G", GIB}, {"GiB", GIB}, {"T", 1024 * GIB}, {"TiB", 1024 * GIB}};
-static const struct suffix time_suffixes[] = {{"ms", 1}, {"s", 1000}, {"m", 60000}, {"h", 3600000}};
+static const struct suffix time_suffixes[] = {{"ms", 1}, {"s", 1000}, {"m", 60000}, {"h", 3600000}, {"d", 86400000}};
 
 static bool parse_number(const char *text, const struct suffix *suffixes, size_t n, uint64_t *out) {
     if (!isdigit((unsigned char)*text)) return false;
@@ -87,7 +87,7 @@ static bool parse_amount(const struct setting *s, const char *text, uint64_t *v)
 static const char *expected(const struct setting *s) {
     switch (s->type) {
     case TYPE_SIZE: return "a size such as 512MiB";
-    case TYPE_TIME: return "a time such as 500ms, 10s, 5m";
+    case TYPE_TIME: return "a time such as 500ms, 10s, 5m, 7d";
     case TYPE_COUNT: return "a whole number";
     case TYPE_CHOICE: return "yes or no";
     case TYPE_LEVEL: return "debug, info, warn, error or off";

@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "engine/machine.h"
@@ -295,6 +296,12 @@ static enum status open_engine_dir(struct core *core, char error[256]) {
     return core->host ? STATUS_OK : (snprintf(error, 256, "out of memory"), STATUS_MEMORY_LIMIT);
 }
 
+/* 0: not known; then age alone ends the stream. */
+static uint64_t disk_total_bytes(int dir_fd) {
+    struct statvfs fs;
+    return fstatvfs(dir_fd, &fs) == 0 ? (uint64_t)fs.f_blocks * fs.f_frsize : 0;
+}
+
 static enum status open_engine(struct core *core, char error[256]) {
     struct node *node = core->node;
     const struct config *c = node->config;
@@ -314,6 +321,7 @@ static enum status open_engine(struct core *core, char error[256]) {
         .queue_target_ns = node->limits.queue_target_ns,
         .queue_bytes_max = node->budget.queue_bytes / node->core_count,
         .disk_reserve_bytes = c->disk_reserve,
+        .feed_retention_us = c->stream_retention * (uint64_t)US_PER_MS,
         .store_open = open_store,
         .store_ctx = node,
         .election_ms = ELECTION_MS,
@@ -322,6 +330,8 @@ static enum status open_engine(struct core *core, char error[256]) {
     for (uint32_t p = 0; p < node->partition_count; p++)
         if (node_core_of_partition(node, p) == core->id) cs->partitions[ec.owned_count++] = p;
     ec.memtable_bytes = node->budget.memtables_bytes / node->partition_count * ec.owned_count;
+    ec.feed_tail_bytes = node->budget.stream_bytes / node->partition_count * ec.owned_count;
+    ec.feed_bytes_max = disk_total_bytes(node->state->dir_fd) / 100 * c->stream_disk_share / node->partition_count * ec.owned_count;
     memcpy(ec.token_key, node->identity.token_key, sizeof ec.token_key);
     st = engine_open(&core->engine, host_env(core->host), &ec, error);
     /* The names of core-N, part-NNNNN and meta must outlast a power cut before anything in them is acknowledged. */

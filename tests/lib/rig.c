@@ -7,17 +7,26 @@ static void store_in(struct rig *r)
     check(store_open_mem(&r->store, r->disk) == STATUS_OK);
     r->batch = store_batch_new(r->store);
     check(r->batch);
+    feed_writer_init(&r->feed);
+    feed_tail_init(&r->tail, 64 * KIB);
     struct store_view view = rig_view(r);
     r->record = (struct partition_record){.machines_known = machines_count(r->ms)};
     key_partition(&k);
     enum status st = store_get(&view, key_slice(&k), &r->scratch, &row);
     check(st == STATUS_OK || st == STATUS_ABSENT);
     if (st == STATUS_OK) check(partition_record_decode(row, &r->record) == STATUS_OK);
+    r->kept = (struct feed_record){0};
+    key_feed(&k);
+    st = store_get(&view, key_slice(&k), &r->scratch, &row);
+    check(st == STATUS_OK || st == STATUS_ABSENT);
+    if (st == STATUS_OK) check(feed_record_decode(row, &r->kept) == STATUS_OK);
     arena_reset(&r->scratch);
 }
 
 static void store_out(struct rig *r)
 {
+    feed_writer_fini(&r->feed);
+    feed_tail_clear(&r->tail);
     store_batch_free(r->batch);
     store_close(r->store);
 }
@@ -47,6 +56,7 @@ void rig_flush(struct rig *r)
 {
     check(store_flush(r->store) == STATUS_OK);
     store_set_expiry(r->store, KEY_DEDUP, r->record.log_time_us);
+    if (r->kept.first_time_us) store_set_expiry(r->store, KEY_PLACES, r->kept.first_time_us - 1);
 }
 
 struct store_view rig_view(const struct rig *r) { return (struct store_view){.store = r->store}; }
@@ -54,18 +64,23 @@ struct store_view rig_view(const struct rig *r) { return (struct store_view){.st
 enum status rig_apply(struct rig *r, uint64_t log_time_us, const struct slice *commands, unsigned count, struct arena *arena,
                       struct outcome *outcomes)
 {
-    struct apply a = {.view = {.store = r->store, .batch = r->batch}, .machines = r->ms, .record = r->record, .scratch = &r->scratch};
+    struct apply a = {.view = {.store = r->store, .batch = r->batch}, .machines = r->ms, .record = r->record, .feed = &r->feed, .index = r->record.applied_index + 1, .kept = r->kept,
+                      .scratch = &r->scratch};
     enum status st = STATUS_OK;
+    feed_writer_clear(&r->feed);
     store_batch_clear(r->batch);
     apply_begin(&a, log_time_us);
     for (unsigned i = 0; i < count && !st; i++) {
         arena_reset(&r->scratch);
         st = apply_command(&a, commands[i], outcomes ? arena : NULL, outcomes ? &outcomes[i] : NULL);
     }
+    if (!st) st = apply_events(&a);
     if (!st) apply_end(&a, r->record.applied_index + 1, 1);
     if (!st) st = store_apply(r->store, r->batch);
     store_batch_clear(r->batch);
     if (st) return st;
     r->record = a.record;
+    r->kept = a.kept;
+    feed_tail_take(&r->tail, &r->feed, a.index);
     return STATUS_OK;
 }

@@ -12,6 +12,9 @@ struct rig {
     struct store_batch *batch;
     struct arena scratch;
     struct partition_record record; /* applied */
+    struct feed_writer feed;
+    struct feed_tail tail;          /* of 64 KiB */
+    struct feed_record kept;
 };
 
 void rig_open(struct rig *r, struct machines *ms);
