@@ -1,147 +1,11 @@
 /* The engine's door where things go wrong: what sim_engine meets rarely or never. Clock, disk and stores are simulated. */
-#include "tests/lib/test.h"
+#include "tests/lib/engine_rig.h"
 
-#include "engine/check.h"
-#include "engine/partition.h"
-#include "orderdb/v1/order.pb-c.h"
 #include "proto/base/log.h"
-#include "proto/base/mem.h"
-#include "tests/lib/sim_env.h"
-
-enum { OPS_MAX = 16, LINES_MAX = 60, PARTITIONS_MAX = 2 };
-
-struct job {
-    struct op op;
-    struct arena arena;
-    unsigned done;
-};
-struct rig {
-    struct sim_world *world;
-    struct sim_disk *disk;
-    struct env *env;
-    struct engine *engine;
-    struct store_mem_disk *store, *stores[PARTITIONS_MAX]; /* store: the first one */
-    struct machines *machines;
-    struct arena commands;
-    unsigned requests;
-};
-
-static enum status open_store(void *ctx, uint32_t partition, uint64_t memtable_bytes, struct store **out, char error[256]) {
-    return store_open_mem(out, ((struct rig *)ctx)->stores[partition]);
-}
-
-static void rig_run(struct rig *r, uint64_t ns) {
-    for (uint64_t until = sim_world_now_ns(r->world) + ns; sim_world_now_ns(r->world) < until;) {
-        engine_tick(r->engine);
-        uint64_t now = sim_world_now_ns(r->world), deadline = engine_deadline_ns(r->engine);
-        sim_world_run(r->world, deadline <= now ? 5000 : MIN_OF(deadline - now, 100000ull));
-    }
-}
-
-static void rig_open_with(struct rig *r, uint32_t partition_count, uint64_t memtable_bytes) {
-    static const uint32_t partitions[PARTITIONS_MAX] = {0, 1};
-    char error[256] = "";
-    *r = (struct rig){.world = sim_world_new(1), .machines = machines_new()};
-    for (unsigned i = 0; i < PARTITIONS_MAX; i++) r->stores[i] = store_mem_disk_new();
-    r->store = r->stores[0];
-    arena_init(&r->commands, 16 << 20);
-    r->disk = sim_disk_new(r->world);
-    r->env = sim_env_open(r->world, r->disk);
-    struct engine_config config = {
-        .node_id = 1,
-        .partition_count = partition_count,
-        .partitions = partitions,
-        .owned_count = partition_count,
-        .machines = r->machines,
-        .log_live_bytes_max = 1 << 20,
-        .log_segment_bytes = 64 << 10,
-        .memtable_bytes = memtable_bytes,
-        .queue_ops_max = 100,
-        .queue_target_ns = 20 * NS_PER_MS,
-        .queue_bytes_max = 4 << 20,
-        .store_open = open_store,
-        .store_ctx = r,
-        .election_ms = 1000,
-        .heartbeat_ms = 100,
-    };
-    assert_int_equal(engine_open(&r->engine, r->env, &config, error), STATUS_OK);
-    while (!engine_ready(r->engine)) rig_run(r, NS_PER_MS);
-}
-
-static void rig_open(struct rig *r) { rig_open_with(r, 1, 1 << 20); }
-
-static void rig_close(struct rig *r) {
-    engine_close(r->engine);
-    sim_world_settle(r->world);
-    sim_env_close(r->env);
-    sim_disk_free(r->disk);
-    sim_world_free(r->world);
-    for (unsigned i = 0; i < PARTITIONS_MAX; i++) store_mem_disk_free(r->stores[i]);
-    machines_free(r->machines);
-    arena_fini(&r->commands);
-}
-
-static void job_done(struct op *op) { container_of(op, struct job, op)->done++; }
-
-static struct job *job_new(enum op_kind kind, size_t arena_bytes) {
-    struct job *j = mem_new(struct job);
-    arena_init(&j->arena, arena_bytes);
-    j->op = (struct op){.kind = kind, .arena = &j->arena, .done = job_done};
-    return j;
-}
-
-static void job_free(struct job *j) {
-    arena_fini(&j->arena);
-    mem_free(j);
-}
-
-static struct slice create_command(struct rig *r, const char *user, unsigned lines) {
-    char request_id[32], title[400];
-    memset(title, 'x', sizeof title - 1), title[sizeof title - 1] = 0;
-    snprintf(request_id, sizeof request_id, "request-%016u", ++r->requests);
-    Orderdb__V1__Money price = ORDERDB__V1__MONEY__INIT, total = ORDERDB__V1__MONEY__INIT;
-    Orderdb__V1__OrderItem item[LINES_MAX], *items[LINES_MAX];
-    price.currency_code = total.currency_code = (char *)"CNY";
-    price.minor_units = 10, total.minor_units = 10 * (int64_t)lines;
-    for (unsigned i = 0; i < lines; i++) {
-        orderdb__v1__order_item__init(items[i] = &item[i]);
-        item[i].sku_id = (char *)"sku", item[i].title = title, item[i].quantity = 1, item[i].unit_price = &price;
-    }
-    Orderdb__V1__Order order = ORDERDB__V1__ORDER__INIT;
-    order.user_id = (char *)user, order.n_items = lines, order.items = items, order.items_total = &total, order.payable = &total;
-    Orderdb__V1__WriteOptions options = ORDERDB__V1__WRITE_OPTIONS__INIT;
-    options.request_id = request_id;
-    Orderdb__V1__CreateOrderRequest m = ORDERDB__V1__CREATE_ORDER_REQUEST__INIT;
-    m.order = &order, m.options = &options;
-    struct checked checked;
-    struct failure f;
-    failure_init(&f, &r->commands);
-    assert_true(check_create(&m, (struct slice){0}, &r->commands, &checked, &f));
-    return checked.command;
-}
-
-static struct job *create_send_of(struct rig *r, const char *user, unsigned lines, size_t arena_bytes) {
-    struct job *j = job_new(OP_WRITE, arena_bytes);
-    j->op.slot = slot_of_user(slice_str(user));
-    j->op.command = create_command(r, user, lines);
-    engine_submit(r->engine, &j->op);
-    return j;
-}
-static struct job *create_send(struct rig *r, unsigned lines, size_t arena_bytes) { return create_send_of(r, "somebody", lines, arena_bytes); }
-
-static int64_t create(struct rig *r) {
-    struct job *j = create_send(r, 1, 1 << 20);
-    rig_run(r, 100 * NS_PER_MS);
-    assert_int_equal(j->done, 1);
-    assert_int_equal(j->op.failure.status, STATUS_OK);
-    int64_t id = j->op.outcome.head.order_id;
-    job_free(j);
-    return id;
-}
 
 /* Segments of 64 KiB: the command passes every check and fits nowhere. */
 static void a_command_that_no_segment_holds_is_refused_and_holds_up_nobody(void **state) {
-    struct rig r;
+    struct engine_rig r;
     rig_open(&r);
     struct job *large = job_new(OP_WRITE, 1 << 20);
     large->op.slot = slot_of_user(slice_str("somebody"));
@@ -159,7 +23,7 @@ static void a_command_that_no_segment_holds_is_refused_and_holds_up_nobody(void 
 
 /* RESOURCE_EXHAUSTED would say "nothing was done". */
 static void a_write_whose_answer_finds_no_memory_is_of_unknown_outcome(void **state) {
-    struct rig r;
+    struct engine_rig r;
     rig_open(&r);
     struct job *j = create_send(&r, 50, 16 << 10);
     rig_run(&r, 200 * NS_PER_MS);
@@ -174,7 +38,7 @@ static void a_write_whose_answer_finds_no_memory_is_of_unknown_outcome(void **st
 
 /* A drained engine is closed when all cores are: nothing may begin in between. */
 static void a_drained_engine_stays_drained_though_its_failed_store_could_be_reopened(void **state) {
-    struct rig r;
+    struct engine_rig r;
     rig_open(&r);
     create(&r);
     store_mem_disk_set_full(r.store, true);
@@ -194,7 +58,7 @@ static void a_drained_engine_stays_drained_though_its_failed_store_could_be_reop
 
 /* The store was reopened, and its disk fails again before the log is read back: an acknowledged order must not seem lost. */
 static void a_read_never_tells_less_than_was_acknowledged(void **state) {
-    struct rig r;
+    struct engine_rig r;
     rig_open(&r);
     int64_t order_id = create(&r);
     store_mem_disk_set_full(r.store, true);
@@ -224,7 +88,7 @@ static void a_read_never_tells_less_than_was_acknowledged(void **state) {
 
 /* Reads that miss the cache keep the store open; there is always one under way. */
 static void a_failed_store_is_reopened_though_it_is_read_all_the_time(void **state) {
-    struct rig r;
+    struct engine_rig r;
     rig_open(&r);
     int64_t order_id = create(&r);
     store_mem_disk_set_full(r.store, true);
@@ -255,7 +119,7 @@ static void a_failed_store_is_reopened_though_it_is_read_all_the_time(void **sta
 }
 
 static void writes_that_met_damage_are_answered(void **state) {
-    struct rig r;
+    struct engine_rig r;
     rig_open(&r);
     create(&r);
     struct job *first = create_send(&r, 1, 1 << 20), *second = create_send(&r, 1, 1 << 20);
@@ -285,8 +149,9 @@ static void users_find(char users[PARTITIONS_MAX][32]) {
 
 /* What a restart replays is bounded by flushing whoever has most of it; a partition that can't must not keep the others from it. */
 static void a_failed_partition_keeps_no_other_from_its_flush(void **state) {
-    struct rig r;
+    struct engine_rig r;
     char users[PARTITIONS_MAX][32];
+    r.tail_bytes = r.retention_us = 0;
     rig_open_with(&r, PARTITIONS_MAX, 64 << 20);
     users_find(users);
     for (unsigned i = 0; i < 9; i++) { /* some 200 KiB: below the quarter at which it would be flushed */
@@ -316,7 +181,7 @@ static void a_failed_partition_keeps_no_other_from_its_flush(void **state) {
 
 static void writes_beyond_the_limit_are_refused_with_a_delay(void **state) {
     enum { COUNT = 5, LIMIT = 2 };
-    struct rig r;
+    struct engine_rig r;
     struct job *jobs[COUNT];
     rig_open(&r);
     r.engine->writes.limit = LIMIT;
@@ -338,7 +203,7 @@ static void writes_beyond_the_limit_are_refused_with_a_delay(void **state) {
 }
 
 static void a_write_that_would_wait_beyond_its_deadline_is_refused_at_once(void **state) {
-    struct rig r;
+    struct engine_rig r;
     rig_open(&r);
     r.engine->writes.delay_ns = 50 * NS_PER_MS;
     struct job *hasty = job_new(OP_WRITE, 1 << 20), *patient = job_new(OP_WRITE, 1 << 20), *past = job_new(OP_WRITE, 1 << 20), *jobs[] = {hasty, patient, past};
@@ -362,7 +227,7 @@ static void a_write_that_would_wait_beyond_its_deadline_is_refused_at_once(void 
     rig_close(&r);
 }
 
-static struct job *get_send(struct rig *r, int64_t order_id, uint64_t deadline_ns) {
+static struct job *get_send(struct engine_rig *r, int64_t order_id, uint64_t deadline_ns) {
     struct job *j = job_new(OP_GET, 1 << 20);
     j->op.slot = order_id_slot(order_id);
     j->op.get.order_id = order_id;
@@ -373,7 +238,7 @@ static struct job *get_send(struct rig *r, int64_t order_id, uint64_t deadline_n
 
 static void reads_from_disk_have_a_limit_of_their_own_and_are_dropped_behind_their_deadline(void **state) {
     enum { COUNT = 3 };
-    struct rig r;
+    struct engine_rig r;
     rig_open(&r);
     int64_t order_id = create(&r);
     store_mem_disk_set_cold(r.store, true);
