@@ -134,8 +134,13 @@ void partition_feed_housekeeping(struct partition *p);          /* waits that ar
 void partition_feed_flushed(struct partition *p);               /* what retention let go may leave the disk */
 bool partition_feed_busy(const struct partition *p);            /* a job of retention is away, or its command */
 
-/* partition.c's, for partition_feed.c */
+/* What the files of a partition share: partition.c's, */
+bool partition_reopen_due(const struct partition *p);
+enum status partition_command_fits(struct op *op) MUST_USE;                        /* into an entry */
+enum status partition_answer_build(struct partition *p, struct op *op) MUST_USE; /* of a write that was decided, or tried */
+/* and partition_read.c's. */
 void partition_read_again(struct partition *p, struct op *op);
+void partition_reads_resume(struct partition *p);
 /* engine.c's, for partition.c */
 void engine_finish(struct engine *e, struct op *op);
 uint64_t engine_now_ms(const struct engine *e);
