@@ -358,7 +358,9 @@ static const struct arg dry_flags[] = {{"--dry-run", NULL, ARG_SWITCH, &dry_run,
     "  name: shop\n" \
     "  version: 2                 # or none: the next one\n" \
     "  states:\n" \
-    "    - {name: OPEN, initial: true, timers: [{timer_id: late, after: 30m, event: expire}]}\n" \
+    "    - name: OPEN\n" \
+    "      initial: true\n" \
+    "      timers: [{timer_id: late, after: 30m, event: expire}]\n" \
     "    - {name: PAID, terminal: true}\n" \
     "    - {name: EXPIRED, terminal: true}\n" \
     "  edges:\n" \
@@ -382,7 +384,7 @@ const struct cli_command machine_commands[] = {
 
 const struct cli_command resource_commands[] = {
     {"resource", "apply", "FILE", "set a rate limit (or another resource)",
-     "A file, YAML or JSON:\n  limit: {name: checkout, scope: user, method: OrderService/CreateOrder, per_second: 5, burst: 10}\n\n"
+     "A file, YAML or JSON:\n  limit: {name: checkout, scope: user, method: OrderService/CreateOrder,\n          per_second: 5, burst: 10}\n\n"
      "scope: global or user. method: left out, all of them.\n\nExamples:\n  orderctl resource apply checkout.yaml\n  orderctl resource apply checkout.yaml --dry-run\n", dry_flags, 1, 1, resource_apply_run},
     {"resource", "list", "[KIND]", "resources that are set: machine, limit", "Examples:\n  orderctl resource list\n  orderctl resource list limit -o json\n", NULL, 0, 1, resource_list_run},
     {"resource", "remove", "KIND NAME", "remove a rate limit", "Examples:\n  orderctl resource remove limit checkout\n", dry_flags, 2, 2, resource_remove_run},

@@ -90,8 +90,11 @@ static void print_text(const char *text) {
 }
 
 static void help_command(const struct cli_command *c) {
-    printf("orderctl %s%s%s: %s\n\nUsage: orderctl %s%s%s %s%s[FLAGS]\n", c->family, *c->name ? " " : "", c->name, c->summary, c->family, *c->name ? " " : "",
-           c->name, c->operands, *c->operands ? " " : "");
+    char name[64];
+    snprintf(name, sizeof(name), "%s%s%s", c->family, *c->name ? " " : "", c->name);
+    printf("orderctl %s: ", name);
+    text_fold(stdout, c->summary, sizeof("orderctl : ") - 1 + strlen(name), 2);
+    printf("\nUsage: orderctl %s %s%s[FLAGS]\n", name, c->operands, *c->operands ? " " : "");
     if (c->flags && c->flags->name) {
         printf("\nFlags:\n");
         args_print_help(c->flags);
