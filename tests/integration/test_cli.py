@@ -328,7 +328,7 @@ def _(server):
                 if w.startswith("-")}
         equal(set(completed("order", c, "-")), told, "flags of order " + c)
     equal(completed("order", "list", "ann", "--page-"), ["--page-size", "--page-token"])
-    equal(completed("status", "-o", ""), ["json", "table"])
+    equal(completed("status", "-o", ""), ["json", "table", "yaml"])
     equal(completed("order", "get", "--output", "=", "t"), ["table"])
     equal(completed("order", "get", ""), [])
     equal(completed("order", "create", "--user", ""), [])
