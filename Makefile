@@ -91,7 +91,7 @@ BENCH := $(patsubst %.c,$(B)/%,$(wildcard bench/*.c))
 HEADERS := $(foreach r,$(ROOMS),$(wildcard $(r)/*.h $(r)/*/*.h))
 HEADERS_OK := $(HEADERS:%=$(B)/hdr/%.ok)
 
-.PHONY: all help deps run demo test check tests-built unit sim fuzz integration figures abuse profile tidy errors-doc hdr-check clean
+.PHONY: all help deps run demo test check tests-built unit sim fuzz integration figures abuse overload profile tidy errors-doc hdr-check clean
 all: $(B)/orderd $(B)/orderctl ## the server and its command-line tool (the default)
 
 help: ## list the targets
@@ -133,6 +133,9 @@ figures: all $(BENCH) ## 5,000,000 orders: throughput by tenths, memory, restart
 abuse: all $(BENCH) ## fifty hostile connections beside honest load, 10,000 idle connections (about 4 minutes, on a quiet machine)
 	@tests/abuse/run.py $(B)
 	@tests/abuse/idle.py $(B)
+
+overload: all $(BENCH) ## 2, 5 and 10 times the peak for a minute each: what is still served, and how fast (about 5 minutes)
+	@tests/abuse/overload.py --build $(B)
 
 profile: all $(BENCH) ## where the microseconds go: CREATE, TRANSITION, GET (needs perf)
 	@bench/profile.py $(B)
