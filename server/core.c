@@ -22,8 +22,8 @@
 enum { IDLE_MS_MAX = 250, MEETING_MS_MAX = 3 };
 
 /* New bytes are looked at for so long a turn; while committed work waits to be applied, for a share of what the last turn took (an entry of 500 commands makes it long): a
- * third, which is more than it costs to take in what is served, or an eighth while calls are refused: then it is refusals that the time would go to. */
-enum { RECEIVE_SLICE_NS = 1000000, RECEIVE_SLICE_LEAST_NS = 50000, RECEIVE_SHARE = 3, RECEIVE_SHARE_REFUSING = 8 };
+ * third, which is more than it costs to take in what is served, or a sixteenth while calls are refused: then it is refusals that the time would go to. */
+enum { RECEIVE_SLICE_NS = 1000000, RECEIVE_SLICE_LEAST_NS = 50000, RECEIVE_SHARE = 3, RECEIVE_SHARE_REFUSING = 16 };
 
 struct core *core_new(struct node *node, uint32_t id) {
     struct core *core = mem_new(struct core);
