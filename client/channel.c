@@ -8,8 +8,8 @@
  * whose callbacks only record what they saw in the call. A call that ended waits in loop->done until the turn's last step runs its callback:
  * no user code runs below nghttp2, so it may do what it likes.
  *
- * TLS (proto/tls.h) sits between session and socket: link_gather() encrypts what the session serialized, link_feed() decrypts what arrived. Nothing is
- * serialized before the handshake has ended, so a call on a link that never got there was not sent.
+ * Between session and socket is the wire (client/wire.h), with TLS where told. It pulls nothing before a handshake has ended, so a call on a link that
+ * never got there was not sent.
  *
  * Failure: a link that cannot connect, loses its connection or breaks the protocol ends all its calls with UNAVAILABLE. What was handed to
  * the kernel may have taken effect (CHANNEL_UNKNOWN); streams that never left the session, and those that the server refused or excluded by
@@ -18,37 +18,27 @@
 #include "client/channel.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <netdb.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <nghttp2/nghttp2.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/socket.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "client/deadlines.h"
 #include "client/target.h"
+#include "client/wire.h"
 #include "proto/base/buf.h"
 #include "proto/base/list.h"
 #include "proto/base/mem.h"
 #include "proto/grpc.h"
-#include "proto/tls.h"
 
 enum {
     CALL_MAGIC = 0x43414c4c,
-    SEND_BYTES = 64 << 10,      /* gathered before one send() */
-    RECORD_BYTES = 4 << 10,     /* of TLS's own words at a time */
     RECEIVE_BYTES = 256 << 10,  /* one recv(); the loop's buffer */
     WINDOW_BYTES = 8 << 20,     /* per stream and per connection: what may be on its way unread */
     RECEIVES_PER_TURN = 16,     /* one busy link must not starve the others */
-    TCP_UNSENT_TIMEOUT_MS = 10000,
 };
-#define CONNECT_NS (3 * NS_PER_S)      /* per address, before the next one is tried */
 #define LINK_SILENCE_NS (2 * NS_PER_S)
 
 struct channel_call {
@@ -75,18 +65,10 @@ struct channel_call {
 struct link {
     struct channel *channel;
     struct list node;
-    int fd;
-    bool connected, draining, failed;
-    bool want_write; /* the socket is full */
-    bool broken;     /* the session could not take what came */
-    const struct addrinfo *address; /* the one in use */
+    bool draining, failed;
     nghttp2_session *session;
-    struct tls *tls; /* NULL: cleartext */
-    struct buf plain, out; /* plain: with TLS, on its way to be encrypted */
-    size_t out_at;
+    struct wire wire;
     struct list calls;
-    uint64_t heard_ns, connect_deadline_ns;
-    char note[160];
 };
 
 struct channel {
@@ -94,7 +76,6 @@ struct channel {
     struct list node, links;
     struct link *active;
     struct target target;
-    struct addrinfo *addresses;
     struct tls_source *tls;
     char *server_name;
     bool was_connected;
@@ -320,72 +301,35 @@ static nghttp2_mem heap = {NULL, heap_malloc_cb, heap_free_cb, heap_calloc_cb, h
 
 /* ---- links */
 
-static void link_note(struct link *k, const char *what, const char *why) {
-    snprintf(k->note, sizeof(k->note), "%s %s: %s", what, k->channel->target.authority, why);
-}
-
 static void link_free(struct link *k) {
     if (k->channel->active == k) k->channel->active = NULL;
     check(list_empty(&k->calls));
     list_remove(&k->node);
-    if (k->fd >= 0) close(k->fd);
     nghttp2_session_del(k->session);
-    tls_free(k->tls);
-    buf_fini(&k->plain), buf_fini(&k->out);
+    wire_fini(&k->wire);
     mem_free(k);
 }
 
-/* Ends the link and all its calls; note says why. */
+/* Ends the link and all its calls; the wire's note says why. */
 static void link_fail(struct link *k) {
     k->failed = true;
     list_each(it, &k->calls) {
         struct channel_call *call = list_entry(it, struct channel_call, node);
-        call_end(call, GRPC_UNAVAILABLE, call_fate_lost(call), "%s", k->note);
+        call_end(call, GRPC_UNAVAILABLE, call_fate_lost(call), "%s", k->wire.note);
     }
     link_free(k);
 }
 
-/* Starts to connect to k->address or, where that fails at once, to one after it. false: there is none left. */
-static bool link_connect(struct link *k) {
-    int error = EADDRNOTAVAIL;
-    for (; k->address; k->address = k->address->ai_next) {
-        k->fd = socket(k->address->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-        if (k->fd < 0) {
-            error = errno;
-            continue;
-        }
-        int on = 1, unsent_ms = TCP_UNSENT_TIMEOUT_MS;
-        (void)setsockopt(k->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-        (void)setsockopt(k->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &unsent_ms, sizeof(unsent_ms));
-        k->connect_deadline_ns = channel_now_ns() + CONNECT_NS;
-        if (connect(k->fd, k->address->ai_addr, k->address->ai_addrlen) == 0 || errno == EINPROGRESS) return true;
-        error = errno;
-        close(k->fd);
-        k->fd = -1;
-    }
-    link_note(k, "cannot connect to", strerror(error));
-    return false;
-}
+/* ---- between session and wire */
 
-/* This address did not work: the next one, or the end. */
-static void link_connect_next(struct link *k, int error) {
-    close(k->fd);
-    k->fd = -1;
-    k->address = k->address->ai_next;
-    if (k->address && link_connect(k)) return;
-    link_note(k, "cannot connect to", strerror(error));
-    link_fail(k);
-}
+static ssize_t pull_cb(void *user, const uint8_t **data) { return nghttp2_session_mem_send(((struct link *)user)->session, data); }
 
-static bool link_resolve(struct link *k) {
-    struct channel *c = k->channel;
-    if (c->addresses) freeaddrinfo(c->addresses);
-    c->addresses = NULL;
-    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV};
-    int e = getaddrinfo(c->target.host, c->target.port, &hints, &c->addresses);
-    if (e) link_note(k, "cannot look up", gai_strerror(e));
-    k->address = c->addresses;
-    return e == 0;
+static bool feed_cb(void *user, struct slice plain) {
+    struct link *k = user;
+    k->channel->was_connected = true;
+    ssize_t used = nghttp2_session_mem_recv(k->session, plain.data, plain.len);
+    if (used < 0) wire_note(&k->wire, "lost the connection to", nghttp2_strerror((int)used));
+    return used >= 0;
 }
 
 static bool link_session(struct link *k) {
@@ -409,137 +353,52 @@ static struct link *link_open(struct channel *c) {
     struct link *k = mem_new(struct link);
     if (!k) return NULL;
     k->channel = c;
-    k->fd = -1;
-    k->heard_ns = channel_now_ns();
     list_init(&k->calls);
     list_push_back(&c->links, &k->node);
-    if (c->tls) k->tls = tls_new(c->tls, c->server_name);
-    if (!link_session(k) || (c->tls && !k->tls)) {
+    const struct wire_above above = {pull_cb, feed_cb, k};
+    if (!wire_init(&k->wire, &above, &c->target, c->tls, c->server_name) || !link_session(k)) {
         link_free(k);
         return NULL;
     }
-    k->failed = !link_resolve(k) || !link_connect(k);
+    k->failed = !wire_start(&k->wire);
     c->active = k;
     return k;
 }
 
-/* What TLS has to say, then what the session has serialized, as records. */
-static bool link_encrypt(struct link *k) {
-    while (tls_wants_output(k->tls)) {
-        if (!buf_reserve(&k->out, RECORD_BYTES)) return false;
-        struct writer w = writer_of(k->out.data + k->out.len, RECORD_BYTES);
-        tls_output(k->tls, &w);
-        k->out.len += w.len;
-    }
-    if (k->plain.len == 0) return true;
-    size_t room = tls_room(k->plain.len);
-    if (!buf_reserve(&k->out, room)) return false;
-    struct writer w = writer_of(k->out.data + k->out.len, room);
-    if (!tls_encrypt(k->tls, buf_slice(&k->plain), &w)) return false;
-    k->out.len += w.len;
-    k->plain.len = 0;
-    return true;
-}
-
-/* Lets the session serialize until there is enough for one send. */
-static bool link_gather(struct link *k) {
-    struct buf *to = k->tls ? &k->plain : &k->out;
-    bool may_talk = !k->tls || tls_established(k->tls);
-    while (may_talk && k->out.len - k->out_at + k->plain.len < SEND_BYTES) {
-        const uint8_t *data;
-        ssize_t n = nghttp2_session_mem_send(k->session, &data);
-        if (n < 0 || (n > 0 && !buf_append(to, slice_of(data, (size_t)n)))) return false;
-        if (n == 0) break;
-    }
-    return !k->tls || link_encrypt(k);
-}
-
-/* Lets the session serialize and hands it to the kernel until either has enough. false: the link is lost, note says why. */
-static bool link_write(struct link *k) {
-    k->want_write = false;
-    if (!k->connected) return true;
-    for (;;) {
-        if (!link_gather(k)) return link_note(k, "lost", "no memory to send"), false;
-        if (k->out_at == k->out.len) {
-            k->out.len = k->out_at = 0;
-            return true;
-        }
-        ssize_t n = send(k->fd, k->out.data + k->out_at, k->out.len - k->out_at, MSG_NOSIGNAL);
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0 && errno == EAGAIN) return k->want_write = true;
-        if (n < 0) return link_note(k, "lost the connection to", strerror(errno)), false;
-        k->out_at += (size_t)n;
-        if (k->out_at == k->out.len) k->out.len = k->out_at = 0;
-    }
-}
-
-/* Plain text for the session. false: the link is lost, note says why. */
-static bool feed_session_cb(void *user, struct slice plain) {
-    struct link *k = user;
-    k->channel->was_connected = true;
-    ssize_t used = nghttp2_session_mem_recv(k->session, plain.data, plain.len);
-    if (used < 0) link_note(k, "lost the connection to", nghttp2_strerror((int)used));
-    if (used < 0) k->broken = true;
-    return used >= 0;
-}
-
-static bool link_feed(struct link *k, struct slice bytes) {
-    if (!k->tls) return feed_session_cb(k, bytes);
-    bool goes_on = tls_feed(k->tls, bytes, feed_session_cb, k);
-    if (k->broken || goes_on) return !k->broken;
-    link_note(k, k->channel->was_connected ? "lost the connection to" : "cannot connect to", tls_error(k->tls) ? tls_error(k->tls) : "closed by the server");
-    if (link_encrypt(k) && k->out.len > k->out_at) (void)!send(k->fd, k->out.data + k->out_at, k->out.len - k->out_at, MSG_NOSIGNAL); /* the alert, if it goes */
-    return false;
-}
-
-static bool link_read(struct link *k) {
-    struct channel_loop *l = k->channel->loop;
-    for (int i = 0; i < RECEIVES_PER_TURN; i++) {
-        ssize_t n = recv(k->fd, l->receive, RECEIVE_BYTES, 0);
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0 && errno == EAGAIN) return true;
-        if (n < 0) return link_note(k, "lost the connection to", strerror(errno)), false;
-        if (n == 0) return link_note(k, "lost the connection to", "closed by the server"), false;
-        k->heard_ns = channel_now_ns();
-        if (!link_feed(k, slice_of(l->receive, (size_t)n))) return false;
-        if ((size_t)n < RECEIVE_BYTES) return true;
-    }
-    return true;
-}
+static bool link_read(struct link *k) { return wire_read(&k->wire, k->channel->loop->receive, RECEIVE_BYTES, RECEIVES_PER_TURN); }
 
 /* Sending failed. What the server said before it went away may still wait to be read: answers, and the GOAWAY that tells which calls it
  * has not processed. */
 static void link_fail_write(struct link *k) {
-    char note[sizeof(k->note)];
-    memcpy(note, k->note, sizeof(note));
+    char note[sizeof(k->wire.note)];
+    memcpy(note, k->wire.note, sizeof(note));
     for (int i = 0; i < RECEIVES_PER_TURN && link_read(k); i++) {}
-    if (!k->tls || !tls_error(k->tls)) memcpy(k->note, note, sizeof(note));
+    if (!wire_tls_error(&k->wire)) memcpy(k->wire.note, note, sizeof(note));
     link_fail(k);
 }
 
 static void link_on_poll(struct link *k, short events) {
-    if (!k->connected && (events & (POLLOUT | POLLERR | POLLHUP))) {
-        int error = 0;
-        socklen_t len = sizeof(error);
-        if (getsockopt(k->fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0) error = errno;
-        if (error) return link_connect_next(k, error);
-        k->connected = true;
-        k->heard_ns = channel_now_ns();
-        if (!k->tls) k->channel->was_connected = true;
-        else if (!link_feed(k, (struct slice){0})) return link_fail(k); /* the client speaks first */
+    struct wire *w = &k->wire;
+    if (!w->connected && (events & (POLLOUT | POLLERR | POLLHUP))) {
+        if (!wire_connected(w)) return link_fail(k);
+        k->channel->was_connected |= w->heard;
     }
-    if (k->connected && (events & (POLLIN | POLLERR | POLLHUP)) && !link_read(k)) return link_fail(k);
-    if (k->connected && !link_write(k)) return link_fail_write(k);
+    if (w->connected && (events & (POLLIN | POLLERR | POLLHUP)) && !link_read(k)) return link_fail(k);
+    if (w->connected && !wire_write(w)) return link_fail_write(k);
 }
 
 /* What is due without an event. */
 static void link_on_turn(struct link *k, uint64_t now) {
+    struct wire *w = &k->wire;
     if (k->failed) return link_fail(k);
-    if (!k->connected && now >= k->connect_deadline_ns) return link_connect_next(k, ETIMEDOUT);
-    if (k->connected && !k->want_write && !link_write(k)) return link_fail_write(k);
-    bool over = k->connected && !nghttp2_session_want_read(k->session) && !nghttp2_session_want_write(k->session) && k->out.len == 0;
+    if (!w->connected && now >= w->connect_deadline_ns) {
+        if (!wire_connect_next(w, ETIMEDOUT)) link_fail(k);
+        return;
+    }
+    if (w->connected && !w->want_write && !wire_write(w)) return link_fail_write(k);
+    bool over = w->connected && !nghttp2_session_want_read(k->session) && !nghttp2_session_want_write(k->session) && wire_is_flushed(w);
     if ((k->draining && list_empty(&k->calls)) || over) {
-        link_note(k, "lost the connection to", "closed");
+        wire_note(w, "lost the connection to", "closed");
         link_fail(k);
     }
 }
@@ -598,8 +457,8 @@ static size_t loop_prepare(struct channel_loop *l, uint64_t now, uint64_t *until
                 l->poll_cap = cap;
             }
             l->polled[n] = k;
-            l->polls[n++] = (struct pollfd){.fd = k->fd, .events = (short)(k->connected ? POLLIN | (k->want_write ? POLLOUT : 0) : POLLOUT)};
-            if (!k->connected) *until_ns = MIN_OF(*until_ns, k->connect_deadline_ns);
+            l->polls[n++] = (struct pollfd){.fd = k->wire.fd, .events = (short)(k->wire.connected ? POLLIN | (k->wire.want_write ? POLLOUT : 0) : POLLOUT)};
+            if (!k->wire.connected) *until_ns = MIN_OF(*until_ns, k->wire.connect_deadline_ns);
         }
     }
     return n;
@@ -609,10 +468,10 @@ static void loop_expire(struct channel_loop *l, uint64_t now) {
     for (struct deadline *d; (d = deadlines_first(&l->deadlines)) && d->at_ns <= now;) {
         struct channel_call *call = container_of(d, struct channel_call, deadline);
         struct link *k = call->link;
-        const char *why = k->connected ? "no answer before the deadline" : "not connected before the deadline";
+        const char *why = k->wire.connected ? "no answer before the deadline" : "not connected before the deadline";
         call_end(call, GRPC_DEADLINE_EXCEEDED, call_fate_lost(call), "%s", why);
-        if (k->connected && now - k->heard_ns > LINK_SILENCE_NS) {
-            link_note(k, "lost the connection to", "the server is silent");
+        if (k->wire.connected && now - k->wire.heard_ns > LINK_SILENCE_NS) {
+            wire_note(&k->wire, "lost the connection to", "the server is silent");
             link_fail(k);
         }
     }
@@ -689,12 +548,10 @@ void channel_close(struct channel *c) {
             struct channel_call *call = list_entry(it, struct channel_call, node);
             call_end(call, GRPC_CANCELLED, call_fate_lost(call), "the channel was closed");
         }
-        if (k->connected && k->tls && link_write(k)) tls_close(k->tls);
-        if (k->connected) (void)link_write(k); /* resets and the farewell, as far as the socket takes them */
+        wire_say_farewell(&k->wire);
         link_free(k);
     }
     list_remove(&c->node);
-    if (c->addresses) freeaddrinfo(c->addresses);
     target_fini(&c->target);
     mem_free(c->server_name);
     mem_free(c);
@@ -729,7 +586,7 @@ static bool call_submit(struct channel_call *call, const char *path) {
         timeout_len = grpc_timeout_format(call->deadline.at_ns > now ? call->deadline.at_ns - now : 1, timeout);
     }
     nghttp2_nv headers[] = {
-        NV(":method", "POST", 4), NV(":scheme", k->tls ? "https" : "http", k->tls ? 5 : 4), NV(":path", path, strlen(path)),
+        NV(":method", "POST", 4), NV(":scheme", k->channel->tls ? "https" : "http", k->channel->tls ? 5 : 4), NV(":path", path, strlen(path)),
         NV(":authority", k->channel->target.authority, strlen(k->channel->target.authority)), NV("te", "trailers", 8),
         NV("content-type", "application/grpc", 16), NV("user-agent", "orderdb-c/1", 11), NV("grpc-timeout", timeout, timeout_len),
     };
