@@ -11,6 +11,10 @@
  * Between session and socket is the wire (client/wire.h), with TLS where told. It pulls nothing before a handshake has ended, so a call on a link that
  * never got there was not sent.
  *
+ * Streams of answers (on_message): whole messages wait in call->in and are handed over in the turn's last step. Window: the connection's is given back at once, so
+ * a reader that rests holds up nobody else; the stream's only as messages are released, but for a message that comes in while none waits: it must be able to become
+ * whole, however large. So a stream holds one message and WINDOW_BYTES at most. A call that ends with messages waiting lingers until they are released.
+ *
  * Failure: a link that cannot connect, loses its connection or breaks the protocol ends all its calls with UNAVAILABLE. What was handed to
  * the kernel may have taken effect (CHANNEL_UNKNOWN); streams that never left the session, and those that the server refused or excluded by
  * its GOAWAY, did not (CHANNEL_NOT_SENT). A connection that died silently shows when deadlines pass: a call that expires on a link which has
@@ -26,6 +30,7 @@
 #include <time.h>
 
 #include "client/deadlines.h"
+#include "client/inflow.h"
 #include "client/target.h"
 #include "client/wire.h"
 #include "proto/base/buf.h"
@@ -36,7 +41,7 @@
 enum {
     CALL_MAGIC = 0x43414c4c,
     RECEIVE_BYTES = 256 << 10,  /* one recv(); the loop's buffer */
-    WINDOW_BYTES = 8 << 20,     /* per stream and per connection: what may be on its way unread */
+    WINDOW_BYTES = CHANNEL_STREAM_BYTES_MAX, /* per stream and per connection: what may be on its way unread */
     RECEIVES_PER_TURN = 16,     /* one busy link must not starve the others */
 };
 #define LINK_SILENCE_NS (2 * NS_PER_S)
@@ -44,8 +49,9 @@ enum {
 struct channel_call {
     uint32_t magic;
     struct channel_loop *loop;
+    struct channel *channel;
     struct link *link;  /* NULL: ended */
-    struct list node;   /* in link->calls, then in loop->done */
+    struct list node;   /* in link->calls, then (with messages that wait) in loop->lingering, then in loop->done */
     int32_t stream_id;  /* 0: the stream is closed */
     bool sent;          /* HEADERS were serialized */
     bool sending_done;  /* no message follows */
@@ -59,7 +65,13 @@ struct channel_call {
     enum channel_fate fate;
     char note[200]; /* what went wrong on this side */
     channel_answer_cb *on_answer;
+    channel_message_cb *on_message; /* NULL: the answer is one message, in response */
     void *user;
+    struct inflow in;
+    struct list ready; /* in loop->ready: a message can be handed over */
+    size_t held_bytes; /* of the stream's window, not given back yet */
+    bool held;         /* the first message is with the user */
+    bool dropped;      /* no message is handed over any more */
 };
 
 struct link {
@@ -82,7 +94,7 @@ struct channel {
 };
 
 struct channel_loop {
-    struct list channels, done;
+    struct list channels, done, ready, lingering;
     struct deadlines deadlines;
     struct pollfd *polls;
     struct link **polled;
@@ -101,9 +113,16 @@ uint64_t channel_now_ns(void) {
 
 static void call_free(struct channel_call *call) {
     deadlines_remove(&call->loop->deadlines, &call->deadline);
+    list_remove(&call->ready);
+    inflow_fini(&call->in);
     buf_fini(&call->out), buf_fini(&call->response), buf_fini(&call->message), buf_fini(&call->details);
     call->magic = 0;
     mem_free(call);
+}
+
+static bool call_has_message(const struct channel_call *call) {
+    struct slice m;
+    return call->on_message && !call->dropped && inflow_first(&call->in, &m);
 }
 
 static void call_end(struct channel_call *call, enum grpc_code code, enum channel_fate fate, const char *format, ...) PRINTF_LIKE(4, 5);
@@ -123,10 +142,19 @@ static void call_end(struct channel_call *call, enum grpc_code code, enum channe
     call->link = NULL;
     deadlines_remove(&call->loop->deadlines, &call->deadline);
     list_remove(&call->node);
-    list_push_back(&call->loop->done, &call->node);
+    list_push_back(call_has_message(call) ? &call->loop->lingering : &call->loop->done, &call->node);
 }
 
 static enum channel_fate call_fate_lost(const struct channel_call *call) { return call->sent ? CHANNEL_UNKNOWN : CHANNEL_NOT_SENT; }
+
+/* On this side's own account: messages that wait are nobody's any more. One that has ended keeps its status. */
+static void call_end_here(struct channel_call *call, enum grpc_code code, const char *why) {
+    call->dropped = true;
+    list_remove(&call->ready);
+    if (call->link) return call_end(call, code, call_fate_lost(call), "%s", why);
+    list_remove(&call->node);
+    list_push_back(&call->loop->done, &call->node);
+}
 
 /* https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md */
 static enum grpc_code code_of_http(int status) {
@@ -151,9 +179,10 @@ static enum grpc_code code_of_reset(uint32_t h2_error) {
     }
 }
 
-/* The one message of a unary answer is there, whole and not compressed. */
+/* The one message of a unary answer is there, whole and not compressed; a stream's last one has ended. */
 static bool call_response_whole(const struct channel_call *call) {
     bool compressed;
+    if (call->on_message) return inflow_is_between(&call->in);
     uint32_t len;
     return call->response.len >= GRPC_FRAME_HEAD && grpc_frame_parse(call->response.data, &compressed, &len) && !compressed &&
            call->response.len - GRPC_FRAME_HEAD == len;
@@ -164,6 +193,8 @@ static void call_end_closed(struct channel_call *call, uint32_t h2_error) {
         call_end(call, (enum grpc_code)call->grpc_status, CHANNEL_ANSWERED, "%s", "");
     } else if (call->grpc_status == 0 && call_response_whole(call)) {
         call_end(call, GRPC_OK, CHANNEL_ANSWERED, "%s", "");
+    } else if (call->grpc_status == 0 && call->on_message) {
+        call_end(call, GRPC_INTERNAL, CHANNEL_UNKNOWN, "the stream ended within a message");
     } else if (call->grpc_status == 0) {
         call_end(call, GRPC_INTERNAL, CHANNEL_UNKNOWN, "the answer is not one whole message (%zu bytes)", call->response.len);
     } else if (call->http_status > 0 && (call->http_status != 200 || !call->content_type_ok)) {
@@ -241,9 +272,29 @@ static int header_cb(nghttp2_session *session, const nghttp2_frame *frame, const
     return 0;
 }
 
+static void window_give_back(struct channel_call *call, size_t n) {
+    call->held_bytes -= n;
+    /* No memory: the window stays smaller, and the link's next step fails for the same reason. */
+    if (call->stream_id && call->link && !call->link->failed) (void)nghttp2_session_consume_stream(call->link->session, call->stream_id, n);
+}
+
+static void call_take_bytes(struct channel_call *call, struct slice bytes) {
+    call->held_bytes += bytes.len;
+    enum inflow_result r = inflow_feed(&call->in, bytes, CHANNEL_MESSAGE_BYTES_MAX);
+    bool waits = call_has_message(call);
+    if (!waits) window_give_back(call, call->held_bytes);
+    if (waits && !call->held && list_empty(&call->ready)) list_push_back(&call->loop->ready, &call->ready);
+    if (r == INFLOW_TOO_LARGE) call_end(call, GRPC_RESOURCE_EXHAUSTED, CHANNEL_UNKNOWN, "a message of the stream is larger than %d bytes", CHANNEL_MESSAGE_BYTES_MAX);
+    else if (r == INFLOW_MEMORY) call_end(call, GRPC_RESOURCE_EXHAUSTED, CHANNEL_UNKNOWN, "no memory for a message of the stream");
+    else if (r == INFLOW_COMPRESSED) call_end(call, GRPC_INTERNAL, CHANNEL_UNKNOWN, "a message of the stream is compressed");
+}
+
 static int data_cb(nghttp2_session *session, uint8_t flags, int32_t stream_id, const uint8_t *data, size_t len, void *user) {
     struct channel_call *call = call_of_stream(session, stream_id);
+    if (nghttp2_session_consume_connection(session, len)) return NGHTTP2_ERR_CALLBACK_FAILURE;
     if (!call) return 0;
+    if (call->on_message) return call_take_bytes(call, slice_of(data, len)), 0;
+    if (nghttp2_session_consume_stream(session, stream_id, len)) return NGHTTP2_ERR_CALLBACK_FAILURE;
     if (len > CHANNEL_MESSAGE_BYTES_MAX + GRPC_FRAME_HEAD - call->response.len) {
         call_end(call, GRPC_RESOURCE_EXHAUSTED, CHANNEL_UNKNOWN, "the answer is larger than %d bytes", CHANNEL_MESSAGE_BYTES_MAX);
     } else if (!buf_append(&call->response, slice_of(data, len))) {
@@ -336,6 +387,7 @@ static bool link_session(struct link *k) {
     nghttp2_option *o = NULL;
     if (nghttp2_option_new(&o)) return false;
     nghttp2_option_set_max_reserved_remote_streams(o, 0);
+    nghttp2_option_set_no_auto_window_update(o, 1);
     int e = nghttp2_session_client_new3(&k->session, k->channel->loop->callbacks, k, o, &heap);
     nghttp2_option_del(o);
     if (e) return false;
@@ -419,7 +471,7 @@ struct channel_loop *channel_loop_new(void) {
     struct channel_loop *l = mem_new(struct channel_loop);
     if (!l) return NULL;
     list_init(&l->channels);
-    list_init(&l->done);
+    list_init(&l->done), list_init(&l->ready), list_init(&l->lingering);
     l->receive = mem_alloc(RECEIVE_BYTES);
     if (l->receive && loop_callbacks(l)) return l;
     channel_loop_free(l);
@@ -429,6 +481,7 @@ struct channel_loop *channel_loop_new(void) {
 void channel_loop_free(struct channel_loop *l) {
     if (!l) return;
     check(list_empty(&l->channels));
+    list_splice_back(&l->done, &l->lingering);
     list_each(it, &l->done) {
         list_remove(it);
         call_free(list_entry(it, struct channel_call, node));
@@ -469,12 +522,33 @@ static void loop_expire(struct channel_loop *l, uint64_t now) {
         struct channel_call *call = container_of(d, struct channel_call, deadline);
         struct link *k = call->link;
         const char *why = k->wire.connected ? "no answer before the deadline" : "not connected before the deadline";
-        call_end(call, GRPC_DEADLINE_EXCEEDED, call_fate_lost(call), "%s", why);
+        call_end_here(call, GRPC_DEADLINE_EXCEEDED, why);
         if (k->wire.connected && now - k->wire.heard_ns > LINK_SILENCE_NS) {
             wire_note(&k->wire, "lost the connection to", "the server is silent");
             link_fail(k);
         }
     }
+}
+
+/* Hands over what is whole, until the user keeps one. */
+static unsigned call_hand_over(struct channel_call *call) {
+    unsigned n = 0;
+    for (struct slice m; !call->held && call_has_message(call); n++) {
+        check(inflow_first(&call->in, &m));
+        call->held = true;
+        if (call->on_message(call->user, m)) channel_release(call);
+    }
+    list_remove(&call->ready);
+    return n;
+}
+
+static unsigned loop_run_ready(struct channel_loop *l) {
+    struct list batch;
+    list_init(&batch);
+    list_splice_back(&batch, &l->ready);
+    unsigned n = 0;
+    for (struct list *it; (it = list_pop_front(&batch));) n += call_hand_over(list_entry(it, struct channel_call, ready));
+    return n;
 }
 
 static unsigned loop_run_done(struct channel_loop *l) {
@@ -485,7 +559,7 @@ static unsigned loop_run_done(struct channel_loop *l) {
     for (struct list *it; (it = list_pop_front(&batch)); n++) {
         struct channel_call *call = list_entry(it, struct channel_call, node);
         struct channel_answer a = {.code = call->code, .fate = call->fate, .pushback_ms = call->pushback_ms};
-        if (call->code == GRPC_OK) a.response = slice_of(call->response.data + GRPC_FRAME_HEAD, call->response.len - GRPC_FRAME_HEAD);
+        if (call->code == GRPC_OK && !call->on_message) a.response = slice_of(call->response.data + GRPC_FRAME_HEAD, call->response.len - GRPC_FRAME_HEAD);
         a.message = call->note[0] ? slice_str(call->note) : buf_slice(&call->message);
         if (call->fate == CHANNEL_ANSWERED) a.details = buf_slice(&call->details);
         call->on_answer(call->user, &a);
@@ -498,7 +572,7 @@ static size_t loop_polls(struct channel_loop *l, uint64_t now, uint64_t *until) 
     size_t n = loop_prepare(l, now, until);
     struct deadline *next = deadlines_first(&l->deadlines);
     if (next) *until = MIN_OF(*until, next->at_ns);
-    if (!list_empty(&l->done)) *until = now;
+    if (!list_empty(&l->done) || !list_empty(&l->ready)) *until = now;
     return n;
 }
 
@@ -520,7 +594,8 @@ unsigned channel_loop_turn(struct channel_loop *l, uint64_t wait_ns) {
         if (l->polls[i].revents) link_on_poll(l->polled[i], l->polls[i].revents);
     }
     loop_expire(l, channel_now_ns());
-    return loop_run_done(l);
+    unsigned n_run = loop_run_ready(l);
+    return n_run + loop_run_done(l);
 }
 
 /* ---- channels */
@@ -545,11 +620,14 @@ void channel_close(struct channel *c) {
     list_each(ki, &c->links) {
         struct link *k = list_entry(ki, struct link, node);
         list_each(it, &k->calls) {
-            struct channel_call *call = list_entry(it, struct channel_call, node);
-            call_end(call, GRPC_CANCELLED, call_fate_lost(call), "the channel was closed");
+            call_end_here(list_entry(it, struct channel_call, node), GRPC_CANCELLED, "the channel was closed");
         }
         wire_say_farewell(&k->wire);
         link_free(k);
+    }
+    list_each(it, &c->loop->lingering) {
+        struct channel_call *call = list_entry(it, struct channel_call, node);
+        if (call->channel == c) call_end_here(call, GRPC_CANCELLED, "the channel was closed");
     }
     list_remove(&c->node);
     target_fini(&c->target);
@@ -602,8 +680,10 @@ struct channel_call *channel_start(struct channel *c, const struct channel_reque
     struct channel_call *call = mem_new(struct channel_call);
     if (!call) return NULL;
     *call = (struct channel_call){.magic = CALL_MAGIC, .loop = c->loop, .http_status = -1, .grpc_status = -1, .deadline.at_ns = r->deadline_ns,
-                                  .pushback_ms = CHANNEL_PUSHBACK_NONE, .sending_done = !r->stream, .on_answer = r->on_answer, .user = r->user};
-    list_init(&call->node);
+                                  .pushback_ms = CHANNEL_PUSHBACK_NONE, .sending_done = !r->stream, .on_answer = r->on_answer, .on_message = r->on_message, .user = r->user,
+                                  .channel = c};
+    list_init(&call->node), list_init(&call->ready);
+    inflow_init(&call->in);
     /* Stream ids of a connection are used up after 2^30 calls: then, too, the next one gets a new link. */
     if (c->active && nghttp2_session_check_request_allowed(c->active->session) == 0) {
         c->active->draining = true;
@@ -643,7 +723,21 @@ void channel_send_end(struct channel_call *call) {
 
 size_t channel_unsent_bytes(const struct channel_call *call) { return call->out.len - call->out_at; }
 
+void channel_release(struct channel_call *call) {
+    check(call->magic == CALL_MAGIC);
+    check(call->held);
+    call->held = false;
+    size_t n = inflow_release(&call->in);
+    if (call->dropped) return;
+    bool waits = call_has_message(call);
+    window_give_back(call, waits ? MIN_OF(n, call->held_bytes) : call->held_bytes);
+    if (waits && list_empty(&call->ready)) list_push_back(&call->loop->ready, &call->ready);
+    if (waits || call->link) return;
+    list_remove(&call->node);
+    list_push_back(&call->loop->done, &call->node); /* it lingered for this */
+}
+
 void channel_cancel(struct channel_call *call) {
     check(call->magic == CALL_MAGIC);
-    if (call->link) call_end(call, GRPC_CANCELLED, call_fate_lost(call), "cancelled by the caller");
+    call_end_here(call, GRPC_CANCELLED, "cancelled by the caller");
 }

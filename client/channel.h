@@ -2,7 +2,10 @@
  * on the thread that turns the loop. It neither retries nor waits by itself: orderdb.c does both on top.
  *
  * A channel connects when its first call starts and again with the next call after a connection was lost. A call ends exactly once, with
- * one callback, out of channel_loop_turn() and never out of the function that started or cancelled it. */
+ * one callback, out of channel_loop_turn() and never out of the function that started or cancelled it.
+ *
+ * Answers that are streams of messages come by on_message, one at a time. What the caller has not released holds the stream's window, so the server stops:
+ * memory is one message and CHANNEL_STREAM_BYTES_MAX a call, whatever the server would like to send. */
 #ifndef CLIENT_CHANNEL_H
 #define CLIENT_CHANNEL_H
 
@@ -14,13 +17,13 @@ struct channel_loop;
 struct channel;
 struct channel_call;
 
-enum { CHANNEL_MESSAGE_BYTES_MAX = 64 << 20, CHANNEL_METADATA_BYTES_MAX = 64 << 10, CHANNEL_PORT_DEFAULT = 7400 };
+enum { CHANNEL_MESSAGE_BYTES_MAX = 64 << 20, CHANNEL_METADATA_BYTES_MAX = 64 << 10, CHANNEL_PORT_DEFAULT = 7400, CHANNEL_STREAM_BYTES_MAX = 8 << 20 };
 #define CHANNEL_FOREVER UINT64_MAX
 
 struct channel_loop *channel_loop_new(void); /* NULL: no memory */
 void channel_loop_free(struct channel_loop *l); /* its channels are closed; callbacks not run yet are dropped */
-/* One turn: writes what is queued, waits at most wait_ns for the network or a deadline, runs the callbacks of calls that ended. Returns how
- * many ran. Callbacks may start, feed and cancel calls and close channels; they don't turn the loop. */
+/* One turn: writes what is queued, waits at most wait_ns for the network or a deadline, runs the callbacks of messages and of calls that ended. Returns
+ * how many ran. Callbacks may start, feed and cancel calls and close channels; they don't turn the loop. */
 unsigned channel_loop_turn(struct channel_loop *l, uint64_t wait_ns);
 /* For those who wait with a poll of their own: writes what is queued, and tells what a turn would wait for and until when (CHANNEL_FOREVER).
  * The table is the loop's, until its next turn. Then turn with wait_ns 0. */
@@ -49,12 +52,16 @@ enum { CHANNEL_PUSHBACK_NONE = -1, CHANNEL_PUSHBACK_STOP = -2 };
 struct channel_answer {
     enum grpc_code code;
     enum channel_fate fate;
-    struct slice response; /* the message, when code is OK */
+    struct slice response; /* the message, when code is OK; empty for a stream */
     struct slice message;  /* grpc-message decoded, or what went wrong here */
     struct slice details;  /* google.rpc.Status as wire bytes; empty: none came */
     int64_t pushback_ms;   /* grpc-retry-pushback-ms; CHANNEL_PUSHBACK_NONE, CHANNEL_PUSHBACK_STOP: do not retry */
 };
 typedef void channel_answer_cb(void *user, const struct channel_answer *a);
+
+/* A message of a stream. true: done with it. false: it is kept: it stays where it is, and no other one comes, until channel_release(); or, when the call is cancelled,
+ * runs out of time or loses its channel, until on_answer has returned. All messages that came whole are handed over before on_answer tells the end. */
+typedef bool channel_message_cb(void *user, struct slice message);
 
 struct channel_request {
     const char *path;     /* "/orderdb.v1.OrderService/GetOrder" */
@@ -62,6 +69,7 @@ struct channel_request {
     bool stream;          /* messages follow by channel_send(); `message` is not sent */
     uint64_t deadline_ns; /* on channel_now_ns()'s clock; 0: none. Sent as grpc-timeout, kept here as well */
     channel_answer_cb *on_answer;
+    channel_message_cb *on_message; /* NULL: the answer is one message, told by on_answer */
     void *user;
 };
 /* NULL: no memory, and no callback. The call is the channel's; the pointer is valid until its callback has returned. */
@@ -70,6 +78,8 @@ struct channel_call *channel_start(struct channel *c, const struct channel_reque
 bool channel_send(struct channel_call *call, struct slice message) MUST_USE;
 void channel_send_end(struct channel_call *call);
 size_t channel_unsent_bytes(const struct channel_call *call); /* for the sender to hold back */
-void channel_cancel(struct channel_call *call); /* ends with CANCELLED, unless it has ended */
+void channel_release(struct channel_call *call); /* the message that on_message kept; not in on_message itself */
+/* Ends with CANCELLED, unless it has ended: then with the status it has. Messages not handed over yet are dropped. */
+void channel_cancel(struct channel_call *call);
 
 #endif
