@@ -12,6 +12,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "client/channel.h"
+#include "client/inflow.h"
 #include "proto/base/buf.h"
 #include "proto/base/list.h"
 #include "proto/base/mem.h"
@@ -26,6 +28,9 @@ struct fake_stream {
     size_t out_at;
     struct fake_reply reply;
     bool handled;
+    bool streams, ended; /* streams: FAKE_STREAM; ended: fake_stream_end() */
+    struct inflow in;
+    void *user; /* fake_stream_user() */
 };
 struct peer {
     struct list node, streams;
@@ -43,7 +48,9 @@ struct fake_grpc {
     pthread_t thread;
     struct list peers;
     nghttp2_session_callbacks *callbacks;
+    fake_stream_handler *stream_handler;
     atomic_uint max_streams, connections, resets;
+    atomic_ullong streamed_bytes;
 };
 
 #define FAKE_NV(n, v) ((nghttp2_nv){(uint8_t *)(n), (uint8_t *)(v), strlen(n), strlen(v), NGHTTP2_NV_FLAG_NONE})
@@ -71,7 +78,9 @@ static ssize_t fake_read_cb(nghttp2_session *session, int32_t id, uint8_t *out, 
     size_t n = MIN_OF(cap, s->out.len - s->out_at);
     if (n) memcpy(out, s->out.data + s->out_at, n);
     s->out_at += n;
+    if (s->streams) s->peer->server->streamed_bytes += n;
     if (s->out_at < s->out.len) return (ssize_t)n;
+    if (s->streams && !s->ended) return n ? (ssize_t)n : NGHTTP2_ERR_DEFERRED;
     *flags |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM;
     char texts[4096];
     nghttp2_nv trailers[4]; /* submitted here and not earlier: nghttp2 sends HEADERS before DATA that waits */
@@ -98,6 +107,10 @@ static void fake_reply_send(struct fake_stream *s) {
         nghttp2_submit_response(p->session, s->id, nv, 2 + fake_trailers(r, nv + 2, texts), NULL);
         return;
     case FAKE_GOAWAY: nghttp2_submit_goaway(p->session, 0, s->id, NGHTTP2_NO_ERROR, NULL, 0); break;
+    case FAKE_STREAM:
+        s->streams = true;
+        nghttp2_submit_response(p->session, s->id, nv, 2, &body);
+        return;
     case FAKE_ANSWER: case FAKE_RAW: break;
     }
     uint8_t head[GRPC_FRAME_HEAD];
@@ -106,6 +119,36 @@ static void fake_reply_send(struct fake_stream *s) {
     check(!framed || buf_append(&s->out, slice_of(head, sizeof(head))));
     check(buf_append(&s->out, slice_of(r->body, r->body_len)));
     nghttp2_submit_response(p->session, s->id, nv, 2, &body);
+}
+
+void fake_stream_send_bytes(struct fake_stream *s, struct slice bytes) {
+    check(s->streams && !s->ended && buf_append(&s->out, bytes));
+    nghttp2_session_resume_data(s->peer->session, s->id);
+}
+void fake_stream_send(struct fake_stream *s, struct slice message) {
+    uint8_t head[GRPC_FRAME_HEAD];
+    grpc_frame_head(head, (uint32_t)message.len);
+    fake_stream_send_bytes(s, slice_of(head, sizeof(head)));
+    fake_stream_send_bytes(s, message);
+}
+void fake_stream_end(struct fake_stream *s, int grpc_status, const char *message) {
+    s->reply.grpc_status = grpc_status;
+    snprintf(s->reply.message, sizeof(s->reply.message), "%s", message);
+    s->ended = true;
+    nghttp2_session_resume_data(s->peer->session, s->id);
+}
+void fake_stream_reset(struct fake_stream *s, uint32_t h2_error) { nghttp2_submit_rst_stream(s->peer->session, 0, s->id, h2_error); }
+void fake_stream_drop(struct fake_stream *s) { s->peer->drop = true; }
+const char *fake_stream_path(const struct fake_stream *s) { return s->path; }
+void **fake_stream_user(struct fake_stream *s) { return &s->user; }
+
+/* Whole messages of a stream go to its handler as they come, then the client's half-close (NULL). */
+static void fake_stream_feed(struct fake_stream *s, bool half_closed) {
+    struct fake_grpc *f = s->peer->server;
+    check(inflow_feed(&s->in, buf_slice(&s->body), CHANNEL_MESSAGE_BYTES_MAX) == INFLOW_OK);
+    s->body.len = 0;
+    for (struct slice m; inflow_first(&s->in, &m); inflow_release(&s->in)) f->stream_handler(f->user, s, &m);
+    if (half_closed) f->stream_handler(f->user, s, NULL);
 }
 
 static void fake_handle(struct fake_stream *s, bool early) {
@@ -123,6 +166,7 @@ static int fake_begin_cb(nghttp2_session *session, const nghttp2_frame *frame, v
     struct fake_stream *s = mem_new(struct fake_stream);
     check(s);
     s->peer = p, s->id = frame->hd.stream_id;
+    inflow_init(&s->in);
     list_push_back(&p->streams, &s->node);
     return nghttp2_session_set_stream_user_data(session, s->id, s);
 }
@@ -148,7 +192,12 @@ static int fake_frame_cb(nghttp2_session *session, const nghttp2_frame *frame, v
     if (frame->hd.type == NGHTTP2_RST_STREAM) p->server->resets++;
     struct fake_stream *s = frame->hd.stream_id ? nghttp2_session_get_stream_user_data(session, frame->hd.stream_id) : NULL;
     if (!s) return 0;
-    if (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) fake_handle(s, false);
+    bool half_closed = frame->hd.flags & NGHTTP2_FLAG_END_STREAM;
+    if (s->streams && !s->ended) fake_stream_feed(s, half_closed);
+    else if (half_closed && !s->handled) {
+        fake_handle(s, false);
+        if (s->streams) fake_stream_feed(s, true);
+    }
     else if (frame->hd.type == NGHTTP2_HEADERS && p->server->early) fake_handle(s, true);
     return 0;
 }
@@ -157,7 +206,7 @@ static int fake_close_cb(nghttp2_session *session, int32_t id, uint32_t error, v
     struct fake_stream *s = nghttp2_session_get_stream_user_data(session, id);
     if (!s) return 0;
     list_remove(&s->node);
-    buf_fini(&s->body), buf_fini(&s->out);
+    buf_fini(&s->body), buf_fini(&s->out), inflow_fini(&s->in);
     mem_free(s);
     return 0;
 }
@@ -166,7 +215,7 @@ static void peer_free(struct peer *p) {
     list_each(it, &p->streams) {
         struct fake_stream *s = list_entry(it, struct fake_stream, node);
         list_remove(it);
-        buf_fini(&s->body), buf_fini(&s->out);
+        buf_fini(&s->body), buf_fini(&s->out), inflow_fini(&s->in);
         mem_free(s);
     }
     nghttp2_session_del(p->session);
@@ -260,6 +309,8 @@ struct fake_grpc *fake_grpc_start(fake_handler *handler, void *user, bool early,
 uint16_t fake_grpc_port(const struct fake_grpc *f) { return f->port; }
 void fake_grpc_set_max_streams(struct fake_grpc *f, uint32_t n) { f->max_streams = n; }
 unsigned fake_grpc_connections(const struct fake_grpc *f) { return f->connections; }
+void fake_grpc_on_stream(struct fake_grpc *f, fake_stream_handler *handler) { f->stream_handler = handler; }
+uint64_t fake_grpc_streamed_bytes(const struct fake_grpc *f) { return f->streamed_bytes; }
 unsigned fake_grpc_resets(const struct fake_grpc *f) { return f->resets; }
 
 void fake_grpc_stop(struct fake_grpc *f) {

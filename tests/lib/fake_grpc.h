@@ -12,6 +12,7 @@ enum fake_action {
     FAKE_GOAWAY,       /* answer, with a GOAWAY before it */
     FAKE_DROP,         /* close the connection */
     FAKE_RAW,          /* the body bytes as they are, then trailers */
+    FAKE_STREAM,       /* the stream's handler goes on: fake_grpc_on_stream() */
     FAKE_HTTP,         /* an HTTP answer that is no gRPC */
 };
 struct fake_reply {
@@ -36,6 +37,20 @@ uint16_t fake_grpc_port(const struct fake_grpc *f);
 void fake_grpc_set_max_streams(struct fake_grpc *f, uint32_t n); /* for connections accepted from now on */
 unsigned fake_grpc_connections(const struct fake_grpc *f);       /* accepted so far */
 unsigned fake_grpc_resets(const struct fake_grpc *f);            /* RST_STREAM frames received so far */
+
+/* Streams of answers. The handler is called for each message of the client's that comes after the reply FAKE_STREAM (with `early`: from the first one on), and with
+ * NULL at its half-close. What it sends goes out as the client's windows allow. */
+struct fake_stream;
+typedef void fake_stream_handler(void *user, struct fake_stream *s, const struct slice *message);
+void fake_grpc_on_stream(struct fake_grpc *f, fake_stream_handler *handler); /* before the first call */
+void fake_stream_send(struct fake_stream *s, struct slice message);
+void fake_stream_send_bytes(struct fake_stream *s, struct slice bytes); /* as they are, without a frame's head */
+void fake_stream_end(struct fake_stream *s, int grpc_status, const char *message); /* trailers, behind what was sent */
+void fake_stream_reset(struct fake_stream *s, uint32_t h2_error);
+void fake_stream_drop(struct fake_stream *s); /* the connection */
+const char *fake_stream_path(const struct fake_stream *s);
+void **fake_stream_user(struct fake_stream *s);
+uint64_t fake_grpc_streamed_bytes(const struct fake_grpc *f); /* of streams' answers, that left the server so far */
 void fake_grpc_stop(struct fake_grpc *f);
 
 #endif
