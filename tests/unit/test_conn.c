@@ -1,27 +1,13 @@
 /* The promises of server/conn.h, on a real ring and socket pairs. Time is a number of the test's; only the kernel's completions are waited for. */
 #include "tests/lib/test.h"
 
-#include "tests/lib/h2_world.h"
-
-#include <errno.h>
-#include <fcntl.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
+#include "tests/lib/conn_world.h"
 
 #include "proto/base/log.h"
-#include "server/conn.h"
 #include "server/door.h"
 
 static struct world w; /* w.core is the core; w.client, w.answers the client of the connection under test */
 static int client_fd;
-
-static uint64_t mono_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
-}
 
 static struct conn_limits limits_small(void) {
     struct conn_limits l = conn_limits_default;
@@ -30,40 +16,12 @@ static struct conn_limits limits_small(void) {
     return l;
 }
 
-/* false: no memory. */
 static bool rig_open(const struct conn_limits *limits) {
-    char error[256];
-    memset(&w, 0, offsetof(struct world, answers));
-    world = &w;
-    list_init(&w.away);
-    handlers_default();
-    w.core.now_ns = 1000 * NS_PER_S;
-    list_init(&w.core.connections);
-    list_init(&w.core.flush);
     client_fd = -1;
-    const struct ring_config config = {.entries = 64, .buffer_count = 16, .buffer_bytes = 4096};
-    if (ring_open(&w.core.ring, &config, error)) return w.core.ring = NULL, false;
-    return conn_open_with(&w.core, limits);
+    return conn_world_open(&w, limits);
 }
-
-/* One turn of a core. */
-static void turn(void) {
-    ring_wait(w.core.ring, mono_ns() + 2 * NS_PER_MS);
-    timers_run(&w.core.timers, w.core.now_ns);
-    conn_flush_all(&w.core);
-}
-
-static int connect_as(uint32_t address) {
-    int fds[2];
-    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
-    struct sockaddr_storage peer = {0};
-    struct sockaddr_in *in = (struct sockaddr_in *)&peer;
-    in->sin_family = AF_INET;
-    in->sin_addr.s_addr = htonl(address);
-    fcntl(fds[1], F_SETFL, O_NONBLOCK);
-    conn_accept(&w.core, fds[0], &peer);
-    return fds[1];
-}
+static void turn(void) { conn_world_turn(&w, 2 * NS_PER_MS); }
+static int connect_as(uint32_t address) { return conn_world_connect(&w, address); }
 static void client_open(void) {
     client_fd = connect_as(0x7f000001);
     w.client = client_new(&w, 0, false);
@@ -94,21 +52,10 @@ static void client_turn(void) {
 
 static void rig_close(void) {
     if (client_fd >= 0) close(client_fd);
-    if (w.core.conns) {
-        conn_close_all(&w.core);
-        for (unsigned i = 0; i < 2000 && w.core.connection_count; i++) turn();
-        assert_int_equal(w.core.connection_count, 0);
-        while (!list_empty(&w.away)) world_home(&w);
-        assert_int_equal(w.core.calls_live, 0);
-        conn_fini(&w.core); /* checks that every buffer is home */
-    }
-    if (w.client) nghttp2_session_del(w.client);
-    for (unsigned i = 0; i < w.answer_count; i++) free(w.answers[i].body);
-    assert_int_equal(timers_next_ns(&w.core.timers), UINT64_MAX);
-    timers_fini(&w.core.timers);
+    conn_world_close(&w);
     if (w.core.ring) ring_close(w.core.ring);
+    w.core.ring = NULL;
     hung_up = false;
-    world = NULL;
 }
 static int setup(void **state) {
     struct conn_limits l = limits_small();

@@ -2,18 +2,12 @@
  * is a number of the test's. */
 #include "tests/lib/test.h"
 
-#include "tests/lib/h2_world.h"
+#include "tests/lib/conn_world.h"
 
-#include <fcntl.h>
-#include <netinet/in.h>
 #include <stdio.h>
-#include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "proto/base/log.h"
 #include "proto/tls.h"
-#include "server/conn.h"
 
 static struct world w;
 static char dir[] = "/tmp/orderdb-conn-tls-XXXXXX";
@@ -39,47 +33,19 @@ static int free_sources(void **state) {
     return 0;
 }
 
-static uint64_t mono_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
-}
-
 static bool rig_open(uint32_t handshakes_max) {
-    char error[256];
-    memset(&w, 0, offsetof(struct world, answers));
-    world = &w;
-    list_init(&w.away);
-    handlers_default();
-    w.core.now_ns = 1000 * NS_PER_S;
-    list_init(&w.core.connections);
-    list_init(&w.core.flush);
     client_fd = -1, client_tls = NULL, hung_up = client_over = false, receive_bytes = 16384;
-    const struct ring_config config = {.entries = 64, .buffer_count = 16, .buffer_bytes = 4096};
-    if (ring_open(&w.core.ring, &config, error)) return w.core.ring = NULL, false;
     struct conn_limits l = conn_limits_default;
     l.call.memory_bytes_max = 64 * MIB;
     l.tls = server_source;
     l.handshakes_max = handshakes_max;
     l.first_request_ns = 60 * NS_PER_S;
-    return conn_open_with(&w.core, &l);
+    return conn_world_open(&w, &l);
 }
 static int setup(void **state) { return rig_open(100) ? 0 : -1; }
 
-static void turn(void) {
-    ring_wait(w.core.ring, mono_ns() + 2 * NS_PER_MS);
-    timers_run(&w.core.timers, w.core.now_ns);
-    conn_flush_all(&w.core);
-}
-
-static int connect_raw(void) {
-    int fds[2];
-    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
-    struct sockaddr_storage peer = {.ss_family = AF_INET};
-    fcntl(fds[1], F_SETFL, O_NONBLOCK);
-    conn_accept(&w.core, fds[0], &peer);
-    return fds[1];
-}
+static void turn(void) { conn_world_turn(&w, 2 * NS_PER_MS); }
+static int connect_raw(void) { return conn_world_connect(&w, 1); }
 
 static bool on_plain(void *owner, struct slice plain) {
     assert_int_equal(nghttp2_session_mem_recv(w.client, plain.data, plain.len), (ssize_t)plain.len);
@@ -122,20 +88,10 @@ static void client_turn(void) {
 
 static void rig_close(void) {
     if (client_fd >= 0) close(client_fd);
-    if (w.core.conns) {
-        conn_close_all(&w.core);
-        for (unsigned i = 0; i < 2000 && w.core.connection_count; i++) turn();
-        assert_int_equal(w.core.connection_count, 0);
-        while (!list_empty(&w.away)) world_home(&w);
-        conn_fini(&w.core); /* checks that no handshake is counted and every buffer is home */
-    }
-    if (w.client) nghttp2_session_del(w.client);
+    conn_world_close(&w); /* checks that no handshake is counted */
     tls_free(client_tls);
-    for (unsigned i = 0; i < w.answer_count; i++) free(w.answers[i].body);
-    assert_int_equal(timers_next_ns(&w.core.timers), UINT64_MAX);
-    timers_fini(&w.core.timers);
     if (w.core.ring) ring_close(w.core.ring);
-    world = NULL;
+    w.core.ring = NULL;
 }
 static int teardown(void **state) {
     rig_close();
