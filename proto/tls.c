@@ -23,8 +23,8 @@
 #include "proto/base/mem.h"
 
 enum { TLS_MAGIC = 0x544c5321, PLAIN_BYTES = 16384, PENDING_MAX = 64 << 10, SUBJECT_BYTES = 512, ERROR_BYTES = 160, CHAIN_BYTES_MAX = 32 << 10, CHAIN_DEPTH_MAX = 8 };
-/* What a connection of OpenSSL takes beside ours: measured 19 KiB of resident memory when idle, 17 KiB more while a record is incomplete, which is counted always. */
-enum { OPENSSL_BYTES = 36 << 10 };
+/* What a connection of OpenSSL takes beside ours: measured 15 KiB of resident memory when idle, 17 KiB more while a record is incomplete, which is counted always. */
+enum { OPENSSL_BYTES = 32 << 10 };
 
 static const char suites_12[] = "ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL"; /* ECDHE with AEAD alone; those of 1.3 all are */
 static const uint8_t alpn_h2[] = {2, 'h', '2'};

@@ -18,7 +18,7 @@
  * TLS. Both ends of it are memory (proto/tls.h): what comes in is fed and its plain text goes on to h2; going out, h2 fills the core's one scratch buffer, which is
  * encrypted into the connection's output. h2 is not asked before the handshake has ended, which has its own time-out and its own limit.
  *
- * Memory of a connection: struct conn + h2's counted heap (176 KiB at most) + one output buffer (64 KiB) < 256 KiB; with TLS about 40 KiB more, and 64 KiB of answers
+ * Memory of a connection: struct conn + h2's counted heap (176 KiB at most) + one output buffer (64 KiB) < 256 KiB; with TLS 33 KiB more, and 64 KiB of answers
  * to a handshake that the peer does not read, at most. */
 #include "server/conn.h"
 
