@@ -13,7 +13,7 @@
 #include "engine/wal.h"
 #include "proto/base/list.h"
 
-enum op_kind { OP_WRITE, OP_VALIDATE, OP_GET, OP_GET_MANY, OP_LIST, OP_HISTORY, OP_STATS, OP_RESOURCES, OP_FEED_SEEK, OP_FEED_READ };
+enum op_kind { OP_WRITE, OP_VALIDATE, OP_GET, OP_GET_MANY, OP_LIST, OP_HISTORY, OP_STATS, OP_RESOURCES, OP_FEED_SEEK, OP_FEED_READ, OP_CENSUS };
 
 /* The meta partition (resource.h): its op.slot, its id in logs and store_open. It is one of an engine's partitions in everything but that it owns no slots and is
  * not among those of the map. */
@@ -61,6 +61,7 @@ struct op {
         struct list_request list;
         struct history_request history;
         struct resources_request resources; /* to SLOT_META */
+        struct census_request *census; /* of the slot's partition; the answer is in it. Always on a reader thread */
         struct feed_seek seek;   /* OP_FEED_SEEK */
         struct {                 /* OP_FEED_READ. OK without events: nothing that is wanted was there until wait_until_ns, or among what was looked at (feed.at says how far) */
             struct feed_request feed;

@@ -35,6 +35,12 @@ static void key_of_order(struct key *k, enum key_kind kind, int64_t order_id) {
 void key_body(struct key *k, int64_t order_id) { key_of_order(k, KEY_BODY, order_id); }
 void key_head(struct key *k, int64_t order_id) { key_of_order(k, KEY_HEAD, order_id); }
 
+void key_heads(struct key *k, uint16_t slot, int64_t from_order_id) {
+    struct writer w = key_begin(k, slot, KEY_HEAD);
+    write_be64(&w, (uint64_t)from_order_id);
+    key_end(k, &w);
+}
+
 void key_history(struct key *k, int64_t order_id, int64_t version) {
     struct writer w = key_begin(k, order_id_slot(order_id), KEY_HISTORY);
     write_be64(&w, (uint64_t)order_id);

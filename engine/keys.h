@@ -51,6 +51,7 @@ static inline struct slice key_slice(const struct key *k) { return slice_of(k->b
 
 void key_body(struct key *k, int64_t order_id);
 void key_head(struct key *k, int64_t order_id);
+void key_heads(struct key *k, uint16_t slot, int64_t from_order_id); /* of a slot, from this id on */
 void key_history(struct key *k, int64_t order_id, int64_t version);
 void key_content(struct key *k, int64_t order_id, int64_t version);
 void key_client_no(struct key *k, uint16_t slot, struct slice user_id, struct slice client_order_no);

@@ -20,6 +20,7 @@ static void read_run(struct partition *p, struct op *op, const struct store_view
     case OP_GET_MANY: st = query_get_many(&q, op->get_many.order_ids, op->get_many.count, op->get_many.full, &op->orders); break;
     case OP_LIST: st = query_list(&q, &op->list, &op->answer); break;
     case OP_HISTORY: st = query_history(&q, &op->history, &op->answer); break;
+    case OP_CENSUS: st = query_census(&q, op->census); break;
     case OP_RESOURCES: st = query_resources(&q, &op->resources, &op->answer); break;
     case OP_FEED_SEEK:
     case OP_FEED_READ: st = partition_feed_run(p, op, view); break;
@@ -47,7 +48,7 @@ static void read_job(struct env_job *job) {
         failure_set(&r->op->failure, STATUS_DEADLINE_EXCEEDED, "the deadline passed while the read waited for a thread");
         return;
     }
-    struct store_view view = {.store = r->partition->store, .snapshot = r->snapshot};
+    struct store_view view = {.store = r->partition->store, .snapshot = r->snapshot, .bulk = r->op->kind == OP_CENSUS};
     read_run(r->partition, r->op, &view);
 }
 
@@ -114,7 +115,8 @@ static void read_begin(struct partition *p, struct op *op) {
         return;
     }
     struct store_view view = {.store = p->store, .cached_only = true};
-    read_run(p, op, &view);
+    if (op->kind == OP_CENSUS) op->index = STATUS_WOULD_BLOCK; /* long even where all is in memory: not on the loop */
+    else read_run(p, op, &view);
     if (op->index != STATUS_WOULD_BLOCK) {
         if (!partition_feed_waits(p, op)) engine_finish(e, op);
         return;

@@ -226,3 +226,50 @@ enum status query_resources(const struct query *q, const struct resources_reques
     if (!st && !p.more && r->kind != RESOURCE_MACHINE) st = page_rows(&p, r->kind);
     return st ? st : page_join(&p, fingerprint, response);
 }
+
+/* ---- census */
+
+static void census_add(struct census_request *r, const struct order_head *h) {
+    unsigned low = 0, high = r->count;
+    while (low < high) {
+        unsigned middle = low + (high - low) / 2;
+        const struct census_pair *p = &r->pairs[middle];
+        if (p->machine < h->machine || (p->machine == h->machine && p->status < h->status)) low = middle + 1;
+        else high = middle;
+    }
+    if (low < r->count && r->pairs[low].machine == h->machine && r->pairs[low].status == h->status) r->pairs[low].count++;
+}
+
+/* From slot to slot: a seek to its heads, then along them. Slots without orders are jumped over. */
+enum status query_census(const struct query *q, struct census_request *r) {
+    struct key lower, upper;
+    enum status st = STATUS_OK;
+    key_heads(&lower, r->slot, r->from_order_id);
+    key_slot_prefix(&upper, r->last_slot);
+    key_after_prefix(&upper);
+    struct store_iter *it = store_iter_open(&q->view, key_slice(&lower), key_slice(&upper));
+    store_iter_first(it);
+    for (unsigned rows = 0; !st && store_iter_valid(it) && rows < CENSUS_ROWS_MAX; rows++) {
+        struct slice key = store_iter_key(it);
+        uint16_t slot = get_be16(key.data);
+        struct order_head head;
+        if (key.data[2] == KEY_HEAD) {
+            if ((st = order_head_decode(store_iter_value(it), &head))) break;
+            census_add(r, &head);
+            r->slot = slot;
+            r->from_order_id = head.order_id + 1;
+            store_iter_next(it);
+            continue;
+        }
+        r->slot = (uint16_t)(key.data[2] < KEY_HEAD ? slot : slot + 1);
+        r->from_order_id = 0;
+        if (r->slot > r->last_slot) break;
+        key_heads(&lower, r->slot, 0);
+        store_iter_seek(it, key_slice(&lower));
+    }
+    if (!st && !store_iter_valid(it)) st = store_iter_status(it), r->done = st == STATUS_OK;
+    r->done |= r->slot > r->last_slot;
+    store_iter_close(it);
+    if (st && st != STATUS_WOULD_BLOCK) failure_set(q->failure, st, "counting orders: %s", status_name(st));
+    return st;
+}

@@ -51,6 +51,22 @@ struct resources_request {
     struct slice page_token;
     uint16_t machines_known; /* of the meta partition; its engine fills it in */
 };
+/* How many orders of certain machines stand in certain statuses: the heads of a partition, a stretch at a time, so that nobody waits behind it for long. Not of one
+ * moment: each stretch sees what is there when it is looked at. */
+struct census_pair {
+    uint16_t machine, status;
+    int64_t count; /* is added to */
+};
+enum { CENSUS_ROWS_MAX = 20000 };
+struct census_request {
+    struct census_pair *pairs; /* sorted by machine, then status */
+    unsigned count;
+    uint16_t slot, last_slot;  /* from here, to there; moved on */
+    int64_t from_order_id;     /* moved on */
+    bool done;                 /* answered: nothing is left */
+};
+enum status query_census(const struct query *q, struct census_request *r) MUST_USE;
+
 /* ListResourcesResponse's wire bytes, of the meta partition: by kind, then by name, machines by version. */
 enum status query_resources(const struct query *q, const struct resources_request *r, struct slice *response) MUST_USE;
 

@@ -2,7 +2,7 @@
  * meta partition (engine/apply_resource.c).
  *
  *   limit     [dry run: OP_VALIDATE]  or  write  -> answer
- *   machine   OP_VALIDATE -> dry run: answer;  else write -> to each partition: what does it know? the machines that it lacks -> answer
+ *   machine   OP_VALIDATE -> a next version: count the orders that it would leave behind, partition by partition -> dry run: answer;  else write -> to each partition: what does it know? the machines that it lacks -> answer
  *
  * So the answer of a machine means that every partition creates orders of it. One that is cut off before that has been applied all the same, and
  * resources.c brings it to the partitions; applied again it is "unchanged", and waits for them too. */
@@ -14,7 +14,7 @@
 #include "server/resources.h"
 #include "server/serve_common.h"
 
-enum { EFFECTS_MAX = 8, EFFECT_BYTES_MAX = 256 };
+enum { EFFECTS_MAX = 100 };
 
 /* One ApplyResource under way; in the arena that its ops' results go to. */
 struct applying_resource {
@@ -25,6 +25,8 @@ struct applying_resource {
     uint32_t partition;              /* that is being looked after */
     const char *effects[EFFECTS_MAX];
     unsigned effect_count;
+    const Orderdb__V1__StatusMachine *machine; /* as it was sent */
+    struct census_request census;
 };
 
 static void effect_add(struct call *call, struct applying_resource *a, const char *text) {
@@ -62,6 +64,89 @@ static void describe(struct call *call, struct applying_resource *a) {
     }
     if (o->effect == RESOURCE_REPLACED) verb = did[RESOURCE_CREATED][a->checked.dry_run]; /* the version before it stays */
     effect_add(call, a, arena_printf(call_arena(call), "machine %.*s@%d %s", (int)o->name.len, (const char *)o->name.data, o->version, verb));
+}
+
+/* ---- orders that a next version would leave behind */
+
+static const Orderdb__V1__StatusMachine__State *state_of(const Orderdb__V1__StatusMachine *m, struct slice name) {
+    for (size_t i = 0; i < m->n_states; i++)
+        if (slice_equal(slice_str(m->states[i]->name), name)) return m->states[i];
+    return NULL;
+}
+
+/* Statuses of older versions, from which orders go on, and which the new one lacks or ends: only those are counted; mostly there are none, and nothing is
+ * scanned. false: no memory. */
+static bool strandable(struct call *call, struct applying_resource *a) {
+    const struct machines *ms = call_core(call)->node->machines;
+    uint16_t count = machines_count(ms);
+    size_t cap = 0;
+    for (uint16_t id = 1; id <= count; id++)
+        if (slice_equal(machine_name(machines_by_id(ms, id)), a->outcome.name)) cap += MACHINE_STATES_MAX;
+    a->census.pairs = arena_array(call_arena(call), struct census_pair, cap + 1);
+    if (!a->census.pairs) return false;
+    for (uint16_t id = 1; id <= count; id++) {
+        const struct machine *m = machines_by_id(ms, id);
+        unsigned n;
+        const uint16_t *statuses = machine_statuses(m, &n);
+        size_t first = a->census.count;
+        if (!slice_equal(machine_name(m), a->outcome.name)) continue;
+        for (unsigned i = 0; i < n && a->census.count < cap; i++) {
+            const Orderdb__V1__StatusMachine__State *s = state_of(a->machine, machines_status_name(ms, statuses[i]));
+            if (machine_terminal(m, statuses[i]) || (s && !s->terminal)) continue;
+            size_t at = a->census.count++;
+            for (; at > first && a->census.pairs[at - 1].status > statuses[i]; at--) a->census.pairs[at] = a->census.pairs[at - 1];
+            a->census.pairs[at] = (struct census_pair){.machine = id, .status = statuses[i]};
+        }
+    }
+    return true;
+}
+
+static void describe_stranded(struct call *call, struct applying_resource *a) {
+    const struct machines *ms = call_core(call)->node->machines;
+    int64_t more = 0;
+    for (unsigned i = 0; i < a->census.count; i++) {
+        const struct census_pair *p = &a->census.pairs[i];
+        struct slice reference = machine_reference(machines_by_id(ms, p->machine)), status = machines_status_name(ms, p->status);
+        if (!p->count) continue;
+        if (a->effect_count + 1 >= EFFECTS_MAX) {
+            more += p->count;
+            continue;
+        }
+        effect_add(call, a, arena_printf(call_arena(call), "%lld order%s of %.*s in %.*s keep%s that version: version %d %s", (long long)p->count, p->count == 1 ? "" : "s", (int)reference.len,
+                                         (const char *)reference.data, (int)status.len, (const char *)status.data, p->count == 1 ? "s" : "", a->outcome.version,
+                                         state_of(a->machine, status) ? "ends there" : "has no such status"));
+    }
+    if (more) effect_add(call, a, arena_printf(call_arena(call), "%lld orders more in other statuses", (long long)more));
+}
+
+static void go_on(struct call *call, struct applying_resource *a);
+
+static void census_next(struct call *call, struct applying_resource *a, void (*next)(struct call *call, struct call_op *op)) {
+    a->op.op = (struct op){.kind = OP_CENSUS, .slot = a->census.last_slot, .arena = call_arena(call), .deadline_ns = call_deadline_ns(call), .census = &a->census};
+    call_submit(call, &a->op, next);
+}
+
+static void census_partition(struct call *call, struct applying_resource *a) {
+    const struct node *node = call_core(call)->node;
+    a->census.slot = partition_first_slot(a->partition, node->partition_count);
+    a->census.last_slot = partition_last_slot(a->partition, node->partition_count);
+    a->census.from_order_id = 0;
+    a->census.done = false;
+}
+
+static void counted(struct call *call, struct call_op *op) {
+    struct applying_resource *a = container_of(op, struct applying_resource, op);
+    if (op->op.failure.status) {
+        serve_fail_with(call, &op->op.failure);
+        return;
+    }
+    if (a->census.done && ++a->partition == call_core(call)->node->partition_count) {
+        a->partition = 0;
+        go_on(call, a);
+        return;
+    }
+    if (a->census.done) census_partition(call, a);
+    census_next(call, a, counted);
 }
 
 /* ---- a machine, to the partitions */
@@ -127,6 +212,7 @@ static void written(struct call *call, struct call_op *op) {
     struct applying_resource *a = container_of(op, struct applying_resource, op);
     if (!decided(call, a)) return;
     describe(call, a);
+    describe_stranded(call, a);
     if (a->checked.kind == RESOURCE_MACHINE) bring_next(call, a);
     else apply_reply(call, a);
 }
@@ -136,16 +222,31 @@ static void decide(struct call *call, struct applying_resource *a, enum op_kind 
     call_submit(call, &a->op, next);
 }
 
-static void tried(struct call *call, struct call_op *op) {
-    struct applying_resource *a = container_of(op, struct applying_resource, op);
-    if (!decided(call, a)) return;
+/* Tried, and counted what there was to count. */
+static void go_on(struct call *call, struct applying_resource *a) {
     if (a->checked.dry_run) {
         describe(call, a);
+        describe_stranded(call, a);
         apply_reply(call, a);
         return;
     }
     call_on_end(call, call_ended);
     decide(call, a, OP_WRITE, written);
+}
+
+static void tried(struct call *call, struct call_op *op) {
+    struct applying_resource *a = container_of(op, struct applying_resource, op);
+    if (!decided(call, a)) return;
+    if (a->checked.kind == RESOURCE_MACHINE && a->outcome.effect == RESOURCE_REPLACED && !strandable(call, a)) {
+        serve_fail_memory(call);
+        return;
+    }
+    if (!a->census.count) {
+        go_on(call, a);
+        return;
+    }
+    census_partition(call, a);
+    census_next(call, a, counted);
 }
 
 /* As this core knows them: several that are applied in the same moment may pass; the server then says in its log which it leaves out. */
@@ -173,6 +274,7 @@ void serve_apply_resource(struct call *call) {
         call_fail(call);
         return;
     }
+    a->machine = a->checked.kind == RESOURCE_MACHINE ? m->resource->machine : NULL;
     decide(call, a, OP_VALIDATE, tried);
 }
 

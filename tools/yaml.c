@@ -1,5 +1,6 @@
 #include "tools/yaml.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <yaml.h>
@@ -71,7 +72,7 @@ static bool read_scalar(struct reading *r, const yaml_event_t *e) {
         if (is_one_of(s, nulls)) return put(r, "null");
         if (is_one_of(s, trues)) return put(r, "true");
         if (is_one_of(s, falses)) return put(r, "false");
-        if (is_number(s) && !(is_whole(s) && strlen(s) > 18)) { /* larger ones as text: pbjson reads both */
+        if (is_number(s) && !(is_whole(s) && strlen(s) > 18) && isfinite(strtod(s, NULL))) { /* larger ones as text: pbjson reads both */
             char text[40];
             if (is_whole(s)) snprintf(text, sizeof text, "%lld", strtoll(s, NULL, 10));
             else snprintf(text, sizeof text, "%.17g", strtod(s, NULL));

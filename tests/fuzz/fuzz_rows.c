@@ -1,6 +1,7 @@
 /* The rows of the store: whatever a damaged table hands out, a decoder refuses it or yields slices inside it; what decodes encodes to something that decodes
  * to the same. The first byte chooses the decoder. */
 #include "engine/apply.h"
+#include "engine/resource.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -61,8 +62,25 @@ static void try_dedup(struct slice row, struct writer *w) {
     if (dedup_record_decode(row, &r) == STATUS_OK) write_be64(w, (uint64_t)r.order_id); /* all of it was read */
 }
 
+static void try_resource(struct slice row, struct writer *w) {
+    struct resource_row r, again;
+    if (resource_row_decode(row, &r)) return;
+    within(r.bytes, row);
+    resource_row_encode(&r, w);
+    check(w->full || (resource_row_decode(writer_slice(w), &again) == STATUS_OK && again.revision == r.revision && slice_equal(again.bytes, r.bytes)));
+}
+
+static void try_machine(struct slice row, struct writer *w) {
+    struct machine_row m, again;
+    if (machine_row_decode(row, &m)) return;
+    within(m.definition, row);
+    check(m.status_count <= MACHINE_STATES_MAX);
+    machine_row_encode(&m, w);
+    check(w->full || (machine_row_decode(writer_slice(w), &again) == STATUS_OK && again.machine == m.machine && slice_equal(again.definition, m.definition)));
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static void (*const tries[])(struct slice row, struct writer *w) = {try_head, try_body, try_history, try_slot, try_partition, try_dedup};
+    static void (*const tries[])(struct slice row, struct writer *w) = {try_head, try_body, try_history, try_slot, try_partition, try_dedup, try_resource, try_machine};
     static uint8_t out[ROW_BYTES_MAX];
     if (size == 0) return 0;
     struct writer w = writer_of(out, sizeof out);

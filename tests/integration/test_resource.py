@@ -155,6 +155,26 @@ def _(server):
     true("fixed@2" not in names(server, "machine"))
 
 
+@t.test("machine: check counts the live orders that a new version would leave behind")
+def _(server):
+    server.orderctl("machine", "apply", file(server, SHOP.replace("name: shop", "name: left")))
+    orders = create(server, "left", 20)
+    for o in orders[:5]:
+        server.call("TransitionOrder", t.transition_request(o.order_id, "pay"))
+    server.call("TransitionOrder", t.transition_request(orders[0].order_id, "send"))
+    without_paid = SHOP.replace("name: shop", "name: left").replace("  - {name: PAID}\n", "").replace("  - {event: send, from: [PAID], to: SENT}\n", "").replace("to: PAID", "to: SENT")
+    path = file(server, without_paid)
+    equal(server.orderctl("machine", "check", path).stdout.splitlines(),
+          ["machine left@2 would be created", "4 orders of left@1 in PAID keep that version: version 2 has no such status"])
+    equal(names(server, "machine").count("left@2"), 0)
+    ended = file(server, without_paid.replace("name: EXPIRED", "name: PAID").replace("to: EXPIRED", "to: PAID").replace("name: OPEN", "name: NEW").replace("[OPEN]", "[NEW]"), "ended.yaml")
+    equal(sorted(server.orderctl("machine", "check", ended).stdout.splitlines()[1:]),
+          ["15 orders of left@1 in OPEN keep that version: version 2 has no such status", "4 orders of left@1 in PAID keep that version: version 2 ends there"])
+    equal(server.orderctl("machine", "apply", path).stdout.splitlines(),
+          ["machine left@2 created", "4 orders of left@1 in PAID keep that version: version 2 has no such status"])
+    equal(server.call("TransitionOrder", t.transition_request(orders[1].order_id, "send")).order.status, "SENT")  # pinned: nothing breaks
+
+
 @t.test("orderctl resource: limits from a file")
 def _(server):
     path = file(server, "limit: {name: cli, scope: user, method: OrderService/CreateOrder, per_second: 1000000, burst: 1000000}\n")

@@ -323,6 +323,43 @@ static void lists_are_sorted_and_paged(void **state)
     orderdb__v1__list_resources_response__free_unpacked(m, NULL);
 }
 
+/* ---- census */
+
+/* Several slots, several statuses, more rows than one stretch looks at in its slots; counted from wherever a stretch ended. */
+static void orders_are_counted_by_machine_and_status(void **state)
+{
+    assert_int_equal(machine("shop@0 A! B. go:A>B").status, STATUS_OK);
+    uint16_t shop = machine_id(machines_find(ms, SLICE_LIT("shop"))), a = machines_status_id(ms, SLICE_LIT("A")), b = machines_status_id(ms, SLICE_LIT("B"));
+    uint16_t pending = machines_status_id(ms, SLICE_LIT("PENDING_PAYMENT"));
+    uint64_t low = SLOT_COUNT, high = 0;
+    for (unsigned i = 0; i < 300; i++) {
+        struct slice user = slice_str(arena_printf(&arena, "user-%u", i % 50));
+        low = MIN_OF(low, (uint64_t)slot_of_user(user)), high = MAX_OF(high, (uint64_t)slot_of_user(user));
+        struct outcome o = applied(&(struct command){.type = COMMAND_CREATE, .origin = {.request_id = slice_str(arena_printf(&arena, "request-%016u", i)), .ttl_us = TTL_US},
+                                                     .create = {.user_id = user, .machine = i % 3 ? SLICE_LIT("shop") : SLICE_LIT("retail")}});
+        assert_int_equal(o.status, STATUS_OK);
+        if (i % 3 == 1) {
+            struct command go = {.type = COMMAND_TRANSITION, .transition = {.order_id = o.head.order_id, .event = SLICE_LIT("go")}};
+            assert_int_equal(applied(&go).status, STATUS_OK);
+        }
+    }
+    struct census_pair pairs[] = {{.machine = 1, .status = pending}, {.machine = shop, .status = a}, {.machine = shop, .status = b}, {.machine = shop, .status = 999}};
+    struct failure f;
+    failure_init(&f, &arena);
+    struct query q = {.view = rig_view(&rig), .machines = ms, .arena = &arena, .failure = &f};
+    struct census_request r = {.pairs = pairs, .count = ARRAY_LEN(pairs), .slot = 0, .last_slot = SLOT_COUNT - 1};
+    for (unsigned stretches = 0; !r.done; stretches++) {
+        assert_in_range(stretches, 0, 3);
+        assert_int_equal(query_census(&q, &r), STATUS_OK);
+    }
+    for (unsigned i = 0; i < 3; i++) assert_int_equal(pairs[i].count, 100);
+    assert_int_equal(pairs[3].count, 0);
+    r = (struct census_request){.pairs = pairs, .count = ARRAY_LEN(pairs), .slot = (uint16_t)(high + 1), .last_slot = SLOT_COUNT - 1}; /* behind the last */
+    assert_int_equal(query_census(&q, &r), STATUS_OK);
+    assert_true(r.done);
+    assert_int_equal(pairs[0].count, 100);
+}
+
 /* ---- the shape of requests */
 
 static void shapes_are_checked(void **state)
@@ -407,6 +444,7 @@ int main(void)
         EACH(a_partition_sees_a_machine_from_its_entry_on),
         EACH(a_partition_brings_its_machines_along),
         EACH(lists_are_sorted_and_paged),
+        EACH(orders_are_counted_by_machine_and_status),
         EACH(shapes_are_checked),
         EACH(a_machine_is_checked_and_never_removed),
     };

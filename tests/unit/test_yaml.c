@@ -30,6 +30,7 @@ static void scalars_are_those_of_the_core_schema(void **state)
     assert_json("a: yes\nb: true\nc: 007\nd: 1.5\ne: \"1\"\nf:\ng: ~\nh: -3\ni: 30m\nj: 1e3\nk: '~'\nl: +5\n",
                 "{\"a\":\"yes\",\"b\":true,\"c\":7,\"d\":1.5,\"e\":\"1\",\"f\":null,\"g\":null,\"h\":-3,\"i\":\"30m\",\"j\":1000,\"k\":\"~\",\"l\":5}");
     assert_json("n: 123456789012345678901234567890\n", "{\"n\":\"123456789012345678901234567890\"}");
+    assert_json("n: 1e999\n", "{\"n\":\"1e999\"}");
     assert_json("|\n  two\n  lines\n", "\"two\\nlines\\n\"");
 }
 
