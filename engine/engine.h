@@ -63,7 +63,7 @@ struct op {
         struct resources_request resources; /* to SLOT_META */
         struct census_request *census; /* of the slot's partition; the answer is in it. Always on a reader thread */
         struct feed_seek seek;   /* OP_FEED_SEEK */
-        struct {                 /* OP_FEED_READ. OK without events: nothing that is wanted was there until wait_until_ns, or among what was looked at (feed.at says how far) */
+        struct {                 /* OP_FEED_READ. Its arena is reset whenever it waits: nothing else lies there. OK without events: nothing that is wanted was there until wait_until_ns, or among what was looked at (feed.at says how far) */
             struct feed_request feed;
             uint64_t wait_until_ns;      /* monotonic; 0: answer at once. Rounded up to housekeeping's 20 ms */
             uint64_t last_index;         /* private */

@@ -87,7 +87,9 @@ struct feed_request {
     struct feed_position at;     /* in: from here; out: from where to go on */
     enum feed_payload payload;
     const struct filter *filter; /* NULL: all. Over the whole ChangeEvent, whatever the payload */
-    struct slice user_id;        /* not empty: this user's events alone */
+    struct slice user_id;        /* not empty: this user's events alone, */
+    uint16_t slot;               /* whose slot this is */
+    uint64_t from_us;            /* events of an earlier log time are left out, and behind the reader */
     /* By slot, [SLOT_COUNT] or NULL: in: events up to this seq are behind the reader and left out; out: the seq of the last event looked at, for slots of this partition.
      * The caller's; untouched by it while the read is away. */
     int64_t *behind;

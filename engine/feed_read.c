@@ -113,14 +113,14 @@ static enum status put_event(const struct feed_request *r, const struct seen *s,
 static bool wanted(const struct feed_request *r, const struct event_view *e)
 {
     if (r->behind && e->seq <= r->behind[e->slot]) return false;
-    return !r->user_id.len || of_user(e, r->user_id);
+    return !r->user_id.len || (e->slot == r->slot && of_user(e, r->user_id));
 }
 
 static enum status visit(const struct feed_read *f, struct feed_request *r, const struct event_view *e, struct output *o, bool *fits)
 {
     struct seen s = {.e = e};
     *fits = true;
-    if (!wanted(r, e)) return STATUS_OK;
+    if (r->time_us < r->from_us || !wanted(r, e)) return STATUS_OK;
     enum status st = seen_load(f, &s);
     if (st) return st;
     if (r->filter) {

@@ -362,17 +362,23 @@ void call_reply(struct call *call, const struct slice *parts, size_t n) {
     count_answer(call, GRPC_OK);
 }
 
-void call_send(struct call *call, struct slice message, void (*sent)(struct call *call)) {
+void call_send(struct call *call, struct slice message, void (*sent)(struct call *call)) { call_send_parts(call, &message, 1, sent); }
+
+void call_send_parts(struct call *call, const struct slice *parts, size_t n, void (*sent)(struct call *call)) {
+    struct slice all[CALL_PARTS_MAX + 1];
+    uint64_t len = 0;
     check(call->magic == CALL_MAGIC);
     check(call->method->kind == METHOD_SERVER_STREAM || call->method->kind == METHOD_BIDI);
     check(!call->sending);
+    check(n <= CALL_PARTS_MAX);
     if (call->gone || call->answered) return;
-    check(message.len <= UINT32_MAX);
-    grpc_frame_head(call->out_head, (uint32_t)message.len);
-    const struct slice parts[] = {slice_of(call->out_head, GRPC_FRAME_HEAD), message};
+    for (size_t i = 0; i < n; i++) all[i + 1] = parts[i], len += parts[i].len;
+    check(len <= UINT32_MAX);
+    grpc_frame_head(call->out_head, (uint32_t)len);
+    all[0] = slice_of(call->out_head, GRPC_FRAME_HEAD);
     call->sending = call->begun = true;
     call->sent = sent;
-    h2_send_part(&call->stream, parts, ARRAY_LEN(parts));
+    h2_send_part(&call->stream, all, n + 1);
 }
 
 bool call_sending(const struct call *call) { return call->sending; }

@@ -50,6 +50,7 @@ struct core {
     struct list connections; /* conn.h */
     uint32_t connection_count;
     uint32_t calls_live;
+    uint32_t streams_live; /* of calls_live: change streams, which stay */
     bool draining;
     struct list flush;      /* connections with something to send at the end of the cycle */
     void *conn;             /* conn.c's own for this core */

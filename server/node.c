@@ -418,6 +418,7 @@ static void set_limits(struct node *node) {
     node->limits = (struct limits){
         .connections_max = (uint32_t)c->connections_max,
         .calls_max = (uint32_t)((c->calls_max + n - 1) / n),
+        .streams_max = (uint32_t)((c->streams_max + n - 1) / n),
         .calls_per_connection_max = (uint32_t)c->calls_per_connection,
         .request_bytes_max = c->request_memory_max,
         .requests_bytes_max = node->budget.requests_bytes / n,

@@ -15,6 +15,7 @@
 struct limits {
     uint32_t connections_max;          /* of all: the kernel shares connections out unevenly, so a core may have more than its part */
     uint32_t calls_max;                /* of a core, in flight */
+    uint32_t streams_max;              /* of a core: change streams, of calls_max */
     uint32_t calls_per_connection_max; /* SETTINGS_MAX_CONCURRENT_STREAMS */
     size_t request_bytes_max;          /* arena of one call */
     size_t requests_bytes_max;         /* arenas of all calls of a core together */
