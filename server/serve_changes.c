@@ -10,7 +10,7 @@
  *
  * `behind` is what has been read, `told` what has been handed to the stream: a cursor is made of the latter, or a caller that resumes would miss what was read and not yet sent.
  *
- * A cursor of all slots is some 15 KB, so messages are not made of single events when there are many: PACE_NS pass between two, unless there is much to send. */
+ * A cursor of all slots is some 27 KB and 60 us, so messages are not made of single events when there are many: PACE_NS pass between two, unless there is much to send. */
 #include <stdio.h>
 
 #include "engine/check.h"
@@ -28,6 +28,8 @@ enum {
     RUN_EVENTS_MAX = 16384,      /* looked at by one read: a filter that wants nothing is no endless op */
     MESSAGE_BYTES_FULL = 64 << 10, /* so much is sent without waiting for company */
     MESSAGE_PARTS_MAX = CALL_PARTS_MAX - 2, /* cursor: its head and itself */
+    CURSOR_FIELD_HEAD = 1 + 5,
+    CURSOR_ROOM = CURSOR_FIELD_HEAD + CURSOR_BYTES_MAX,
 };
 #define WAIT_NS NS_PER_S
 #define PACE_NS (5 * NS_PER_MS)
@@ -50,8 +52,8 @@ struct changes {
     enum feed_payload payload;
     bool stop_at_end, at_end_told;
     uint64_t from_us;
-    int64_t *behind, *told; /* [SLOT_COUNT] */
-    struct arena *message;  /* cursor of the message on its way */
+    struct cursor *behind, *told;
+    uint8_t *cursor;        /* [CURSOR_ROOM]: of the message on its way, with its field's head */
     struct feeder *sending[MESSAGE_PARTS_MAX];
     unsigned sending_count;
     bool moved;             /* told has moved since the last cursor */
@@ -75,8 +77,10 @@ static uint16_t last_slot(const struct changes *c, const struct feeder *f) {
 
 static void tell_behind(struct changes *c, const struct feeder *f) {
     uint16_t first = first_slot(c, f), n = (uint16_t)(last_slot(c, f) - first + 1);
-    c->moved |= memcmp(&c->told[first], &c->behind[first], n * sizeof *c->told) != 0;
-    memcpy(&c->told[first], &c->behind[first], n * sizeof *c->told);
+    int64_t *told = &c->told->seq[first];
+    const int64_t *behind = &c->behind->seq[first];
+    c->moved |= memcmp(told, behind, n * sizeof *told) != 0;
+    memcpy(told, behind, n * sizeof *told);
 }
 
 /* ---- messages */
@@ -88,24 +92,23 @@ static void on_sent(struct call *call) {
     changes_pump(c);
 }
 
-/* false: no memory. */
-static bool send_message(struct changes *c, const struct slice *answers, unsigned n) {
-    struct slice parts[MESSAGE_PARTS_MAX + 2];
+static struct slice token_key(const struct changes *c) {
     const struct node *node = call_core(c->call)->node;
-    arena_reset(c->message);
-    struct slice cursor = cursor_encode(c->told, c->user_id, slice_of(node->identity.token_key, sizeof node->identity.token_key), c->message);
-    uint8_t *head = cursor.data ? arena_alloc(c->message, 16) : NULL;
-    if (!head) return false;
-    struct writer w = writer_of(head, 16);
+    return slice_of(node->identity.token_key, sizeof node->identity.token_key);
+}
+
+static void send_message(struct changes *c, const struct slice *answers, unsigned n) {
+    struct slice parts[MESSAGE_PARTS_MAX + 2];
+    size_t bytes = cursor_encode(c->told, c->user_id, token_key(c), c->cursor + CURSOR_FIELD_HEAD);
+    struct writer w = writer_of(c->cursor, CURSOR_FIELD_HEAD);
     pb_tag(&w, 2, PB_LEN);
-    write_varint(&w, cursor.len);
-    memcpy(parts, answers, n * sizeof *parts);
+    write_varint(&w, bytes);
+    if (n) memcpy(parts, answers, n * sizeof *parts);
     parts[n] = writer_slice(&w);
-    parts[n + 1] = cursor;
+    parts[n + 1] = slice_of(c->cursor + CURSOR_FIELD_HEAD, bytes);
     c->moved = false;
     c->sent_ns = call_core(c->call)->now_ns;
     call_send_parts(c->call, parts, n + 2, on_sent);
-    return true;
 }
 
 static size_t ready_bytes(const struct changes *c) {
@@ -135,15 +138,13 @@ static unsigned gather(struct changes *c, struct slice answers[MESSAGE_PARTS_MAX
     return n;
 }
 
-static void fail_memory(struct changes *c) { serve_fail_memory(c->call); }
-
 /* The end, or a cursor that has moved although there was nothing to tell. */
 static void changes_rest(struct changes *c) {
     bool ended = c->ended == c->count;
     if (!ended && (!c->moved || call_core(c->call)->now_ns - c->sent_ns < NS_PER_S)) return;
     if (ended && !c->moved && c->at_end_told) return call_finish(c->call);
     c->at_end_told = ended;
-    if (!send_message(c, NULL, 0)) return fail_memory(c);
+    send_message(c, NULL, 0);
     if (ended) call_finish(c->call); /* behind the message */
 }
 
@@ -155,12 +156,12 @@ static void changes_pump(struct changes *c) {
     uint64_t due_ns = c->sent_ns + PACE_NS;
     bool whole = c->ready + c->ended == c->count; /* nobody is left to wait for */
     if (core->now_ns < due_ns && !whole && ready_bytes(c) < MESSAGE_BYTES_FULL) {
-        if (!timer_set(&core->timers, &c->pace, due_ns)) fail_memory(c);
+        if (!timer_set(&core->timers, &c->pace, due_ns)) serve_fail_memory(c->call);
         return;
     }
     timer_clear(&core->timers, &c->pace);
     c->sending_count = gather(c, answers);
-    if (!send_message(c, answers, c->sending_count)) fail_memory(c);
+    send_message(c, answers, c->sending_count);
 }
 
 static void on_pace(struct timer *t) { changes_pump(container_of(t, struct changes, pace)); }
@@ -212,7 +213,7 @@ static void feeder_read(struct feeder *f) {
         .filter = c->filter,
         .user_id = c->user_id,
         .slot = first_slot(c, f),
-        .behind = c->behind,
+        .behind = c->behind->seq,
         .from_us = c->from_us,
         .bytes_max = RUN_BYTES,
         .events_max = RUN_EVENTS_MAX,
@@ -239,7 +240,6 @@ static void read_from_time(struct changes *c, const Google__Protobuf__Timestamp 
 
 /* false: *f says why. */
 static bool changes_read(struct changes *c, const Orderdb__V1__ReadChangesRequest *m, struct slice cursor, struct failure *f) {
-    const struct node *node = call_core(c->call)->node;
     size_t user_bytes = strlen(m->user_id);
     read_payload(c, m->payload, f);
     if (user_bytes > CHECK_USER_ID_BYTES_MAX) failure_violation(f, STATUS_LIMIT_EXCEEDED, "user_id", "%zu bytes; at most %d", user_bytes, CHECK_USER_ID_BYTES_MAX);
@@ -249,10 +249,10 @@ static bool changes_read(struct changes *c, const Orderdb__V1__ReadChangesReques
     if (m->filter[0] && filter_parse(&c->filter, slice_str(m->filter), &filter_events, "filter", call_arena(c->call), f)) return false;
     if (c->filter && filter_is_empty(c->filter)) c->filter = NULL;
     if (f->status) return false;
-    for (unsigned i = 0; i < SLOT_COUNT; i++) c->behind[i] = -1;
+    cursor_init(c->behind);
     if (!cursor.len) return true;
     c->from_us = 0; /* the cursor knows better */
-    return cursor_decode(cursor, c->user_id, slice_of(node->identity.token_key, sizeof node->identity.token_key), c->behind, f) == STATUS_OK;
+    return cursor_decode(c->behind, cursor, c->user_id, token_key(c), "cursor", f) == STATUS_OK;
 }
 
 static void changes_end(struct call *call) {
@@ -270,8 +270,7 @@ static void on_core_change(struct call *call) {
 static struct changes *changes_new(struct call *call, uint32_t partitions) {
     struct arena *a = call_arena_take(call);
     struct changes *c = a ? arena_zalloc(a, sizeof *c + partitions * sizeof c->feeders[0]) : NULL;
-    if (!c || !(c->behind = arena_alloc(a, SLOT_COUNT * sizeof *c->behind)) || !(c->told = arena_alloc(a, SLOT_COUNT * sizeof *c->told))) return NULL;
-    if (!(c->message = call_arena_take(call))) return NULL;
+    if (!c || !(c->behind = arena_new(a, struct cursor)) || !(c->told = arena_new(a, struct cursor)) || !(c->cursor = arena_alloc(a, CURSOR_ROOM))) return NULL;
     c->call = call;
     c->count = partitions;
     c->pace.fire = on_pace;
@@ -295,7 +294,7 @@ void serve_read_changes(struct call *call) {
     struct changes *c = changes_new(call, m->user_id[0] ? 1 : core->node->partition_count);
     if (!c) return serve_fail_memory(call);
     if (!changes_read(c, m, slice_of(m->cursor.data, m->cursor.len), call_failure(call))) return call_fail(call);
-    memcpy(c->told, c->behind, SLOT_COUNT * sizeof *c->told);
+    *c->told = *c->behind;
     core->streams_live++;
     *call_state(call) = c;
     call_on_end(call, changes_end);
@@ -304,7 +303,7 @@ void serve_read_changes(struct call *call) {
     for (uint32_t i = 0; i < c->count; i++) {
         struct op *op = &c->feeders[i].op.op;
         op->kind = OP_FEED_SEEK;
-        op->seek = (struct feed_seek){.from = m->cursor.len ? FEED_CURSOR : c->from_us ? FEED_TIME : FEED_EARLIEST, .time_us = c->from_us, .one_slot = c->user_id.len > 0, .behind = c->behind};
+        op->seek = (struct feed_seek){.from = m->cursor.len ? FEED_CURSOR : c->from_us ? FEED_TIME : FEED_EARLIEST, .time_us = c->from_us, .one_slot = c->user_id.len > 0, .behind = c->behind->seq};
         feeder_submit(&c->feeders[i]);
     }
 }

@@ -11,7 +11,7 @@ descriptors. A field without a row and without Any fails the test, so none can b
 import re
 
 import orderdb_test as t
-from orderdb_test import admin_pb2 as admin, pb
+from orderdb_test import admin_pb2 as admin, pb, stream_pb2 as stream
 from google.protobuf import duration_pb2, field_mask_pb2
 
 FIELD, LIMIT, INVARIANT = "FIELD_INVALID", "LIMIT_EXCEEDED", "INVARIANT_VIOLATED"
@@ -419,6 +419,13 @@ CALLS = {
         "kind": [Bad("no kind", put("weather"), FIELD, ["machine", "limit"]), Bad("not built", put("role"), "NOT_BUILT_YET", at="", meta=["field"]), Edge(put("limit"))],
         "page_size": PAGE_SIZE,
         "page_token": page_token("resource_token", "history_token", lambda parent, _: setattr(parent, "kind", "machine"))}),
+    "ReadChanges": Call("ReadChanges", lambda: stream.ReadChangesRequest(user_id="matrix-nobody", stop_at_end=True, from_time=t.timestamp(1e9), filter='type = "CREATED"', payload=pb.ORDER_VIEW_FULL), merged({
+        "cursor": [Bad("short", put(b"x"), "CURSOR_INVALID"), Bad("made up", put(b"x" * 60), "CURSOR_INVALID"), Bad("long", put(b"x" * 200000), "CURSOR_INVALID")],
+        "filter": [Bad("no field", put('weather = "fine"'), "FILTER_INVALID", "weather"), Bad("not whole", put("type ="), "FILTER_INVALID"), Bad("too long", put("type = CREATED" + " " * 4090), "FILTER_INVALID", 4096),
+                   Edge(clear)],
+        "user_id": [r for r in text(64) if not isinstance(r, Edge)] + [Edge(put("y" * 64))],
+        "stop_at_end": [Any("without it the answer has no end")],
+        "payload": [Bad("no view", put(3), FIELD, [0, 2, 3]), Edge(put(1))]}, under("from_time", TIME))),
     "GetTopology": Call("GetTopology", lambda: admin.GetTopologyRequest(known_epoch=1), {"known_epoch": [Any("the map is told whatever one knows")]}),
 }
 
