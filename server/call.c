@@ -246,11 +246,8 @@ static void call_end(struct call *call) {
 /* ---- request headers */
 static void parse_timeout(struct call *call, struct slice value) {
     uint64_t ns;
-    if (!grpc_timeout_parse(value, &ns)) {
-        failure_set(&call->failure, STATUS_FIELD_INVALID, "grpc-timeout is malformed: 1 to 8 digits and one of H M S m u n");
-        return;
-    }
-    call->deadline_ns = call->core->now_ns + MIN_OF(ns, call->calls->limits.timeout_ns_max);
+    if (grpc_timeout_parse(value, &ns)) call->deadline_ns = call->core->now_ns + MIN_OF(ns, call->calls->limits.timeout_ns_max);
+    else failure_set(&call->failure, STATUS_FIELD_INVALID, "grpc-timeout is malformed: 1 to 8 digits and one of H M S m u n");
 }
 
 static void parse_traceparent(struct call *call, struct slice v) {
@@ -361,8 +358,6 @@ void call_reply(struct call *call, const struct slice *parts, size_t n) {
     h2_send_message(&call->stream, all, n + 1);
     count_answer(call, GRPC_OK);
 }
-
-void call_send(struct call *call, struct slice message, void (*sent)(struct call *call)) { call_send_parts(call, &message, 1, sent); }
 
 void call_send_parts(struct call *call, const struct slice *parts, size_t n, void (*sent)(struct call *call)) {
     struct slice all[CALL_PARTS_MAX + 1];

@@ -76,10 +76,10 @@ void call_reply(struct call *call, const struct slice *parts, size_t n);
  * the connection has taken it, and frees its bytes or sends the next; not when the call ends before that. The first call_send may come with the first message of the request; a
  * bidirectional handler holds the stream while it answers, so that a peer which does not read is not read either. call_finish and call_fail wait for the
  * message that is on its way. */
-void call_send(struct call *call, struct slice message, void (*sent)(struct call *call));
-/* The same in parts, which follow one another in the message. The array is copied. */
+/* A message is given in parts, which follow one another in it. The array is copied. */
 enum { CALL_PARTS_MAX = 6 };
 void call_send_parts(struct call *call, const struct slice *parts, size_t n, void (*sent)(struct call *call));
+static inline void call_send(struct call *call, struct slice message, void (*sent)(struct call *call)) { call_send_parts(call, &message, 1, sent); }
 bool call_sending(const struct call *call);
 void call_finish(struct call *call);
 /* on_change runs when what the core says of itself may have changed (it drains): on its thread, until the call ends. */

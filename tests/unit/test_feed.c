@@ -277,7 +277,7 @@ static void one_user_is_read_alone(void **state)
 {
     struct told *t = told_new();
     a_life_of(60, 7);
-    struct feed_request r = {.payload = FEED_FULL, .bytes_max = 1 * MIB, .user_id = SLICE_LIT("user-3")};
+    struct feed_request r = {.payload = FEED_FULL, .bytes_max = 1 * MIB, .user_id = SLICE_LIT("user-3"), .slot = slot_of_user(SLICE_LIT("user-3"))};
     struct slice answer;
     struct feed_read f = read_all(false);
     assert_int_equal(feed_read(&f, &r, &answer), STATUS_OK);

@@ -304,8 +304,8 @@ static void errors_of_types(void **state) {
     refused("archived < true", 9, "expected =, !=, : or IN, found \"<\"; archived has no order");
     refused("type > CREATED", 5, "expected =, !=, : or IN, found \">\"; type has no order");
     refused("type = \"TRANSITION\"", 7,
-            "expected one of TYPE_UNSPECIFIED, CREATED, TRANSITIONED, UPDATED, TIMER_FIRED, ARCHIVED, SNAPSHOT, found \"TRANSITION\"; did you mean \"TRANSITIONED\"?");
-    refused("type = 2", 7, "expected one of TYPE_UNSPECIFIED, CREATED, TRANSITIONED, UPDATED, TIMER_FIRED, ARCHIVED, SNAPSHOT, found \"2\"; type is an enum");
+            "expected one of TYPE_UNSPECIFIED, CREATED, TRANSITIONED, UPDATED, TIMER_FIRED, ARCHIVED, SNAPSHOT, IMPORTED, found \"TRANSITION\"; did you mean \"TRANSITIONED\"?");
+    refused("type = 2", 7, "expected one of TYPE_UNSPECIFIED, CREATED, TRANSITIONED, UPDATED, TIMER_FIRED, ARCHIVED, SNAPSHOT, IMPORTED, found \"2\"; type is an enum");
     refused("commit_time > 2026-01-01T00:00:00Z", 14, "expected a time in quotes, as \"2026-01-31T08:00:00Z\", found \"2026-01-01T00\"; commit_time is a time");
     refused("commit_time > '2026-02-29'", 14, "expected a time in quotes, as \"2026-01-31T08:00:00Z\", found '2026-02-29'; commit_time is a time");
     refused("after = 1", 6, "expected \".\" and a field of after, or :*, found \"=\"; after is a message");
