@@ -12,6 +12,7 @@
  *   apply_create.c      create and import: a new order comes to be
  *   apply_transition.c  an order moves
  *   apply_update.c      an order's content changes
+ *   apply_timer.c       timers are set, cancelled, and fire
  *   apply_fence.c       a request id is closed
  *   apply_batch.c       creates, all or none
  *   apply_resource.c    what operators set: machines, limits
@@ -46,7 +47,11 @@ void apply_end(struct apply *a, uint64_t index, uint64_t term)
     store_batch_put(a->view.batch, key_slice(&k), writer_slice(&w));
 }
 
-enum status apply_events(struct apply *a) { return a->feed ? feed_end(a->feed, a->index, a->record.log_time_us, a->view.batch) : STATUS_OK; }
+enum status apply_events(struct apply *a)
+{
+    apply_timers_end(a);
+    return a->feed ? feed_end(a->feed, a->index, a->record.log_time_us, a->view.batch) : STATUS_OK;
+}
 
 enum status apply_command(struct apply *a, struct slice bytes, struct arena *arena, struct outcome *out)
 {
@@ -75,6 +80,9 @@ static enum status applied(struct applying *x)
     case COMMAND_BATCH: return apply_batch(x);
     case COMMAND_RESOURCE: return apply_resource(x);
     case COMMAND_MACHINE: return apply_machine(x);
+    case COMMAND_SET_TIMER: return apply_set_timer(x);
+    case COMMAND_CANCEL_TIMER: return apply_cancel_timer(x);
+    case COMMAND_FIRE: return apply_fire(x);
     case COMMAND_RETAIN: return apply_retain(x);
     }
     return STATUS_FORMAT_UNKNOWN; /* command_decode has refused it already */
@@ -85,7 +93,7 @@ bool apply_outcome_copy(const struct outcome *from, struct arena *arena, struct 
     *to = *from;
     struct slice *texts[] = {
         &to->head.user_id, &to->entry.event, &to->entry.operator_, &to->entry.reason, &to->entry.request_id, &to->entry.traceparent,
-        &to->winner_request_id, &to->machine_reference, &to->event, &to->expected_name, &to->resource.name, &to->resource.bytes, &to->resource.error,
+        &to->timer_id, &to->head.timers, &to->entry.timers, &to->winner_request_id, &to->machine_reference, &to->event, &to->expected_name, &to->resource.name, &to->resource.bytes, &to->resource.error,
     };
     for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
         if (!texts[i]->len) continue;
@@ -290,7 +298,7 @@ void apply_put_slot(struct applying *x, const struct slot_record *record)
 enum status apply_put_head(struct applying *x, const struct order_head *head)
 {
     struct key k;
-    size_t cap = ORDER_HEAD_BYTES_MAX + head->user_id.len;
+    size_t cap = order_head_bytes_max(head);
     uint8_t *row = arena_alloc(x->a->scratch, cap);
     if (!row) return STATUS_MEMORY_LIMIT;
     struct writer w = writer_of(row, cap);
@@ -328,6 +336,7 @@ static enum status replay(struct applying *x, const struct dedup_record *record)
     out->head.version = record->version;
     out->head.status = out->entry.to;
     out->head.update_us = out->entry.time_us;
+    out->head.timers = out->entry.timers;
     memcpy(out->head.chain_hash, out->entry.chain_hash, SHA256_BYTES);
     out->seq = record->seq;
     out->replayed = true;

@@ -52,6 +52,8 @@ bool slot_cache_init(struct slot_cache *c, uint16_t first, uint32_t count) MUST_
 void slot_cache_clear(struct slot_cache *c);
 void slot_cache_fini(struct slot_cache *c);
 
+enum timer_refusal { TIMER_NOT_REFUSED, TIMER_STATUS_UNKNOWN, TIMER_TOO_FAR, TIMER_TOO_MANY, TIMER_TERMINAL };
+
 /* What a command came to; the proposer turns it into an answer. Slices are copied into the outcome's arena. */
 struct outcome {
     enum status status;
@@ -73,6 +75,9 @@ struct outcome {
     struct outcome *items;
     int64_t order_id;             /* transition, update: as asked for, found or not */
     bool patch;                   /* LIMIT_EXCEEDED, INVARIANT_VIOLATED: by a transition's patch */
+    enum timer_refusal timer;     /* LIMIT_EXCEEDED, FIELD_INVALID, STATUS_MISMATCH: by SetOrderTimer */
+    struct slice timer_id;        /* TIMER_NOT_FOUND */
+    unsigned fired;               /* of a command that fires timers: how many did */
     size_t bytes;                 /* LIMIT_EXCEEDED: what the order would take after the update */
     unsigned missing_count;       /* FIELD_REQUIRED: what `event` of the machine asks for and the order has not */
     const struct slice *missing;  /* [missing_count] names as the machine has them */
@@ -103,6 +108,9 @@ struct apply {
     struct feed_writer *feed; /* NULL: no events are made (a dry run) */
     uint64_t index;           /* of the entry: the place of its events */
     struct feed_record kept;
+    struct timers_record timers;
+    bool timers_changed;
+    int64_t timers_soonest_us; /* the earliest timer that was set. Begin with INT64_MAX */
     struct arena *scratch; /* reset by the caller between commands */
 };
 
@@ -114,7 +122,7 @@ enum status apply_command(struct apply *a, struct slice command, struct arena *a
 /* Before the commands of an entry: moves log time on (never back). After: puts the partition record for this index. */
 void apply_begin(struct apply *a, uint64_t log_time_us);
 void apply_end(struct apply *a, uint64_t index, uint64_t term);
-/* Before apply_end, of an entry with commands: its events join the batch. MEMORY_LIMIT. */
+/* Before apply_end, of an entry with commands: its events join the batch, and the timers record. MEMORY_LIMIT. */
 enum status apply_events(struct apply *a) MUST_USE;
 
 /* The failure that a refused outcome stands for, as the caller reads it. */

@@ -80,6 +80,9 @@ static enum status place(struct applying *x, const struct placement *p)
         .user_id = p->user_id,
     };
     memcpy(head->chain_hash, chain, sizeof chain);
+    /* An import has no timers of its last status: they would have begun then, and many would be due at once. */
+    if (p->type == EVENT_CREATED && (st = apply_timers_begin(x, head, p->machine))) return st;
+    p->entries[p->count - 1].timers = head->timers;
 
     struct order_body body = {.origin = *first, .summary = p->summary, .detail = p->detail};
     struct list_position at = {.create_us = head->create_us, .order_id = order_id};

@@ -37,19 +37,51 @@ static void meta_first(const struct outcome *o, struct failure *f)
     failure_meta(f, "time", "%s", at);
 }
 
-static void mismatch(const struct outcome *o, const struct machines *ms, struct failure *f)
+static void meta_mismatch(const struct outcome *o, const struct machines *ms, struct failure *f)
 {
     char at[40];
-    struct slice status = machines_status_name(ms, o->head.status);
     time_text(o->winner_time_us, at);
-    const char *why = o->already_there ? ", where this transition leads: it has been made already"
-                      : o->ambiguous   ? ", from where more than one event leads there: name the event"
-                                       : ", from where this transition is not possible or not expected";
-    failure_set(f, o->status, "order %lld is %.*s (version %lld)%s", (long long)o->head.order_id, TEXT(status), (long long)o->head.version, why);
     meta_state(o, ms, f);
     failure_meta(f, "already_there", "%s", o->already_there ? "true" : "false");
     failure_meta(f, "winner_request_id", "%.*s", TEXT(o->winner_request_id));
     failure_meta(f, "winner_time", "%s", at);
+}
+
+/* What SetOrderTimer was refused for. */
+static void timer_refusal(const struct outcome *o, const struct machines *ms, struct failure *f)
+{
+    char field[64];
+    struct slice status;
+    switch (o->timer) {
+    case TIMER_STATUS_UNKNOWN:
+        snprintf(field, sizeof field, "timer.expected_statuses[%u]", o->expected_index);
+        failure_violation(f, o->status, field, "status machine %.*s has no status \"%.*s\"", TEXT(o->machine_reference), TEXT(o->expected_name));
+        return;
+    case TIMER_TOO_FAR:
+        failure_violation(f, o->status, "timer.fire_time", "is more than ten years from now");
+        return;
+    case TIMER_TOO_MANY:
+        failure_violation(f, o->status, "timer.timer_id", "the order has %d timers: no more, but one of them may be replaced", TIMERS_SET_MAX);
+        return;
+    case TIMER_TERMINAL:
+        status = machines_status_name(ms, o->head.status);
+        failure_set(f, o->status, "order %lld is %.*s (version %lld), which no event leaves: a timer may only tell of itself there", (long long)o->head.order_id, TEXT(status),
+                    (long long)o->head.version);
+        meta_mismatch(o, ms, f);
+        return;
+    case TIMER_NOT_REFUSED: break;
+    }
+    check(!"a timer was refused");
+}
+
+static void mismatch(const struct outcome *o, const struct machines *ms, struct failure *f)
+{
+    struct slice status = machines_status_name(ms, o->head.status);
+    const char *why = o->already_there ? ", where this transition leads: it has been made already"
+                      : o->ambiguous   ? ", from where more than one event leads there: name the event"
+                                       : ", from where this transition is not possible or not expected";
+    failure_set(f, o->status, "order %lld is %.*s (version %lld)%s", (long long)o->head.order_id, TEXT(status), (long long)o->head.version, why);
+    meta_mismatch(o, ms, f);
 }
 
 /* Each missing field is a violation of what could have brought it: the patch, or, for what never changes, the choice of the order. */
@@ -105,10 +137,19 @@ static void resource_refusal(const struct outcome *o, struct failure *f)
 static void refusal(const struct outcome *o, const struct machines *ms, struct failure *f)
 {
     char field[48];
+    if (o->timer) {
+        timer_refusal(o, ms, f);
+        return;
+    }
     switch (o->status) {
     case STATUS_ORDER_NOT_FOUND:
         failure_set(f, o->status, "there is no order %lld", (long long)o->order_id);
         failure_meta(f, "order_id", "%lld", (long long)o->order_id);
+        return;
+    case STATUS_TIMER_NOT_FOUND:
+        failure_set(f, o->status, "order %lld has no timer \"%.*s\"", (long long)o->order_id, TEXT(o->timer_id));
+        failure_meta(f, "order_id", "%lld", (long long)o->order_id);
+        failure_meta(f, "timer_id", "%.*s", TEXT(o->timer_id));
         return;
     case STATUS_MACHINE_NOT_FOUND:
         failure_set(f, o->status, "there is no status machine \"%.*s\"", TEXT(o->machine_reference));

@@ -4,7 +4,7 @@
  * packet that still travels or an op that still waits. So the question is a command: what stands before it in the log is decided, what stands behind it
  * finds the fence where its own record would be. That costs the hot path nothing: a write reads that row anyway. */
 
-static const enum request_method methods[] = {REQUEST_CREATE, REQUEST_TRANSITION, REQUEST_UPDATE};
+static const enum request_method methods[] = {REQUEST_CREATE, REQUEST_TRANSITION, REQUEST_UPDATE, REQUEST_SET_TIMER, REQUEST_CANCEL_TIMER};
 
 enum status apply_fence(struct applying *x)
 {

@@ -37,10 +37,20 @@ struct commit {
     enum event_type type;
     uint64_t changed;                 /* fields of Order, as bits by number */
     const struct order_body *content; /* NULL: it stays as it is */
+    bool moves;                       /* an edge is taken, be it back into the same status: timers of the status begin anew */
+    const struct order_timers *timers; /* the order's, before the move; NULL: as they are */
 };
 enum status apply_commit(struct applying *x, const struct commit *c) MUST_USE;
 enum status apply_put_body(struct applying *x, int64_t order_id, const struct order_body *body) MUST_USE;
 enum status apply_retain(struct applying *x) MUST_USE;
+enum status apply_set_timer(struct applying *x) MUST_USE;
+enum status apply_cancel_timer(struct applying *x) MUST_USE;
+enum status apply_fire(struct applying *x) MUST_USE;
+/* The timers of a new order's status: head->timers. */
+enum status apply_timers_begin(struct applying *x, struct order_head *head, const struct machine *m) MUST_USE;
+/* What the commit does to the timers of x->out->head, which still has the status before. */
+enum status apply_timers_commit(struct applying *x, const struct commit *c, uint64_t *changed) MUST_USE;
+void apply_timers_end(struct apply *a);
 enum status apply_fence(struct applying *x) MUST_USE;
 enum status apply_batch(struct applying *x) MUST_USE;
 enum status apply_resource(struct applying *x) MUST_USE;

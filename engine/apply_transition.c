@@ -129,7 +129,9 @@ enum status apply_commit(struct applying *x, const struct commit *c)
     struct history_entry *entry = &x->out->entry;
     const struct command_origin *origin = &x->command->origin;
     struct slot_record slot;
+    uint64_t changed = c->changed;
     enum status st = apply_load_slot(x, &slot);
+    if (!st) st = apply_timers_commit(x, c, &changed);
     if (st) return st;
     apply_next_seq(x, &slot);
     *entry = (struct history_entry){
@@ -142,6 +144,7 @@ enum status apply_commit(struct applying *x, const struct commit *c)
         .reason = origin->reason,
         .request_id = origin->request_id,
         .traceparent = origin->traceparent,
+        .timers = head->timers,
     };
     history_chain(entry, head->order_id, head->chain_hash, x->a->machines);
     head->version = entry->version;
@@ -153,7 +156,7 @@ enum status apply_commit(struct applying *x, const struct commit *c)
     apply_put_slot(x, &slot);
     apply_remember(x, head->user_id, c->method, head, slot.last_seq);
     x->out->seq = slot.last_seq;
-    if ((st = apply_event(x, c->type, c->changed, &slot, c->content)) || from == c->to) return st;
+    if ((st = apply_event(x, c->type, changed, &slot, c->content)) || from == c->to) return st;
     struct list_position at = {.create_us = head->create_us, .order_id = head->order_id};
     return userlist_move(&x->a->view, x->a->scratch, x->slot, head->user_id, at, from, c->to);
 }
@@ -178,6 +181,7 @@ enum status apply_transition(struct applying *x)
     struct commit c = {
         .event = move.edge->event,
         .to = move.edge->to,
+        .moves = true,
         .method = REQUEST_TRANSITION,
         .type = EVENT_TRANSITIONED,
         .changed = 1ull << 7 /* status */ | move.wanted->patch.fields,

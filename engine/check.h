@@ -33,8 +33,8 @@ bool check_timestamp(const Google__Protobuf__Timestamp *t, const char *field, in
 
 struct checked {
     struct slice user_id; /* create, import, outcome: decides the slot */
-    int64_t order_id;     /* transition, update: decides the slot */
-    bool validate_only;   /* create, transition, batch: to be tried, not written */
+    int64_t order_id;     /* transition, update, timers: decides the slot */
+    bool validate_only;   /* create, transition, update, batch, timers: to be tried, not written */
     struct slice command; /* encoded, in the arena */
 };
 /* false: f says why. traceparent: from the call's metadata, or empty. */
@@ -44,6 +44,8 @@ bool check_transition(Orderdb__V1__TransitionOrderRequest *m, struct slice trace
 bool check_update(Orderdb__V1__UpdateOrderRequest *m, struct slice traceparent, struct arena *arena, struct checked *out, struct failure *f);
 /* BatchCreateOrders with atomic, at least one request: one command of all. Violations name requests[i]. */
 bool check_batch(Orderdb__V1__BatchCreateOrdersRequest *m, struct slice traceparent, struct arena *arena, struct checked *out, struct failure *f);
+bool check_set_timer(const Orderdb__V1__SetOrderTimerRequest *m, struct slice traceparent, struct arena *arena, struct checked *out, struct failure *f);
+bool check_cancel_timer(const Orderdb__V1__CancelOrderTimerRequest *m, struct slice traceparent, struct arena *arena, struct checked *out, struct failure *f);
 /* The fence behind GetRequestOutcome. */
 bool check_outcome(const Orderdb__V1__GetRequestOutcomeRequest *m, struct arena *arena, struct checked *out, struct failure *f);
 /* History needs the machine: legal edges, versions 1..n, times not going back, last status = order.status. */

@@ -13,7 +13,7 @@ struct walk {
 /* Commits that leave the status as it is (the contract's fine print). */
 static bool event_keeps_status(const char *event)
 {
-    return strcmp(event, "update") == 0 || strcmp(event, "set_timer") == 0 || strcmp(event, "cancel_timer") == 0;
+    return strcmp(event, "update") == 0 || strcmp(event, "set_timer") == 0 || strcmp(event, "cancel_timer") == 0 || strcmp(event, "timer_fired") == 0;
 }
 
 static bool status_is(const struct walk *w, const char *name, uint16_t status) { return slice_equal(slice_str(name), machines_status_name(w->ms, status)); }

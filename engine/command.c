@@ -11,6 +11,9 @@
  *   import      user_id client_order_no machine summary detail count(varint) { entry }*
  *   fence       user_id
  *   update      order_id(8) expected_version(8) change
+ *   set_timer   order_id(8) fire_us(8) timer_id event count(varint) { expected status }*
+ *   cancel_timer order_id(8) timer_id
+ *   fire        floor_us(8) count(varint) { fire_us(8) order_id(8) no(1) }*
  *   change      fields(8) currency summary detail
  *   batch       user_id count(varint) { create }*
  *   resource    kind(1) remove(1) name bytes
@@ -47,6 +50,14 @@ static size_t command_bytes_max(const struct command *c)
         return n + counted_bytes_max(c->fence.user_id);
     case COMMAND_UPDATE:
         return n + 16 + change_bytes_max(&c->update.change);
+    case COMMAND_SET_TIMER:
+        n += 16 + counted_bytes_max(c->set_timer.timer_id) + counted_bytes_max(c->set_timer.event) + COUNT_BYTES_MAX;
+        for (unsigned i = 0; i < c->set_timer.expected_status_count; i++) n += counted_bytes_max(c->set_timer.expected_statuses[i]);
+        return n;
+    case COMMAND_CANCEL_TIMER:
+        return n + 8 + counted_bytes_max(c->cancel_timer.timer_id);
+    case COMMAND_FIRE:
+        return n + 8 + COUNT_BYTES_MAX + c->fire.packed.len;
     case COMMAND_RETAIN:
         return n + 16;
     case COMMAND_BATCH:
@@ -81,6 +92,16 @@ static void transition_encode(const struct command_transition *t, struct writer 
     write_varint(w, t->expected_status_count);
     for (unsigned i = 0; i < t->expected_status_count; i++) write_counted(w, t->expected_statuses[i]);
     write_be64(w, (uint64_t)t->expected_version);
+}
+
+static void set_timer_encode(const struct command_set_timer *t, struct writer *w)
+{
+    write_be64(w, (uint64_t)t->order_id);
+    write_be64(w, (uint64_t)t->fire_us);
+    write_counted(w, t->timer_id);
+    write_counted(w, t->event);
+    write_varint(w, t->expected_status_count);
+    for (unsigned i = 0; i < t->expected_status_count; i++) write_counted(w, t->expected_statuses[i]);
 }
 
 static void import_history_encode(const struct command_import *m, struct writer *w)
@@ -125,6 +146,16 @@ struct slice command_encode(const struct command *c, struct arena *arena)
         write_be64(&w, (uint64_t)c->update.order_id);
         write_be64(&w, (uint64_t)c->update.expected_version);
         change_encode(&c->update.change, &w);
+    } else if (c->type == COMMAND_SET_TIMER) {
+        set_timer_encode(&c->set_timer, &w);
+    } else if (c->type == COMMAND_CANCEL_TIMER) {
+        write_be64(&w, (uint64_t)c->cancel_timer.order_id);
+        write_counted(&w, c->cancel_timer.timer_id);
+    } else if (c->type == COMMAND_FIRE) {
+        check(c->fire.packed.len == (size_t)c->fire.count * COMMAND_FIRE_BYTES);
+        write_be64(&w, c->fire.floor_us);
+        write_varint(&w, c->fire.count);
+        write_slice(&w, c->fire.packed);
     } else if (c->type == COMMAND_RETAIN) {
         write_be64(&w, c->retain.first_place);
         write_be64(&w, c->retain.first_time_us);
@@ -169,6 +200,27 @@ static void transition_decode(struct reader *r, struct command_transition *t)
     if (n > COMMAND_STATUSES_MAX) r->bad = true;
     for (uint64_t i = 0; i < n && !r->bad; i++) t->expected_statuses[t->expected_status_count++] = read_counted(r);
     t->expected_version = (int64_t)read_be64(r);
+}
+
+static void set_timer_decode(struct reader *r, struct command_set_timer *t)
+{
+    t->order_id = (int64_t)read_be64(r);
+    t->fire_us = (int64_t)read_be64(r);
+    t->timer_id = read_counted(r);
+    t->event = read_counted(r);
+    uint64_t n = read_varint(r);
+    if (n > TIMER_STATUSES_MAX || !t->timer_id.len || t->timer_id.len > TIMER_ID_BYTES_MAX || t->event.len > TIMER_EVENT_BYTES_MAX) r->bad = true;
+    for (uint64_t i = 0; i < n && !r->bad; i++) t->expected_statuses[t->expected_status_count++] = read_counted(r);
+}
+
+static void fire_decode(struct reader *r, struct command_fire *f)
+{
+    f->floor_us = read_be64(r);
+    uint64_t n = read_varint(r);
+    if (n > COMMAND_FIRE_MAX) r->bad = true;
+    if (r->bad) return;
+    f->count = (unsigned)n;
+    f->packed = read_bytes(r, n * COMMAND_FIRE_BYTES);
 }
 
 static enum status import_history_decode(struct reader *r, struct arena *arena, struct command_import *m)
@@ -258,6 +310,16 @@ enum status command_decode(struct slice bytes, struct arena *arena, struct comma
         out->update.order_id = (int64_t)read_be64(&r);
         out->update.expected_version = (int64_t)read_be64(&r);
         change_decode(&r, &out->update.change);
+        break;
+    case COMMAND_SET_TIMER:
+        set_timer_decode(&r, &out->set_timer);
+        break;
+    case COMMAND_CANCEL_TIMER:
+        out->cancel_timer.order_id = (int64_t)read_be64(&r);
+        out->cancel_timer.timer_id = read_counted(&r);
+        break;
+    case COMMAND_FIRE:
+        fire_decode(&r, &out->fire);
         break;
     case COMMAND_RETAIN:
         out->retain.first_place = read_be64(&r);

@@ -8,6 +8,7 @@
 #define ENGINE_COMMAND_H
 
 #include "engine/order.h"
+#include "engine/timers.h"
 
 /* COMMAND_PATCH is a transition that changes content too. A type of its own: plain transitions stay the bytes that they always were, and a version that
  * knows no patches says FORMAT_UNKNOWN instead of guessing. */
@@ -21,12 +22,15 @@ enum command_type {
     COMMAND_RESOURCE = 7,
     COMMAND_MACHINE = 8,
     COMMAND_PATCH = 9,
+    COMMAND_SET_TIMER = 10,
+    COMMAND_CANCEL_TIMER = 11,
+    COMMAND_FIRE = 12,
     COMMAND_RETAIN = 16,
 };
-enum { COMMAND_STATUSES_MAX = 64, COMMAND_BATCH_MAX = 1000, ENTRY_FORMAT = 1 };
+enum { COMMAND_STATUSES_MAX = 64, COMMAND_BATCH_MAX = 1000, COMMAND_FIRE_MAX = 256, ENTRY_FORMAT = 1 };
 
 /* The methods that an idempotency record tells apart. Stored: never renumber. */
-enum request_method { REQUEST_CREATE = 1, REQUEST_TRANSITION = 2, REQUEST_UPDATE = 3 };
+enum request_method { REQUEST_CREATE = 1, REQUEST_TRANSITION = 2, REQUEST_UPDATE = 3, REQUEST_SET_TIMER = 4, REQUEST_CANCEL_TIMER = 5 };
 
 struct command_origin {
     struct slice request_id; /* empty: not idempotent (transition without one) */
@@ -83,6 +87,23 @@ struct command_resource {
 struct command_machine {
     struct slice row; /* resource.h: machine_row */
 };
+struct command_set_timer {
+    int64_t order_id, fire_us; /* fire_us: as asked for; a time that has passed is now */
+    struct slice timer_id, event;
+    unsigned expected_status_count;
+    struct slice expected_statuses[TIMER_STATUSES_MAX]; /* names */
+};
+struct command_cancel_timer {
+    int64_t order_id;
+    struct slice timer_id;
+};
+/* These timers seem to be due. Apply looks whether they are. */
+struct command_fire {
+    uint64_t floor_us;   /* timers_record */
+    unsigned count;      /* to COMMAND_FIRE_MAX; none: the floor alone */
+    struct slice packed; /* { fire_us(8) order_id(8) no(1) }*, as in their keys */
+};
+enum { COMMAND_FIRE_BYTES = 8 + 8 + 1 };
 /* Change events of entries before first_place are let go. */
 struct command_retain {
     uint64_t first_place, first_time_us; /* feed_record */
@@ -99,6 +120,9 @@ struct command {
         struct command_update update;
         struct command_resource resource;
         struct command_machine machine;
+        struct command_set_timer set_timer;
+        struct command_cancel_timer cancel_timer;
+        struct command_fire fire;
         struct command_retain retain;
     };
 };

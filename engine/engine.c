@@ -138,6 +138,7 @@ void engine_close(struct engine *e) {
         struct op *op = list_entry(l, struct op, link);
         op->done(op);
     }
+    for (uint32_t i = 0; e->partitions && i < e->held_count; i++) partition_timers_free(&e->partitions[i]);
     if (e->wal) wal_close(e->wal);
     if (e->votes) votes_close(e->votes);
     arena_fini(&e->scratch);
@@ -209,6 +210,17 @@ void engine_submit(struct engine *e, struct op *op) {
     } else {
         partition_read(p, op);
     }
+}
+
+enum status engine_submit_own(struct engine *e, struct partition *p, struct op *op) {
+    failure_init(&op->failure, op->arena);
+    if (e->draining) return failure_set(&op->failure, STATUS_DRAINING, "this node is shutting down and takes no more writes");
+    if (partition_admit(p, op)) return op->failure.status;
+    op->submitted_ns = e->now_ns;
+    e->queue_writes++;
+    e->queue_bytes += op->command.len;
+    list_push_back(&p->waiting, &op->link);
+    return STATUS_OK;
 }
 
 static void votes_durable(void *ctx) { (void)ctx; /* engine_tick goes on: nothing else to record */ }
@@ -322,6 +334,10 @@ void engine_get_stats(struct engine *e, struct engine_stats *out) {
     out->read_delay_ns = e->disk_reads.delay_ns, out->read_limit = e->disk_reads.limit;
     out->refused_overload = e->writes.refused + e->disk_reads.refused;
     out->refused_late = e->writes.late + e->disk_reads.late;
+    for (uint32_t i = 0; i < e->config.owned_count; i++) {
+        out->timers_pending += (uint64_t)e->partitions[i].timers.pending;
+        out->timers_lag_us = MAX_OF(out->timers_lag_us, partition_timers_lag_us(&e->partitions[i]));
+    }
     out->wal = &e->wal_stats;
 }
 

@@ -54,7 +54,7 @@ struct op {
     union { /* what to do */
         struct {
             struct slice command;    /* OP_WRITE, OP_VALIDATE: encoded (command.h) */
-            size_t answer_bytes_max; /* 0: any. An order that takes more is answered without items, address and extension; then by its head alone */
+            size_t answer_bytes_max; /* 0: any. An order that takes more is answered without items, address and extension; then by its head alone; then without timers */
         };
         struct { int64_t order_id; bool full, has_as_of; int64_t as_of_us; } get;
         struct { const int64_t *order_ids; unsigned count; bool full; } get_many; /* all of the slot's partition */
@@ -76,7 +76,7 @@ struct op {
     struct partition_stats stats; /* OP_STATS: of the slot's partition */
     struct slice *orders;     /* OK. OP_GET_MANY: see query_get_many. OP_WRITE of a batch: as answer, for each of its creates */
     struct slice answer;      /* OK. OP_GET: Order. OP_LIST, OP_HISTORY, OP_RESOURCES: the response. OP_WRITE, OP_VALIDATE: the Order as the answer
-                               * shows it, FULL; of a resource command, the Resource. OP_FEED_READ: repeated `events` (1). Wire bytes */
+                               * shows it, FULL; of a resource command the Resource, of SetOrderTimer the Timer. OP_FEED_READ: repeated `events` (1). Wire bytes */
     uint64_t index;           /* private */
 };
 
@@ -130,6 +130,7 @@ struct engine_queue {
 struct engine_queue engine_write_queue(const struct engine *e);
 
 struct engine_stats {
+    uint64_t timers_pending, timers_fired, timers_lag_us; /* lag: of the one that has been due for longest */
     uint64_t ops_done, ops_refused, creates, transitions, imports, reads, replays, entries, commands, queue_ops, queue_bytes, reads_offloaded, flushes;
     uint64_t apply_ns, flush_ns_last;
     uint64_t write_delay_ns, write_limit, read_delay_ns, read_limit, refused_overload, refused_late;

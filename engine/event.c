@@ -12,7 +12,6 @@ enum {
     BASE_FIXED_BYTES_MAX = 64 + 4 * PB_INT_BYTES_MAX + PB_TIMESTAMP_BYTES_MAX + 2 * 6,
     CHANGED_BYTES_MAX = 256,
     ENTRY_FIXED_BYTES_MAX = PB_INT_BYTES_MAX + PB_TIMESTAMP_BYTES_MAX + 8 * 15 + 2 * STATUS_NAME_BYTES_MAX + SHA256_BYTES,
-    HEAD_BYTES_MAX = ORDER_HEAD_WIRE_BYTES_MAX,
 };
 
 /* ---- writing */
@@ -65,18 +64,6 @@ static struct slice merchant_of(struct slice summary)
     return (struct slice){0};
 }
 
-static void write_head(struct writer *w, const struct order_head *h, const struct machines *ms)
-{
-    const struct machine *m = machines_by_id(ms, h->machine);
-    check(m);
-    pb_int64(w, 1, h->order_id);
-    pb_bytes(w, 6, machine_reference(m));
-    pb_bytes(w, 7, machines_status_name(ms, h->status));
-    pb_int64(w, 8, h->version);
-    pb_timestamp_us(w, 30, h->create_us);
-    pb_timestamp_us(w, 31, h->update_us);
-}
-
 /* Room for a length that is known only when what it counts is written: five bytes, moved together afterwards. */
 static uint8_t *length_begin(struct writer *w, uint32_t field)
 {
@@ -127,7 +114,7 @@ bool event_block_add(struct event_block *b, const struct event *e, const struct 
     bool refers = e->summary.len + e->detail.len > EVENT_CONTENT_BYTES_MAX;
     struct slice merchant = merchant_of(e->summary);
     size_t base_max = BASE_FIXED_BYTES_MAX + CHANGED_BYTES_MAX + ENTRY_FIXED_BYTES_MAX + e->head->user_id.len + merchant.len + entry_texts(e->entry) + e->entry->traceparent.len;
-    size_t content = refers ? 0 : e->summary.len + e->detail.len, frame_max = 2 * (1 + 10) + HEAD_BYTES_MAX;
+    size_t content = refers ? 0 : e->summary.len + e->detail.len, frame_max = 2 * (1 + 10) + order_head_wire_bytes_max(e->head);
     if (!buf_reserve(&b->payload, base_max + content + frame_max) || !buf_reserve(&b->directory, DIRECTORY_ROW_BYTES_MAX)) return false;
     struct writer w = writer_of(b->payload.data + b->payload.len, base_max + content + frame_max);
     struct writer d = writer_of(b->directory.data + b->directory.len, DIRECTORY_ROW_BYTES_MAX);
@@ -137,7 +124,7 @@ bool event_block_add(struct event_block *b, const struct event *e, const struct 
     size_t base_bytes = w.len - base_at;
     uint8_t *after = length_begin(&w, FIELD_AFTER);
     size_t after_at = w.len;
-    write_head(&w, e->head, ms);
+    order_head_write(&w, e->head, ms);
     if (!refers) write_slice(&w, e->summary);
     size_t brief_bytes = w.len - after_at;
     if (!refers) write_slice(&w, e->detail);

@@ -157,6 +157,28 @@ void key_feed(struct key *k) {
     key_end(k, &w);
 }
 
+void key_timers(struct key *k) {
+    struct writer w = key_begin(k, KEY_SLOT_PARTITION, KEY_TIMER);
+    key_end(k, &w);
+}
+
+void key_timer(struct key *k, int64_t fire_us, int64_t order_id, uint8_t no) {
+    struct writer w = key_begin(k, KEY_SLOT_PARTITION, KEY_TIMER);
+    write_be64(&w, (uint64_t)fire_us);
+    write_be64(&w, (uint64_t)order_id);
+    write_u8(&w, no);
+    key_end(k, &w);
+    check(k->len == KEY_TIMER_BYTES);
+}
+
+bool key_timer_parts(struct slice key, int64_t *fire_us, int64_t *order_id, uint8_t *no) {
+    if (key.len != KEY_TIMER_BYTES) return false;
+    *fire_us = (int64_t)get_be64(key.data + 3);
+    *order_id = (int64_t)get_be64(key.data + 11);
+    *no = key.data[19];
+    return true;
+}
+
 void key_list_position(struct slice key, int64_t *create_us, int64_t *order_id) {
     check(key.len >= 16);
     const uint8_t *p = key.data + key.len - 16;

@@ -16,6 +16,8 @@
  *   0xffff 'F'                                             feed record: what retention has let go (feed.h)
  *   0xffff 'M' machine id(2)                               a status machine that came after the built-in ones (resource.h)
  *   0xffff 'R' kind(1) name                                a resource; of the meta partition alone (resource.h)
+ *   0xffff 'T'                                             timers record: where the next due timer is looked for, how many there are (timers.h)
+ *   0xffff 'T' fire_us(8) order_id(8) no(1)                nothing: the order has this timer in its head (timers.h). Its slot is the order_id's
  */
 #ifndef ENGINE_KEYS_H
 #define ENGINE_KEYS_H
@@ -38,6 +40,7 @@ enum key_kind {
     KEY_SLOT = 'S',
     KEY_CONTENT = 'U',
     KEY_HISTORY = 'Y',
+    KEY_TIMER = 'T',
     KEY_PARTITION = 'A',
 };
 enum { KEY_BYTES_MAX = 512, KEY_SLOT_PARTITION = 0xffff };
@@ -72,6 +75,11 @@ void key_places(struct key *k, uint16_t slot, int64_t first_seq);
 void key_events(struct key *k, uint64_t index, uint16_t block);
 void key_events_place(struct slice key, uint64_t *index, uint16_t *block); /* of such a key */
 void key_feed(struct key *k);
+void key_timers(struct key *k); /* the record: it sorts before all timers */
+void key_timer(struct key *k, int64_t fire_us, int64_t order_id, uint8_t no);
+enum { KEY_TIMER_BYTES = 2 + 1 + 8 + 8 + 1 };
+/* false: not such a key (the record's). */
+bool key_timer_parts(struct slice key, int64_t *fire_us, int64_t *order_id, uint8_t *no);
 /* The last 16 bytes of a list or counts key: time and id. create_us is stored with its sign bit flipped so that 1969 sorts before 1970. */
 void key_list_position(struct slice key, int64_t *create_us, int64_t *order_id);
 /* The smallest key above all that begin with k: for upper bounds. */

@@ -1,13 +1,15 @@
 #include "engine/order.h"
 
+#include "engine/timers.h"
 #include "proto/pbwire.h"
 
 /* Layouts (numbers big-endian, texts and nested rows counted by a varint; every row must be used up to its last byte):
  *
- *   head     format(1) order_id(8) version(8) create_us(8) update_us(8) machine(2) status(2) chain_hash(32) user_id(counted)
- *   history  format(1) version(8) time_us(8) from(2) to(2) chain_hash(32) event operator reason request_id traceparent (each counted)
+ *   head     format(1) order_id(8) version(8) create_us(8) update_us(8) machine(2) status(2) chain_hash(32) user_id(counted) [timers(counted)]
+ *   history  format(1) version(8) time_us(8) from(2) to(2) chain_hash(32) event operator reason request_id traceparent (each counted) [timers(counted)]
  *   body     format(1) history row of version 1 (counted) summary (counted) detail (counted)
  *
+ * The format is 2 where there are timers, 1 where there are none: an order without timers is stored as it was before there were any.
  * A row that does not decode was damaged below us: RocksDB's own checksums passed, so answer CHECKSUM_MISMATCH rather than guess. */
 
 enum { HEAD_FIXED_BYTES = 1 + 8 + 8 + 8 + 8 + 2 + 2 + SHA256_BYTES, HISTORY_FIXED_BYTES = 1 + 8 + 8 + 2 + 2 + SHA256_BYTES, COUNT_BYTES_MAX = 10 };
@@ -25,9 +27,28 @@ static void read_hash(struct reader *r, uint8_t hash[SHA256_BYTES])
 
 static enum status row_end(const struct reader *r) { return r->bad || r->at != r->end ? STATUS_CHECKSUM_MISMATCH : STATUS_OK; }
 
+static uint8_t format_of(struct slice timers) { return timers.len ? ORDER_FORMAT_TIMERS : ORDER_FORMAT; }
+
+static void write_timers(struct writer *w, struct slice timers)
+{
+    if (timers.len) write_counted(w, timers);
+}
+
+/* Behind all else of the row. */
+static struct slice read_timers(struct reader *r, uint8_t format)
+{
+    struct order_timers ts;
+    struct slice timers = {0};
+    if (format == ORDER_FORMAT_TIMERS) timers = read_counted(r);
+    if (format == ORDER_FORMAT_TIMERS && (!timers.len || timers_decode(timers, &ts))) r->bad = true;
+    return timers;
+}
+
+size_t order_head_bytes_max(const struct order_head *h) { return HEAD_FIXED_BYTES + 2 * COUNT_BYTES_MAX + h->user_id.len + h->timers.len; }
+
 void order_head_encode(const struct order_head *h, struct writer *w)
 {
-    write_u8(w, ORDER_FORMAT);
+    write_u8(w, format_of(h->timers));
     write_be64(w, (uint64_t)h->order_id);
     write_be64(w, (uint64_t)h->version);
     write_be64(w, (uint64_t)h->create_us);
@@ -36,12 +57,14 @@ void order_head_encode(const struct order_head *h, struct writer *w)
     write_be16(w, h->status);
     write_hash(w, h->chain_hash);
     write_counted(w, h->user_id);
+    write_timers(w, h->timers);
 }
 
 enum status order_head_decode(struct slice row, struct order_head *out)
 {
     struct reader r = reader_of(row);
-    if (read_u8(&r) != ORDER_FORMAT) return STATUS_CHECKSUM_MISMATCH;
+    uint8_t format = read_u8(&r);
+    if (format != ORDER_FORMAT && format != ORDER_FORMAT_TIMERS) return STATUS_CHECKSUM_MISMATCH;
     *out = (struct order_head){0};
     out->order_id = (int64_t)read_be64(&r);
     out->version = (int64_t)read_be64(&r);
@@ -51,12 +74,13 @@ enum status order_head_decode(struct slice row, struct order_head *out)
     out->status = read_be16(&r);
     read_hash(&r, out->chain_hash);
     out->user_id = read_counted(&r);
+    out->timers = read_timers(&r, format);
     return out->order_id < 1 || out->version < 1 ? STATUS_CHECKSUM_MISMATCH : row_end(&r);
 }
 
 void history_encode(const struct history_entry *e, struct writer *w)
 {
-    write_u8(w, ORDER_FORMAT);
+    write_u8(w, format_of(e->timers));
     write_be64(w, (uint64_t)e->version);
     write_be64(w, (uint64_t)e->time_us);
     write_be16(w, e->from);
@@ -67,12 +91,14 @@ void history_encode(const struct history_entry *e, struct writer *w)
     write_counted(w, e->reason);
     write_counted(w, e->request_id);
     write_counted(w, e->traceparent);
+    write_timers(w, e->timers);
 }
 
 enum status history_decode(struct slice row, struct history_entry *out)
 {
     struct reader r = reader_of(row);
-    if (read_u8(&r) != ORDER_FORMAT) return STATUS_CHECKSUM_MISMATCH;
+    uint8_t format = read_u8(&r);
+    if (format != ORDER_FORMAT && format != ORDER_FORMAT_TIMERS) return STATUS_CHECKSUM_MISMATCH;
     *out = (struct history_entry){0};
     out->version = (int64_t)read_be64(&r);
     out->time_us = (int64_t)read_be64(&r);
@@ -84,12 +110,13 @@ enum status history_decode(struct slice row, struct history_entry *out)
     out->reason = read_counted(&r);
     out->request_id = read_counted(&r);
     out->traceparent = read_counted(&r);
+    out->timers = read_timers(&r, format);
     return out->version < 1 ? STATUS_CHECKSUM_MISMATCH : row_end(&r);
 }
 
 size_t history_bytes_max(const struct history_entry *e)
 {
-    return HISTORY_FIXED_BYTES + 5 * COUNT_BYTES_MAX + e->event.len + e->operator_.len + e->reason.len + e->request_id.len + e->traceparent.len;
+    return HISTORY_FIXED_BYTES + 6 * COUNT_BYTES_MAX + e->event.len + e->operator_.len + e->reason.len + e->request_id.len + e->traceparent.len + e->timers.len;
 }
 
 void order_body_encode(const struct order_body *b, struct writer *w)
@@ -98,6 +125,7 @@ void order_body_encode(const struct order_body *b, struct writer *w)
     const struct slice texts[] = {o->event, o->operator_, o->reason, o->request_id, o->traceparent};
     size_t origin_bytes = HISTORY_FIXED_BYTES;
     for (size_t i = 0; i < ARRAY_LEN(texts); i++) origin_bytes += varint_len(texts[i].len) + texts[i].len;
+    if (o->timers.len) origin_bytes += varint_len(o->timers.len) + o->timers.len;
     write_u8(w, ORDER_FORMAT);
     write_varint(w, origin_bytes);
     size_t at = w->len;
@@ -168,21 +196,28 @@ enum status order_content_decode(struct slice row, struct order_body *out)
 
 /* ---- answers */
 
-struct slice order_head_wire(const struct order_head *h, const struct machines *ms, struct arena *arena)
+size_t order_head_wire_bytes_max(const struct order_head *h) { return ORDER_HEAD_WIRE_BYTES_MAX + timers_wire_bytes_max(h->timers); }
+
+void order_head_write(struct writer *w, const struct order_head *h, const struct machines *ms)
 {
     const struct machine *m = machines_by_id(ms, h->machine);
     check(m);
-    struct slice machine = machine_reference(m), status = machines_status_name(ms, h->status);
-    size_t cap = 2 * PB_INT_BYTES_MAX + pb_bytes_max(machine) + pb_bytes_max(status) + 2 * PB_TIMESTAMP_BYTES_MAX;
+    pb_int64(w, 1, h->order_id);
+    pb_bytes(w, 6, machine_reference(m));
+    pb_bytes(w, 7, machines_status_name(ms, h->status));
+    pb_int64(w, 8, h->version);
+    timers_write(w, h->timers, ms);
+    pb_timestamp_us(w, 30, h->create_us);
+    pb_timestamp_us(w, 31, h->update_us);
+}
+
+struct slice order_head_wire(const struct order_head *h, const struct machines *ms, struct arena *arena)
+{
+    size_t cap = order_head_wire_bytes_max(h);
     uint8_t *data = arena_alloc(arena, cap);
     if (!data) return (struct slice){0};
     struct writer w = writer_of(data, cap);
-    pb_int64(&w, 1, h->order_id);
-    pb_bytes(&w, 6, machine);
-    pb_bytes(&w, 7, status);
-    pb_int64(&w, 8, h->version);
-    pb_timestamp_us(&w, 30, h->create_us);
-    pb_timestamp_us(&w, 31, h->update_us);
+    order_head_write(&w, h, ms);
     check(!w.full);
     return writer_slice(&w);
 }

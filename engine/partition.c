@@ -51,6 +51,7 @@ static enum status store_load(struct partition *p, char error[256]) {
     st = record_load(p, &found);
     if (!st && !found) st = record_create(p);
     if (!st) st = partition_feed_load(p);
+    if (!st) st = partition_timers_load(p);
     p->flushed = p->record;
     if (st) return snprintf(error, 256, "partition %s: its record can't be read: %s", p->name, status_name(st)), st;
     char why[256] = "";
@@ -74,7 +75,7 @@ enum status partition_open(struct partition *p, struct engine *e, uint32_t id, c
     list_init(&p->waiting);
     list_init(&p->proposed);
     list_init(&p->held);
-    if (partition_feed_open(p)) return STATUS_MEMORY_LIMIT;
+    if (partition_feed_open(p) || partition_timers_open(p)) return STATUS_MEMORY_LIMIT;
     if (id == PARTITION_META) { /* no slots */
         snprintf(p->name, sizeof p->name, "meta");
         p->memtable_share = META_MEMTABLE_BYTES;
@@ -296,66 +297,6 @@ const struct group_ops partition_group_ops = {
 
 /* ---- out of the log: apply */
 
-/* An order's bytes as the answer to a write shows them. Not replayed and a create: its content is the command's. */
-static enum status answer_order(struct partition *p, struct op *op, const struct command *c, const struct outcome *o, struct slice *out) {
-    struct engine *e = p->engine;
-    struct order_body body;
-    if (c->type == COMMAND_CREATE && !o->replayed) {
-        body.summary = c->create.summary, body.detail = c->create.detail;
-    } else {
-        struct key key;
-        struct slice row;
-        struct store_view view = {.store = p->store, .batch = op->kind == OP_VALIDATE ? p->batch : NULL}; /* a dry run sees what it would have written */
-        key_body(&key, o->head.order_id);
-        arena_reset(&e->scratch);
-        enum status st = store_get(&view, key_slice(&key), &e->scratch, &row);
-        if (!st) st = order_body_decode(row, &body);
-        if (!st && (p->updates || o->replayed)) st = query_content_at(&view, &e->scratch, o->head.order_id, o->head.version, &body);
-        if (st) return st;
-    }
-    size_t room = op->answer_bytes_max ? op->answer_bytes_max - ORDER_HEAD_WIRE_BYTES_MAX : SIZE_MAX;
-    bool full = body.summary.len + body.detail.len <= room;
-    if (body.summary.len > room) body.summary = (struct slice){0};
-    *out = query_order_wire(&o->head, &body, full, e->config.machines, op->arena);
-    return out->data ? STATUS_OK : STATUS_MEMORY_LIMIT;
-}
-
-static enum status answer_batch(struct partition *p, struct op *op, const struct command_batch *b) {
-    struct outcome *o = &op->outcome;
-    struct reader r = reader_of(b->packed);
-    enum status st = STATUS_OK;
-    op->orders = arena_zalloc(op->arena, b->count * sizeof *op->orders);
-    if (!op->orders) return STATUS_MEMORY_LIMIT;
-    for (unsigned i = 0; i < b->count && !st; i++) {
-        struct command create;
-        st = command_decode(read_counted(&r), op->arena, &create);
-        if (!st) st = answer_order(p, op, &create, &o->items[i], &op->orders[i]);
-    }
-    return st;
-}
-
-enum status partition_answer_build(struct partition *p, struct op *op) {
-    struct engine_stats *stats = &p->engine->stats;
-    struct outcome *o = &op->outcome;
-    struct command command;
-    enum status st = command_decode(op->command, op->arena, &command);
-    if (st) return st;
-    bool fresh = !o->replayed && !o->already_there && op->kind == OP_WRITE;
-    switch (command.type) {
-    case COMMAND_CREATE: stats->creates += fresh; break;
-    case COMMAND_TRANSITION:
-    case COMMAND_PATCH: stats->transitions += fresh; break;
-    case COMMAND_UPDATE: break;
-    case COMMAND_IMPORT: stats->imports += fresh; return STATUS_OK; /* counted, not shown */
-    case COMMAND_BATCH: stats->creates += fresh ? command.batch.count : 0; return answer_batch(p, op, &command.batch);
-    case COMMAND_FENCE:
-    case COMMAND_RETAIN:
-    case COMMAND_MACHINE: return STATUS_OK;
-    case COMMAND_RESOURCE: op->answer = o->resource.bytes; return STATUS_OK;
-    }
-    return answer_order(p, op, &command, o, &op->answer);
-}
-
 static void answer(struct partition *p, struct op *op) {
     struct engine *e = p->engine;
     struct outcome *o = &op->outcome;
@@ -397,7 +338,7 @@ static enum status apply_commands(struct partition *p, struct apply *a, const st
 
 static enum status apply_entry_once(struct partition *p, const struct group_entry *entry) {
     struct engine *e = p->engine;
-    struct apply a = {.view = {.store = p->store, .batch = p->batch}, .machines = e->config.machines, .record = p->record, .slots = &p->slots, .feed = &p->feed, .index = entry->index, .kept = p->kept, .scratch = &e->scratch};
+    struct apply a = {.view = {.store = p->store, .batch = p->batch}, .machines = e->config.machines, .record = p->record, .slots = &p->slots, .feed = &p->feed, .index = entry->index, .kept = p->kept, .timers = p->timers, .timers_soonest_us = INT64_MAX, .scratch = &e->scratch};
     store_batch_clear(p->batch);
     feed_writer_clear(&p->feed);
     enum status st = STATUS_OK;
@@ -415,6 +356,7 @@ static enum status apply_entry_once(struct partition *p, const struct group_entr
     p->record = a.record;
     p->kept = a.kept;
     feed_tail_take(&p->tail, &p->feed, entry->index);
+    partition_timers_applied(p, &a);
     p->log_bytes_unflushed += entry->data.len + 64;
     if (entry->type == GROUP_CHANGE) group_members_applied(p->group, engine_now_ms(e), entry->index);
     return STATUS_OK;
@@ -604,6 +546,7 @@ void partition_housekeeping(struct partition *p) {
     rates_update(p);
     partition_feed_housekeeping(p);
     if (p->state == PARTITION_FAILED) return;
+    partition_timers_tick(p);
     store_get_stats(p->store, &stats);
     p->pressure = stats.pressure;
     p->table_bytes = stats.table_bytes;

@@ -70,6 +70,9 @@ struct partition {
     struct feed_record kept, flushed_kept, flush_kept; /* as applied, flushed, at the start of the flush that runs */
     struct list feed_waiters;        /* OP_FEED_READs at the end of the stream */
     struct retention *retention;
+    /* timers (partition_timers.c) */
+    struct timers_record timers;     /* as applied */
+    struct firing *firing;
     uint8_t pressure;
     uint64_t writes, reads, table_bytes, memtable_bytes;
     uint64_t rates_at_ns, rates_writes, rates_reads;
@@ -95,6 +98,7 @@ struct engine {
     uint64_t now_ns, next_housekeeping_ns, last_log_time_us;
     bool draining, disk_full;
     bool log_blocked;                /* the log took no more: looked at again by housekeeping, not by spinning */
+    struct partition *firing;        /* whose timers are under way to the log; NULL: none */
     struct replay *replay;           /* while the log is opened */
     struct engine_stats stats;
     struct wal_stats wal_stats;
@@ -134,15 +138,26 @@ void partition_feed_housekeeping(struct partition *p);          /* waits that ar
 void partition_feed_flushed(struct partition *p);               /* what retention let go may leave the disk */
 bool partition_feed_busy(const struct partition *p);            /* a job of retention is away, or its command */
 
+/* partition_timers.c: timers that are due are proposed. */
+enum status partition_timers_open(struct partition *p) MUST_USE; /* once */
+enum status partition_timers_load(struct partition *p) MUST_USE; /* whenever the store was opened */
+void partition_timers_free(struct partition *p);                 /* at last: its op has come home */
+void partition_timers_tick(struct partition *p);                 /* looks, or proposes, if it is time to; any number of times */
+void partition_timers_applied(struct partition *p, const struct apply *a);
+uint64_t partition_timers_lag_us(const struct partition *p);     /* how long the oldest timer that has not fired has been due */
+
 /* What the files of a partition share: partition.c's, */
 bool partition_reopen_due(const struct partition *p);
 enum status partition_command_fits(struct op *op) MUST_USE;                        /* into an entry */
-enum status partition_answer_build(struct partition *p, struct op *op) MUST_USE; /* of a write that was decided, or tried */
+/* partition_answer.c's: of a write that was decided, or tried; counts what it did, */
+enum status partition_answer_build(struct partition *p, struct op *op) MUST_USE;
 /* and partition_read.c's. */
 void partition_read_again(struct partition *p, struct op *op);
 void partition_reads_resume(struct partition *p);
 /* engine.c's, for partition.c */
 void engine_finish(struct engine *e, struct op *op);
+/* A write of the engine's own, behind what waits; not OK: it was not taken, and done() does not come. */
+enum status engine_submit_own(struct engine *e, struct partition *p, struct op *op) MUST_USE;
 uint64_t engine_now_ms(const struct engine *e);
 extern const struct group_ops partition_group_ops;
 

@@ -133,6 +133,7 @@ enum status query_get_as_of(const struct query *q, int64_t order_id, bool full, 
         head.version = then.version;
         head.status = then.to;
         head.update_us = then.time_us;
+        head.timers = then.timers;
     }
     *order = query_order_wire(&head, &body, full, q->machines, q->arena);
     return order->data ? STATUS_OK : query_memory(q);

@@ -95,6 +95,8 @@ static bool write_process(struct buf *out, const struct node *node) {
     row("orderdb_engine_creates_total", "counter", "Orders created.", stats.creates)                            \
     row("orderdb_engine_transitions_total", "counter", "Transitions applied.", stats.transitions)               \
     row("orderdb_engine_imports_total", "counter", "Orders imported.", stats.imports)                           \
+    row("orderdb_timers_pending", "gauge", "Order timers that have not fired.", stats.timers_pending)          \
+    row("orderdb_timers_fired_total", "counter", "Order timers that fired.", stats.timers_fired)               \
     row("orderdb_engine_reads_total", "counter", "Reads answered.", stats.reads)                                \
     row("orderdb_engine_replays_total", "counter", "Writes answered from their idempotency record.", stats.replays) \
     row("orderdb_engine_entries_total", "counter", "Raft entries applied.", stats.entries)                      \
@@ -121,6 +123,7 @@ static bool write_process(struct buf *out, const struct node *node) {
     row("orderdb_engine_disk_read_delay_seconds", "gauge", "How long reads from disk wait for a thread.", stats.read_delay_ns) \
     row("orderdb_engine_apply_seconds_total", "counter", "Time spent applying entries.", stats.apply_ns)         \
     row("orderdb_engine_last_flush_seconds", "gauge", "Time that the last store flush took.", stats.flush_ns_last) \
+    row("orderdb_timers_lag_seconds", "gauge", "How long the oldest timer that has not fired has been due.", stats.timers_lag_us * 1000) \
     row("orderdb_log_sync_max_seconds", "gauge", "The longest sync since the start.", wal.sync_ns_max)
 
 #define PARTITION_FIGURES(row)                                                                        \

@@ -119,6 +119,43 @@ void serve_update_order(struct call *call) {
     write_submit(call, &checked, order_id_slot(checked.order_id), m->options ? m->options->request_id : NULL, create_done);
 }
 
+static void set_timer_done(struct call *call, struct call_op *o) {
+    if (!op_succeeded(call, o)) return;
+    struct slice parts[] = {serve_field_head(call, 1, o->op.answer.len), o->op.answer};
+    if (!parts[0].data) {
+        answer_lost(call, o);
+        return;
+    }
+    call_reply(call, parts, ARRAY_LEN(parts));
+}
+
+void serve_set_order_timer(struct call *call) {
+    struct checked checked;
+    Orderdb__V1__SetOrderTimerRequest *m = (void *)serve_decode(call, &orderdb__v1__set_order_timer_request__descriptor);
+    if (!m) return;
+    if (!check_set_timer(m, call_traceparent(call), call_arena(call), &checked, call_failure(call))) {
+        call_fail(call);
+        return;
+    }
+    write_submit(call, &checked, order_id_slot(checked.order_id), m->options ? m->options->request_id : NULL, set_timer_done);
+}
+
+/* CancelOrderTimerResponse is empty. */
+static void cancel_timer_done(struct call *call, struct call_op *o) {
+    if (op_succeeded(call, o)) serve_reply(call, (struct slice){0});
+}
+
+void serve_cancel_order_timer(struct call *call) {
+    struct checked checked;
+    Orderdb__V1__CancelOrderTimerRequest *m = (void *)serve_decode(call, &orderdb__v1__cancel_order_timer_request__descriptor);
+    if (!m) return;
+    if (!check_cancel_timer(m, call_traceparent(call), call_arena(call), &checked, call_failure(call))) {
+        call_fail(call);
+        return;
+    }
+    write_submit(call, &checked, order_id_slot(checked.order_id), m->options ? m->options->request_id : NULL, cancel_timer_done);
+}
+
 static void outcome_done(struct call *call, struct call_op *o) {
     enum { CAP = 3 * PB_INT_BYTES_MAX };
     if (!op_succeeded(call, o)) return;

@@ -14,13 +14,13 @@ static void within(struct slice part, struct slice row) {
 }
 
 static void entry_within(const struct history_entry *e, struct slice row) {
-    within(e->event, row), within(e->operator_, row), within(e->reason, row), within(e->request_id, row), within(e->traceparent, row);
+    within(e->event, row), within(e->operator_, row), within(e->reason, row), within(e->request_id, row), within(e->traceparent, row), within(e->timers, row);
 }
 
 static void try_head(struct slice row, struct writer *w) {
     struct order_head h, again;
     if (order_head_decode(row, &h)) return;
-    within(h.user_id, row);
+    within(h.user_id, row), within(h.timers, row);
     order_head_encode(&h, w);
     check(w->full || (order_head_decode(writer_slice(w), &again) == STATUS_OK && again.order_id == h.order_id && again.version == h.version && again.status == h.status));
 }
@@ -79,8 +79,24 @@ static void try_machine(struct slice row, struct writer *w) {
     check(w->full || (machine_row_decode(writer_slice(w), &again) == STATUS_OK && again.machine == m.machine && slice_equal(again.definition, m.definition)));
 }
 
+static void try_timers(struct slice row, struct writer *w) {
+    struct order_timers ts, again;
+    if (timers_decode(row, &ts)) return;
+    for (unsigned i = 0; i < ts.count; i++) within(ts.at[i].timer_id, row), within(ts.at[i].event, row);
+    check(ts.count <= TIMERS_MAX);
+    timers_encode(&ts, w);
+    check(w->full || (timers_decode(writer_slice(w), &again) == STATUS_OK && again.count == ts.count));
+}
+
+static void try_timers_record(struct slice row, struct writer *w) {
+    struct timers_record r;
+    if (timers_record_decode(row, &r)) return;
+    timers_record_encode(&r, w);
+    check(slice_equal(writer_slice(w), row));
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static void (*const tries[])(struct slice row, struct writer *w) = {try_head, try_body, try_history, try_slot, try_partition, try_dedup, try_resource, try_machine};
+    static void (*const tries[])(struct slice row, struct writer *w) = {try_head, try_body, try_history, try_slot, try_partition, try_dedup, try_resource, try_machine, try_timers, try_timers_record};
     static uint8_t out[ROW_BYTES_MAX];
     if (size == 0) return 0;
     struct writer w = writer_of(out, sizeof out);

@@ -9,6 +9,7 @@ field of a type (wrong wire type, texts that are not UTF-8 or hold a NUL, messag
 descriptors. A field without a row and without Any fails the test, so none can be forgotten.
 """
 import re
+import time
 
 import orderdb_test as t
 from orderdb_test import admin_pb2 as admin, pb, stream_pb2 as stream
@@ -260,6 +261,11 @@ def transition_base(**fields):
                                      update_mask=field_mask_pb2.FieldMask(paths=PATCHABLE), options=write_options(**fields))
 
 
+def timer_base():
+    timer = pb.Timer(timer_id="matrix", fire_time=t.timestamp(time.time() + 3600), event="cancel", expected_statuses=["PENDING_PAYMENT"])
+    return pb.SetOrderTimerRequest(order_id=WORLD["order"].order_id, timer=timer, options=write_options())
+
+
 def update_base():
     return pb.UpdateOrderRequest(order=change(order_id=WORLD["order"].order_id), update_mask=field_mask_pb2.FieldMask(paths=PATCHABLE), expected_version=1, options=write_options())
 
@@ -385,6 +391,22 @@ CALLS = {
     "UpdateOrder": Call("UpdateOrder", update_base, UPDATE),
     "ListOrderHistory": Call("ListOrderHistory", lambda: pb.ListOrderHistoryRequest(order_id=WORLD["paid"].order_id, page_size=1, read=read_options()), merged(
         {"order_id": order_id(log=False), "page_size": PAGE_SIZE, "page_token": page_token("history_token", "list_token", lambda parent, _: setattr(parent, "order_id", WORLD["order"].order_id))}, under("read", READ))),
+    "SetOrderTimer": Call("SetOrderTimer", timer_base, merged(under("options", options(required=False)), under("timer.fire_time", TIME), {
+        "order_id": order_id(log=True),
+        "timer": [Bad("missing", clear, FIELD, "required")],
+        "timer.timer_id": [*text(64, required=True), Bad("two words", put("a b"), FIELD, "letters, digits"), Bad("a colon", put("a:b"), FIELD, "letters, digits")],
+        "timer.fire_time": [Bad("missing", clear, FIELD, "required"), Bad("eleven years ahead", put(t.timestamp(time.time() + 11 * 366 * 86400)), LIMIT, "ten years", log=True),
+                            Edge(put(t.timestamp(1)))],
+        "timer.event": [*text(64)[:2], Bad("no event", put("teleport"), "EDGE_NOT_DEFINED", at="", log=True, meta=["machine", "event"]),
+                        Bad("none, and statuses", clear, FIELD, "there is none", at="timer.expected_statuses")],
+        "timer.expected_statuses": [Bad("too many", times(17), LIMIT, [16, 17]), Edge(times(16)), Bad("an empty one", add(""), FIELD, "required", at="+[1]"),
+                                    Bad("a long one", add("X" * 65), LIMIT, [64, 65], at="+[1]"), Bad("no status", add("NOWHERE"), FIELD, "NOWHERE", at="+[1]", log=True),
+                                    Bad("of no status of this machine", add("paid"), FIELD, "retail@1", at="+[1]", log=True)]})),
+    "CancelOrderTimer": Call("CancelOrderTimer", lambda: pb.CancelOrderTimerRequest(order_id=WORLD["order"].order_id, timer_id="pay_timeout", options=write_options()), merged(
+        under("options", options(required=False)), {
+            "order_id": order_id(log=True),
+            "timer_id": [*text(64, required=True)[:2], Bad("missing", clear, FIELD), Bad("two words", put("a b"), FIELD, "letters, digits"),
+                         Bad("no timer", put("x" * 64), "TIMER_NOT_FOUND", at="", log=True, meta=["order_id", "timer_id"])]})),
     "GetRequestOutcome": Call("GetRequestOutcome", lambda: pb.GetRequestOutcomeRequest(user_id="matrix", request_id=t.request_id()), {
         "user_id": text(64, required=True), "request_id": text(128, least=16, required=True)}),
     "ImportOrders": Call("ImportOrders", import_base, IMPORT),

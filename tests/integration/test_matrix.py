@@ -478,7 +478,7 @@ def _(server):
 @t.test("matrix: the reasons that a request alone can provoke were all provoked")
 def _():
     expected = {"FIELD_INVALID", "LIMIT_EXCEEDED", "INVARIANT_VIOLATED", "PAGE_TOKEN_INVALID", "ORDER_NOT_FOUND", "MACHINE_NOT_FOUND", "CLIENT_ORDER_NO_TAKEN", "STATUS_MISMATCH",
-                "EDGE_NOT_DEFINED", "IDEMPOTENCY_KEY_REUSED", "REQUEST_FENCED", "VERSION_MISMATCH", "NOT_BUILT_YET", "RESOURCE_NOT_FOUND", "MACHINE_VERSION_CONFLICT"}
+                "EDGE_NOT_DEFINED", "IDEMPOTENCY_KEY_REUSED", "REQUEST_FENCED", "VERSION_MISMATCH", "NOT_BUILT_YET", "RESOURCE_NOT_FOUND", "MACHINE_VERSION_CONFLICT", "TIMER_NOT_FOUND"}
     true(expected <= provoked, "never seen: %s" % (expected - provoked))
 
 

@@ -104,6 +104,8 @@ WORLD_HANDLER(serve_batch_create_orders, world_batch)
 WORLD_HANDLER(serve_batch_transition_orders, world_batch)
 WORLD_HANDLER(serve_apply_resource, world_batch)
 WORLD_HANDLER(serve_list_resources, world_batch)
+WORLD_HANDLER(serve_set_order_timer, world_batch)
+WORLD_HANDLER(serve_cancel_order_timer, world_batch)
 #endif
 
 /* create: says what it was told. */

@@ -1,7 +1,7 @@
 #include "tests/lib/model.h"
 
-#include "engine/query.h"
-#include "engine/userlist.h"
+#include <stdio.h>
+
 #include "orderdb/v1/admin.pb-c.h"
 #include "proto/base/mem.h"
 
@@ -48,6 +48,13 @@ struct machines *model_machines_new(void)
     char order_type[] = "order_type", extension[] = "extension", *poke_needs[] = {extension}, *finish_needs[] = {order_type, extension};
     close.event = close_name, finish.event = finish_name;
     close.to = finish.to = done_name;
+    Orderdb__V1__StatusMachine__StateTimer nag = ORDERDB__V1__STATUS_MACHINE__STATE_TIMER__INIT, late = nag, *timers[] = {&nag, &late};
+    Google__Protobuf__Duration nag_after = GOOGLE__PROTOBUF__DURATION__INIT, late_after = nag_after;
+    char nag_name[] = "nag";
+    nag_after.nanos = MODEL_NAG_US * 1000, late_after.nanos = MODEL_FINISH_US * 1000;
+    nag.timer_id = nag_name, nag.after = &nag_after;
+    late.timer_id = late.event = finish_name, late.after = &late_after;
+    open.timers = timers, open.n_timers = 2;
     poke.required_fields = poke_needs, poke.n_required_fields = 1;
     finish.required_fields = finish_needs, finish.n_required_fields = 2;
     m.name = name, m.version = 1;
@@ -113,6 +120,24 @@ static void chain(const struct model_order *o, struct model_entry *e, unsigned v
     check(!w.full);
     struct slice all = writer_slice(&w);
     sha256(e->chain_hash, &all, 1);
+}
+
+static const struct model_timers *keep_timers(struct model *m, const struct model_timers *ts)
+{
+    return ts->count ? (const void *)keep(m, slice_of(ts, sizeof *ts)).data : NULL;
+}
+
+static struct model_timers timers_of(const struct model_order *o)
+{
+    const struct model_timers *ts = o->count ? o->entries[o->count - 1].timers : NULL;
+    return ts ? *ts : (struct model_timers){0};
+}
+
+/* What an edge does to the timers that there were. */
+static const struct model_timers *moved(struct model *m, const struct model_order *o, struct model_timers ts, const char *from, const char *to)
+{
+    model_timers_move(&ts, o->machine, from, to, m->now_us);
+    return keep_timers(m, &ts);
 }
 
 static void append(struct model *m, struct model_order *o, struct model_entry e)
@@ -236,7 +261,7 @@ static void show(const struct model *m, const struct model_order *o, struct mode
 
 static struct model_entry entry_by(const char *event, const char *from, const char *to, int64_t time_us, const struct command_origin *by)
 {
-    return (struct model_entry){event, from, to, time_us, by->operator_, by->reason, by->request_id, by->traceparent, {0}, {0}, {0}, false};
+    return (struct model_entry){event, from, to, time_us, by->operator_, by->reason, by->request_id, by->traceparent, {0}, {0}, {0}, false, NULL};
 }
 
 /* A refusal, a replay, or nothing that is in the way. */
@@ -262,7 +287,9 @@ static struct model_outcome create(struct model *m, const struct command *c)
     if (out.status || out.replayed) return out;
     const char *machine = machine_named(r->machine);
     struct model_order *o = new_order(m, r->user_id, r->client_order_no, machine, r->summary, r->detail);
-    append(m, o, entry_by("create", "", initial_of(machine), (int64_t)m->now_us, &c->origin));
+    struct model_entry e = entry_by("create", "", initial_of(machine), (int64_t)m->now_us, &c->origin);
+    e.timers = moved(m, o, (struct model_timers){0}, "", e.to);
+    append(m, o, e);
     show(m, o, &out);
     remember(m, r->user_id, REQUEST_CREATE, &c->origin, &out);
     return out;
@@ -360,6 +387,7 @@ static struct model_outcome transition(struct model *m, const struct command *c)
         out.machine = o->machine;
         return out.status = STATUS_FIELD_REQUIRED, out;
     }
+    e.timers = moved(m, o, timers_of(o), e.from, e.to);
     m->slots[out.slot].last_seq++;
     append(m, o, e);
     show(m, o, &out);
@@ -371,7 +399,7 @@ static struct model_outcome fence(struct model *m, const struct command *c)
 {
     struct slice user = c->fence.user_id;
     struct model_outcome out = {.slot = slot_of_user(user), .fence = true};
-    for (enum request_method method = REQUEST_CREATE; method <= REQUEST_UPDATE; method++) {
+    for (enum request_method method = REQUEST_CREATE; method <= REQUEST_CANCEL_TIMER; method++) {
         const struct model_memory *r = find_memory(m, user, c->origin.request_id, method);
         if (!r || r->fence || r->expiry_us <= m->now_us || (out.applied && r->seq < out.seq)) continue;
         out.applied = true;
@@ -379,7 +407,7 @@ static struct model_outcome fence(struct model *m, const struct command *c)
         out.version = r->version;
         out.seq = r->seq;
     }
-    for (enum request_method method = REQUEST_CREATE; method <= REQUEST_UPDATE && !out.applied; method++) remember(m, user, method, &c->origin, &out);
+    for (enum request_method method = REQUEST_CREATE; method <= REQUEST_CANCEL_TIMER && !out.applied; method++) remember(m, user, method, &c->origin, &out);
     return out;
 }
 
@@ -398,10 +426,126 @@ static struct model_outcome update(struct model *m, const struct command *c)
     const struct model_entry *last = &o->entries[o->count - 1];
     struct model_entry e = entry_by("update", last->to, last->to, MAX_OF((int64_t)m->now_us, last->time_us), &c->origin);
     change(m, o, &u->change, &e);
+    e.timers = last->timers;
     m->slots[out.slot].last_seq++;
     append(m, o, e);
     show(m, o, &out);
     remember(m, o->user_id, REQUEST_UPDATE, &c->origin, &out);
+    return out;
+}
+
+/* A commit that keeps the status, and leaves these timers. */
+static void stay(struct model *m, struct model_order *o, uint16_t slot, const char *event, const struct command_origin *by, const struct model_timers *ts)
+{
+    const struct model_entry *last = &o->entries[o->count - 1];
+    struct model_entry e = entry_by(event, last->to, last->to, MAX_OF((int64_t)m->now_us, last->time_us), by);
+    e.timers = keep_timers(m, ts);
+    m->slots[slot].last_seq++;
+    append(m, o, e);
+}
+
+static struct model_outcome set_timer(struct model *m, const struct command *c)
+{
+    const struct command_set_timer *w = &c->set_timer;
+    struct model_outcome out = {.slot = w->order_id > 0 ? (uint16_t)(w->order_id >> 8 & 16383) : 0};
+    int found = find_order(m, w->order_id);
+    if (found < 0) return out.status = STATUS_ORDER_NOT_FOUND, out;
+    struct model_order *o = &m->orders[found];
+    if (replay(m, o->user_id, REQUEST_SET_TIMER, &c->origin, &out)) return out;
+    out.order = (unsigned)found;
+    out.version = o->count;
+    const char *status = o->entries[o->count - 1].to;
+    struct model_timers ts = timers_of(o);
+    struct model_timer t = {.id = keep(m, w->timer_id), .event = keep(m, w->event), .fire_us = MAX_OF(w->fire_us, (int64_t)m->now_us)};
+    char event[129] = "";
+    if (w->event.len) memcpy(event, w->event.data, w->event.len);
+    if (w->event.len && !edges(o->machine, event, NULL, NULL, NULL)) return out.machine = o->machine, out.status = STATUS_EDGE_NOT_DEFINED, out;
+    for (unsigned i = 0; i < w->expected_status_count; i++) {
+        const char *name = status_named(w->expected_statuses[i]);
+        if (!name || (!edges(o->machine, NULL, name, NULL, NULL) && !edges(o->machine, NULL, NULL, name, NULL)))
+            return out.expected_index = i, out.status = STATUS_FIELD_INVALID, out;
+        t.statuses[t.status_count++] = name;
+    }
+    if (w->fire_us - (int64_t)m->now_us > 3653ll * 86400000000) return out.status = STATUS_LIMIT_EXCEEDED, out;
+    if (ts.count >= 16 && !model_timer_find(&ts, t.id)) return out.status = STATUS_LIMIT_EXCEEDED, out;
+    if (w->event.len && !edges(o->machine, NULL, status, NULL, NULL)) return out.status = STATUS_STATUS_MISMATCH, out;
+    t.of_state = model_status_has_timer(o->machine, status, t.id);
+    model_timer_set(&ts, t);
+    stay(m, o, out.slot, "set_timer", &c->origin, &ts);
+    show(m, o, &out);
+    remember(m, o->user_id, REQUEST_SET_TIMER, &c->origin, &out);
+    return out;
+}
+
+static struct model_outcome cancel_timer(struct model *m, const struct command *c)
+{
+    const struct command_cancel_timer *w = &c->cancel_timer;
+    struct model_outcome out = {.slot = w->order_id > 0 ? (uint16_t)(w->order_id >> 8 & 16383) : 0};
+    int found = find_order(m, w->order_id);
+    if (found < 0) return out.status = STATUS_ORDER_NOT_FOUND, out;
+    struct model_order *o = &m->orders[found];
+    if (replay(m, o->user_id, REQUEST_CANCEL_TIMER, &c->origin, &out)) return out;
+    out.order = (unsigned)found;
+    out.version = o->count;
+    struct model_timers ts = timers_of(o);
+    const struct model_timer *t = model_timer_find(&ts, w->timer_id);
+    if (!t) return out.status = STATUS_TIMER_NOT_FOUND, out;
+    model_timer_remove(&ts, t);
+    stay(m, o, out.slot, "cancel_timer", &c->origin, &ts);
+    show(m, o, &out);
+    remember(m, o->user_id, REQUEST_CANCEL_TIMER, &c->origin, &out);
+    return out;
+}
+
+static const char *fire_why(const struct model_order *o, const struct model_timer *t, const char *const **edge, char why[256])
+{
+    const struct model_entry *last = &o->entries[o->count - 1];
+    struct model_outcome missing = {0};
+    char event[129] = "";
+    bool expected = !t->status_count;
+    *edge = NULL;
+    if (!t->event.len) return "";
+    memcpy(event, t->event.data, t->event.len);
+    for (unsigned i = 0; i < t->status_count; i++) expected |= !strcmp(t->statuses[i], last->to);
+    if (!expected) snprintf(why, 256, ": the order is %s, which was not expected", last->to);
+    else if (!edges(o->machine, event, last->to, NULL, edge)) snprintf(why, 256, ": %s does not lead out of %s", event, last->to);
+    else if (!required(*edge, last, &missing)) snprintf(why, 256, ": %s requires %s, which the order has not", event, missing.missing[0]), *edge = NULL;
+    else return "";
+    return why;
+}
+
+static struct model_outcome fire(struct model *m, const struct command *c)
+{
+    struct model_outcome out = {0};
+    struct reader r = reader_of(c->fire.packed);
+    for (unsigned i = 0; i < c->fire.count; i++) {
+        int64_t fire_us = (int64_t)read_be64(&r), order_id = (int64_t)read_be64(&r);
+        uint8_t no = read_u8(&r);
+        int found = find_order(m, order_id);
+        if (found < 0 || fire_us > (int64_t)m->now_us) continue;
+        struct model_order *o = &m->orders[found];
+        struct model_timers ts = timers_of(o);
+        const struct model_timer *due = NULL;
+        for (unsigned k = 0; k < ts.count; k++)
+            if (ts.at[k].fire_us == fire_us && ts.at[k].no == no) due = &ts.at[k];
+        if (!due) continue;
+        const char *const *edge;
+        char why[256], reason[400];
+        snprintf(reason, sizeof reason, "%.*s%s", (int)due->id.len, (const char *)due->id.data, fire_why(o, due, &edge, why));
+        struct command_origin by = {.operator_ = SLICE_LIT("timer"), .reason = slice_str(reason)};
+        out.slot = slot_of_user(o->user_id);
+        model_timer_remove(&ts, due);
+        if (edge) {
+            struct model_entry e = entry_by(edge[1], edge[2], edge[3], MAX_OF((int64_t)m->now_us, o->entries[o->count - 1].time_us), &by);
+            e.timers = moved(m, o, ts, e.from, e.to);
+            m->slots[out.slot].last_seq++;
+            append(m, o, e);
+        } else {
+            stay(m, o, out.slot, "timer_fired", &by, &ts);
+        }
+        out.fired++;
+        out.seq = m->slots[out.slot].last_seq;
+    }
     return out;
 }
 
@@ -440,253 +584,8 @@ struct model_outcome model_apply(struct model *m, const struct command *c)
     if (c->type == COMMAND_BATCH) return batch(m, c);
     if (c->type == COMMAND_UPDATE) return update(m, c);
     if (c->type == COMMAND_FENCE) return fence(m, c);
+    if (c->type == COMMAND_SET_TIMER) return set_timer(m, c);
+    if (c->type == COMMAND_CANCEL_TIMER) return cancel_timer(m, c);
+    if (c->type == COMMAND_FIRE) return fire(m, c);
     return c->type == COMMAND_CREATE ? create(m, c) : c->type == COMMAND_IMPORT ? import(m, c) : transition(m, c);
-}
-
-/* ---- comparing */
-
-static void check_entry(const struct model_entry *e, unsigned version, const struct history_entry *h, const struct machines *ms)
-{
-    check(h->version == (int64_t)version);
-    check(h->time_us == e->time_us);
-    check(is(h->event, e->event));
-    check(h->from ? is(machines_status_name(ms, h->from), e->from) : e->from[0] == 0);
-    check(is(machines_status_name(ms, h->to), e->to));
-    check(slice_equal(h->operator_, e->operator_));
-    check(slice_equal(h->reason, e->reason));
-    check(slice_equal(h->request_id, e->request_id));
-    check(slice_equal(h->traceparent, e->traceparent));
-    check(memcmp(h->chain_hash, e->chain_hash, SHA256_BYTES) == 0);
-}
-
-static void check_head(const struct model_order *o, unsigned version, const struct order_head *h, const struct machines *ms)
-{
-    const struct model_entry *e = &o->entries[version - 1];
-    check(h->order_id == o->id);
-    check(h->version == (int64_t)version);
-    check(h->create_us == o->entries[0].time_us);
-    check(h->update_us == e->time_us);
-    check(is(machine_reference(machines_by_id(ms, h->machine)), o->machine));
-    check(is(machines_status_name(ms, h->status), e->to));
-    check(slice_equal(h->user_id, o->user_id));
-    check(memcmp(h->chain_hash, e->chain_hash, SHA256_BYTES) == 0);
-}
-
-void model_check_outcome(const struct model *m, const struct model_outcome *x, const struct outcome *o, const struct machines *ms)
-{
-    check(o->status == x->status);
-    check(o->replayed == x->replayed);
-    check(o->already_there == x->already_there);
-    check(o->slot == x->slot);
-    check(o->applied == x->applied);
-    check(o->batch == x->batch);
-    if (x->batch && !x->status) {
-        check(o->item_count == x->item_count);
-        check(o->seq == x->seq);
-        for (unsigned i = 0; i < x->item_count; i++) {
-            struct outcome item = o->items[i];
-            item.batch = false;
-            model_check_outcome(m, &x->items[i], &item, ms);
-        }
-        return;
-    }
-    if (x->batch) check(o->item == x->item);
-    if (x->fence) {
-        check(o->head.order_id == (x->applied ? m->orders[x->order].id : 0));
-        check(o->head.version == (int64_t)x->version);
-        return;
-    }
-    check(o->first_order_id == x->first_order_id);
-    check(o->first_time_us == x->first_time_us);
-    if (x->version) check_head(&m->orders[x->order], x->version, &o->head, ms);
-    if (x->status == STATUS_OK) {
-        check(o->seq == x->seq);
-        if (!x->already_there) check_entry(&m->orders[x->order].entries[x->version - 1], x->version, &o->entry, ms);
-    }
-    if (x->status == STATUS_STATUS_MISMATCH) {
-        const struct model_entry *winner = &m->orders[x->order].entries[x->version - 1];
-        check(slice_equal(o->winner_request_id, winner->request_id));
-        check(o->winner_time_us == winner->time_us);
-    }
-    if (x->status == STATUS_EDGE_NOT_DEFINED || x->status == STATUS_FIELD_REQUIRED) check(is(o->machine_reference, x->machine));
-    unsigned missing = !x->missing[0] ? 0 : !x->missing[1] ? 1 : 2;
-    check(o->missing_count == missing);
-    for (unsigned i = 0; i < missing; i++) check(is(o->missing[i], x->missing[i]));
-    if (x->status == STATUS_FIELD_INVALID) check(o->expected_index == x->expected_index);
-}
-
-/* One row of the store, or nothing. */
-static struct slice row_of(const struct store_view *view, const struct key *k, struct arena *arena)
-{
-    struct slice row = {0};
-    enum status st = store_get(view, key_slice(k), arena, &row);
-    check(st == STATUS_OK || st == STATUS_ABSENT);
-    return st ? (struct slice){0} : row;
-}
-
-static void check_order_rows(const struct model_order *o, const struct store_view *view, const struct machines *ms, struct arena *arena)
-{
-    struct key k;
-    struct order_head head;
-    struct order_body body;
-    struct history_entry h;
-    uint16_t slot = slot_of_user(o->user_id);
-    key_head(&k, o->id);
-    check(order_head_decode(row_of(view, &k, arena), &head) == STATUS_OK);
-    check_head(o, o->count, &head, ms);
-    key_body(&k, o->id);
-    check(order_body_decode(row_of(view, &k, arena), &body) == STATUS_OK);
-    check(slice_equal(body.summary, o->summary));
-    check(slice_equal(body.detail, o->detail));
-    check_entry(&o->entries[0], 1, &body.origin, ms);
-    for (unsigned v = 2; v <= o->count; v++) {
-        key_history(&k, o->id, v);
-        check(history_decode(row_of(view, &k, arena), &h) == STATUS_OK);
-        check_entry(&o->entries[v - 1], v, &h, ms);
-        key_content(&k, o->id, v);
-        struct slice before = row_of(view, &k, arena);
-        check((before.len != 0) == o->entries[v - 1].changed);
-        if (!before.len) continue;
-        struct order_body old;
-        check(order_content_decode(before, &old) == STATUS_OK);
-        check(slice_equal(old.summary, o->entries[v - 2].summary));
-        check(slice_equal(old.detail, o->entries[v - 2].detail));
-    }
-    for (unsigned v = 1; v <= o->count; v++) {
-        check(query_content_at(view, arena, o->id, v, &body) == STATUS_OK);
-        check(slice_equal(body.summary, o->entries[v - 1].summary));
-        check(slice_equal(body.detail, o->entries[v - 1].detail));
-        body.summary = o->summary, body.detail = o->detail;
-    }
-    key_list(&k, slot, o->user_id, o->entries[0].time_us, o->id);
-    struct slice row = row_of(view, &k, arena);
-    check(row.len >= 2);
-    check(get_be16(row.data) == head.status);
-    if (!o->client_order_no.len) return;
-    key_client_no(&k, slot, o->user_id, o->client_order_no);
-    row = row_of(view, &k, arena);
-    check(row.len == 8);
-    check(get_be64(row.data) == (uint64_t)o->id);
-}
-
-static void check_memories(const struct model *m, const struct store_view *view, struct arena *arena)
-{
-    for (unsigned i = 0; i < m->memory_count; i++, arena_reset(arena)) {
-        const struct model_memory *r = &m->memories[i];
-        struct key k;
-        struct dedup_record d;
-        key_dedup(&k, slot_of_user(r->user_id), r->user_id, r->request_id, (uint8_t)r->method);
-        struct slice row = row_of(view, &k, arena);
-        if (!row.len && r->expiry_us <= m->now_us) continue; /* may be gone */
-        check(dedup_record_decode(row, &d) == STATUS_OK);
-        check(d.expiry_us == r->expiry_us);
-        check(d.fence == r->fence);
-        if (r->fence) continue;
-        check(d.order_id == m->orders[r->order].id);
-        check(d.version == (int64_t)r->version);
-        check(d.seq == r->seq);
-        check(d.time_us == r->time_us);
-    }
-}
-
-/* Counts and pages of one user against the array. */
-static void check_user(const struct model *m, struct slice user, const struct store_view *view, const struct machines *ms, struct arena *arena)
-{
-    char error[256] = "";
-    uint16_t slot = slot_of_user(user);
-    struct userlist_range range = {.slot = slot, .user_id = user, .from_us = INT64_MIN, .to_us = INT64_MAX};
-    static struct status_counts counts;
-    static struct userlist_item page[100];
-    unsigned orders = 0, listed = 0, got;
-    int64_t counted = 0;
-    bool more = true;
-    enum status st = userlist_verify(view, arena, slot, user, error);
-    if (st) panic_now("userlist_verify: %s", error);
-    check(userlist_count(view, arena, &range, &counts) == STATUS_OK);
-    for (unsigned i = 0; i < counts.n; i++) {
-        int64_t n = 0;
-        for (unsigned j = 0; j < m->order_count; j++)
-            n += slice_equal(m->orders[j].user_id, user) &&
-                 is(machines_status_name(ms, counts.at[i].status), m->orders[j].entries[m->orders[j].count - 1].to);
-        check(counts.at[i].count == n);
-        counted += n;
-    }
-    for (unsigned j = 0; j < m->order_count; j++) orders += slice_equal(m->orders[j].user_id, user);
-    check(counted == orders);
-    struct list_position last = {INT64_MAX, INT64_MAX};
-    while (more) {
-        check(userlist_page(view, arena, &range, listed, NULL, page, ARRAY_LEN(page), &got, &more) == STATUS_OK);
-        for (unsigned i = 0; i < got; i++) {
-            int at = find_order(m, page[i].at.order_id);
-            check(at >= 0);
-            check(m->orders[at].entries[0].time_us == page[i].at.create_us);
-            check(page[i].at.create_us < last.create_us || (page[i].at.create_us == last.create_us && page[i].at.order_id < last.order_id));
-            last = page[i].at;
-        }
-        listed += got;
-        check(got || !more);
-        arena_reset(arena);
-    }
-    check(listed == orders);
-}
-
-static bool user_seen_before(const struct model *m, unsigned i)
-{
-    for (unsigned j = 0; j < i; j++)
-        if (slice_equal(m->orders[j].user_id, m->orders[i].user_id)) return true;
-    return false;
-}
-
-void model_check_store(const struct model *m, const struct store_view *view, const struct machines *ms)
-{
-    struct arena arena;
-    uint64_t expected[256] = {0}, found[256] = {0};
-    arena_init(&arena, 64 << 20);
-    for (unsigned i = 0; i < m->order_count; i++, arena_reset(&arena)) {
-        const struct model_order *o = &m->orders[i];
-        check_order_rows(o, view, ms, &arena);
-        expected[KEY_HEAD]++, expected[KEY_BODY]++, expected[KEY_LIST]++;
-        expected[KEY_HISTORY] += o->count - 1;
-        for (unsigned v = 0; v < o->count; v++) expected[KEY_CONTENT] += o->entries[v].changed;
-        expected[KEY_CLIENT_NO] += o->client_order_no.len != 0;
-        if (!user_seen_before(m, i)) check_user(m, o->user_id, view, ms, &arena);
-    }
-    check_memories(m, view, &arena);
-    for (uint32_t slot = 0; slot < SLOT_COUNT; slot++) {
-        const struct model_slot *s = &m->slots[slot];
-        if (!s->order_count) continue;
-        struct key k;
-        struct slot_record r;
-        key_slot(&k, (uint16_t)slot);
-        check(slot_record_decode(row_of(view, &k, &arena), &r) == STATUS_OK);
-        check(r.last_order_id == s->last_order_id);
-        check(r.last_seq == s->last_seq);
-        check(r.order_count == s->order_count);
-        expected[KEY_SLOT]++;
-    }
-    struct store_iter *it = store_iter_open(view, SLICE_LIT(""), SLICE_LIT("\xff\xff\xff\xff"));
-    for (store_iter_first(it); store_iter_valid(it); store_iter_next(it)) found[store_iter_key(it).data[2]]++;
-    check(store_iter_status(it) == STATUS_OK);
-    store_iter_close(it);
-    static const uint8_t kinds[] = {KEY_HEAD, KEY_BODY, KEY_LIST, KEY_HISTORY, KEY_CONTENT, KEY_CLIENT_NO, KEY_SLOT};
-    for (size_t i = 0; i < ARRAY_LEN(kinds); i++) check(found[kinds[i]] == expected[kinds[i]]);
-    check(found[KEY_DEDUP] <= m->memory_count);
-    check(found[KEY_PARTITION] <= 1);
-    arena_fini(&arena);
-}
-
-uint64_t outcome_digest(const struct outcome *o)
-{
-    uint8_t bytes[16384];
-    struct writer w = writer_of(bytes, sizeof bytes);
-    for (unsigned i = 0; o->items && i < o->item_count; i++) write_be64(&w, outcome_digest(&o->items[i]));
-    const int64_t numbers[] = {o->batch, o->item, o->item_count, o->applied, o->status, o->replayed, o->already_there, o->slot, o->seq, o->winner_time_us, o->first_order_id, o->first_time_us, o->order_id, o->patch, o->missing_count};
-    const struct slice texts[] = {o->winner_request_id, o->machine_reference, o->event, o->expected_name};
-    for (size_t i = 0; i < ARRAY_LEN(numbers); i++) write_be64(&w, (uint64_t)numbers[i]);
-    for (size_t i = 0; i < ARRAY_LEN(texts); i++) write_counted(&w, texts[i]);
-    for (unsigned i = 0; i < o->missing_count; i++) write_counted(&w, o->missing[i]);
-    order_head_encode(&o->head, &w);
-    history_encode(&o->entry, &w);
-    check(!w.full);
-    return hash64(writer_slice(&w));
 }

@@ -6,6 +6,19 @@
 #include "engine/apply.h"
 #include "proto/route.h"
 
+enum { MODEL_NAG_US = 50000, MODEL_FINISH_US = 120000 };
+struct model_timer {
+    struct slice id, event;
+    int64_t fire_us;
+    bool of_state;
+    uint8_t no;
+    unsigned status_count;
+    const char *statuses[TIMER_STATUSES_MAX];
+};
+struct model_timers {
+    unsigned count;
+    struct model_timer at[TIMERS_MAX];
+};
 struct model_entry {
     const char *event, *from, *to; /* from "": version 1 */
     int64_t time_us;
@@ -13,6 +26,7 @@ struct model_entry {
     uint8_t chain_hash[SHA256_BYTES];
     struct slice summary, detail; /* the content at this version */
     bool changed; /* by this version */
+    const struct model_timers *timers; /* after it; NULL: none */
 };
 struct model_order {
     int64_t id;
@@ -51,6 +65,7 @@ struct model_outcome {
     int64_t seq, first_order_id, first_time_us;
     unsigned order, version; /* the order shown, as of which version; version 0: none shown */
     unsigned expected_index;
+    unsigned fired;
     bool batch;
     unsigned item, item_count; /* of a batch: who refused, or all */
     struct model_outcome *items; /* in the model's arena */
@@ -58,9 +73,18 @@ struct model_outcome {
     const char *missing[2];  /* FIELD_REQUIRED */
 };
 
-/* retail@1, and loop@1: OPEN -poke-> OPEN, OPEN -close or finish-> DONE; poke requires extension, finish order_type and extension. */
+/* retail@1, and loop@1: OPEN -poke-> OPEN, OPEN -close or finish-> DONE; poke requires extension, finish order_type and extension. OPEN has the timers nag, which
+ * only tells, and finish. */
 struct machines *model_machines_new(void);
 extern const char *const model_edges[][4]; /* machine, event, from, to; ends with NULLs */
+
+/* model_timers.c */
+struct model_timer *model_timer_find(struct model_timers *ts, struct slice id);
+bool model_status_has_timer(const char *machine, const char *status, struct slice id);
+void model_timer_set(struct model_timers *ts, struct model_timer t);
+void model_timer_remove(struct model_timers *ts, const struct model_timer *t);
+void model_timers_move(struct model_timers *ts, const char *machine, const char *from, const char *to, uint64_t now_us);
+void model_timers_check(const struct model_timers *ts, struct slice encoded, const struct machines *ms); /* ts NULL: none */
 
 void model_init(struct model *m);
 void model_fini(struct model *m);

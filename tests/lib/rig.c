@@ -20,6 +20,11 @@ static void store_in(struct rig *r)
     st = store_get(&view, key_slice(&k), &r->scratch, &row);
     check(st == STATUS_OK || st == STATUS_ABSENT);
     if (st == STATUS_OK) check(feed_record_decode(row, &r->kept) == STATUS_OK);
+    r->timers = (struct timers_record){0};
+    key_timers(&k);
+    st = store_get(&view, key_slice(&k), &r->scratch, &row);
+    check(st == STATUS_OK || st == STATUS_ABSENT);
+    if (st == STATUS_OK) check(timers_record_decode(row, &r->timers) == STATUS_OK);
     arena_reset(&r->scratch);
 }
 
@@ -64,7 +69,7 @@ struct store_view rig_view(const struct rig *r) { return (struct store_view){.st
 enum status rig_apply(struct rig *r, uint64_t log_time_us, const struct slice *commands, unsigned count, struct arena *arena,
                       struct outcome *outcomes)
 {
-    struct apply a = {.view = {.store = r->store, .batch = r->batch}, .machines = r->ms, .record = r->record, .feed = &r->feed, .index = r->record.applied_index + 1, .kept = r->kept,
+    struct apply a = {.view = {.store = r->store, .batch = r->batch}, .machines = r->ms, .record = r->record, .feed = &r->feed, .index = r->record.applied_index + 1, .kept = r->kept, .timers = r->timers, .timers_soonest_us = INT64_MAX,
                       .scratch = &r->scratch};
     enum status st = STATUS_OK;
     feed_writer_clear(&r->feed);
@@ -81,6 +86,7 @@ enum status rig_apply(struct rig *r, uint64_t log_time_us, const struct slice *c
     if (st) return st;
     r->record = a.record;
     r->kept = a.kept;
+    r->timers = a.timers;
     feed_tail_take(&r->tail, &r->feed, a.index);
     return STATUS_OK;
 }

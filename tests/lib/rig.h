@@ -15,6 +15,7 @@ struct rig {
     struct feed_writer feed;
     struct feed_tail tail;          /* of 64 KiB */
     struct feed_record kept;
+    struct timers_record timers;
 };
 
 void rig_open(struct rig *r, struct machines *ms);

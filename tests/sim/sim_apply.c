@@ -1,6 +1,6 @@
 /* Random lives of a partition against the model (tests/lib/model.h).
  *
- * A run draws commands (creates, transitions, updates, imports, fences, batches; retries, reused ids, races on a version, expiry by jumps of time, clocks that go
+ * A run draws commands (creates, transitions, updates, imports, fences, batches, timers that are set, cancelled and fire; retries, reused ids, races on a version, expiry by jumps of time, clocks that go
  * back), packs 1 to 20 of them into entries, and feeds the entries to the model and to two partitions. Some entries are one batch that is not atomic, with requests
  * twice in it, or the last such batch once more. The partitions flush and crash at moments of their own; a crash forgets all that was not flushed, and the entries
  * behind the flushed applied index are applied again. Shown:
@@ -52,7 +52,7 @@ struct sim {
 
 /* How often each kind of answer was given, over all runs: a kind that never came up would be a hole in the draw. */
 static uint64_t seen_bursts, seen_burst_replays;
-static uint64_t seen[STATUS_COUNT], seen_replayed, seen_already_there, seen_late, seen_applied, seen_batches[3];
+static uint64_t seen[STATUS_COUNT], seen_replayed, seen_already_there, seen_late, seen_applied, seen_fired, seen_batches[3];
 static uint64_t seed_now;
 static void on_abort(int sig)
 {
@@ -186,6 +186,71 @@ static struct command draw_update(struct sim *s)
     return c;
 }
 
+static const struct model_timers *timers_of(const struct model_order *o) { return o ? o->entries[o->count - 1].timers : NULL; }
+
+static struct slice draw_timer_id(struct sim *s, const struct model_order *o)
+{
+    static const char *const ids[] = {"pay_timeout", "auto_confirm", "nag", "finish"};
+    const struct model_timers *ts = timers_of(o);
+    if (ts && chance(s, 40)) return ts->at[below(s, ts->count)].id;
+    return chance(s, 40) ? slice_str(ids[below(s, ARRAY_LEN(ids))]) : text(s, "timer-%llu", below(s, 20));
+}
+
+static struct command draw_set_timer(struct sim *s)
+{
+    static const char *const names[] = {"PENDING_PAYMENT", "PAID", "SHIPPED", "OPEN", "DELIVERED", "NOWHERE"};
+    struct command c = {.type = COMMAND_SET_TIMER};
+    struct command_set_timer *t = &c.set_timer;
+    const struct model_order *o = s->model.order_count && chance(s, 30) ? &s->model.orders[0] : any_order(s); /* one that comes to have many */
+    struct command_transition edge = {0};
+    draw_origin(s, &c, false);
+    t->order_id = !o || chance(s, 3) ? (int64_t)(test_random_next(&s->random) >> 1) : o->id;
+    t->timer_id = draw_timer_id(s, o);
+    t->fire_us = (int64_t)s->clock_us + (int64_t)below(s, 300000) - 20000;
+    if (chance(s, 5)) t->fire_us = chance(s, 50) ? -1 : (int64_t)s->clock_us + TIMER_AHEAD_US_MAX + (int64_t)below(s, 60000000) - 20000000;
+    if (chance(s, 60)) draw_edge(s, o, &edge);
+    t->event = edge.event;
+    if (t->event.len && chance(s, 40))
+        for (unsigned n = 1 + (unsigned)below(s, 3); n; n--)
+            t->expected_statuses[t->expected_status_count++] = slice_str(o && chance(s, 60) ? o->entries[o->count - 1].to : names[below(s, ARRAY_LEN(names))]);
+    stamp(s, &c);
+    return c;
+}
+
+static struct command draw_cancel_timer(struct sim *s)
+{
+    struct command c = {.type = COMMAND_CANCEL_TIMER};
+    const struct model_order *o = any_order(s);
+    draw_origin(s, &c, false);
+    c.cancel_timer.order_id = !o || chance(s, 3) ? (int64_t)(test_random_next(&s->random) >> 1) : o->id;
+    c.cancel_timer.timer_id = draw_timer_id(s, o);
+    stamp(s, &c);
+    return c;
+}
+
+/* Timers that are due, some that are not yet, some that have gone. */
+static struct command draw_fire(struct sim *s)
+{
+    struct command c = {.type = COMMAND_FIRE, .fire.floor_us = below(s, 2) ? s->clock_us : 0};
+    uint8_t bytes[24 * COMMAND_FIRE_BYTES];
+    struct writer w = writer_of(bytes, sizeof bytes);
+    for (unsigned tries = 0; tries < 60 && c.fire.count < 24; tries++) {
+        const struct model_order *o = any_order(s);
+        if (!o) break;
+        const struct model_entry *e = &o->entries[chance(s, 90) ? o->count - 1 : below(s, o->count)];
+        if (!e->timers) continue;
+        const struct model_timer *t = &e->timers->at[below(s, e->timers->count)];
+        bool due = t->fire_us <= (int64_t)s->clock_us;
+        if (!due && chance(s, 80)) continue;
+        write_be64(&w, (uint64_t)t->fire_us);
+        write_be64(&w, (uint64_t)o->id);
+        write_u8(&w, t->no);
+        c.fire.count++;
+    }
+    c.fire.packed = arena_copy(&s->arena, writer_slice(&w));
+    return c;
+}
+
 /* A legal past, as check_import would have let it through: a walk along the machine's edges. */
 static struct command draw_import(struct sim *s)
 {
@@ -225,6 +290,14 @@ static struct command draw_again(struct sim *s)
 {
     struct command c = s->sent[below(s, s->sent_count)];
     c.origin.ttl_us = 1 + below(s, s->ttl_us_max);
+    if (c.type == COMMAND_SET_TIMER || c.type == COMMAND_CANCEL_TIMER) {
+        struct command other = c.type == COMMAND_SET_TIMER ? draw_set_timer(s) : draw_cancel_timer(s);
+        if (chance(s, 70)) return c;
+        other.origin.request_id = c.origin.request_id;
+        if (c.type == COMMAND_SET_TIMER) other.set_timer.order_id = c.set_timer.order_id;
+        else other.cancel_timer.order_id = c.cancel_timer.order_id;
+        return other;
+    }
     if (chance(s, 30)) {
         struct slice id = c.origin.request_id;
         struct slice user = c.type == COMMAND_CREATE ? c.create.user_id : (struct slice){0};
@@ -298,8 +371,11 @@ static struct command draw(struct sim *s)
     struct command c;
     uint64_t kind = below(s, 100);
     if (s->sent_count && kind < 20) return draw_again(s);
+    if (kind < 26) return draw_fire(s);
     if (kind < 45) c = draw_create(s);
-    else if (kind < 78) c = draw_transition(s);
+    else if (kind < 67) c = draw_transition(s);
+    else if (kind < 75) c = draw_set_timer(s);
+    else if (kind < 78) c = draw_cancel_timer(s);
     else if (kind < 88) c = draw_update(s);
     else if (kind < 92) return draw_fence(s);
     else if (kind < 95) return draw_batch(s);
@@ -399,6 +475,7 @@ static void step(struct sim *s)
         seen_batches[expected[i].status ? 0 : 1 + expected[i].replayed] += expected[i].batch;
         seen_late += !expected[i].batch && expected[i].replayed && expected[i].version < s->model.orders[expected[i].order].count;
         seen_already_there += expected[i].already_there;
+        seen_fired += expected[i].fired;
     }
     seen_bursts += burst_count > 0;
     s->entry_count++;
@@ -452,6 +529,21 @@ static void check_equal(struct sim *s)
     store_iter_close(it[1]);
 }
 
+/* What timers came to, by the histories. */
+static uint64_t seen_reasons[5];
+static void count_reasons(const struct model *m)
+{
+    static const char *const whys[] = {"which was not expected", "does not lead out of", "requires"};
+    for (unsigned i = 0; i < m->order_count; i++)
+        for (const struct model_entry *e = m->orders[i].entries; e < m->orders[i].entries + m->orders[i].count; e++) {
+            if (!slice_equal(e->operator_, SLICE_LIT("timer"))) continue;
+            unsigned kind = strcmp(e->event, "timer_fired") ? 0 : 1;
+            for (unsigned k = 0; k < ARRAY_LEN(whys); k++)
+                if (memmem(e->reason.data, e->reason.len, whys[k], strlen(whys[k]))) kind = 2 + k;
+            seen_reasons[kind]++;
+        }
+}
+
 static struct sim *run(uint64_t seed)
 {
     static struct sim s;
@@ -473,6 +565,7 @@ static struct sim *run(uint64_t seed)
         check(s.rigs[p].record.applied_index == s.entry_count);
     }
     check_equal(&s);
+    count_reasons(&s.model);
     for (unsigned p = 0; p < 2; p++) rig_close(&s.rigs[p]);
     model_fini(&s.model);
     arena_fini(&s.arena);
@@ -485,7 +578,7 @@ static void check_coverage(void)
 {
     static const enum status kinds[] = {
         STATUS_OK, STATUS_ORDER_NOT_FOUND, STATUS_MACHINE_NOT_FOUND, STATUS_CLIENT_ORDER_NO_TAKEN, STATUS_STATUS_MISMATCH, STATUS_EDGE_NOT_DEFINED,
-        STATUS_IDEMPOTENCY_KEY_REUSED, STATUS_VERSION_MISMATCH, STATUS_FIELD_INVALID, STATUS_REQUEST_FENCED, STATUS_FIELD_REQUIRED,
+        STATUS_IDEMPOTENCY_KEY_REUSED, STATUS_VERSION_MISMATCH, STATUS_FIELD_INVALID, STATUS_REQUEST_FENCED, STATUS_FIELD_REQUIRED, STATUS_TIMER_NOT_FOUND, STATUS_LIMIT_EXCEEDED,
     };
     for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
         printf("# %-24s %8llu\n", status_name(kinds[i]), (unsigned long long)seen[kinds[i]]);
@@ -497,6 +590,10 @@ static void check_coverage(void)
     check(seen_late > 0);
     check(seen_already_there > 0);
     check(seen_applied > 0);
+    check(seen_fired > 0);
+    for (unsigned i = 0; i < ARRAY_LEN(seen_reasons); i++) check(seen_reasons[i] > 0);
+    printf("# timers fired: %llu; moved %llu, told %llu, not expected %llu, no edge %llu, required %llu\n", (unsigned long long)seen_fired, (unsigned long long)seen_reasons[0],
+           (unsigned long long)seen_reasons[1], (unsigned long long)seen_reasons[2], (unsigned long long)seen_reasons[3], (unsigned long long)seen_reasons[4]);
     printf("# batches: refused %llu, done %llu, replayed %llu\n", (unsigned long long)seen_batches[0], (unsigned long long)seen_batches[1], (unsigned long long)seen_batches[2]);
     for (int i = 0; i < 3; i++) check(seen_batches[i] > 0);
     printf("# batches that are not atomic: %llu, requests of them replayed %llu\n", (unsigned long long)seen_bursts, (unsigned long long)seen_burst_replays);

@@ -50,6 +50,15 @@ static struct command sample(enum command_type type)
     case COMMAND_MACHINE:
         c.machine.row = SLICE_LIT("row");
         break;
+    case COMMAND_SET_TIMER:
+        c.set_timer = (struct command_set_timer){0x0102030405060708, 0x1112131415161718, SLICE_LIT("remind"), SLICE_LIT("cancel"), 2, {SLICE_LIT("PAID"), SLICE_LIT("SHIPPED")}};
+        break;
+    case COMMAND_CANCEL_TIMER:
+        c.cancel_timer = (struct command_cancel_timer){0x0102030405060708, SLICE_LIT("remind")};
+        break;
+    case COMMAND_FIRE:
+        c.fire = (struct command_fire){0x0102030405060708, 2, slice_of("0123456789abcdefg0123456789abcdefg", 2 * COMMAND_FIRE_BYTES)};
+        break;
     case COMMAND_RETAIN:
         c.retain = (struct command_retain){0x0102030405060708, 0x1112131415161718};
         break;
@@ -60,7 +69,8 @@ static struct command sample(enum command_type type)
     return c;
 }
 
-static const enum command_type types[] = {COMMAND_CREATE, COMMAND_TRANSITION, COMMAND_IMPORT, COMMAND_FENCE, COMMAND_BATCH, COMMAND_UPDATE, COMMAND_PATCH, COMMAND_RESOURCE, COMMAND_MACHINE, COMMAND_RETAIN};
+static const enum command_type types[] = {COMMAND_CREATE, COMMAND_TRANSITION, COMMAND_IMPORT, COMMAND_FENCE, COMMAND_BATCH, COMMAND_UPDATE, COMMAND_PATCH, COMMAND_RESOURCE, COMMAND_MACHINE, COMMAND_RETAIN,
+                                          COMMAND_SET_TIMER, COMMAND_CANCEL_TIMER, COMMAND_FIRE};
 
 static void assert_changes_equal(const struct content_change *a, const struct content_change *b)
 {
@@ -108,6 +118,20 @@ static void assert_commands_equal(const struct command *a, const struct command 
         assert_true(slice_equal(a->resource.bytes, b->resource.bytes));
     } else if (a->type == COMMAND_MACHINE) {
         assert_true(slice_equal(a->machine.row, b->machine.row));
+    } else if (a->type == COMMAND_SET_TIMER) {
+        assert_int_equal(a->set_timer.order_id, b->set_timer.order_id);
+        assert_int_equal(a->set_timer.fire_us, b->set_timer.fire_us);
+        assert_true(slice_equal(a->set_timer.timer_id, b->set_timer.timer_id));
+        assert_true(slice_equal(a->set_timer.event, b->set_timer.event));
+        assert_int_equal(a->set_timer.expected_status_count, b->set_timer.expected_status_count);
+        for (unsigned i = 0; i < a->set_timer.expected_status_count; i++) assert_true(slice_equal(a->set_timer.expected_statuses[i], b->set_timer.expected_statuses[i]));
+    } else if (a->type == COMMAND_CANCEL_TIMER) {
+        assert_int_equal(a->cancel_timer.order_id, b->cancel_timer.order_id);
+        assert_true(slice_equal(a->cancel_timer.timer_id, b->cancel_timer.timer_id));
+    } else if (a->type == COMMAND_FIRE) {
+        assert_int_equal(a->fire.floor_us, b->fire.floor_us);
+        assert_int_equal(a->fire.count, b->fire.count);
+        assert_true(slice_equal(a->fire.packed, b->fire.packed));
     } else if (a->type == COMMAND_RETAIN) {
         assert_int_equal(a->retain.first_place, b->retain.first_place);
         assert_int_equal(a->retain.first_time_us, b->retain.first_time_us);
@@ -170,6 +194,10 @@ static void the_log_bytes_are_golden(void **state)
     assert_golden("command_machine", command_encode(&machine, &arena));
     struct command retain = sample(COMMAND_RETAIN);
     assert_golden("command_retain", command_encode(&retain, &arena));
+    struct command set_timer = sample(COMMAND_SET_TIMER), cancel_timer = sample(COMMAND_CANCEL_TIMER), fire = sample(COMMAND_FIRE);
+    assert_golden("command_set_timer", command_encode(&set_timer, &arena));
+    assert_golden("command_cancel_timer", command_encode(&cancel_timer, &arena));
+    assert_golden("command_fire", command_encode(&fire, &arena));
     assert_golden("command_entry", writer_slice(&w));
 }
 

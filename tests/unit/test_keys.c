@@ -32,6 +32,15 @@ static void layouts_are_as_drawn(void **state) {
     key_slot(&k, 0x1234), expect_hex(&k, "123453");
     key_slot_prefix(&k, 0x1234), expect_hex(&k, "1234");
     key_partition(&k), expect_hex(&k, "ffff41");
+    key_timers(&k), expect_hex(&k, "ffff54");
+    key_timer(&k, 0x0102030405060708, id, 9), expect_hex(&k, "ffff54" "0102030405060708" "0000000000523407" "09");
+    int64_t fire_us, order_id;
+    uint8_t no;
+    assert_true(key_timer_parts(key_slice(&k), &fire_us, &order_id, &no));
+    assert_int_equal(fire_us, 0x0102030405060708);
+    assert_int_equal(order_id, id);
+    assert_int_equal(no, 9);
+    key_timers(&k), assert_false(key_timer_parts(key_slice(&k), &fire_us, &order_id, &no));
 }
 
 static void times_before_1970_sort_first(void **state) {
