@@ -9,13 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "client/channel.h"
-#include "client/error.h"
-#include "client/message.h"
-#include "client/retry.h"
-#include "client/security.h"
-#include "proto/base/buf.h"
-#include "proto/base/list.h"
+#include "client/handle.h"
 #include "proto/base/mem.h"
 
 enum {
@@ -24,32 +18,18 @@ enum {
     IMPORT_UNSENT_BYTES_MAX = 256 << 10,
 };
 
-struct orderdb_client {
-    struct channel_loop *loop;
-    struct channel *channel;
-    struct tls_source *tls; /* NULL: cleartext */
-    struct orderdb_options options;
-    struct orderdb_error error;
-    bool failed;
-    unsigned attempts;
-    struct retry_budget budget;
-    struct buf request, response;
-    struct list imports;
-    char request_id[MESSAGE_REQUEST_ID_BYTES];
-};
-
 /* ---- what the last call left */
 
 const struct orderdb_error *orderdb_error(const struct orderdb_client *db) { return db->failed ? &db->error : NULL; }
 const char *orderdb_request_id(const struct orderdb_client *db) { return db->request_id; }
 unsigned orderdb_attempts(const struct orderdb_client *db) { return db->attempts; }
 
-static void client_clear(struct orderdb_client *db) {
+void handle_clear(struct orderdb_client *db) {
     error_reset(&db->error);
     db->failed = false;
 }
 
-static void client_fail(struct orderdb_client *db, enum grpc_code code, const char *message) {
+void handle_fail(struct orderdb_client *db, enum grpc_code code, const char *message) {
     error_set(&db->error, code, message);
     db->failed = true;
 }
@@ -65,7 +45,7 @@ struct orderdb_client *orderdb_open(const char *target, const struct orderdb_opt
     struct orderdb_client *db = mem_new(struct orderdb_client);
     int error = ENOMEM;
     if (!db) goto failed;
-    list_init(&db->imports);
+    list_init(&db->imports), list_init(&db->streams);
     if (options) db->options = *options;
     if (!db->options.timeout_ms) db->options.timeout_ms = TIMEOUT_MS;
     retry_budget_init(&db->budget);
@@ -85,6 +65,7 @@ failed:
 void orderdb_close(struct orderdb_client *db) {
     if (!db) return;
     check(list_empty(&db->imports));
+    check(list_empty(&db->streams));
     channel_close(db->channel);
     channel_loop_free(db->loop);
     tls_source_free(db->tls);
@@ -113,14 +94,14 @@ static void attempt_answer_cb(void *user, const struct channel_answer *a) {
     }
     db->response.len = 0;
     t->ok = buf_append(&db->response, a->response);
-    if (!t->ok) client_fail(db, GRPC_RESOURCE_EXHAUSTED, "no memory for the answer");
+    if (!t->ok) handle_fail(db, GRPC_RESOURCE_EXHAUSTED, "no memory for the answer");
 }
 
 static void attempt_run(struct attempt *t, const char *path, struct slice request, uint64_t deadline_ns) {
     struct channel_request r = {.path = path, .message = request, .deadline_ns = deadline_ns, .on_answer = attempt_answer_cb, .user = t};
     t->db->attempts++;
     if (!channel_start(t->db->channel, &r)) {
-        client_fail(t->db, GRPC_RESOURCE_EXHAUSTED, "no memory for the call");
+        handle_fail(t->db, GRPC_RESOURCE_EXHAUSTED, "no memory for the call");
         t->fate = CHANNEL_NOT_SENT;
         t->may_repeat_never = true;
         return;
@@ -150,7 +131,7 @@ static bool client_run(struct orderdb_client *db, const char *path, struct slice
     bool maybe_done = false; /* an earlier attempt may have taken effect */
     for (;;) {
         uint64_t delay_ns;
-        client_clear(db);
+        handle_clear(db);
         struct attempt t = {.db = db};
         attempt_run(&t, path, request, deadline_ns);
         if (t.ok) return true;
@@ -166,14 +147,14 @@ static bool client_run(struct orderdb_client *db, const char *path, struct slice
 
 static void *client_unpack(struct orderdb_client *db, const ProtobufCMessageDescriptor *type) {
     ProtobufCMessage *m = message_unpack(type, buf_slice(&db->response));
-    if (!m) client_fail(db, GRPC_INTERNAL, "the answer cannot be read, or no memory for it");
+    if (!m) handle_fail(db, GRPC_INTERNAL, "the answer cannot be read, or no memory for it");
     return m;
 }
 
 static void *client_call(struct orderdb_client *db, const char *path, const ProtobufCMessage *request, const ProtobufCMessageDescriptor *answer,
                          const struct orderdb_call_options *options) {
     if (!message_pack(&db->request, request)) {
-        client_fail(db, GRPC_RESOURCE_EXHAUSTED, "no memory for the request");
+        handle_fail(db, GRPC_RESOURCE_EXHAUSTED, "no memory for the request");
         return NULL;
     }
     bool ok = client_run(db, path, buf_slice(&db->request), options ? options->timeout_ms : 0, true);
@@ -236,7 +217,7 @@ Orderdb__V1__BatchCreateOrdersResponse *orderdb_batch_create_orders(struct order
     Orderdb__V1__BatchCreateOrdersRequest r = *request;
     db->request_id[0] = 0;
     void *copies = message_write_creates(&r);
-    if (!copies) return client_fail(db, GRPC_RESOURCE_EXHAUSTED, "no memory for the request"), NULL;
+    if (!copies) return handle_fail(db, GRPC_RESOURCE_EXHAUSTED, "no memory for the request"), NULL;
     void *answer = client_call(db, "/orderdb.v1.OrderService/BatchCreateOrders", &r.base, &orderdb__v1__batch_create_orders_response__descriptor, options);
     mem_free(copies);
     return answer;
@@ -247,7 +228,7 @@ Orderdb__V1__BatchTransitionOrdersResponse *orderdb_batch_transition_orders(stru
     Orderdb__V1__BatchTransitionOrdersRequest r = *request;
     db->request_id[0] = 0;
     void *copies = message_write_transitions(&r);
-    if (!copies) return client_fail(db, GRPC_RESOURCE_EXHAUSTED, "no memory for the request"), NULL;
+    if (!copies) return handle_fail(db, GRPC_RESOURCE_EXHAUSTED, "no memory for the request"), NULL;
     void *answer = client_call(db, "/orderdb.v1.OrderService/BatchTransitionOrders", &r.base, &orderdb__v1__batch_transition_orders_response__descriptor, options);
     mem_free(copies);
     return answer;
@@ -314,14 +295,14 @@ static void import_answer_cb(void *user, const struct channel_answer *a) {
 
 struct orderdb_import *orderdb_import_begin(struct orderdb_client *db, uint32_t timeout_ms) {
     db->request_id[0] = 0;
-    client_clear(db);
+    handle_clear(db);
     struct orderdb_import *i = mem_new(struct orderdb_import);
     struct channel_request r = {.path = "/orderdb.v1.OrderService/ImportOrders", .stream = true, .on_answer = import_answer_cb, .user = i};
     r.deadline_ns = channel_now_ns() + (timeout_ms ? timeout_ms : IMPORT_TIMEOUT_MS) * NS_PER_MS;
     if (i) i->call = channel_start(db->channel, &r);
     if (!i || !i->call) {
         mem_free(i);
-        client_fail(db, GRPC_RESOURCE_EXHAUSTED, "no memory for the call");
+        handle_fail(db, GRPC_RESOURCE_EXHAUSTED, "no memory for the call");
         return NULL;
     }
     i->db = db;
@@ -353,9 +334,9 @@ Orderdb__V1__ImportOrdersResponse *orderdb_import_finish(struct orderdb_import *
     orderdb_import_end(i);
     if (i->call && i->no_memory) channel_cancel(i->call);
     while (i->call) channel_loop_turn(db->loop, CHANNEL_FOREVER);
-    client_clear(db);
+    handle_clear(db);
     if (i->no_memory) {
-        client_fail(db, GRPC_RESOURCE_EXHAUSTED, "no memory for the import");
+        handle_fail(db, GRPC_RESOURCE_EXHAUSTED, "no memory for the import");
     } else if (!i->ok) {
         struct channel_answer a = {.code = i->failure.code, .fate = i->failure.fate, .message = buf_slice(&i->failure.message),
                                    .details = buf_slice(&i->failure.details), .pushback_ms = i->failure.pushback_ms};
@@ -363,7 +344,7 @@ Orderdb__V1__ImportOrdersResponse *orderdb_import_finish(struct orderdb_import *
     } else {
         db->response.len = 0;
         if (buf_append(&db->response, buf_slice(&i->answer))) answer = client_unpack(db, &orderdb__v1__import_orders_response__descriptor);
-        else client_fail(db, GRPC_RESOURCE_EXHAUSTED, "no memory for the answer");
+        else handle_fail(db, GRPC_RESOURCE_EXHAUSTED, "no memory for the answer");
     }
     list_remove(&i->node);
     buf_fini(&i->answer), buf_fini(&i->failure.message), buf_fini(&i->failure.details);

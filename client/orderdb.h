@@ -18,6 +18,7 @@
 
 #include "orderdb/v1/admin.pb-c.h"
 #include "orderdb/v1/order.pb-c.h"
+#include "orderdb/v1/stream.pb-c.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -47,7 +48,7 @@ struct orderdb_call_options {
 /* target: "host:port", "[::1]:port", port 7400 unless told. Connects with the first call. NULL: errno is EINVAL (target), EKEYREJECTED (a file of TLS:
  * options' tls_error) or ENOMEM. */
 struct orderdb_client *orderdb_open(const char *target, const struct orderdb_options *options);
-/* Imports under way end; their handles are to be finished first. NULL is fine. */
+/* Imports are to be finished and streams of changes closed first. NULL is fine. */
 void orderdb_close(struct orderdb_client *db);
 
 /* The calls. NULL: refused or failed, orderdb_error() says why. Writes without a request_id get one (32 hex characters from the kernel), the
@@ -150,6 +151,37 @@ bool orderdb_async_drain(struct orderdb_async *a, uint32_t wait_ms); /* runs unt
  * more than cap: call again with room for them. Ask before each poll, after all submits: this writes what is queued. */
 size_t orderdb_async_polls(struct orderdb_async *a, struct pollfd *polls, size_t cap, int *timeout_ms);
 struct orderdb_async_stats orderdb_async_stats(const struct orderdb_async *a);
+
+/* ---- Changes: the change stream without a group. Whoever reads keeps the cursor.
+ *
+ * A stream belongs to its handle and so to the handle's thread. Other calls may be made on the handle meanwhile; several streams may be open. A lost connection,
+ * UNAVAILABLE (a server that drains) and RESOURCE_EXHAUSTED with a delay are ridden out: the stream begins again behind the last message that was given out, so nothing is
+ * skipped and nothing comes twice. Memory: one message (at most 64 MiB, a server sends 4) and 8 MiB that are on their way; a caller that rests makes the server wait. */
+struct orderdb_changes;
+#define ORDERDB_FOREVER UINT32_MAX
+
+/* Zero everywhere is the default. */
+struct orderdb_changes_options {
+    uint32_t outage_ms_max; /* so long without a message is tried again before it fails; 0: 60 s; ORDERDB_FOREVER: some 49 days */
+};
+enum orderdb_changes_result {
+    ORDERDB_CHANGES_EVENTS,  /* a message; it may hold no event: then the cursor alone has moved */
+    ORDERDB_CHANGES_TIMEOUT, /* none came in time; call again. orderdb_changes_error() tells whether the server is away */
+    ORDERDB_CHANGES_END,     /* stop_at_end, and all that was there is read */
+    ORDERDB_CHANGES_FAILED,  /* for good: orderdb_changes_error() */
+};
+/* Sends nothing yet. NULL: no memory. request: only read, and not after the return; its cursor: where to begin. */
+struct orderdb_changes *orderdb_read_changes(struct orderdb_client *db, const Orderdb__V1__ReadChangesRequest *request,
+                                             const struct orderdb_changes_options *options);
+/* The next message, at the latest after timeout_ms (0: only what is there). It is the stream's, and valid until the next call of next, next_bytes or close. */
+enum orderdb_changes_result orderdb_changes_next(struct orderdb_changes *c, uint32_t timeout_ms, const Orderdb__V1__ReadChangesResponse **events);
+/* The same as the bytes of a ReadChangesResponse, as they came: for those who pass them on or look at a few fields. */
+enum orderdb_changes_result orderdb_changes_next_bytes(struct orderdb_changes *c, uint32_t timeout_ms, const uint8_t **message, size_t *message_bytes);
+/* Where to resume after all messages that were given out: keep it (as bytes, some 16 KB) with what was made of them. Valid until the next call of next. */
+const uint8_t *orderdb_changes_cursor(const struct orderdb_changes *c, size_t *bytes);
+/* Why it failed, or why nothing comes just now; NULL: all is well. Valid until the next call of next. */
+const struct orderdb_error *orderdb_changes_error(const struct orderdb_changes *c);
+void orderdb_changes_close(struct orderdb_changes *c); /* NULL is fine */
 
 #ifdef __cplusplus
 }

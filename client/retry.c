@@ -26,13 +26,23 @@ uint64_t retry_pause_ns(unsigned attempt) {
     return (ms / 2 + random % (ms / 2 + 1)) * NS_PER_MS;
 }
 
-bool retry_allowed(struct retry_budget *b, const struct retry_question *q, uint64_t *pause_ns) {
+/* What the answer, the caller and the deadline say; the budget is not asked. */
+static bool retry_sensible(const struct retry_question *q, uint64_t *pause_ns) {
     if (q->stop || (q->retries_max && q->attempts > q->retries_max)) return false;
     bool passing = q->code == GRPC_UNAVAILABLE || (q->code == GRPC_RESOURCE_EXHAUSTED && q->delay_ms >= 0);
     if (!passing || (!q->repeatable && q->fate == CHANNEL_UNKNOWN)) return false;
     if (q->fate == CHANNEL_NOT_SENT && !q->wait_for_server) return false;
     *pause_ns = retry_pause_ns(q->attempts);
     if (q->delay_ms > 0) *pause_ns += (uint64_t)q->delay_ms * NS_PER_MS;
-    if (channel_now_ns() + *pause_ns >= q->deadline_ns) return false;
-    return q->fate == CHANNEL_NOT_SENT || retry_budget_take(b);
+    return channel_now_ns() + *pause_ns < q->deadline_ns;
+}
+
+bool retry_allowed(struct retry_budget *b, const struct retry_question *q, uint64_t *pause_ns) {
+    return retry_sensible(q, pause_ns) && (q->fate == CHANNEL_NOT_SENT || retry_budget_take(b));
+}
+
+bool retry_stream_allowed(struct retry_budget *b, const struct retry_question *q, uint64_t *pause_ns) {
+    if (!retry_sensible(q, pause_ns)) return false;
+    if (q->fate != CHANNEL_NOT_SENT && !retry_budget_take(b)) *pause_ns += PAUSE_MS_MAX * NS_PER_MS;
+    return true;
 }

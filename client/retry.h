@@ -33,6 +33,8 @@ void retry_budget_call(struct retry_budget *b);          /* one more call was ma
 bool retry_budget_take(struct retry_budget *b) MUST_USE; /* one retry; false: not now */
 /* Whether another attempt may follow, and after which pause; it is then paid for. */
 bool retry_allowed(struct retry_budget *b, const struct retry_question *q, uint64_t *pause_ns) MUST_USE;
+/* The same for a stream that is opened again: an outage must not end it, so without a token it waits longer (2 s more) instead of not at all. */
+bool retry_stream_allowed(struct retry_budget *b, const struct retry_question *q, uint64_t *pause_ns) MUST_USE;
 /* Full jitter: anything from half to all of a pause that doubles with each attempt (1, 2, ...), 40 ms to 2 s. */
 uint64_t retry_pause_ns(unsigned attempt);
 

@@ -5,7 +5,7 @@ LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 
 # Generated headers lie in a folder of ours: others may install some of the same names.
-INSTALLED_PBC := $(addsuffix .pb-c.h,orderdb/v1/order orderdb/v1/admin google/protobuf/duration google/protobuf/field_mask google/protobuf/timestamp \
+INSTALLED_PBC := $(addsuffix .pb-c.h,orderdb/v1/order orderdb/v1/admin orderdb/v1/stream google/protobuf/duration google/protobuf/field_mask google/protobuf/timestamp \
 	google/protobuf/any google/rpc/status)
 COMPLETIONDIR ?= $(PREFIX)/share/bash-completion/completions
 INSTALLED_FILES := $(COMPLETIONDIR)/orderctl $(BINDIR)/orderd $(BINDIR)/orderctl $(LIBDIR)/liborderdb.a $(LIBDIR)/pkgconfig/orderdb.pc $(INCLUDEDIR)/orderdb.h \
