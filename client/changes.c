@@ -30,7 +30,7 @@ struct orderdb_changes {
     enum channel_fate fate;
     bool may_repeat_never;
     unsigned attempts;          /* since the last message */
-    uint64_t outage_ns, retry_ns; /* when the first of them failed; when the next one is due */
+    uint64_t outage_ns, retry_ns; /* when that began; when the next one is due */
     struct arena arena;         /* of the message with the caller, unpacked */
 };
 
@@ -44,7 +44,7 @@ static void changes_fail(struct orderdb_changes *c, enum grpc_code code, const c
 static bool message_cb(void *user, struct slice message) {
     struct orderdb_changes *c = user;
     c->message = message;
-    c->attempts = 0;
+    c->attempts = 0, c->outage_ns = 0;
     c->troubled = false;
     retry_budget_call(&c->db->budget); /* a stream that works for days has earned its retries as many calls have */
     return false;
@@ -64,7 +64,7 @@ static void answer_cb(void *user, const struct channel_answer *a) {
     c->error.outcome_unknown = false; /* it reads */
     c->troubled = true;
     uint64_t now = channel_now_ns(), pause_ns;
-    if (c->attempts == 1) c->outage_ns = now;
+    if (!c->outage_ns) c->outage_ns = now;
     struct retry_question q = {.code = a->code, .fate = a->fate, .delay_ms = c->error.retry_delay_ms, .stop = db->options.no_retries || a->pushback_ms == CHANNEL_PUSHBACK_STOP,
                                .repeatable = true, .wait_for_server = db->options.wait_for_server || channel_was_connected(db->channel), .attempts = c->attempts,
                                .retries_max = db->options.retries_max, .deadline_ns = c->outage_ns + c->outage_ms_max * NS_PER_MS};
