@@ -45,8 +45,9 @@ static bool is_pair(const char *text, const char *key, const char *value) {
     return strncmp(text, key, n) == 0 && strncmp(text + n, ": ", 2) == 0 && strcmp(text + n + 2, value) == 0;
 }
 
-enum cli_exit cli_error(const struct cli *cli) {
-    const struct orderdb_error *e = orderdb_error(cli->db);
+enum cli_exit cli_error(const struct cli *cli) { return cli_error_of(cli, orderdb_error(cli->db)); }
+
+enum cli_exit cli_error_of(const struct cli *cli, const struct orderdb_error *e) {
     check(e);
     const char *reason = orderdb_error_reason(e), *key, *value;
     bool colored = text_is_colored(stderr);

@@ -29,12 +29,13 @@ struct cli_command {
     enum cli_exit (*run)(struct cli *cli, int argc, char **argv);
     bool yaml; /* takes --output yaml */
 };
-extern const struct cli_command order_commands[], machine_commands[], resource_commands[], status_commands[]; /* each ends with family NULL */
+extern const struct cli_command order_commands[], machine_commands[], resource_commands[], stream_commands[], status_commands[]; /* each ends with family NULL */
 
 /* Prints the words and where to find help; CLI_USAGE. */
 enum cli_exit cli_usage(const struct cli *cli, const char *format, ...) PRINTF_LIKE(2, 3);
 /* Prints the handle's last error with all its details; CLI_REFUSED or CLI_UNAVAILABLE. */
 enum cli_exit cli_error(const struct cli *cli);
+enum cli_exit cli_error_of(const struct cli *cli, const struct orderdb_error *e); /* another error, in the same way */
 enum cli_exit cli_no_memory(void);
 /* A whole message on stdout; CLI_OK. */
 enum cli_exit cli_print_json(const ProtobufCMessage *m);
