@@ -61,6 +61,14 @@ def _(server):
     true("create: UNAVAILABLE" in nowhere.stderr, nowhere.stderr)
 
 
+@test("the example that follows changes builds against what was installed")
+def _():
+    example = compiled(["cc", "-std=c11"], os.path.join(t.ROOT, "examples", "tail_changes.c"), os.path.join(t.TEMP, "tail_changes"))
+    p = subprocess.run([example, "127.0.0.1:%d" % t.free_port(), os.path.join(t.TEMP, "no.cursor")], capture_output=True, text=True, timeout=30 * t.SLOW)
+    equal((p.returncode, p.stdout), (1, ""))
+    true("changes: UNAVAILABLE" in p.stderr, p.stderr)
+
+
 @test("the library shows the names of orderdb.h and of messages alone; an application may have its own panic()")
 def _():
     out = subprocess.run(["nm", "-g", "--defined-only", DEST + PREFIX + "/lib/liborderdb.a"], check=True, capture_output=True, text=True).stdout
