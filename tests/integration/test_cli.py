@@ -316,8 +316,8 @@ def completed(*words, cwd=None):
 
 @test("bash completion: commands, flags, values and files, from the tables that help shows")
 def _(server):
-    true({"order", "machine", "resource", "status", "completion"} <= set(completed("")))
-    equal(completed("st"), ["status"])
+    true({"order", "machine", "resource", "stream", "status", "completion"} <= set(completed("")))
+    equal(completed("sta"), ["status"])
     commands = completed("order", "")
     shown = [line.split()[1] for line in server.orderctl("order", "--help").stdout.splitlines() if line.startswith("  order ")]
     equal(commands, shown)

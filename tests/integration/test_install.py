@@ -61,12 +61,21 @@ def _(server):
     true("create: UNAVAILABLE" in nowhere.stderr, nowhere.stderr)
 
 
-@test("the example that follows changes builds against what was installed")
-def _():
+@test("the example that follows changes goes on where it was")
+def _(server):
     example = compiled(["cc", "-std=c11"], os.path.join(t.ROOT, "examples", "tail_changes.c"), os.path.join(t.TEMP, "tail_changes"))
-    p = subprocess.run([example, "127.0.0.1:%d" % t.free_port(), os.path.join(t.TEMP, "no.cursor")], capture_output=True, text=True, timeout=30 * t.SLOW)
-    equal((p.returncode, p.stdout), (1, ""))
-    true("changes: UNAVAILABLE" in p.stderr, p.stderr)
+    cursor = os.path.join(t.TEMP, "example.cursor")
+    seen = []
+    for n in (1, 2, 3):
+        server.call("CreateOrder", t.create_request(t.order(user_id="tail-%d" % n)))
+        lines = subprocess.run([example, server.address, cursor, "once"], check=True, capture_output=True, text=True, timeout=30 * t.SLOW).stdout.splitlines()
+        true(len(lines) == 1 or n == 1, lines) # the first one reads what other tests left, too
+        seen += lines
+        true(re.fullmatch(r"\d+:\d+ order \d+ of tail-%d: PENDING_PAYMENT" % n, lines[-1]) or n == 1, lines)
+    equal(len(seen), len(set(seen)))
+    nowhere = subprocess.run([example, "127.0.0.1:%d" % t.free_port(), cursor], capture_output=True, text=True, timeout=30 * t.SLOW)
+    equal((nowhere.returncode, nowhere.stdout), (1, ""))
+    true("changes: UNAVAILABLE" in nowhere.stderr, nowhere.stderr)
 
 
 @test("the library shows the names of orderdb.h and of messages alone; an application may have its own panic()")
