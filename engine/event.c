@@ -11,7 +11,6 @@ enum {
     /* event_id, slot, seq, type, order_id, commit_time: tags, lengths and numbers; lengths of entry and changed */
     BASE_FIXED_BYTES_MAX = 64 + 4 * PB_INT_BYTES_MAX + PB_TIMESTAMP_BYTES_MAX + 2 * 6,
     CHANGED_BYTES_MAX = 256,
-    ENTRY_FIXED_BYTES_MAX = PB_INT_BYTES_MAX + PB_TIMESTAMP_BYTES_MAX + 8 * 15 + 2 * STATUS_NAME_BYTES_MAX + SHA256_BYTES,
 };
 
 /* ---- writing */
@@ -32,27 +31,6 @@ static void write_changed(struct writer *w, uint64_t changed)
     check(!p.full);
     struct slice mask = writer_slice(&p);
     pb_message(w, 9, &mask, 1);
-}
-
-static struct slice status_text(const struct machines *ms, uint16_t status) { return status ? machines_status_name(ms, status) : (struct slice){0}; }
-
-static void write_entry(struct writer *w, const struct history_entry *e, const struct machines *ms)
-{
-    pb_int64(w, 1, e->version);
-    pb_bytes(w, 2, e->event);
-    pb_bytes(w, 3, status_text(ms, e->from));
-    pb_bytes(w, 4, status_text(ms, e->to));
-    pb_timestamp_us(w, 5, e->time_us);
-    pb_bytes(w, 6, e->operator_);
-    pb_bytes(w, 7, e->reason);
-    pb_bytes(w, 8, e->request_id);
-    pb_bytes(w, 9, e->traceparent);
-    pb_bytes(w, 10, slice_of(e->chain_hash, SHA256_BYTES));
-}
-
-static size_t entry_texts(const struct history_entry *e)
-{
-    return e->event.len + e->operator_.len + e->reason.len + e->request_id.len + e->traceparent.len;
 }
 
 /* Order.merchant_id, which stands near the front of the summary. */
@@ -93,7 +71,7 @@ static void write_base(struct writer *w, const struct event *e, const struct mac
     pb_bytes(w, 6, e->head->user_id);
     pb_bytes(w, 7, merchant_of(e->summary));
     uint8_t *room = length_begin(w, 8);
-    write_entry(w, e->entry, ms);
+    history_wire_write(w, e->entry, ms);
     length_end(w, room);
     write_changed(w, e->changed);
     pb_timestamp_us(w, 11, e->commit_us);
@@ -113,7 +91,7 @@ bool event_block_add(struct event_block *b, const struct event *e, const struct 
 {
     bool refers = e->summary.len + e->detail.len > EVENT_CONTENT_BYTES_MAX;
     struct slice merchant = merchant_of(e->summary);
-    size_t base_max = BASE_FIXED_BYTES_MAX + CHANGED_BYTES_MAX + ENTRY_FIXED_BYTES_MAX + e->head->user_id.len + merchant.len + entry_texts(e->entry) + e->entry->traceparent.len;
+    size_t base_max = BASE_FIXED_BYTES_MAX + CHANGED_BYTES_MAX + history_wire_bytes_max(e->entry) + e->head->user_id.len + merchant.len + e->entry->traceparent.len;
     size_t content = refers ? 0 : e->summary.len + e->detail.len, frame_max = 2 * (1 + 10) + order_head_wire_bytes_max(e->head);
     if (!buf_reserve(&b->payload, base_max + content + frame_max) || !buf_reserve(&b->directory, DIRECTORY_ROW_BYTES_MAX)) return false;
     struct writer w = writer_of(b->payload.data + b->payload.len, base_max + content + frame_max);

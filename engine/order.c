@@ -213,7 +213,9 @@ void order_head_write(struct writer *w, const struct order_head *h, const struct
 
 struct slice order_head_wire(const struct order_head *h, const struct machines *ms, struct arena *arena)
 {
-    size_t cap = order_head_wire_bytes_max(h);
+    struct slice machine = machine_reference(machines_by_id(ms, h->machine)), status = machines_status_name(ms, h->status);
+    /* not the most there can be: a page holds a thousand of them */
+    size_t cap = 2 * PB_INT_BYTES_MAX + pb_bytes_max(machine) + pb_bytes_max(status) + 2 * PB_TIMESTAMP_BYTES_MAX + timers_wire_bytes_max(h->timers);
     uint8_t *data = arena_alloc(arena, cap);
     if (!data) return (struct slice){0};
     struct writer w = writer_of(data, cap);
@@ -222,24 +224,33 @@ struct slice order_head_wire(const struct order_head *h, const struct machines *
     return writer_slice(&w);
 }
 
+size_t history_wire_bytes_max(const struct history_entry *e)
+{
+    size_t texts = pb_bytes_max(e->event) + pb_bytes_max(e->operator_) + pb_bytes_max(e->reason) + pb_bytes_max(e->request_id) + pb_bytes_max(e->traceparent);
+    return PB_INT_BYTES_MAX + PB_TIMESTAMP_BYTES_MAX + 3 * 15 + 2 * STATUS_NAME_BYTES_MAX + SHA256_BYTES + texts;
+}
+
+void history_wire_write(struct writer *w, const struct history_entry *e, const struct machines *ms)
+{
+    pb_int64(w, 1, e->version);
+    pb_bytes(w, 2, e->event);
+    pb_bytes(w, 3, status_text(ms, e->from));
+    pb_bytes(w, 4, status_text(ms, e->to));
+    pb_timestamp_us(w, 5, e->time_us);
+    pb_bytes(w, 6, e->operator_);
+    pb_bytes(w, 7, e->reason);
+    pb_bytes(w, 8, e->request_id);
+    pb_bytes(w, 9, e->traceparent);
+    pb_bytes(w, 10, slice_of(e->chain_hash, SHA256_BYTES));
+}
+
 struct slice history_wire(const struct history_entry *e, const struct machines *ms, struct arena *arena)
 {
-    struct slice from = status_text(ms, e->from), to = status_text(ms, e->to), chain = slice_of(e->chain_hash, SHA256_BYTES);
-    size_t cap = PB_INT_BYTES_MAX + PB_TIMESTAMP_BYTES_MAX + pb_bytes_max(e->event) + pb_bytes_max(from) + pb_bytes_max(to) + pb_bytes_max(e->operator_) +
-                 pb_bytes_max(e->reason) + pb_bytes_max(e->request_id) + pb_bytes_max(e->traceparent) + pb_bytes_max(chain);
+    size_t cap = history_wire_bytes_max(e);
     uint8_t *data = arena_alloc(arena, cap);
     if (!data) return (struct slice){0};
     struct writer w = writer_of(data, cap);
-    pb_int64(&w, 1, e->version);
-    pb_bytes(&w, 2, e->event);
-    pb_bytes(&w, 3, from);
-    pb_bytes(&w, 4, to);
-    pb_timestamp_us(&w, 5, e->time_us);
-    pb_bytes(&w, 6, e->operator_);
-    pb_bytes(&w, 7, e->reason);
-    pb_bytes(&w, 8, e->request_id);
-    pb_bytes(&w, 9, e->traceparent);
-    pb_bytes(&w, 10, chain);
+    history_wire_write(&w, e, ms);
     check(!w.full);
     return writer_slice(&w);
 }

@@ -62,6 +62,8 @@ void history_chain(struct history_entry *e, int64_t order_id, const uint8_t prev
 size_t order_head_wire_bytes_max(const struct order_head *h);
 void order_head_write(struct writer *w, const struct order_head *h, const struct machines *ms);
 /* Wire bytes of orderdb.v1.Order's head fields, and of orderdb.v1.HistoryEntry. Data NULL: arena full. */
+void history_wire_write(struct writer *w, const struct history_entry *e, const struct machines *ms);
+size_t history_wire_bytes_max(const struct history_entry *e);
 struct slice order_head_wire(const struct order_head *h, const struct machines *ms, struct arena *arena);
 struct slice history_wire(const struct history_entry *e, const struct machines *ms, struct arena *arena);
 

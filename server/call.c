@@ -25,94 +25,25 @@
  * bytes of a client stream that wait. The call is kept until its last op is home, because the op points into it: a reset stream still counts.
  * While an op of a unary call is away, the arena is the op's, perhaps on another thread: an answer at the deadline takes nothing from it. The ops of a batch
  * have arenas of their own (call_arena_take): then the call's stays at home. */
-#include "server/call.h"
+#include "server/call_local.h"
 
-#include "proto/base/buf.h"
 #include "proto/base/mem.h"
-#include "proto/grpc.h"
 #include "proto/scan.h"
-#include "server/core.h"
-#include "server/h2.h"
-#include "server/headers.h"
-#include "server/methods.h"
 #include "server/serve_common.h"
 #include "server/shed.h"
-#include "server/trailers.h"
 
 enum {
-    CALL_MAGIC = 0x43414c4c,
     ARENA_BASE_BYTES = 64 << 10,  /* beside 24 x message */
     PENDING_STEP_BYTES = 16 << 10, PROMISED_BYTES_MAX = 4 << 10,
 };
 #define LINGER_NS NS_PER_S /* between the deadline and the reset of an answer that is not taken */
 
-enum call_state { CALL_HEAD, CALL_MESSAGE, CALL_SERVE, CALL_SEND, CALL_LEAVING };
 static const uint8_t allowed_moves[] = {
     [CALL_HEAD] = 1 << CALL_MESSAGE | 1 << CALL_SEND | 1 << CALL_LEAVING,
     [CALL_MESSAGE] = 1 << CALL_SERVE | 1 << CALL_SEND | 1 << CALL_LEAVING,
     [CALL_SERVE] = 1 << CALL_SEND | 1 << CALL_LEAVING,
     [CALL_SEND] = 1 << CALL_LEAVING,
     [CALL_LEAVING] = 0,
-};
-
-struct calls {
-    struct core *core;
-    struct call_limits limits;
-    struct shed *shed;
-    struct arena_budget budget, reserve; /* the reserve: of calls that are SHED_RESERVED */
-    struct arena scratch; /* one failure's details */
-    struct arena words;   /* and one's words, where there is no call's arena to take */
-    struct list idle, idle_arenas; /* call.link, call_memory.link */
-    struct list watching;          /* call.link */
-    uint32_t idle_count, idle_arena_count, live_count;
-};
-
-/* An arena beside the call's own. */
-struct call_memory {
-    struct list link;
-    struct arena arena;
-};
-
-struct call {
-    uint32_t magic;
-    enum call_state state;
-    struct core *core;
-    struct calls *calls;
-    struct list link; /* among the idle, or those that watch the core */
-    struct h2_stream stream;
-    struct arena arena;
-    struct list arenas; /* taken for messages */
-    struct failure failure;
-    const struct method *method;
-    void *handler_state;
-    void (*end)(struct call *call);
-    uint64_t begun_ns, deadline_ns;
-    struct timer deadline;
-    uint32_t ops_away, header_bytes;
-    /* what happened, for the tick */
-    bool head_whole, peer_closed, gone, expired, held, ticking, in_next, answered, lingers;
-    bool inside; /* counted among the writes that were let in (shed_enter) */
-    bool sending, ends, begun; /* answers of many messages: one is on its way; the end is due behind it; the answer's head is out */
-    /* what the headers said */
-    bool is_post, has_content_type, has_te;
-    char traceparent[HEADER_TRACEPARENT_LEN];
-    bool has_traceparent;
-    struct slice request_id;
-    /* the message */
-    uint8_t head[GRPC_FRAME_HEAD];
-    uint32_t head_len, message_len, message_got;
-    bool message_whole;
-    uint8_t *message_data;
-    struct slice message;
-    /* client streams: bytes that came and are not handed over; unary calls: a message that is not small */
-    struct slice input;   /* while ticking: what is there */
-    struct buf pending;   /* between ticks */
-    size_t pending_charged;
-    uint64_t bytes_in, bytes_consumed;
-    /* answers of many messages */
-    uint8_t out_head[GRPC_FRAME_HEAD];
-    void (*sent)(struct call *call);
-    void (*on_change)(struct call *call);
 };
 
 static void call_tick(struct call *call);
@@ -122,7 +53,6 @@ static struct call *call_of(struct h2_stream *s) {
     check(call->magic == CALL_MAGIC);
     return call;
 }
-static bool is_stream(const struct call *call) { return call->method && (call->method->kind == METHOD_CLIENT_STREAM || call->method->kind == METHOD_BIDI); }
 
 static void call_check(const struct call *call) {
     check(call->magic == CALL_MAGIC);
@@ -131,7 +61,7 @@ static void call_check(const struct call *call) {
     check(call->state != CALL_LEAVING || call->gone);
 }
 
-static void call_move(struct call *call, enum call_state to) {
+void call_move(struct call *call, enum call_state to) {
     check(allowed_moves[call->state] & 1 << to);
     call->state = to;
 }
@@ -216,7 +146,7 @@ static void pending_free(struct call *call) {
 }
 
 /* A write that was answered and is out of the engines makes room for another one; before the peer has taken the answer, for it may be slow. */
-static void leave_queue(struct call *call) {
+void call_leave_queue(struct call *call) {
     if (!call->inside || call->ops_away) return;
     call->inside = false;
     shed_leave(call->calls->shed);
@@ -227,7 +157,7 @@ static void call_end(struct call *call) {
     check(call->state == CALL_LEAVING);
     check(call->ops_away == 0);
     if (call->end) call->end(call);
-    leave_queue(call);
+    call_leave_queue(call);
     timer_clear(&call->core->timers, &call->deadline);
     list_remove(&call->link);
     h2_stream_end(&call->stream);
@@ -293,129 +223,6 @@ bool call_on_header(struct h2_stream *s, struct slice name, struct slice value) 
     return true;
 }
 
-/* ---- answers */
-
-/* HTTP's own refusal, for what is not gRPC at all. */
-static void refuse_http(struct call *call, const char *status) {
-    const struct h2_field field = {SLICE_LIT(":status"), slice_str(status)};
-    call->answered = true;
-    call_move(call, CALL_SEND);
-    h2_send_end(&call->stream, &field, 1);
-}
-
-static void count_answer(struct call *call, enum grpc_code code) {
-    uint64_t now = call->core->now_ns;
-    if (call->method) metric_call(&call->core->metrics, call->method->row, code, now > call->begun_ns ? now - call->begun_ns : 0);
-    leave_queue(call);
-}
-
-/* Trailers, alone or behind messages. Takes nothing from the failure's arena. */
-static void send_failure(struct call *call, const struct failure *failure) {
-    check(failure->status != STATUS_OK);
-    check(!call->sending);
-    struct trailers t;
-    arena_reset(&call->calls->scratch); /* the call's arena may be full, or another thread's at this moment */
-    size_t n = trailers_make(&t, failure, &call->calls->scratch);
-    size_t skip = call->begun ? 2 : 0; /* the head went with the first message */
-    call->answered = true;
-    call_move(call, CALL_SEND);
-    h2_send_end(&call->stream, t.fields + skip, n - skip);
-    count_answer(call, t.code);
-}
-
-void call_fail(struct call *call) {
-    check(call->magic == CALL_MAGIC);
-    if (call->gone || call->answered) return; /* an op of a stream came home to a call that was answered */
-    check(call->failure.status != STATUS_OK);
-    if (call->sending) return (void)(call->ends = true);
-    send_failure(call, &call->failure);
-}
-
-static void fail_memory(struct call *call) {
-    failure_set(&call->failure, STATUS_MEMORY_LIMIT, "no memory for this request now");
-    call->failure.retry_delay_ms = SERVE_RETRY_DELAY_MS;
-}
-
-void call_reply(struct call *call, const struct slice *parts, size_t n) {
-    check(call->magic == CALL_MAGIC);
-    check(call->ops_away == 0 || is_stream(call));
-    if (call->gone || call->answered) return;
-    struct slice inline_parts[H2_PARTS_MAX + 1], *all = inline_parts;
-    if (n > H2_PARTS_MAX) all = arena_array(&call->arena, struct slice, n + 1);
-    uint8_t *head = arena_alloc(&call->arena, GRPC_FRAME_HEAD);
-    if (!all || !head) {
-        if (call->request_id.len) failure_set(&call->failure, STATUS_DEADLINE_EXCEEDED, "the write was done; there is no memory to answer"); /* not "nothing was done" */
-        else fail_memory(call);
-        return call_fail(call);
-    }
-    uint64_t len = 0;
-    for (size_t i = 0; i < n; i++) all[i + 1] = parts[i], len += parts[i].len;
-    check(len <= UINT32_MAX);
-    grpc_frame_head(head, (uint32_t)len);
-    all[0] = slice_of(head, GRPC_FRAME_HEAD);
-    call->answered = true;
-    call_move(call, CALL_SEND);
-    h2_send_message(&call->stream, all, n + 1);
-    count_answer(call, GRPC_OK);
-}
-
-void call_send_parts(struct call *call, const struct slice *parts, size_t n, void (*sent)(struct call *call)) {
-    struct slice all[CALL_PARTS_MAX + 1];
-    uint64_t len = 0;
-    check(call->magic == CALL_MAGIC);
-    check(call->method->kind == METHOD_SERVER_STREAM || call->method->kind == METHOD_BIDI);
-    check(!call->sending);
-    check(n <= CALL_PARTS_MAX);
-    if (call->gone || call->answered) return;
-    for (size_t i = 0; i < n; i++) all[i + 1] = parts[i], len += parts[i].len;
-    check(len <= UINT32_MAX);
-    grpc_frame_head(call->out_head, (uint32_t)len);
-    all[0] = slice_of(call->out_head, GRPC_FRAME_HEAD);
-    call->sending = call->begun = true;
-    call->sent = sent;
-    h2_send_part(&call->stream, all, n + 1);
-}
-
-bool call_sending(const struct call *call) { return call->sending; }
-
-void call_finish(struct call *call) {
-    check(call->magic == CALL_MAGIC);
-    if (call->gone || call->answered) return;
-    if (call->sending) return (void)(call->ends = true);
-    /* Without a message before it this is trailers-only, where the head is needed. */
-    const struct h2_field fields[] = {{SLICE_LIT(":status"), SLICE_LIT("200")}, {SLICE_LIT("content-type"), SLICE_LIT("application/grpc")}, {SLICE_LIT("grpc-status"), SLICE_LIT("0")}};
-    size_t skip = call->begun ? 2 : 0;
-    call->answered = true;
-    call_move(call, CALL_SEND);
-    h2_send_end(&call->stream, fields + skip, ARRAY_LEN(fields) - skip);
-    count_answer(call, GRPC_OK);
-}
-
-/* The end that waited for a message. */
-static void send_end(struct call *call) {
-    call->ends = false;
-    if (call->failure.status) call_fail(call);
-    else call_finish(call);
-}
-
-/* The deadline has come. A write that is under way may yet happen: OUTCOME_UNKNOWN, with the request id to ask again with. */
-static void call_expire(struct call *call) {
-    if (call->sending) { /* trailers can't go in the middle of a message; the peer has counted the same seconds */
-        call->expired = false;
-        call->answered = true;
-        call_move(call, CALL_SEND);
-        h2_reset(&call->stream, H2_RESET_CANCEL);
-        return count_answer(call, GRPC_DEADLINE_EXCEEDED);
-    }
-    struct failure_meta meta = {.key = "request_id", .value = call->request_id};
-    struct failure f; /* of its own: the call's arena may be in use by the op */
-    failure_init(&f, NULL);
-    f.status = STATUS_DEADLINE_EXCEEDED;
-    f.message = call->ops_away ? "the deadline passed while the request was under way" : "the deadline passed";
-    if (call->request_id.len) f.metas = &meta;
-    send_failure(call, &f);
-}
-
 /* ---- messages */
 
 /* The length prefix: refuses what will not be taken, before anything is buffered. */
@@ -454,11 +261,11 @@ static void collect(struct call *call, struct slice in) {
         if (call->head_len < GRPC_FRAME_HEAD) return;
         if (!check_prefix(call, call->head, &call->message_len)) return;
         call->arena.bytes_max = arena_cap(call, call->message_len);
-        if (call->message_len <= PROMISED_BYTES_MAX && !(call->message_data = arena_alloc(&call->arena, call->message_len))) return fail_memory(call);
+        if (call->message_len <= PROMISED_BYTES_MAX && !(call->message_data = arena_alloc(&call->arena, call->message_len))) return call_fail_memory(call);
     }
     size_t n = MIN_OF(in.len, (size_t)call->message_len - call->message_got);
     if (call->message_data) memcpy(call->message_data + call->message_got, in.data, n);
-    else if (!pending_append(call, slice_of(in.data, n))) return fail_memory(call);
+    else if (!pending_append(call, slice_of(in.data, n))) return call_fail_memory(call);
     call->message_got += (uint32_t)n;
     call->message_whole = call->message_got == call->message_len;
     call->message = slice_of(call->message_data ? call->message_data : call->pending.data, call->message_len);
@@ -488,7 +295,7 @@ static void put_input_away(struct call *call) {
         call->pending.len = left.len;
     } else {
         check(call->pending.len == 0);
-        if (!pending_append(call, left)) fail_memory(call);
+        if (!pending_append(call, left)) call_fail_memory(call);
     }
     uint64_t consumed = call->bytes_in - (call->held ? left.len : 0);
     if (call->state == CALL_MESSAGE && consumed > call->bytes_consumed) {
@@ -505,7 +312,7 @@ static void run_handler(struct call *call) {
 
 static enum call_state after_head(struct call *call) {
     if (call->failure.status) return CALL_SEND;
-    if (call->deadline_ns && !timer_set(&call->core->timers, &call->deadline, call->deadline_ns)) fail_memory(call);
+    if (call->deadline_ns && !timer_set(&call->core->timers, &call->deadline, call->deadline_ns)) call_fail_memory(call);
     return call->failure.status ? CALL_SEND : CALL_MESSAGE;
 }
 
@@ -532,7 +339,7 @@ static bool is_rate_limited(struct call *call) {
     struct failure f;
     failure_init(&f, &call->calls->words);
     if (call_take_tokens(call, CALL_LIMITS_DOOR, !shed_is_batch(call->method) /* else a look: the handler knows how many */, (struct slice){0}, (struct slice){0}, &f)) return false;
-    send_failure(call, &f);
+    call_send_failure(call, &f);
     arena_reset(&call->calls->words);
     end_at_door(call);
     return true;
@@ -547,7 +354,7 @@ static bool is_refused_at_door(struct call *call) {
         call->answered = true;
         call_move(call, CALL_SEND);
         shed_answer(cs->shed, &call->stream, why);
-        count_answer(call, GRPC_RESOURCE_EXHAUSTED);
+        call_count_answer(call, GRPC_RESOURCE_EXHAUSTED);
         end_at_door(call);
         return true;
     }
@@ -561,11 +368,11 @@ static bool is_refused_at_door(struct call *call) {
 }
 
 static void tick_head(struct call *call) {
-    if (!call->is_post) return refuse_http(call, "405");
-    if (!call->has_content_type) return refuse_http(call, "415");
+    if (!call->is_post) return call_refuse_http(call, "405");
+    if (!call->has_content_type) return call_refuse_http(call, "415");
     if (!call->failure.status && is_refused_at_door(call)) return;
     if (!call->has_te) failure_set(&call->failure, STATUS_FIELD_INVALID, "te: trailers is missing; a proxy on the way does not speak HTTP/2");
-    if (after_head(call) == CALL_SEND) return send_failure(call, &call->failure);
+    if (after_head(call) == CALL_SEND) return call_send_failure(call, &call->failure);
     call_move(call, CALL_MESSAGE);
     /* A subscriber may wait for us before it says anything. */
     if (call->method->kind == METHOD_BIDI && call->method->handler == serve_not_built_yet) run_handler(call);
@@ -577,7 +384,7 @@ static bool tick_unary(struct call *call) {
     if (call->deadline_ns && call->deadline_ns <= call->core->now_ns) return call_expire(call), true; /* not worth decoding */
     if (!call->message_whole) {
         failure_set(&call->failure, STATUS_FIELD_INVALID, "the request ended before its message was whole");
-        return send_failure(call, &call->failure), true;
+        return call_send_failure(call, &call->failure), true;
     }
     call_move(call, CALL_SERVE);
     run_handler(call);
@@ -621,8 +428,8 @@ static void call_tick(struct call *call) {
             break;
         case CALL_MESSAGE:
             if (call->sending && call->failure.status) call->ends = true, more = false;
-            else if (call->failure.status) send_failure(call, &call->failure);
-            else more = is_stream(call) ? tick_stream(call) : tick_unary(call);
+            else if (call->failure.status) call_send_failure(call, &call->failure);
+            else more = call_is_stream(call) ? tick_stream(call) : tick_unary(call);
             break;
         case CALL_SERVE: more = false; break;
         case CALL_SEND:
@@ -649,14 +456,14 @@ void call_on_data(struct h2_stream *s, struct slice bytes) {
     struct call *call = call_of(s);
     if (call->state != CALL_MESSAGE || call->ends) return; /* refused already; the window stays shut */
     call->bytes_in += bytes.len;
-    if (!is_stream(call)) {
+    if (!call_is_stream(call)) {
         collect(call, bytes);
         if (call->failure.status) return call_tick(call);
         return h2_consume(s, bytes.len); /* its memory is charged */
     }
     call->input = bytes;
     if (call->pending.len) {
-        if (!pending_append(call, bytes)) fail_memory(call);
+        if (!pending_append(call, bytes)) call_fail_memory(call);
         call->input = buf_slice(&call->pending);
     }
     call_tick(call);
@@ -674,7 +481,7 @@ static void tick_pending(struct call *call) {
 void call_on_half_close(struct h2_stream *s) {
     struct call *call = call_of(s);
     call->peer_closed = true;
-    if (is_stream(call)) tick_pending(call); else call_tick(call);
+    if (call_is_stream(call)) tick_pending(call); else call_tick(call);
 }
 
 void call_on_sent(struct h2_stream *s) {
@@ -685,7 +492,7 @@ void call_on_sent(struct h2_stream *s) {
     call->in_next = true;
     if (call->sent) call->sent(call);
     call->in_next = false;
-    if (!call->answered && call->ends && !call->sending) send_end(call);
+    if (!call->answered && call->ends && !call->sending) call_send_end(call);
     if (call->state == CALL_MESSAGE && !call->held) tick_pending(call);
 }
 
@@ -694,7 +501,7 @@ void call_on_gone(struct h2_stream *s) {
     call->sending = false;
     if (!call->answered) {
         metric_add(&call->core->metrics, METRIC_CALLS_CANCELLED, 1);
-        count_answer(call, GRPC_CANCELLED);
+        call_count_answer(call, GRPC_CANCELLED);
     }
     call->gone = true;
     timer_clear(&call->core->timers, &call->deadline);
@@ -712,8 +519,8 @@ static void on_op_home(struct mail_hop *hop) {
     if (!call->gone && !call->answered) op->next(call, op);
     else if (op->drop) op->drop(op);
     call->in_next = false;
-    if (call->gone || call->answered) leave_queue(call);
-    if (call->held || call->state != CALL_MESSAGE || !is_stream(call)) return call_tick(call);
+    if (call->gone || call->answered) call_leave_queue(call);
+    if (call->held || call->state != CALL_MESSAGE || !call_is_stream(call)) return call_tick(call);
     tick_pending(call); /* next released the stream */
 }
 
@@ -724,14 +531,14 @@ void call_submit(struct call *call, struct call_op *op, void (*next)(struct call
         if (op->drop) op->drop(op);
         return;
     }
-    check(call->state == CALL_SERVE || (call->state == CALL_MESSAGE && is_stream(call)));
+    check(call->state == CALL_SERVE || (call->state == CALL_MESSAGE && call_is_stream(call)));
     bool own_arena = op->op.arena && op->op.arena != &call->arena;
-    check(own_arena || !is_stream(call));
+    check(own_arena || !call_is_stream(call));
     if (!own_arena) {
         check(call->ops_away == 0);
         op->op.arena = &call->arena;
     }
-    if (!is_stream(call)) call->arena.bytes_max = call->calls->limits.arena_bytes_max; /* decoded: the results may be larger than the request */
+    if (!call_is_stream(call)) call->arena.bytes_max = call->calls->limits.arena_bytes_max; /* decoded: the results may be larger than the request */
     op->next = next;
     op->op.deadline_ns = call->deadline_ns;
     failure_init(&op->op.failure, op->op.arena);

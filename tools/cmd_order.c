@@ -300,19 +300,22 @@ static Orderdb__V1__WriteOptions *write_options(struct arena *a, Orderdb__V1__Wr
     return w;
 }
 
+/* The answer of a write that shows the order. */
+static enum cli_exit print_written(struct cli *cli, const ProtobufCMessage *answer, const Orderdb__V1__Order *order, bool replayed) {
+    if (cli->json) return cli_print_json(answer);
+    if (!order) return CLI_OK;
+    print_order(order);
+    if (replayed) printf("\nThis request had been made before; this is its first answer.\n");
+    if (write.validate_only) printf("\nNothing was written.\n");
+    return CLI_OK;
+}
+
 static enum cli_exit create_send(struct cli *cli, struct arena *a, Orderdb__V1__CreateOrderRequest *r) {
     r->options = write_options(a, r->options);
     if (!r->options) return cli_no_memory();
     Orderdb__V1__CreateOrderResponse *answer = orderdb_create_order(cli->db, r, NULL);
     if (!answer) return cli_error(cli);
-    enum cli_exit e = CLI_OK;
-    if (cli->json) {
-        e = cli_print_json(&answer->base);
-    } else if (answer->order) {
-        print_order(answer->order);
-        if (answer->replayed) printf("\nThis request had been made before; this is its first answer.\n");
-        if (write.validate_only) printf("\nNothing was written.\n");
-    }
+    enum cli_exit e = print_written(cli, &answer->base, answer->order, answer->replayed);
     orderdb_message_free(answer);
     return e;
 }
@@ -529,14 +532,7 @@ static enum cli_exit update_send(struct cli *cli, struct arena *a, Orderdb__V1__
     if (!r->options) return cli_no_memory();
     Orderdb__V1__UpdateOrderResponse *answer = orderdb_update_order(cli->db, r, NULL);
     if (!answer) return cli_error(cli);
-    enum cli_exit e = CLI_OK;
-    if (cli->json) {
-        e = cli_print_json(&answer->base);
-    } else if (answer->order) {
-        print_order(answer->order);
-        if (answer->replayed) printf("\nThis request had been made before; this is its first answer.\n");
-        if (write.validate_only) printf("\nNothing was written.\n");
-    }
+    enum cli_exit e = print_written(cli, &answer->base, answer->order, answer->replayed);
     orderdb_message_free(answer);
     return e;
 }
