@@ -17,6 +17,7 @@
  *   apply_batch.c       creates, all or none
  *   apply_resource.c    what operators set: machines, limits
  *   apply_event.c       what each commit tells the change stream
+ *   apply_group.c       consumer groups: definitions, positions, dead letters, acks
  *   apply_failure.c     how a refusal reads
  *
  * A refused command writes nothing: every function below first decides, then writes. */
@@ -84,6 +85,14 @@ static enum status applied(struct applying *x)
     case COMMAND_CANCEL_TIMER: return apply_cancel_timer(x);
     case COMMAND_FIRE: return apply_fire(x);
     case COMMAND_RETAIN: return apply_retain(x);
+    case COMMAND_GROUP: return apply_group(x);
+    case COMMAND_GROUP_BRING: return apply_group_bring(x);
+    case COMMAND_GROUP_SETTLE: return apply_group_settle(x);
+    case COMMAND_GROUP_LETTERS: return apply_group_letters(x);
+    case COMMAND_GROUP_REDRIVE: return apply_group_redrive(x);
+    case COMMAND_GROUP_SEEK: return apply_group_seek(x);
+    case COMMAND_GROUP_SWEEP: return apply_group_sweep(x);
+    case COMMAND_ACKED: break; /* on the wire alone */
     }
     return STATUS_FORMAT_UNKNOWN; /* command_decode has refused it already */
 }
@@ -94,6 +103,7 @@ bool apply_outcome_copy(const struct outcome *from, struct arena *arena, struct 
     struct slice *texts[] = {
         &to->head.user_id, &to->entry.event, &to->entry.operator_, &to->entry.reason, &to->entry.request_id, &to->entry.traceparent,
         &to->timer_id, &to->head.timers, &to->entry.timers, &to->winner_request_id, &to->machine_reference, &to->event, &to->expected_name, &to->resource.name, &to->resource.bytes, &to->resource.error,
+        &to->group.name, &to->group.definition,
     };
     for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
         if (!texts[i]->len) continue;

@@ -93,11 +93,33 @@ struct outcome {
         int32_t version, newest;  /* newest: that there was before */
         struct slice error;       /* FIELD_INVALID, LIMIT_EXCEEDED of a machine */
     } resource;
+    struct group_outcome {        /* of a group command */
+        uint32_t group_id;        /* COMMAND_GROUP: of the group that it made, changed or ended; ABSENT, ALREADY_THERE: 0 */
+        uint64_t revision;        /* COMMAND_GROUP: of what is stored now */
+        struct slice name, definition; /* COMMAND_GROUP: as stored; DELETE: as it was */
+        uint64_t epoch;           /* COMMAND_GROUP_SEEK: as it is now */
+        unsigned count;           /* COMMAND_GROUP_REDRIVE: letters that were there and were changed */
+        bool more;                /* COMMAND_GROUP_SWEEP: rows are left */
+        uint16_t slot;            /* ACK_NOT_IN_FLIGHT: of what */
+        int64_t seq;
+    } group;
 };
 
 /* What the scratch arena must hold for the largest command: an update or a patch, whose body is read, merged, written, and kept as it was (1 MiB each). Others: a body row written (1 MiB order + 4 KiB) and one read (the same, for the winner
  * of a first version), 1,000 decoded history entries of an import (160 B each), rows of the user list and small rows (below 256 KiB). */
 enum { APPLY_SCRATCH_BYTES = 8 << 20 };
+
+/* What an entry did to consumer groups that whoever is at work for them has to hear of, once the entry is in the store. */
+enum group_effect_kind { GROUP_EFFECT_ROW, GROUP_EFFECT_LETTERS, GROUP_EFFECT_ACK }; /* its row changed; letters were redriven or purged; an event was acked by a transition */
+struct group_effects {
+    unsigned count;
+    struct group_effect {
+        enum group_effect_kind kind;
+        uint16_t slot; /* ACK */
+        uint32_t group_id;
+        int64_t seq;
+    } at[512]; /* one a command at most */
+};
 
 struct apply {
     struct store_view view; /* store + batch: read your writes */
@@ -111,6 +133,7 @@ struct apply {
     struct timers_record timers;
     bool timers_changed;
     int64_t timers_soonest_us; /* the earliest timer that was set. Begin with INT64_MAX */
+    struct group_effects *effects; /* NULL: nobody wants to know */
     struct arena *scratch; /* reset by the caller between commands */
 };
 

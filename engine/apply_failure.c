@@ -3,6 +3,7 @@
 
 #include "engine/apply.h"
 #include "engine/check.h"
+#include "engine/consumer_row.h"
 #include "engine/required.h"
 #include "engine/resource.h"
 
@@ -166,7 +167,23 @@ static void refusal(const struct outcome *o, const struct machines *ms, struct f
         failure_set(f, o->status, "this request_id was used for another request, which wrote order %lld", (long long)o->first_order_id);
         meta_first(o, f);
         return;
+    case STATUS_GROUP_NOT_FOUND:
+        failure_set(f, o->status, "there is no consumer group \"%.*s\"", TEXT(o->group.name));
+        failure_meta(f, "group", "%.*s", TEXT(o->group.name));
+        return;
+    case STATUS_GROUP_EXISTS:
+        failure_set(f, o->status, "there is a consumer group \"%.*s\"", TEXT(o->group.name));
+        failure_meta(f, "group", "%.*s", TEXT(o->group.name));
+        return;
+    case STATUS_ACK_NOT_IN_FLIGHT:
+        failure_set(f, o->status, "the group does not hold event %u:%lld in flight (any more); the order is as it was", o->group.slot, (long long)o->group.seq);
+        failure_meta(f, "event_id", "%u:%lld", o->group.slot, (long long)o->group.seq);
+        return;
     case STATUS_LIMIT_EXCEEDED:
+        if (o->group.name.len) {
+            failure_violation(f, o->status, "group", "there are %d consumer groups, which is the limit", CONSUMER_GROUPS_MAX);
+            return;
+        }
         failure_violation(f, o->status, o->patch ? "patch" : "order", "the order would take %zu bytes with it; at most %d", o->bytes, CHECK_ORDER_BYTES_MAX);
         return;
     case STATUS_INVARIANT_VIOLATED:
@@ -184,6 +201,10 @@ static void refusal(const struct outcome *o, const struct machines *ms, struct f
         required(o, f);
         return;
     case STATUS_VERSION_MISMATCH:
+        if (o->group.group_id) {
+            failure_set(f, o->status, "the group was sought elsewhere meanwhile");
+            return;
+        }
         failure_set(f, o->status, "order %lld is at version %lld", (long long)o->head.order_id, (long long)o->head.version);
         meta_state(o, ms, f);
         return;

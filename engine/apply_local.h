@@ -52,6 +52,17 @@ enum status apply_timers_begin(struct applying *x, struct order_head *head, cons
 enum status apply_timers_commit(struct applying *x, const struct commit *c, uint64_t *changed) MUST_USE;
 void apply_timers_end(struct apply *a);
 enum status apply_fence(struct applying *x) MUST_USE;
+/* apply_group.c: consumer groups */
+enum status apply_group(struct applying *x) MUST_USE;
+enum status apply_group_bring(struct applying *x) MUST_USE;
+enum status apply_group_settle(struct applying *x) MUST_USE;
+enum status apply_group_letters(struct applying *x) MUST_USE;
+enum status apply_group_redrive(struct applying *x) MUST_USE;
+enum status apply_group_seek(struct applying *x) MUST_USE;
+enum status apply_group_sweep(struct applying *x) MUST_USE;
+/* The command's ack, if it has one: decides and writes nothing; then, the transition being written, settles. */
+enum status apply_ack_decide(struct applying *x) MUST_USE;
+enum status apply_ack_settle(struct applying *x) MUST_USE;
 enum status apply_batch(struct applying *x) MUST_USE;
 enum status apply_resource(struct applying *x) MUST_USE;
 enum status apply_machine(struct applying *x) MUST_USE;

@@ -174,6 +174,7 @@ enum status apply_transition(struct applying *x)
     if (st) return st;
     struct order_head current = x->out->head;
     if ((st = apply_replay(x, current.user_id, REQUEST_TRANSITION, &settled)) || settled) return st;
+    if ((st = apply_ack_decide(x)) || x->out->status) return st;
     if ((st = decide(x, &move)) || x->out->status) return st;
     struct content content;
     bool content_known = false;
@@ -187,5 +188,6 @@ enum status apply_transition(struct applying *x)
         .changed = 1ull << 7 /* status */ | move.wanted->patch.fields,
         .content = content_known ? &content.after : NULL,
     };
-    return apply_commit(x, &c);
+    st = apply_commit(x, &c);
+    return st ? st : apply_ack_settle(x);
 }

@@ -1,4 +1,4 @@
-#include "engine/command.h"
+#include "engine/command_local.h"
 
 #include "proto/status.h"
 
@@ -8,6 +8,7 @@
  *   create      user_id client_order_no machine summary detail
  *   transition  order_id(8) event to_status count(varint) { expected status }* expected_version(8)
  *   patch       transition, change
+ *   acked       type(1) held(1) group(4) slot(2) seq(8), and then a whole transition or patch
  *   import      user_id client_order_no machine summary detail count(varint) { entry }*
  *   fence       user_id
  *   update      order_id(8) expected_version(8) change
@@ -20,7 +21,7 @@
  *   machine     row
  *   entry       version(varint) time_us(8) from(2) to(2) event operator reason request_id traceparent
  *
- * Chain hashes are not carried: apply computes them, since they cover the order id, which only apply knows. */
+ * Those of consumer groups: command_group.c. Chain hashes are not carried: apply computes them, since they cover the order id, which only apply knows. */
 
 /* The smallest encoded history entry: bounds what a damaged count could make the decoder allocate. */
 enum { ENTRY_HISTORY_BYTES_MIN = 1 + 8 + 2 + 2 + 5, COUNT_BYTES_MAX = 10 };
@@ -71,6 +72,16 @@ static size_t command_bytes_max(const struct command *c)
         n += counted_bytes_max(c->import.summary) + counted_bytes_max(c->import.detail) + COUNT_BYTES_MAX;
         for (unsigned i = 0; i < c->import.history_count; i++) n += history_bytes_max(&c->import.history[i]) + COUNT_BYTES_MAX;
         return n;
+    case COMMAND_GROUP:
+    case COMMAND_GROUP_BRING:
+    case COMMAND_GROUP_SETTLE:
+    case COMMAND_GROUP_LETTERS:
+    case COMMAND_GROUP_REDRIVE:
+    case COMMAND_GROUP_SEEK:
+    case COMMAND_GROUP_SWEEP:
+        return n + command_group_bytes_max(c);
+    case COMMAND_ACKED:
+        break; /* never in a struct command */
     }
     check(!"command type");
     return 0;
@@ -120,15 +131,26 @@ static void import_history_encode(const struct command_import *m, struct writer 
     }
 }
 
+static void ack_encode(const struct command_ack *a, struct writer *w)
+{
+    write_u8(w, COMMAND_ACKED);
+    write_u8(w, a->held);
+    write_be32(w, a->group_id);
+    write_be16(w, a->slot);
+    write_be64(w, (uint64_t)a->seq);
+}
+
 struct slice command_encode(const struct command *c, struct arena *arena)
 {
     bool moves = c->type == COMMAND_TRANSITION || c->type == COMMAND_PATCH;
     check(!moves || c->transition.expected_status_count <= COMMAND_STATUSES_MAX);
     check(!moves || (c->type == COMMAND_PATCH) == (c->transition.patch.fields != 0));
-    size_t cap = command_bytes_max(c);
+    check(moves || !c->ack.group_id);
+    size_t cap = command_bytes_max(c) + COMMAND_ACK_BYTES;
     uint8_t *data = arena_alloc(arena, cap);
     if (!data) return (struct slice){0};
     struct writer w = writer_of(data, cap);
+    if (c->ack.group_id) ack_encode(&c->ack, &w);
     write_u8(&w, (uint8_t)c->type);
     write_counted(&w, c->origin.request_id);
     write_be64(&w, c->origin.fingerprint.low);
@@ -159,6 +181,8 @@ struct slice command_encode(const struct command *c, struct arena *arena)
     } else if (c->type == COMMAND_RETAIN) {
         write_be64(&w, c->retain.first_place);
         write_be64(&w, c->retain.first_time_us);
+    } else if (command_is_group(c->type)) {
+        command_group_encode(c, &w);
     } else if (c->type == COMMAND_BATCH) {
         write_counted(&w, c->batch.user_id);
         write_varint(&w, c->batch.count);
@@ -267,11 +291,42 @@ static void resource_decode(struct reader *r, struct command_resource *c)
     c->bytes = read_counted(r);
 }
 
+/* Behind the type. */
+static void ack_decode(struct reader *r, struct command_ack *a)
+{
+    uint8_t held = read_u8(r);
+    *a = (struct command_ack){.held = held, .group_id = read_be32(r)};
+    a->slot = read_be16(r);
+    a->seq = (int64_t)read_be64(r);
+    if (held > 1 || !a->group_id || a->slot >= SLOT_COUNT || a->seq < 1) r->bad = true;
+}
+
+bool command_ack_of(struct slice bytes, struct command_ack *ack)
+{
+    struct reader r = reader_of(bytes);
+    if (read_u8(&r) != COMMAND_ACKED) return false;
+    ack_decode(&r, ack);
+    return !r.bad;
+}
+
+void command_ack_set_held(struct slice bytes, bool held)
+{
+    check(bytes.len > COMMAND_ACK_BYTES);
+    check(bytes.data[0] == COMMAND_ACKED);
+    ((uint8_t *)bytes.data)[1] = held; /* the proposer's own bytes, before anybody else sees them */
+}
+
 enum status command_decode(struct slice bytes, struct arena *arena, struct command *out)
 {
     struct reader r = reader_of(bytes);
     enum status st = STATUS_OK;
     *out = (struct command){.type = read_u8(&r)};
+    bool acked = out->type == COMMAND_ACKED;
+    if (acked) {
+        ack_decode(&r, &out->ack);
+        out->type = (enum command_type)read_u8(&r);
+        if (out->type != COMMAND_TRANSITION && out->type != COMMAND_PATCH) return STATUS_CHECKSUM_MISMATCH;
+    }
     out->origin.request_id = read_counted(&r);
     out->origin.fingerprint.low = read_be64(&r);
     out->origin.fingerprint.high = read_be64(&r);
@@ -333,6 +388,15 @@ enum status command_decode(struct slice bytes, struct arena *arena, struct comma
         break;
     case COMMAND_MACHINE:
         out->machine.row = read_counted(&r);
+        break;
+    case COMMAND_GROUP:
+    case COMMAND_GROUP_BRING:
+    case COMMAND_GROUP_SETTLE:
+    case COMMAND_GROUP_LETTERS:
+    case COMMAND_GROUP_REDRIVE:
+    case COMMAND_GROUP_SEEK:
+    case COMMAND_GROUP_SWEEP:
+        command_group_decode(&r, out);
         break;
     default: /* of a newer version, or damaged */
         return bytes.len ? STATUS_FORMAT_UNKNOWN : STATUS_CHECKSUM_MISMATCH;

@@ -26,8 +26,17 @@ enum command_type {
     COMMAND_CANCEL_TIMER = 11,
     COMMAND_FIRE = 12,
     COMMAND_RETAIN = 16,
+    /* consumer groups (docs/STREAM.md) */
+    COMMAND_GROUP = 17,         /* to the meta partition */
+    COMMAND_GROUP_BRING = 18,   /* to every other */
+    COMMAND_GROUP_SETTLE = 19,
+    COMMAND_GROUP_LETTERS = 20,
+    COMMAND_GROUP_REDRIVE = 21,
+    COMMAND_GROUP_SEEK = 22,
+    COMMAND_GROUP_SWEEP = 23,
+    COMMAND_ACKED = 24,         /* on the wire alone: a transition or patch with an ack */
 };
-enum { COMMAND_STATUSES_MAX = 64, COMMAND_BATCH_MAX = 1000, COMMAND_FIRE_MAX = 256, ENTRY_FORMAT = 1 };
+enum { COMMAND_STATUSES_MAX = 64, COMMAND_BATCH_MAX = 1000, COMMAND_FIRE_MAX = 256, GROUP_REFS_MAX = 1000, ENTRY_FORMAT = 1 };
 
 /* The methods that an idempotency record tells apart. Stored: never renumber. */
 enum request_method { REQUEST_CREATE = 1, REQUEST_TRANSITION = 2, REQUEST_UPDATE = 3, REQUEST_SET_TIMER = 4, REQUEST_CANCEL_TIMER = 5 };
@@ -108,8 +117,64 @@ enum { COMMAND_FIRE_BYTES = 8 + 8 + 1 };
 struct command_retain {
     uint64_t first_place, first_time_us; /* feed_record */
 };
+/* A change of the groups' authority. By name; the id is given in apply, and comes back in the outcome. */
+enum group_action { GROUP_CREATE = 1, GROUP_UPDATE = 2, GROUP_DELETE = 3 };
+struct command_group {
+    enum group_action action;
+    struct slice name;
+    struct slice definition; /* consumer_row.h; of a DELETE: empty */
+};
+/* The definition, or its end, to a partition. One that it has already, or a newer one, stays. */
+struct command_group_bring {
+    uint32_t group_id;
+    bool remove;
+    uint64_t revision;
+    struct slice definition;
+};
+/* Of one group, epoch given: one of another epoch changes nothing. */
+struct command_group_settle {
+    uint32_t group_id;
+    uint64_t epoch, settled_place, settled_us; /* struct consumer_progress */
+    unsigned count;                            /* slots */
+    struct slice packed;                       /* { slot(2) position row as counted bytes }*, to be joined to those that are there */
+};
+/* Events whose attempts are used up, or that wait behind a parked key. Each becomes a letter and is settled; one that is settled already, or a letter that died already, stays. */
+struct command_group_letters {
+    uint32_t group_id;
+    uint64_t epoch;
+    unsigned count;      /* 1 to GROUP_REFS_MAX */
+    struct slice packed; /* { slot(2) seq(8) letter row as counted bytes }*; the time of death is apply's */
+};
+/* Letters are given out again, or go: by an operator, or because a redriven one was acked. Those that are not there are passed over. */
+enum letters_action { LETTERS_REDRIVE = 1, LETTERS_PURGE = 2, LETTERS_ACKED = 3 };
+struct command_group_redrive {
+    uint32_t group_id;
+    enum letters_action action;
+    uint32_t milli;      /* consumer_group_row.redrive_milli from now on; of a redrive */
+    unsigned count;      /* 1 to GROUP_REFS_MAX */
+    struct slice packed; /* { slot(2) seq(8) }* */
+};
+/* The group begins behind these events; in slots that are not named, at the earliest kept. All slots of a partition at once. */
+struct command_group_seek {
+    uint32_t group_id;
+    uint64_t epoch;      /* that it is at, or 0: any. Raised by one. Another: refused, VERSION_MISMATCH */
+    unsigned count;      /* 0 to SLOT_COUNT */
+    struct slice packed; /* { slot(2) behind(varint) }*, slots ascending */
+};
+/* A removed group's next rows go. */
+struct command_group_sweep {
+    uint32_t group_id;
+};
+/* An event of the same slot that is settled in the same commit; neither takes place without the other (FAILED_PRECONDITION, ACK_NOT_IN_FLIGHT). group_id 0: none. */
+struct command_ack {
+    uint32_t group_id;
+    uint16_t slot;
+    int64_t seq;
+    bool held; /* private: set by the engine that takes the op in: the event is in flight there */
+};
 struct command {
     enum command_type type;
+    struct command_ack ack; /* of a transition or patch */
     struct command_origin origin;
     union {
         struct command_create create;
@@ -124,12 +189,23 @@ struct command {
         struct command_cancel_timer cancel_timer;
         struct command_fire fire;
         struct command_retain retain;
+        struct command_group group;
+        struct command_group_bring bring;
+        struct command_group_settle settle;
+        struct command_group_letters letters;
+        struct command_group_redrive redrive;
+        struct command_group_seek seek;
+        struct command_group_sweep sweep;
     };
 };
 
 /* Into the arena; data NULL: it is full. */
 struct slice command_encode(const struct command *c, struct arena *arena);
 enum status command_decode(struct slice bytes, struct arena *arena, struct command *out) MUST_USE;
+/* Of an encoded command, without decoding the rest: has it an ack? And the leader's verdict, in place. */
+enum { COMMAND_ACK_BYTES = 1 + 1 + 4 + 2 + 8 };
+bool command_ack_of(struct slice bytes, struct command_ack *ack);
+void command_ack_set_held(struct slice bytes, bool held);
 
 /* An entry from encoded commands. */
 struct entry_reader {

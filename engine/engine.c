@@ -139,6 +139,7 @@ void engine_close(struct engine *e) {
         op->done(op);
     }
     for (uint32_t i = 0; e->partitions && i < e->held_count; i++) partition_timers_free(&e->partitions[i]);
+    for (uint32_t i = 0; e->partitions && i < e->held_count; i++) partition_group_free(&e->partitions[i]);
     if (e->wal) wal_close(e->wal);
     if (e->votes) votes_close(e->votes);
     arena_fini(&e->scratch);
@@ -151,7 +152,7 @@ uint64_t engine_now_ms(const struct engine *e) { return e->now_ns / NS_PER_MS; }
 
 /* Reads and writes are counted apart: writes that wait for a full disk must not shut out reads. */
 static uint64_t *queue_of(struct engine *e, const struct op *op) {
-    return op->kind == OP_WRITE ? &e->queue_writes : op_is_feed(op) ? &e->queue_feeds : &e->queue_reads;
+    return op->kind == OP_WRITE ? &e->queue_writes : op_is_session(op) ? &e->queue_sessions : op_is_feed(op) ? &e->queue_feeds : &e->queue_reads;
 }
 
 void engine_finish(struct engine *e, struct op *op) {
@@ -183,6 +184,7 @@ static enum status engine_admit(struct engine *e, struct partition *p, struct op
         return failure_set(f, STATUS_DEADLINE_EXCEEDED, "the deadline passed before the work began; nothing was done");
     }
     if (op->kind == OP_WRITE && engine_backlog_full(e, op)) return f->status;
+    if (op_is_session(op)) return STATUS_OK; /* CONSUMER_MEMBERS_MAX of a group */
     if (*queue_of(e, op) > e->config.queue_ops_max || (op->kind == OP_WRITE && e->queue_bytes > e->config.queue_bytes_max)) {
         f->retry_delay_ms = RETRY_DELAY_MS;
         return failure_set(f, STATUS_OVERLOADED, "the queue of this core is full (%u operations, %llu bytes)", e->config.queue_ops_max, (unsigned long long)e->config.queue_bytes_max);
@@ -203,7 +205,10 @@ void engine_submit(struct engine *e, struct op *op) {
     } else if (engine_admit(e, p, op)) {
         engine_finish(e, op);
     } else if (op->kind == OP_WRITE) {
+        partition_group_ack(p, op);
         list_push_back(&p->waiting, &op->link);
+    } else if (op_is_session(op)) {
+        partition_group_op(p, op);
     } else if (op->kind == OP_STATS) {
         op->stats = partition_get_stats(p);
         engine_finish(e, op);
@@ -280,6 +285,7 @@ void engine_tick(struct engine *e) {
     uint64_t until = e->now_ns + APPLY_SLICE_NS;
     for (uint32_t i = 0; i < e->held_count; i++) partition_apply(&e->partitions[(e->apply_first + i) % e->held_count], until);
     e->apply_first = (e->apply_first + 1) % e->held_count;
+    for (uint32_t i = 0; i < e->held_count; i++) partition_group_run(&e->partitions[i]);
     backlog_tick(&e->writes, e->now_ns, e->queue_writes);
     backlog_tick(&e->disk_reads, e->now_ns, e->reads_away);
     if (e->now_ns >= e->next_housekeeping_ns) engine_housekeeping(e);
@@ -301,6 +307,7 @@ uint64_t engine_deadline_ns(const struct engine *e) {
         struct partition *p = &e->partitions[i];
         if (p->state != PARTITION_FAILED && group_applicable(p->group) > p->record.applied_index) return 0;
         if (log_idle && !e->log_blocked && partition_has_to_stage(p)) return 0;
+        if (partition_group_has_work(p)) return 0;
         at = MIN_OF(at, group_deadline_ms(p->group) * NS_PER_MS);
     }
     return log_idle && votes_dirty(e->votes) ? 0 : at;
@@ -315,10 +322,10 @@ bool engine_ready(const struct engine *e) {
 void engine_drain(struct engine *e) { e->draining = true; }
 
 bool engine_drained(const struct engine *e) {
-    if (e->queue_writes || e->queue_reads || e->queue_feeds || !list_empty(&e->finished) || !wal_settled(e->wal) || votes_busy(e->votes)) return false;
+    if (e->queue_writes || e->queue_reads || e->queue_feeds || e->queue_sessions || !list_empty(&e->finished) || !wal_settled(e->wal) || votes_busy(e->votes)) return false;
     for (uint32_t i = 0; i < e->held_count; i++) {
         const struct partition *p = &e->partitions[i];
-        if (p->flushing || p->reads_away || partition_feed_busy(p) || (p->state == PARTITION_READY && !partition_flushed(p))) return false;
+        if (p->flushing || p->reads_away || partition_feed_busy(p) || partition_group_busy(p) || (p->state == PARTITION_READY && !partition_flushed(p))) return false;
     }
     return true;
 }

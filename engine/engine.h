@@ -7,13 +7,15 @@
 #define ENGINE_ENGINE_H
 
 #include "engine/apply.h"
+#include "engine/consumer_op.h"
 #include "engine/env.h"
 #include "engine/query.h"
 #include "engine/resource.h"
 #include "engine/wal.h"
 #include "proto/base/list.h"
 
-enum op_kind { OP_WRITE, OP_VALIDATE, OP_GET, OP_GET_MANY, OP_LIST, OP_HISTORY, OP_STATS, OP_RESOURCES, OP_FEED_SEEK, OP_FEED_READ, OP_CENSUS };
+enum op_kind { OP_WRITE, OP_VALIDATE, OP_GET, OP_GET_MANY, OP_LIST, OP_HISTORY, OP_STATS, OP_RESOURCES, OP_FEED_SEEK, OP_FEED_READ, OP_CENSUS,
+               OP_GROUP_ATTACH, OP_GROUP_DETACH, OP_GROUP_POLL, OP_GROUP_SETTLE, OP_GROUP_WAKE, OP_GROUP_LAG, OP_GROUP_LETTERS, OP_GROUP_POSITIONS, OP_GROUPS }; /* OP_GROUP*: consumer_op.h */
 
 /* The meta partition (resource.h): its op.slot, its id in logs and store_open. It is one of an engine's partitions in everything but that it owns no slots and is
  * not among those of the map. */
@@ -69,6 +71,11 @@ struct op {
             uint64_t last_index;         /* private */
             struct feed_record kept;     /* private */
         };
+        struct consumer_request consumer;    /* OP_GROUP_ATTACH, _DETACH, _POLL, _SETTLE, _WAKE */
+        struct consumer_lag lag;             /* OP_GROUP_LAG */
+        struct consumer_letters letters;     /* OP_GROUP_LETTERS */
+        struct consumer_positions positions; /* OP_GROUP_POSITIONS */
+        struct consumer_groups groups;       /* OP_GROUPS */
     };
     /* what came of it */
     struct failure failure;   /* .status STATUS_OK, or the refusal */
@@ -78,6 +85,8 @@ struct op {
     struct slice answer;      /* OK. OP_GET: Order. OP_LIST, OP_HISTORY, OP_RESOURCES: the response. OP_WRITE, OP_VALIDATE: the Order as the answer
                                * shows it, FULL; of a resource command the Resource, of SetOrderTimer the Timer. OP_FEED_READ: repeated `events` (1). Wire bytes */
     uint64_t index;           /* private */
+    uint64_t group_last_index;     /* private: of an OP_GROUP* that reads */
+    struct feed_record group_kept; /* private */
 };
 
 struct engine_config {

@@ -74,6 +74,10 @@ void feed_tail_take(struct feed_tail *t, struct feed_writer *w, uint64_t index);
 
 /* ---- reads */
 
+struct feed_read;
+/* One event of a block, FULL and in its frame, with its content wherever that is kept; brief: how much of its `after` a SUMMARY shows. Borrows from the block, or in f->arena. */
+enum status feed_whole(const struct feed_read *f, const struct event_view *e, struct slice *framed, uint32_t *brief) MUST_USE;
+
 /* Where a reader stands: the next event it wants is the one with this number in this block, or the first after it. */
 struct feed_position {
     uint64_t index;

@@ -65,15 +65,11 @@ static bool of_user(const struct event_view *e, struct slice user_id)
     return false;
 }
 
-/* The whole ChangeEvent, FULL, without its frame. data NULL: no memory. */
-static struct slice whole_event(const struct feed_read *f, const struct seen *s)
+/* FULL, in its frame. data NULL: no memory. */
+static struct slice framed_event(const struct feed_read *f, const struct seen *s)
 {
     const struct event_view *e = s->e;
-    if (!(e->flags & EVENT_REFERS)) { /* as stored, behind tag and length */
-        struct reader r = reader_of(e->framed);
-        (void)read_u8(&r);
-        return read_counted(&r);
-    }
+    if (!(e->flags & EVENT_REFERS)) return e->framed;
     size_t content = s->summary_more.len + s->detail.len, bytes = event_framed_bytes(e->base, e->brief, content);
     uint8_t *data = arena_alloc(f->arena, bytes);
     if (!data) return (struct slice){0};
@@ -82,9 +78,25 @@ static struct slice whole_event(const struct feed_read *f, const struct seen *s)
     write_slice(&w, s->summary_more);
     write_slice(&w, s->detail);
     check(w.len == bytes);
-    struct reader r = reader_of(writer_slice(&w));
+    return writer_slice(&w);
+}
+
+/* The whole ChangeEvent, without its frame: behind tag and length. data NULL: no memory. */
+static struct slice whole_event(const struct feed_read *f, const struct seen *s)
+{
+    struct reader r = reader_of(framed_event(f, s));
     (void)read_u8(&r);
     return read_counted(&r);
+}
+
+enum status feed_whole(const struct feed_read *f, const struct event_view *e, struct slice *framed, uint32_t *brief)
+{
+    struct seen s = {.e = e};
+    enum status st = seen_load(f, &s);
+    if (st) return st;
+    *framed = framed_event(f, &s);
+    *brief = (uint32_t)(e->brief.len + s.summary_more.len);
+    return framed->data ? STATUS_OK : STATUS_MEMORY_LIMIT;
 }
 
 /* *fits false: the answer is full. */

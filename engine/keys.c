@@ -21,7 +21,7 @@ static void key_end(struct key *k, const struct writer *w) {
 
 static uint64_t time_sortable(int64_t us) { return (uint64_t)us ^ 1ull << 63; }
 
-static void key_position(struct writer *w, int64_t create_us, int64_t order_id) {
+static void write_position(struct writer *w, int64_t create_us, int64_t order_id) {
     write_be64(w, time_sortable(create_us));
     write_be64(w, (uint64_t)order_id);
 }
@@ -73,7 +73,7 @@ void key_dedup(struct key *k, uint16_t slot, struct slice user_id, struct slice 
 void key_list(struct key *k, uint16_t slot, struct slice user_id, int64_t create_us, int64_t order_id) {
     struct writer w = key_begin(k, slot, KEY_LIST);
     key_text(&w, user_id);
-    key_position(&w, create_us, order_id);
+    write_position(&w, create_us, order_id);
     key_end(k, &w);
 }
 
@@ -88,7 +88,7 @@ void key_counts(struct key *k, uint16_t slot, struct slice user_id, uint8_t leve
     key_text(&w, user_id);
     write_u8(&w, level);
     /* Level 0 is one row of totals: it has no position. */
-    if (level) key_position(&w, create_us, order_id);
+    if (level) write_position(&w, create_us, order_id);
     key_end(k, &w);
 }
 
@@ -177,6 +177,34 @@ bool key_timer_parts(struct slice key, int64_t *fire_us, int64_t *order_id, uint
     *order_id = (int64_t)get_be64(key.data + 11);
     *no = key.data[19];
     return true;
+}
+
+static void key_of_group(struct key *k, uint16_t slot, enum key_kind kind, uint32_t group_id) {
+    struct writer w = key_begin(k, slot, kind);
+    write_be32(&w, group_id);
+    key_end(k, &w);
+}
+
+void key_group(struct key *k, uint32_t group_id) { key_of_group(k, KEY_SLOT_PARTITION, KEY_GROUP, group_id); }
+void key_progress(struct key *k, uint32_t group_id) { key_of_group(k, KEY_SLOT_PARTITION, KEY_PROGRESS, group_id); }
+void key_position(struct key *k, uint16_t slot, uint32_t group_id) { key_of_group(k, slot, KEY_GROUP, group_id); }
+void key_letter_prefix(struct key *k, uint16_t slot, uint32_t group_id) { key_of_group(k, slot, KEY_LETTER, group_id); }
+
+void key_letter(struct key *k, uint16_t slot, uint32_t group_id, int64_t seq) {
+    struct writer w = key_begin(k, slot, KEY_LETTER);
+    write_be32(&w, group_id);
+    write_be64(&w, (uint64_t)seq);
+    key_end(k, &w);
+}
+
+int64_t key_letter_seq(struct slice key) {
+    check(key.len == 2 + 1 + 4 + 8);
+    return (int64_t)get_be64(key.data + 7);
+}
+
+uint32_t key_group_id(struct slice key) {
+    check(key.len == 2 + 1 + 4);
+    return get_be32(key.data + 3);
 }
 
 void key_list_position(struct slice key, int64_t *create_us, int64_t *order_id) {

@@ -4,10 +4,12 @@
  *   slot 'B' order_id(8)                                   body: origin, summary, detail (order.h)
  *   slot 'C' user client_order_no                          order_id(8)
  *   slot 'D' user request_id method(1)                     idempotency record; expiring
+ *   slot 'G' group(4)                                      a consumer group's position in the slot (consumer_row.h)
  *   slot 'H' order_id(8)                                   head (order.h)
  *   slot 'L' user create_us(8) order_id(8)                 status id(2): the user's list (userlist.h)
  *   slot 'N' user level(1) [create_us(8) order_id(8)]      counts by status (userlist.h)
  *   slot 'P' first_seq(8)                                  places of FEED_CHUNK events of the slot, from this seq on (feed.h); expiring
+ *   slot 'Q' group(4) seq(8)                               a dead letter of a consumer group (consumer_row.h)
  *   slot 'S'                                               slot record: last order id, last seq, order count, places of the newest events
  *   slot 'U' order_id(8) version(8)                        content that the update or patch to this version replaced (order.h)
  *   slot 'Y' order_id(8) version(8)                        history entry, versions >= 2 (version 1 is the body's origin)
@@ -18,6 +20,8 @@
  *   0xffff 'R' kind(1) name                                a resource; of the meta partition alone (resource.h)
  *   0xffff 'T'                                             timers record: where the next due timer is looked for, how many there are (timers.h)
  *   0xffff 'T' fire_us(8) order_id(8) no(1)                nothing: the order has this timer in its head (timers.h). Its slot is the order_id's
+ *   0xffff 'G' group(4)                                    a consumer group (consumer_row.h); group 0, of the meta partition: the last id given
+ *   0xffff 'J' group(4)                                    its progress in the partition
  */
 #ifndef ENGINE_KEYS_H
 #define ENGINE_KEYS_H
@@ -32,6 +36,9 @@ enum key_kind {
     KEY_EVENT = 'E',
     KEY_FEED = 'F',
     KEY_PLACES = 'P',
+    KEY_GROUP = 'G',
+    KEY_PROGRESS = 'J',
+    KEY_LETTER = 'Q',
     KEY_HEAD = 'H',
     KEY_LIST = 'L',
     KEY_MACHINE = 'M',
@@ -80,6 +87,13 @@ void key_timer(struct key *k, int64_t fire_us, int64_t order_id, uint8_t no);
 enum { KEY_TIMER_BYTES = 2 + 1 + 8 + 8 + 1 };
 /* false: not such a key (the record's). */
 bool key_timer_parts(struct slice key, int64_t *fire_us, int64_t *order_id, uint8_t *no);
+void key_group(struct key *k, uint32_t group_id);
+void key_progress(struct key *k, uint32_t group_id);
+void key_position(struct key *k, uint16_t slot, uint32_t group_id);
+void key_letter(struct key *k, uint16_t slot, uint32_t group_id, int64_t seq);
+void key_letter_prefix(struct key *k, uint16_t slot, uint32_t group_id);
+int64_t key_letter_seq(struct slice key); /* of such a key */
+uint32_t key_group_id(struct slice key);  /* of key_group's */
 /* The last 16 bytes of a list or counts key: time and id. create_us is stored with its sign bit flipped so that 1969 sorts before 1970. */
 void key_list_position(struct slice key, int64_t *create_us, int64_t *order_id);
 /* The smallest key above all that begin with k: for upper bounds. */

@@ -75,7 +75,7 @@ enum status partition_open(struct partition *p, struct engine *e, uint32_t id, c
     list_init(&p->waiting);
     list_init(&p->proposed);
     list_init(&p->held);
-    if (partition_feed_open(p) || partition_timers_open(p)) return STATUS_MEMORY_LIMIT;
+    if (partition_feed_open(p) || partition_timers_open(p) || partition_group_open(p)) return STATUS_MEMORY_LIMIT;
     if (id == PARTITION_META) { /* no slots */
         snprintf(p->name, sizeof p->name, "meta");
         p->memtable_share = META_MEMTABLE_BYTES;
@@ -130,6 +130,7 @@ void partition_close(struct partition *p) {
     ops_refuse(p, &p->held, STATUS_DRAINING, "this node is shutting down");
     ops_refuse(p, &p->proposed, STATUS_DRAINING, "this node is shutting down; the write may have been logged: send it again with the same request_id");
     partition_feed_close(p);
+    if (p->sweep) partition_group_close(p, STATUS_DRAINING, "this node is shutting down");
     if (p->group) group_close(p->group);
     store_unload(p);
     slot_cache_fini(&p->slots);
@@ -286,6 +287,7 @@ static void group_on_role(void *ctx, enum group_role role, uint64_t term, uint64
     p->state = PARTITION_OPENING;
     ops_refuse(p, &p->waiting, STATUS_NOT_LEADER, "this node no longer leads the partition");
     ops_refuse(p, &p->proposed, STATUS_NOT_LEADER, "this node no longer leads the partition; send the write again with the same request_id");
+    partition_group_close(p, STATUS_NOT_LEADER, "this node no longer leads the partition");
 }
 
 const struct group_ops partition_group_ops = {
@@ -328,7 +330,7 @@ static enum status apply_commands(struct partition *p, struct apply *a, const st
         struct outcome *o = op ? &op->outcome : &unseen;
         if (op) waiter = waiter->next, *o = (struct outcome){0};
         arena_reset(&e->scratch);
-        p->updates |= command.len && (command.data[0] == COMMAND_UPDATE || command.data[0] == COMMAND_PATCH);
+        p->updates |= command.len && (command.data[0] == COMMAND_UPDATE || command.data[0] == COMMAND_PATCH || command.data[0] == COMMAND_ACKED);
         st = apply_command(a, command, op ? op->arena : NULL, o);
         if (st) return st;
         e->stats.commands++;
@@ -338,7 +340,8 @@ static enum status apply_commands(struct partition *p, struct apply *a, const st
 
 static enum status apply_entry_once(struct partition *p, const struct group_entry *entry) {
     struct engine *e = p->engine;
-    struct apply a = {.view = {.store = p->store, .batch = p->batch}, .machines = e->config.machines, .record = p->record, .slots = &p->slots, .feed = &p->feed, .index = entry->index, .kept = p->kept, .timers = p->timers, .timers_soonest_us = INT64_MAX, .scratch = &e->scratch};
+    struct apply a = {.view = {.store = p->store, .batch = p->batch}, .machines = e->config.machines, .record = p->record, .slots = &p->slots, .feed = &p->feed, .index = entry->index, .kept = p->kept, .timers = p->timers, .timers_soonest_us = INT64_MAX, .effects = &e->effects, .scratch = &e->scratch};
+    e->effects.count = 0;
     store_batch_clear(p->batch);
     feed_writer_clear(&p->feed);
     enum status st = STATUS_OK;
@@ -357,6 +360,7 @@ static enum status apply_entry_once(struct partition *p, const struct group_entr
     p->kept = a.kept;
     feed_tail_take(&p->tail, &p->feed, entry->index);
     partition_timers_applied(p, &a);
+    if (e->effects.count) partition_group_applied(p, &e->effects);
     p->log_bytes_unflushed += entry->data.len + 64;
     if (entry->type == GROUP_CHANGE) group_members_applied(p->group, engine_now_ms(e), entry->index);
     return STATUS_OK;
@@ -545,6 +549,7 @@ void partition_housekeeping(struct partition *p) {
     if (!partition_reopen_due(p)) partition_reads_resume(p);
     rates_update(p);
     partition_feed_housekeeping(p);
+    partition_group_housekeeping(p);
     if (p->state == PARTITION_FAILED) return;
     partition_timers_tick(p);
     store_get_stats(p->store, &stats);

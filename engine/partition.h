@@ -73,6 +73,9 @@ struct partition {
     /* timers (partition_timers.c) */
     struct timers_record timers;     /* as applied */
     struct firing *firing;
+    struct list dispatchers;         /* of consumer groups (partition_group.c) */
+    struct group_sweep *sweep;
+    bool sweep_due;
     uint8_t pressure;
     uint64_t writes, reads, table_bytes, memtable_bytes;
     uint64_t rates_at_ns, rates_writes, rates_reads;
@@ -90,7 +93,8 @@ struct engine {
     struct partition **by_id;        /* of all partitions of the map; NULL: another engine's */
     struct list finished;            /* ops whose done() is due */
     struct arena scratch;            /* apply's */
-    uint64_t queue_writes, queue_reads, queue_feeds, queue_bytes;
+    struct group_effects effects;    /* of the entry that is applied */
+    uint64_t queue_writes, queue_reads, queue_feeds, queue_sessions, queue_bytes;
     struct backlog writes, disk_reads; /* what they wait for: the log and apply; a reader thread */
     uint64_t reads_away;             /* on reader threads, of all partitions */
     uint32_t apply_first;            /* partition that applies first in the next turn: the slice may not last for all */
@@ -136,6 +140,7 @@ bool partition_feed_waits(struct partition *p, struct op *op);  /* it came to no
 void partition_feed_applied(struct partition *p);               /* entries were applied: who waits is looked at again */
 void partition_feed_housekeeping(struct partition *p);          /* waits that are over; retention */
 void partition_feed_flushed(struct partition *p);               /* what retention let go may leave the disk */
+enum status partition_slot_load(const struct store_view *view, struct arena *arena, uint16_t slot, struct slot_record *out) MUST_USE;
 bool partition_feed_busy(const struct partition *p);            /* a job of retention is away, or its command */
 
 /* partition_timers.c: timers that are due are proposed. */
@@ -145,6 +150,22 @@ void partition_timers_free(struct partition *p);                 /* at last: its
 void partition_timers_tick(struct partition *p);                 /* looks, or proposes, if it is time to; any number of times */
 void partition_timers_applied(struct partition *p, const struct apply *a);
 uint64_t partition_timers_lag_us(const struct partition *p);     /* how long the oldest timer that has not fired has been due */
+
+/* partition_group*.c: consumer groups (docs/STREAM.md) */
+enum status partition_group_open(struct partition *p) MUST_USE; /* once */
+void partition_group_close(struct partition *p, enum status st, const char *why); /* every member is told; jobs and writes that are away come home later */
+void partition_group_free(struct partition *p);
+void partition_group_op(struct partition *p, struct op *op);      /* ATTACH, DETACH, POLL, SETTLE, WAKE */
+enum status partition_group_query(struct partition *p, struct op *op, const struct store_view *view) MUST_USE; /* LAG, LETTERS, POSITIONS, GROUPS: on a reader thread */
+void partition_group_live(struct partition *p, struct op *op);    /* a LAG: what is in memory alone */
+void partition_group_ack(struct partition *p, struct op *op);     /* a write, before it waits for the log */
+void partition_group_applied(struct partition *p, const struct group_effects *effects); /* an entry, in the store */
+void partition_group_run(struct partition *p);
+bool partition_group_has_work(const struct partition *p);
+void partition_group_housekeeping(struct partition *p);
+bool partition_group_busy(const struct partition *p);             /* a job is away, or a write of its own */
+/* Ops of a session: they wait as long as they like, and look like no queue. */
+static inline bool op_is_session(const struct op *op) { return op->kind >= OP_GROUP_ATTACH && op->kind <= OP_GROUP_WAKE; }
 
 /* What the files of a partition share: partition.c's, */
 bool partition_reopen_due(const struct partition *p);

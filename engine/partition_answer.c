@@ -78,6 +78,14 @@ enum status partition_answer_build(struct partition *p, struct op *op) {
     case COMMAND_CANCEL_TIMER:
     case COMMAND_FIRE:
     case COMMAND_RETAIN:
+    case COMMAND_GROUP:
+    case COMMAND_GROUP_BRING:
+    case COMMAND_GROUP_SETTLE:
+    case COMMAND_GROUP_LETTERS:
+    case COMMAND_GROUP_REDRIVE:
+    case COMMAND_GROUP_SEEK:
+    case COMMAND_GROUP_SWEEP:
+    case COMMAND_ACKED:
     case COMMAND_MACHINE: return STATUS_OK;
     case COMMAND_RESOURCE: op->answer = o->resource.bytes; return STATUS_OK;
     }

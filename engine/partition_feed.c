@@ -93,7 +93,7 @@ static struct feed_read read_of(struct partition *p, struct op *op, const struct
     };
 }
 
-static enum status slot_load(const struct store_view *view, struct arena *arena, uint16_t slot, struct slot_record *out)
+enum status partition_slot_load(const struct store_view *view, struct arena *arena, uint16_t slot, struct slot_record *out)
 {
     struct key k;
     struct slice row;
@@ -136,7 +136,7 @@ static enum status seek_slot(const struct feed_read *f, const struct feed_seek *
 {
     struct slot_record record;
     int64_t next;
-    enum status st = slot_load(&f->view, f->arena, slot, &record);
+    enum status st = partition_slot_load(&f->view, f->arena, slot, &record);
     if (st) return st;
     if (s->from == FEED_LATEST) next = record.last_seq + 1;
     else if (s->from == FEED_CURSOR && *behind >= 0) next = *behind + 1;
@@ -188,7 +188,7 @@ static enum status read_slot(const struct feed_read *f, struct op *op)
 {
     struct feed_request *r = &op->feed;
     struct slot_record record;
-    enum status st = slot_load(&f->view, f->arena, op->slot, &record);
+    enum status st = partition_slot_load(&f->view, f->arena, op->slot, &record);
     if (st) return st;
     uint64_t place;
     if (r->behind[op->slot] >= record.last_seq) return r->events = 0, r->at_end = true, STATUS_OK;

@@ -24,6 +24,15 @@ static void read_run(struct partition *p, struct op *op, const struct store_view
     case OP_RESOURCES: st = query_resources(&q, &op->resources, &op->answer); break;
     case OP_FEED_SEEK:
     case OP_FEED_READ: st = partition_feed_run(p, op, view); break;
+    case OP_GROUP_LAG:
+    case OP_GROUP_LETTERS:
+    case OP_GROUP_POSITIONS:
+    case OP_GROUPS: st = partition_group_query(p, op, view); break;
+    case OP_GROUP_ATTACH:
+    case OP_GROUP_DETACH:
+    case OP_GROUP_POLL:
+    case OP_GROUP_SETTLE:
+    case OP_GROUP_WAKE:
     case OP_WRITE:
     case OP_VALIDATE:
     case OP_STATS: check(!"not a read of the store");
@@ -149,6 +158,7 @@ static void read_begin(struct partition *p, struct op *op) {
 
 void partition_read(struct partition *p, struct op *op) {
     if (op->kind == OP_RESOURCES) op->resources.machines_known = p->record.machines_known;
+    if (op->kind == OP_GROUP_LAG) partition_group_live(p, op);
     p->engine->stats.reads++;
     p->reads++;
     read_begin(p, op);

@@ -1,0 +1,122 @@
+/* Consumer groups as the engine's callers see them (docs/STREAM.md): what ops carry, and what they promise.
+ *
+ * A group is known by its id. Its definition's authority is the meta partition; every other partition holds a copy, which commands of its own log bring there
+ * (COMMAND_GROUP to the meta partition, COMMAND_GROUP_BRING to the others), and everything that was settled in it. Each partition gives out its own slots'
+ * events, so a subscription is one member in every partition: the caller sends each op below once for each partition, on op.slot.
+ *
+ *   OP_GROUP_ATTACH    session joins. Answers when events can be given out.   GROUP_NOT_FOUND, NOT_LEADER; CURSOR_EXPIRED with `missing`: retention has overtaken the
+ *                      group, an operator has to seek; LIMIT_EXCEEDED: CONSUMER_MEMBERS_MAX; MEMORY_LIMIT
+ *   OP_GROUP_POLL      waits until there are events for the session, or wait_until. One at a time for a session and partition
+ *   OP_GROUP_SETTLE    acks, nacks, extensions of what the session holds
+ *   OP_GROUP_WAKE      credit was added: whoever was starved is looked at (without it: at housekeeping's next 20 ms)
+ *   OP_GROUP_DETACH    session leaves: what it holds goes to others at once, no attempt counted; its poll is answered CANCELLED first. Also when never attached
+ *   OP_GROUP_LAG, OP_GROUP_LETTERS, OP_GROUP_POSITIONS, OP_GROUPS   reads; no session
+ *   OP_WRITE           COMMAND_GROUP* (command.h): define, bring, redrive, purge, seek; COMMAND_TRANSITION and COMMAND_PATCH with an `ack`
+ *
+ * What ends a membership: DETACH; the same member_id attached again by another session (poll and settle then answer MEMBER_REPLACED); a seek, an end of the group, a new
+ * filter or ordering key, a lost lead (poll answers NOT_LEADER or GROUP_NOT_FOUND: attach again, or give up). What the session held in that partition is then given out again.
+ * After any refusal of POLL or SETTLE but OVERLOADED the session is no member of that partition any more; DETACH is still due before its memory goes.
+ *
+ * Delivery. Per key in order, redelivery included; a key is with one member at a time. Each event carries delivery_attempt. Every event until it is settled: acked
+ * (durable within a second), dead-lettered, or left out by the filter. */
+#ifndef ENGINE_CONSUMER_OP_H
+#define ENGINE_CONSUMER_OP_H
+
+#include "engine/consumer_row.h"
+
+enum {
+    CONSUMER_MEMBERS_MAX = 1000,              /* sessions of a group */
+    CONSUMER_MEMBER_ID_BYTES_MAX = 128,
+    CONSUMER_CREDIT_MAX = 1000000,            /* outstanding of a session; the caller checks */
+    CONSUMER_SETTLES_MAX = 10000,             /* of one OP_GROUP_SETTLE */
+    CONSUMER_POLL_BYTES_MAX = 256 << 10,      /* larger bytes_max are cut to it; an event that alone is larger comes alone */
+    CONSUMER_LETTERS_PAGE_MAX = 1000,
+};
+#define CONSUMER_NO_DELAY UINT64_MAX
+
+/* A subscription, the caller's, shared by every partition's core; until all its DETACHes are home. */
+struct consumer_session {
+    uint64_t id;             /* of this process, from 1, never used twice */
+    struct slice member_id;  /* 1 to CONSUMER_MEMBER_ID_BYTES_MAX bytes */
+    int64_t credit;          /* atomic: events that may still be sent. Dispatchers take what they give out, and put back what they did not need */
+};
+static inline void consumer_credit_add(struct consumer_session *s, int64_t events) { __atomic_add_fetch(&s->credit, events, __ATOMIC_ACQ_REL); }
+
+enum consumer_settle_kind {
+    CONSUMER_ACK,
+    CONSUMER_NACK,   /* an attempt is counted; again after `delay`, or the group's backoff */
+    CONSUMER_DEAD,   /* a nack that makes a dead letter at once, however many attempts are left; BLOCK: the key is blocked */
+    CONSUMER_EXTEND, /* ack_timeout begins anew */
+};
+struct consumer_settle {
+    enum consumer_settle_kind kind;
+    bool stale;        /* out: it was not in flight to this session (any more), and nothing was changed */
+    uint16_t slot;
+    int64_t seq;
+    uint64_t delay_us; /* of a nack; CONSUMER_NO_DELAY: the backoff */
+    struct slice error; /* kept with a dead letter, cut to CONSUMER_ERROR_BYTES_MAX */
+};
+
+/* op.consumer: ATTACH, DETACH, WAKE, POLL, SETTLE. */
+struct consumer_request {
+    uint32_t group_id;
+    struct consumer_session *session;
+    /* POLL. OK: op.answer has `events` events, repeated `events` (1) as in SubscribeResponse.Batch; 0: wait_until has come (or progress has, see below) */
+    size_t bytes_max;
+    uint64_t wait_until_ns;      /* monotonic, rounded up to housekeeping's 20 ms */
+    uint32_t events;             /* out */
+    uint64_t complete_to_us;     /* out: every event of the partition committed up to then (and this included, if not later than the last entry) is settled, durably; never
+                                  * goes back but by a seek. Redriven dead letters come regardless. 0: not known yet */
+    bool starved;                /* out, atomic, while the poll is under way: there are events, and the session has no credit. The caller may exchange it for false and WAKE */
+    /* SETTLE */
+    struct consumer_settle *settles;
+    unsigned settle_count;
+    unsigned stale_count;        /* out */
+    /* private */
+    struct consumer_output { uint8_t *data; size_t len, cap; } output;
+};
+
+/* op.lag: OP_GROUP_LAG, of one partition. What was acked within the last second may still be in it. */
+struct consumer_lag {
+    uint32_t group_id;
+    uint64_t oldest_us;          /* commit time of the oldest event that is not settled; 0: none */
+    uint64_t events;             /* not settled, dead letters left out. Those that nobody has looked at yet count whatever the filter says */
+    uint64_t in_flight, blocked_keys, dead_letters;
+    uint32_t members;            /* attached here; a subscription is attached everywhere */
+};
+
+/* op.letters: OP_GROUP_LETTERS, one page in order of (slot, seq). op.answer: repeated `letters` (1) of ListDeadLettersResponse. */
+struct consumer_letter_ref {
+    uint16_t slot;
+    int64_t seq;
+};
+struct filter;
+struct consumer_letters {
+    uint32_t group_id;
+    const struct filter *filter;         /* over the ChangeEvent; NULL: all */
+    struct consumer_letter_ref after;    /* in: the last of the page before; slot 0, seq 0: from the start. Out: for the next page */
+    unsigned count_max;                  /* 1 to CONSUMER_LETTERS_PAGE_MAX */
+    bool refs_only;                      /* no answer: for counting, redrive, purge */
+    bool dead_only;                      /* without events that wait behind a parked key */
+    struct consumer_letter_ref *refs;    /* out, [count], in the op's arena */
+    unsigned count;                      /* out */
+    bool more;                           /* out: the partition may have more (a page also ends after 1 MiB, or 4,096 looked at) */
+};
+
+/* op.positions: OP_GROUP_POSITIONS. Where a group is, by slot of the partition, and what a seek would do. Arrays [SLOT_COUNT] of the caller's. */
+struct consumer_positions {
+    uint32_t group_id;
+    int64_t *behind;        /* out: everything up to this seq is settled: seek there to undo a seek */
+    const int64_t *target;  /* in, or NULL: the seq behind the reader after the seek (OP_FEED_SEEK makes such vectors) */
+    uint64_t redelivered;   /* out: events that are settled and would come again. Neither of these asks the filter */
+    uint64_t skipped;       /* out: events that are not settled and would never come */
+    uint64_t epoch;         /* out: for command_group_seek.epoch, so that of two racing seeks one is refused; */
+};
+
+/* op.groups: OP_GROUPS: the groups that a partition (SLOT_META: the authority) knows. */
+struct consumer_groups {
+    struct consumer_group_row *rows; /* out, [count], in the op's arena */
+    unsigned count;
+};
+
+#endif

@@ -1,0 +1,323 @@
+/* What is asked about a group in a partition: lag, dead letters, positions; and which groups it knows. Over rows alone, on a reader thread; a lag has beside them what only the
+ * dispatcher knows. */
+#include "engine/partition_group.h"
+#include "proto/pbwire.h"
+
+enum { LETTERS_LOOKED_AT_MAX = 4096, LETTERS_ANSWER_BYTES = 1 << 20, FIELD_LETTERS = 1 };
+
+struct query_of {
+    struct partition *partition;
+    struct feed_read feed;       /* arena: scratch */
+    struct arena *arena;         /* the op's */
+    struct consumer_group_row row;
+    struct consumer_progress progress;
+    uint64_t begin_place;        /* events in front of it are none of the group's */
+};
+
+static enum status query_begin(struct query_of *q, struct partition *p, struct op *op, const struct store_view *view, struct arena *scratch, uint32_t group_id)
+{
+    struct key k;
+    struct slice bytes;
+    struct feed_position at = {0};
+    *q = (struct query_of){.partition = p, .arena = op->arena};
+    q->feed = (struct feed_read){.view = *view, .machines = p->engine->config.machines, .arena = scratch, .kept = op->group_kept, .last_index = op->group_last_index, .failure = &op->failure};
+    key_group(&k, group_id);
+    enum status st = group_id ? store_get(view, key_slice(&k), op->arena, &bytes) : STATUS_ABSENT;
+    if (!st) st = consumer_group_row_decode(bytes, &q->row);
+    if (!st && q->row.flags & CONSUMER_REMOVING) st = STATUS_ABSENT;
+    if (st == STATUS_ABSENT) return failure_set(&op->failure, STATUS_GROUP_NOT_FOUND, "there is no such consumer group");
+    if (!st && q->row.start_us) st = feed_seek_time(&q->feed, q->row.start_us, &at);
+    if (st) return st;
+    q->row.group_id = group_id;
+    q->begin_place = MAX_OF(MAX_OF(q->row.start_place, at.index), q->feed.kept.first_place);
+    key_progress(&k, group_id);
+    st = store_get(view, key_slice(&k), scratch, &bytes);
+    if (!st) st = consumer_progress_decode(bytes, &q->progress);
+    if (st && st != STATUS_ABSENT) return st;
+    if (st || q->progress.epoch != q->row.epoch) q->progress = (struct consumer_progress){0};
+    q->begin_place = MAX_OF(q->begin_place, q->progress.settled_place);
+    return STATUS_OK;
+}
+
+static enum status position_of(struct query_of *q, uint16_t slot, struct consumer_position *p)
+{
+    struct key k;
+    struct slice bytes;
+    key_position(&k, slot, q->row.group_id);
+    *p = (struct consumer_position){.epoch = q->row.epoch};
+    enum status st = store_get(&q->feed.view, key_slice(&k), q->feed.arena, &bytes);
+    if (st) return st == STATUS_ABSENT ? STATUS_OK : st;
+    st = consumer_position_decode(bytes, q->feed.arena, p);
+    if (!st && p->epoch != q->row.epoch) *p = (struct consumer_position){.epoch = q->row.epoch, .letters = p->letters};
+    return st;
+}
+
+/* A slot as the group sees it: everything up to `begin` - 1 is behind it; of what follows, what `position` says. */
+struct slot_view {
+    struct slot_record record;
+    struct consumer_position position;
+    int64_t begin;
+};
+
+static enum status slot_of(struct query_of *q, uint16_t slot, struct slot_view *v)
+{
+    arena_reset(q->feed.arena);
+    enum status st = partition_slot_load(&q->feed.view, q->feed.arena, slot, &v->record);
+    if (!st) st = position_of(q, slot, &v->position);
+    if (st) return st;
+    int64_t next = v->position.count ? v->position.listed[0].seq : v->position.through + 1;
+    v->begin = v->record.last_seq + 1;
+    if (next > v->record.last_seq) return STATUS_OK;
+    struct feed_record from = {.first_place = q->begin_place};
+    st = feed_first_kept(&q->feed.view, q->feed.arena, slot, v->record.last_seq, &v->record.places, &from, &v->begin);
+    v->begin = MAX_OF(v->begin, next);
+    return st;
+}
+
+static uint64_t listed_between(const struct consumer_position *p, int64_t from, int64_t to)
+{
+    uint64_t n = 0;
+    for (unsigned i = 0; i < p->count; i++) n += p->listed[i].seq >= from && p->listed[i].seq <= to;
+    return n;
+}
+
+/* Events in [from, to] that are not settled. */
+static uint64_t unsettled_between(const struct slot_view *v, int64_t from, int64_t to)
+{
+    const struct consumer_position *p = &v->position;
+    from = MAX_OF(from, v->begin);
+    to = MIN_OF(to, v->record.last_seq);
+    if (from > to) return 0;
+    uint64_t above = to > p->through ? (uint64_t)(to - MAX_OF(from - 1, p->through)) : 0;
+    return above + listed_between(p, from, MIN_OF(to, p->through));
+}
+
+/* ---- lag */
+
+static enum status count_letters(struct query_of *q, uint16_t slot, uint64_t *dead)
+{
+    struct key lower, upper;
+    key_letter_prefix(&lower, slot, q->row.group_id);
+    upper = lower;
+    key_after_prefix(&upper);
+    struct store_iter *it = store_iter_open(&q->feed.view, key_slice(&lower), key_slice(&upper));
+    enum status st = STATUS_OK;
+    for (store_iter_first(it); store_iter_valid(it) && !st; store_iter_next(it)) {
+        struct consumer_letter l;
+        st = consumer_letter_decode(store_iter_value(it), &l);
+        *dead += !st && l.state == LETTER_DEAD;
+    }
+    if (!st) st = store_iter_status(it);
+    store_iter_close(it);
+    return st;
+}
+
+static enum status lag(struct query_of *q, struct consumer_lag *out)
+{
+    struct consumer_config slots = dispatcher_config(q->partition);
+    uint64_t oldest = UINT64_MAX, place;
+    enum status st = STATUS_OK;
+    out->events = out->dead_letters = out->oldest_us = 0;
+    for (uint32_t slot = slots.first_slot; slot <= slots.last_slot && !st; slot++) {
+        struct slot_view v;
+        if ((st = slot_of(q, (uint16_t)slot, &v))) break;
+        out->events += unsettled_between(&v, v.begin, v.record.last_seq);
+        if (v.position.letters) st = count_letters(q, (uint16_t)slot, &out->dead_letters);
+        if (st || v.begin > v.record.last_seq) continue;
+        st = feed_place(&q->feed.view, q->feed.arena, (uint16_t)slot, v.begin, v.record.last_seq, &v.record.places, &q->feed.kept, &place);
+        if (!st) oldest = MIN_OF(oldest, place);
+        if (st == STATUS_ABSENT) st = STATUS_OK; /* let go: the next subscriber hears of it */
+    }
+    if (st || oldest == UINT64_MAX) return st;
+    struct feed_record at;
+    st = feed_block_from(&q->feed, oldest, &at);
+    out->oldest_us = at.first_time_us;
+    return st;
+}
+
+void partition_group_live(struct partition *p, struct op *op)
+{
+    op->lag.in_flight = op->lag.blocked_keys = 0;
+    op->lag.members = 0;
+    list_each(l, &p->dispatchers) {
+        const struct dispatcher *d = list_entry(l, struct dispatcher, link);
+        if (d->group_id != op->lag.group_id || d->state != DISPATCHER_RUNNING) continue;
+        op->lag.in_flight = d->consumer.in_flight;
+        op->lag.blocked_keys = d->consumer.blocked + d->consumer.parked_count;
+        op->lag.members = d->consumer.member_count;
+    }
+}
+
+/* ---- positions */
+
+static enum status positions(struct query_of *q, struct consumer_positions *out)
+{
+    struct consumer_config slots = dispatcher_config(q->partition);
+    enum status st = STATUS_OK;
+    out->epoch = q->row.epoch;
+    out->redelivered = out->skipped = 0;
+    for (uint32_t slot = slots.first_slot; slot <= slots.last_slot && !st; slot++) {
+        struct slot_view v;
+        int64_t first;
+        if ((st = slot_of(q, (uint16_t)slot, &v))) break;
+        out->behind[slot] = v.begin - 1;
+        if (!out->target || !v.record.last_seq) continue;
+        if ((st = feed_first_kept(&q->feed.view, q->feed.arena, (uint16_t)slot, v.record.last_seq, &v.record.places, &q->feed.kept, &first))) break;
+        int64_t target = MIN_OF(MAX_OF(out->target[slot], first - 1), v.record.last_seq);
+        out->skipped += unsettled_between(&v, 1, target);
+        out->redelivered += (uint64_t)(v.record.last_seq - target) - unsettled_between(&v, target + 1, v.record.last_seq);
+    }
+    return st;
+}
+
+/* ---- letters */
+
+struct letters_out {
+    struct writer w;
+    unsigned looked_at;
+};
+
+static void write_letter(struct writer *w, const struct consumer_letter *l)
+{
+    struct reader r = reader_of(l->event);
+    (void)read_u8(&r);
+    struct slice event = read_counted(&r);
+    pb_message(w, 1, &event, 1);
+    pb_bytes(w, 2, l->error);
+    pb_int64(w, 3, l->attempts);
+    pb_timestamp_us(w, 4, (int64_t)l->time_us);
+    pb_bool(w, 5, l->parks || l->state == LETTER_WAITING);
+}
+
+static enum status put_letter(struct consumer_letters *r, struct letters_out *o, struct arena *scratch, const struct consumer_letter *l, bool *fits)
+{
+    *fits = true;
+    if (r->refs_only) return STATUS_OK;
+    size_t cap = l->event.len + l->error.len + 128;
+    arena_reset(scratch);
+    uint8_t *data = arena_alloc(scratch, cap);
+    if (!data) return STATUS_MEMORY_LIMIT;
+    struct writer one = writer_of(data, cap);
+    write_letter(&one, l);
+    check(!one.full);
+    struct slice part = writer_slice(&one);
+    if (o->w.len + part.len + 16 > o->w.cap) return *fits = false, STATUS_OK;
+    pb_message(&o->w, FIELD_LETTERS, &part, 1);
+    return STATUS_OK;
+}
+
+static bool letter_wanted(const struct consumer_letters *r, const struct consumer_letter *l)
+{
+    if (r->dead_only && l->state != LETTER_DEAD) return false;
+    if (!r->filter) return true;
+    struct reader frame = reader_of(l->event);
+    (void)read_u8(&frame);
+    return filter_match(r->filter, read_counted(&frame));
+}
+
+/* *more false: the page is full. */
+static enum status letters_of_slot(struct query_of *q, struct consumer_letters *r, uint16_t slot, struct letters_out *o, bool *more)
+{
+    struct key lower, upper;
+    int64_t after = slot == r->after.slot ? r->after.seq : 0;
+    enum status st = STATUS_OK;
+    key_letter(&lower, slot, q->row.group_id, after + 1);
+    key_letter_prefix(&upper, slot, q->row.group_id);
+    key_after_prefix(&upper);
+    struct store_iter *it = store_iter_open(&q->feed.view, key_slice(&lower), key_slice(&upper));
+    for (store_iter_first(it); store_iter_valid(it) && !st; store_iter_next(it)) {
+        struct consumer_letter l;
+        bool fits = true;
+        if (r->count == r->count_max || o->looked_at == LETTERS_LOOKED_AT_MAX) {
+            *more = false;
+            break;
+        }
+        if ((st = consumer_letter_decode(store_iter_value(it), &l))) break;
+        bool wanted = letter_wanted(r, &l);
+        if (wanted) st = put_letter(r, o, q->feed.arena, &l, &fits);
+        if (st || !fits) {
+            *more = false;
+            break;
+        }
+        o->looked_at++;
+        r->after = (struct consumer_letter_ref){slot, key_letter_seq(store_iter_key(it))};
+        if (wanted) r->refs[r->count++] = r->after;
+    }
+    if (!st && *more) st = store_iter_status(it);
+    store_iter_close(it);
+    return st;
+}
+
+static enum status letters(struct query_of *q, struct op *op)
+{
+    struct consumer_letters *r = &op->letters;
+    struct consumer_config slots = dispatcher_config(q->partition);
+    struct letters_out o = {0};
+    enum { ONE_LETTER_BYTES = 4 << 20 };
+    check(r->count_max >= 1);
+    check(r->count_max <= CONSUMER_LETTERS_PAGE_MAX);
+    r->count = 0;
+    r->refs = arena_array(op->arena, struct consumer_letter_ref, (size_t)r->count_max);
+    size_t cap = r->refs_only ? 0 : LETTERS_ANSWER_BYTES + ONE_LETTER_BYTES;
+    uint8_t *data = cap ? arena_alloc(op->arena, cap) : NULL;
+    if (!r->refs || (cap && !data)) return STATUS_MEMORY_LIMIT;
+    o.w = writer_of(data, cap);
+    bool more = true;
+    enum status st = STATUS_OK;
+    for (uint32_t slot = MAX_OF(slots.first_slot, r->after.slot); slot <= slots.last_slot && !st && more; slot++) {
+        struct consumer_position p;
+        arena_reset(q->feed.arena);
+        st = position_of(q, (uint16_t)slot, &p);
+        if (!st && p.letters) st = letters_of_slot(q, r, (uint16_t)slot, &o, &more);
+        if (o.w.len > LETTERS_ANSWER_BYTES) more = false;
+    }
+    r->more = !more;
+    op->answer = writer_slice(&o.w);
+    return st;
+}
+
+/* ---- groups */
+
+static enum status groups(struct op *op, const struct store_view *view)
+{
+    struct consumer_groups *g = &op->groups;
+    struct key lower, upper;
+    enum status st = STATUS_OK;
+    g->count = 0;
+    g->rows = arena_array(op->arena, struct consumer_group_row, (size_t)2 * CONSUMER_GROUPS_MAX);
+    if (!g->rows) return STATUS_MEMORY_LIMIT;
+    key_group(&lower, 1);
+    key_group(&upper, UINT32_MAX);
+    struct store_iter *it = store_iter_open(view, key_slice(&lower), key_slice(&upper));
+    for (store_iter_first(it); store_iter_valid(it) && !st && g->count < 2 * CONSUMER_GROUPS_MAX; store_iter_next(it)) {
+        struct slice row = arena_copy(op->arena, store_iter_value(it));
+        struct consumer_group_row *out = &g->rows[g->count];
+        if (!row.data) st = STATUS_MEMORY_LIMIT;
+        if (!st) st = consumer_group_row_decode(row, out);
+        out->group_id = key_group_id(store_iter_key(it));
+        g->count += !st && !(out->flags & CONSUMER_REMOVING);
+    }
+    if (!st) st = store_iter_status(it);
+    store_iter_close(it);
+    return st;
+}
+
+enum status partition_group_query(struct partition *p, struct op *op, const struct store_view *view)
+{
+    struct query_of q;
+    struct arena scratch;
+    if (view->cached_only) {
+        op->group_last_index = p->record.applied_index;
+        op->group_kept = p->kept;
+        return STATUS_WOULD_BLOCK;
+    }
+    if (op->kind == OP_GROUPS) return groups(op, view);
+    arena_init(&scratch, 8 * MIB);
+    uint32_t group_id = op->kind == OP_GROUP_LAG ? op->lag.group_id : op->kind == OP_GROUP_LETTERS ? op->letters.group_id : op->positions.group_id;
+    enum status st = query_begin(&q, p, op, view, &scratch, group_id);
+    if (!st && op->kind == OP_GROUP_LAG) st = lag(&q, &op->lag);
+    if (!st && op->kind == OP_GROUP_LETTERS) st = letters(&q, op);
+    if (!st && op->kind == OP_GROUP_POSITIONS) st = positions(&q, &op->positions);
+    arena_fini(&scratch);
+    return st;
+}
