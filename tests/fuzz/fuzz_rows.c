@@ -1,6 +1,7 @@
 /* The rows of the store: whatever a damaged table hands out, a decoder refuses it or yields slices inside it; what decodes encodes to something that decodes
  * to the same. The first byte chooses the decoder. */
 #include "engine/apply.h"
+#include "engine/consumer_row.h"
 #include "engine/resource.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -95,8 +96,38 @@ static void try_timers_record(struct slice row, struct writer *w) {
     check(slice_equal(writer_slice(w), row));
 }
 
+static void try_group(struct slice row, struct writer *w) {
+    struct consumer_group_row r, again;
+    struct consumer_definition d;
+    if (consumer_group_row_decode(row, &r)) return;
+    within(r.definition, row);
+    if (consumer_definition_decode(r.definition, &d) == STATUS_OK) within(d.name, row), within(d.filter, row);
+    consumer_group_row_encode(&r, w);
+    check(w->full || (consumer_group_row_decode(writer_slice(w), &again) == STATUS_OK && again.epoch == r.epoch && slice_equal(again.definition, r.definition)));
+}
+
+static void try_position(struct slice row, struct writer *w) {
+    static struct arena arena;
+    struct consumer_position p, again, joined;
+    arena_init(&arena, 4 << 20);
+    if (consumer_position_decode(row, &arena, &p) == STATUS_OK) {
+        consumer_position_encode(&p, w);
+        check(w->full || (consumer_position_decode(writer_slice(w), &arena, &again) == STATUS_OK && again.through == p.through && again.count == p.count));
+        check(consumer_position_join(&p, &p, &arena, &joined) == STATUS_OK && joined.through == p.through && joined.count == p.count);
+    }
+    arena_fini(&arena);
+}
+
+static void try_letter(struct slice row, struct writer *w) {
+    struct consumer_letter l, again;
+    if (consumer_letter_decode(row, &l)) return;
+    within(l.error, row), within(l.event, row);
+    consumer_letter_encode(&l, w);
+    check(w->full || (consumer_letter_decode(writer_slice(w), &again) == STATUS_OK && again.key == l.key && slice_equal(again.event, l.event)));
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static void (*const tries[])(struct slice row, struct writer *w) = {try_head, try_body, try_history, try_slot, try_partition, try_dedup, try_resource, try_machine, try_timers, try_timers_record};
+    static void (*const tries[])(struct slice row, struct writer *w) = {try_head, try_body, try_history, try_slot, try_partition, try_dedup, try_resource, try_machine, try_timers, try_timers_record, try_group, try_position, try_letter};
     static uint8_t out[ROW_BYTES_MAX];
     if (size == 0) return 0;
     struct writer w = writer_of(out, sizeof out);
