@@ -130,6 +130,12 @@ static void refusals_carry_their_metadata(void **state)
     f = failure_of((struct outcome){.status = STATUS_EDGE_NOT_DEFINED, .machine_reference = SLICE_LIT("retail@1"), .event = SLICE_LIT("MOON"),
                                     .by_target = true});
     assert_string_equal(meta_of(&f, "to_status"), "MOON");
+    f = failure_of((struct outcome){.status = STATUS_GROUP_NOT_FOUND, .group = {.name = SLICE_LIT("stock")}});
+    assert_string_equal(meta_of(&f, "group"), "stock");
+    f = failure_of((struct outcome){.status = STATUS_GROUP_EXISTS, .group = {.name = SLICE_LIT("stock")}});
+    assert_string_equal(meta_of(&f, "group"), "stock");
+    f = failure_of((struct outcome){.status = STATUS_ACK_NOT_IN_FLIGHT, .group = {.slot = 5, .seq = 6}});
+    assert_string_equal(meta_of(&f, "event_id"), "5:6");
     struct order_head head = {.order_id = 80, .version = 3, .status = 2};
     f = failure_of((struct outcome){.status = STATUS_VERSION_MISMATCH, .head = head});
     assert_string_equal(meta_of(&f, "status"), "PAID");
