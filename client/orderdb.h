@@ -183,6 +183,66 @@ const uint8_t *orderdb_changes_cursor(const struct orderdb_changes *c, size_t *b
 const struct orderdb_error *orderdb_changes_error(const struct orderdb_changes *c);
 void orderdb_changes_close(struct orderdb_changes *c); /* NULL is fine */
 
+/* ---- Consumers: a member of a consumer group. Events come to a handler, one at a time for each key of the group (user, order or event), many keys at once.
+ *
+ * Threads: open, run, stats, error and close on one thread at a time; that thread speaks with the server. Handlers run on threads of the consumer's, or, with `on_run`, within
+ * orderdb_consumer_run(); one handler function, so it must be fit to run on several threads at once. orderdb_consumer_stop() and the functions of a delivery: from any thread.
+ *
+ * Events are acknowledged in batches as their handlers end, which earns the right to be given more; at most in_flight_max are here. The lease of one that is not settled by half of
+ * the group's ack_timeout is extended. A lost connection is made again after pauses; what was given by it and not settled comes again, perhaps to another member, so a handler must
+ * bear repetitions (event_id tells). What a handler answers afterwards for an event of a lost connection is not sent. */
+struct orderdb_consumer;
+struct orderdb_delivery; /* one event that was given, and what is to become of it */
+
+enum orderdb_verdict {
+    ORDERDB_ACK,   /* done with it */
+    ORDERDB_NACK,  /* again, after the delay of orderdb_delivery_note(), else after the group's backoff; later events of its key wait */
+    ORDERDB_DEAD,  /* never again: a dead letter, with the note's error */
+    ORDERDB_LATER, /* not settled yet: orderdb_delivery_done() will tell, and its key waits until then */
+};
+typedef enum orderdb_verdict orderdb_handler(void *user, struct orderdb_delivery *d);
+const Orderdb__V1__ChangeEvent *orderdb_delivery_event(const struct orderdb_delivery *d); /* valid until the delivery is settled */
+/* What a NACK or DEAD goes with, said before it: delay_ms 0: the group's backoff; error: for people, copied, its first 1,024 bytes; NULL: none. */
+void orderdb_delivery_note(struct orderdb_delivery *d, uint32_t delay_ms, const char *error);
+/* Settles one whose handler answered (or is about to answer) LATER, once; d is gone then. Not after orderdb_consumer_close() has begun. */
+void orderdb_delivery_done(struct orderdb_delivery *d, enum orderdb_verdict verdict);
+
+/* Zero everywhere is the default. */
+struct orderdb_consumer_options {
+    const char *member_id;    /* of all members of the group one alone may have it: the newest replaces the others. NULL: 32 hex characters from the kernel */
+    const char *zone;
+    uint32_t in_flight_max;   /* 256; at most 65,536: events given and not settled */
+    uint32_t threads;         /* 4; at most 256: handlers at a time */
+    bool on_run;              /* handlers run within orderdb_consumer_run() instead; while one runs nothing is sent, so it must be shorter than the ack_timeout, or answer LATER */
+    uint32_t extend_ms_max;   /* an event is held so long and no longer, then it runs into the group's ack_timeout; 0: as long as its handler needs */
+    uint32_t outage_ms_max;   /* so long without the server is tried again before the consumer fails; 0: 10 minutes; ORDERDB_FOREVER: some 49 days */
+    uint32_t close_ms_max;    /* how long a stop waits for handlers; 0: 30 s */
+};
+struct orderdb_consumer_stats {
+    uint64_t given, acked, nacked, dead; /* events, and what was said of them */
+    uint64_t stale;                      /* acks that came too late: the event was with another member by then */
+    uint64_t lost;                       /* settled here, but by then their connection was lost: they come again */
+    uint64_t connections;                /* how often the group was joined */
+    int64_t complete_to_us;              /* all that was committed by then is settled, by the server's word (microseconds since 1970); 0: not told */
+    uint32_t in_flight;                  /* here, not settled */
+};
+enum orderdb_consumer_result {
+    ORDERDB_CONSUMER_RUNS,    /* wait_ms have passed; call again. orderdb_consumer_error() tells whether the server is away */
+    ORDERDB_CONSUMER_STOPPED, /* as it was told to: nothing is left to do but close */
+    ORDERDB_CONSUMER_FAILED,  /* for good: orderdb_consumer_error(). MEMBER_REPLACED: another one came with the same member_id */
+};
+/* A connection of its own; options as for orderdb_open(), and errno. The group must exist. Nothing is sent before the first run. */
+struct orderdb_consumer *orderdb_consumer_open(const char *target, const struct orderdb_options *options, const char *group,
+                                               const struct orderdb_consumer_options *consumer_options, orderdb_handler *handler, void *user);
+/* Everything happens in here (but handlers on threads). ORDERDB_FOREVER: until it is stopped or has failed. Not called, it extends no lease and sends no ack. */
+enum orderdb_consumer_result orderdb_consumer_run(struct orderdb_consumer *c, uint32_t wait_ms);
+/* Takes nothing more, lets handlers that run end, sends what they said, leaves the group; what no handler has begun with goes back to it. Any thread; a signal handler, too. */
+void orderdb_consumer_stop(struct orderdb_consumer *c);
+struct orderdb_consumer_stats orderdb_consumer_stats(const struct orderdb_consumer *c);
+const struct orderdb_error *orderdb_consumer_error(const struct orderdb_consumer *c); /* NULL: all is well; valid until the next run */
+/* Waits for handlers that run on threads. Without a stop that has ended, events not settled come to other members at once. NULL is fine. */
+void orderdb_consumer_close(struct orderdb_consumer *c);
+
 #ifdef __cplusplus
 }
 #endif

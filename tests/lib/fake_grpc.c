@@ -147,8 +147,10 @@ static void fake_stream_feed(struct fake_stream *s, bool half_closed) {
     struct fake_grpc *f = s->peer->server;
     check(inflow_feed(&s->in, buf_slice(&s->body), CHANNEL_MESSAGE_BYTES_MAX) == INFLOW_OK);
     s->body.len = 0;
-    for (struct slice m; inflow_first(&s->in, &m); inflow_release(&s->in)) f->stream_handler(f->user, s, &m);
-    if (half_closed) f->stream_handler(f->user, s, NULL);
+    for (struct slice m; inflow_first(&s->in, &m); inflow_release(&s->in)) {
+        if (!s->ended) f->stream_handler(f->user, s, &m);
+    }
+    if (half_closed && !s->ended) f->stream_handler(f->user, s, NULL);
 }
 
 static void fake_handle(struct fake_stream *s, bool early) {
