@@ -196,7 +196,7 @@ struct orderdb_delivery; /* one event that was given, and what is to become of i
 
 enum orderdb_verdict {
     ORDERDB_ACK,   /* done with it */
-    ORDERDB_NACK,  /* again, after the delay of orderdb_delivery_note(), else after the group's backoff; later events of its key wait */
+    ORDERDB_NACK,  /* again, after the delay of orderdb_delivery_note() (at most a day), else after the group's backoff; later events of its key wait */
     ORDERDB_DEAD,  /* never again: a dead letter, with the note's error */
     ORDERDB_LATER, /* not settled yet: orderdb_delivery_done() will tell, and its key waits until then */
 };

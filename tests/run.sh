@@ -20,7 +20,7 @@ case $B in
 esac
 wanted() { # unit test NAME in this build: TSan is for what several threads use
   case $B:$1 in
-    *-tsan:test_@(ring|mail|timer|metrics|call|conn|h2|http|host|readers|node|identity|config|channel|channel_stream|orderdb|changes|store)) ;;
+    *-tsan:test_@(ring|mail|timer|metrics|call|conn|h2|http|host|readers|node|identity|config|channel|channel_stream|orderdb|changes|consumer|store)) ;;
     *-tsan:*) return 1 ;;
   esac
 }

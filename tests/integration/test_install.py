@@ -78,13 +78,22 @@ def _(server):
     true("changes: UNAVAILABLE" in nowhere.stderr, nowhere.stderr)
 
 
+@test("the example of a consumer builds against what was installed, and says what a server refuses")
+def _(server):
+    example = compiled(["cc", "-std=c11"], os.path.join(t.ROOT, "examples", "consume_group.c"), os.path.join(t.TEMP, "consume_group"))
+    p = subprocess.run([example, server.address, "no-such-group"], capture_output=True, text=True, timeout=30 * t.SLOW)
+    equal((p.returncode, p.stdout), (1, ""), p.stderr)
+    true(re.search("consume: (NOT_FOUND GROUP_NOT_FOUND|UNIMPLEMENTED)", p.stderr), p.stderr)
+
+
 @test("the library shows the names of orderdb.h and of messages alone; an application may have its own panic()")
 def _():
     out = subprocess.run(["nm", "-g", "--defined-only", DEST + PREFIX + "/lib/liborderdb.a"], check=True, capture_output=True, text=True).stdout
     names = [line.split()[2] for line in out.splitlines() if len(line.split()) == 3]
     strangers = [n for n in names if not re.match(r"(orderdb_|google__)", n)]
     true(SAN or not strangers, strangers[:10])
-    declared = set(re.findall(r"(?<!typedef void )\b(orderdb_\w+)\(", open(DEST + PREFIX + "/include/orderdb.h").read()))
+    header = open(DEST + PREFIX + "/include/orderdb.h").read()
+    declared = set(re.findall(r"\b(orderdb_\w+)\(", header)) - set(re.findall(r"typedef [\w ]* (orderdb_\w+)\(", header))
     equal(declared - set(names), set(), "declared, not in the library")
     source = os.path.join(t.TEMP, "clash.c")
     with open(source, "w") as f:

@@ -434,7 +434,7 @@ static void test_what_ends_it_and_what_does_not(void **state) {
     w.c = orderdb_consumer_open("127.0.0.1:1", NULL, "pay", NULL, handle, NULL);
     assert_non_null(w.c);
     assert_fails(&w, GRPC_UNAVAILABLE); /* nobody was ever there: told at once */
-    assert_null(orderdb_consumer_open("host:port:more", NULL, "pay", NULL, handle, NULL));
+    assert_null(orderdb_consumer_open("", NULL, "pay", NULL, handle, NULL));
     assert_int_equal(errno, EINVAL);
     orderdb_consumer_close(NULL);
 }
@@ -456,8 +456,8 @@ static void test_an_outage_has_an_end(void **state) {
 
 static void test_every_allocation_may_fail(void **state) {
     unsigned failed = 0, settled = 0;
-    const struct orderdb_consumer_options o = {.on_run = true, .in_flight_max = 8, .outage_ms_max = 500};
-    for (uint64_t nth = 1; nth < 400; nth += nth < 60 ? 1 : 7) {
+    const struct orderdb_consumer_options o = {.on_run = true, .in_flight_max = 8, .outage_ms_max = 60};
+    for (uint64_t nth = 1; nth < 400; nth += nth < 40 ? 1 : 11) {
         struct world w;
         world_begin(&w);
         seen.nack_seq = 2;
