@@ -11,7 +11,6 @@
  * keys outlives connections, so that an event that comes again does not run beside its first handler. */
 #include <errno.h>
 #include <poll.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
 
@@ -36,7 +35,7 @@ enum {
 #define FAREWELL_NS (5 * NS_PER_S)  /* the server's answer to our half-close */
 #define STEADY_NS (10 * NS_PER_S)   /* a connection that held so long has nothing to do with the failures before it */
 #define FENCE_NS (5 * NS_PER_S)     /* a nack is with the server long before that */
-#define ACK_PAUSE_NS (5 * NS_PER_MS) /* an ack waits so long for company while others are worked on */
+#define ACK_PAUSE_NS NS_PER_MS      /* an ack waits so long for company while others are worked on; its key waits with it */
 
 enum consumer_state { CONSUMER_AWAY, CONSUMER_LOOKUP, CONSUMER_OPEN, CONSUMER_CLOSING, CONSUMER_OVER };
 
@@ -54,7 +53,6 @@ struct orderdb_consumer {
     struct orderdb_consumer_options own;
     char *group, *zone, *member_id;
     enum consumer_state state;
-    atomic_bool stop;
     bool failed, troubled, on_run; /* troubled: error says why nothing comes just now */
     struct orderdb_error error;
     struct retry_budget budget;
@@ -251,7 +249,7 @@ static void connection_over(struct orderdb_consumer *c) {
 static void consumer_lost(struct orderdb_consumer *c, const struct channel_answer *a) {
     uint64_t now = channel_now_ns(), pause_ns;
     if (c->state == CONSUMER_OVER) return;
-    if (atomic_load(&c->stop)) {
+    if (atomic_load(&c->deliveries.stop)) {
         c->state = CONSUMER_AWAY; /* handlers may still run: the next step decides */
         return;
     }
@@ -366,7 +364,7 @@ static void consumer_step(struct orderdb_consumer *c, uint64_t now) {
     deliveries_end_fences(&c->deliveries, now);
     if (c->state == CONSUMER_CLOSING && now >= c->farewell_until_ns && c->call) channel_cancel(c->call);
     if (c->state == CONSUMER_OVER || c->state == CONSUMER_CLOSING) return;
-    if (atomic_load(&c->stop)) return step_stop(c, now);
+    if (atomic_load(&c->deliveries.stop)) return step_stop(c, now);
     if (c->state == CONSUMER_AWAY && now >= c->retry_ns) lookup(c);
     if (c->state == CONSUMER_OPEN) extend_leases(c, now);
     if (c->state == CONSUMER_OPEN) send_credit(c);
@@ -376,7 +374,7 @@ static void consumer_step(struct orderdb_consumer *c, uint64_t now) {
 /* When there is something to do without news. */
 static uint64_t consumer_due(const struct orderdb_consumer *c) {
     uint64_t due = CHANNEL_FOREVER;
-    bool stops = atomic_load(&c->stop);
+    bool stops = atomic_load(&c->deliveries.stop);
     if (c->state == CONSUMER_AWAY) due = stops ? c->stop_until_ns : c->retry_ns;
     if (c->state == CONSUMER_CLOSING) due = c->farewell_until_ns;
     if (c->state == CONSUMER_OPEN) {
@@ -423,7 +421,7 @@ enum orderdb_consumer_result orderdb_consumer_run(struct orderdb_consumer *c, ui
 
 void orderdb_consumer_stop(struct orderdb_consumer *c) {
     int error = errno;
-    atomic_store(&c->stop, true);
+    atomic_store(&c->deliveries.stop, true);
     (void)eventfd_write(c->deliveries.wake_fd, 1);
     errno = error;
 }

@@ -63,7 +63,7 @@ static void *worker_run(void *arg) {
     struct deliveries *d = arg;
     pthread_mutex_lock(&d->mutex);
     while (!d->quit) {
-        if (list_empty(&d->runnable)) pthread_cond_wait(&d->work, &d->mutex);
+        if (list_empty(&d->runnable) || atomic_load(&d->stop)) pthread_cond_wait(&d->work, &d->mutex);
         else run_first(d);
     }
     pthread_mutex_unlock(&d->mutex);
@@ -257,7 +257,7 @@ void deliveries_drop_unstarted(struct deliveries *d) {
 
 bool deliveries_run_one(struct deliveries *d) {
     pthread_mutex_lock(&d->mutex);
-    bool any = !list_empty(&d->runnable);
+    bool any = !list_empty(&d->runnable) && !atomic_load(&d->stop);
     if (any) run_first(d);
     pthread_mutex_unlock(&d->mutex);
     return any;

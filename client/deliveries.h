@@ -12,6 +12,7 @@
 #define CLIENT_DELIVERIES_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "client/orderdb.h"
 #include "proto/base/list.h"
@@ -36,6 +37,7 @@ struct orderdb_delivery {
 };
 
 struct deliveries {
+    atomic_bool stop; /* set by anybody, a signal handler too: no handler begins any more. Whoever sets it writes to wake_fd */
     uint32_t count; /* all that are here */
     uint32_t fence_count;
     /* private */

@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <nghttp2/nghttp2.h>
 #include <poll.h>
 #include <pthread.h>
@@ -229,6 +230,8 @@ static void peer_free(struct peer *p) {
 static void peer_accept(struct fake_grpc *f) {
     int fd = accept4(f->listener, NULL, NULL, SOCK_CLOEXEC);
     if (fd < 0) return;
+    int on = 1;
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     struct peer *p = mem_new(struct peer);
     check(p);
     p->server = f, p->fd = fd;
