@@ -76,6 +76,8 @@ static const struct async_method methods[] = {
     METHOD("OrderService", "CreateOrder", create_order_request, create_order_response),
     METHOD("OrderService", "TransitionOrder", transition_order_request, transition_order_response),
     METHOD("OrderService", "UpdateOrder", update_order_request, update_order_response),
+    METHOD("OrderService", "SetOrderTimer", set_order_timer_request, set_order_timer_response),
+    METHOD("OrderService", "CancelOrderTimer", cancel_order_timer_request, cancel_order_timer_response),
     METHOD("OrderService", "GetOrder", get_order_request, order),
     METHOD("OrderService", "ListOrders", list_orders_request, list_orders_response),
     METHOD("OrderService", "ListOrderHistory", list_order_history_request, list_order_history_response),
@@ -226,6 +228,18 @@ static bool call_pack(struct async_call *c, const ProtobufCMessage *request) {
     }
     if (request->descriptor == &orderdb__v1__update_order_request__descriptor) {
         Orderdb__V1__UpdateOrderRequest r = *(const Orderdb__V1__UpdateOrderRequest *)request;
+        message_write_options(r.options, &w, c->request_id);
+        r.options = &w;
+        return message_pack(&c->request, &r.base);
+    }
+    if (request->descriptor == &orderdb__v1__set_order_timer_request__descriptor) {
+        Orderdb__V1__SetOrderTimerRequest r = *(const Orderdb__V1__SetOrderTimerRequest *)request;
+        message_write_options(r.options, &w, c->request_id);
+        r.options = &w;
+        return message_pack(&c->request, &r.base);
+    }
+    if (request->descriptor == &orderdb__v1__cancel_order_timer_request__descriptor) {
+        Orderdb__V1__CancelOrderTimerRequest r = *(const Orderdb__V1__CancelOrderTimerRequest *)request;
         message_write_options(r.options, &w, c->request_id);
         r.options = &w;
         return message_pack(&c->request, &r.base);

@@ -188,6 +188,24 @@ Orderdb__V1__UpdateOrderResponse *orderdb_update_order(struct orderdb_client *db
     return client_call(db, "/orderdb.v1.OrderService/UpdateOrder", &r.base, &orderdb__v1__update_order_response__descriptor, options);
 }
 
+Orderdb__V1__SetOrderTimerResponse *orderdb_set_order_timer(struct orderdb_client *db, const Orderdb__V1__SetOrderTimerRequest *request,
+                                                            const struct orderdb_call_options *options) {
+    Orderdb__V1__SetOrderTimerRequest r = *request;
+    Orderdb__V1__WriteOptions w;
+    message_write_options(request->options, &w, db->request_id);
+    r.options = &w;
+    return client_call(db, "/orderdb.v1.OrderService/SetOrderTimer", &r.base, &orderdb__v1__set_order_timer_response__descriptor, options);
+}
+
+Orderdb__V1__CancelOrderTimerResponse *orderdb_cancel_order_timer(struct orderdb_client *db, const Orderdb__V1__CancelOrderTimerRequest *request,
+                                                                  const struct orderdb_call_options *options) {
+    Orderdb__V1__CancelOrderTimerRequest r = *request;
+    Orderdb__V1__WriteOptions w;
+    message_write_options(request->options, &w, db->request_id);
+    r.options = &w;
+    return client_call(db, "/orderdb.v1.OrderService/CancelOrderTimer", &r.base, &orderdb__v1__cancel_order_timer_response__descriptor, options);
+}
+
 Orderdb__V1__Order *orderdb_get_order(struct orderdb_client *db, const Orderdb__V1__GetOrderRequest *request,
                                       const struct orderdb_call_options *options) {
     db->request_id[0] = 0;

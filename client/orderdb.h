@@ -60,6 +60,10 @@ Orderdb__V1__TransitionOrderResponse *orderdb_transition_order(struct orderdb_cl
                                                                const struct orderdb_call_options *options);
 Orderdb__V1__UpdateOrderResponse *orderdb_update_order(struct orderdb_client *db, const Orderdb__V1__UpdateOrderRequest *request,
                                                        const struct orderdb_call_options *options);
+Orderdb__V1__SetOrderTimerResponse *orderdb_set_order_timer(struct orderdb_client *db, const Orderdb__V1__SetOrderTimerRequest *request,
+                                                            const struct orderdb_call_options *options);
+Orderdb__V1__CancelOrderTimerResponse *orderdb_cancel_order_timer(struct orderdb_client *db, const Orderdb__V1__CancelOrderTimerRequest *request,
+                                                                  const struct orderdb_call_options *options);
 Orderdb__V1__Order *orderdb_get_order(struct orderdb_client *db, const Orderdb__V1__GetOrderRequest *request,
                                       const struct orderdb_call_options *options);
 Orderdb__V1__ListOrdersResponse *orderdb_list_orders(struct orderdb_client *db, const Orderdb__V1__ListOrdersRequest *request,

@@ -7,6 +7,7 @@
 #include "tools/cli.h"
 #include "tools/cmd_batch.h"
 #include "tools/cmd_import.h"
+#include "tools/cmd_timer.h"
 #include "tools/cmd_verify.h"
 #include "tools/content.h"
 #include "tools/money.h"
@@ -685,6 +686,9 @@ const struct cli_command order_commands[] = {
      "Examples:\n  orderctl order update 1234567890 --address 'recipient=Ann,line=Road 1\\, left'\n"
      "  orderctl order update 1234567890 --attr gift=yes --clear extension --version 3\n",
      update_flags, 1, 1, update_run},
+    {"order", "timers", "ORDER_ID", "show what will happen to an order by itself, and when", cmd_timers_text, NULL, 1, 1, cmd_timers_run},
+    {"order", "timer-set", "ORDER_ID TIMER", "set a timer of an order, or move one", cmd_timer_set_text, cmd_timer_set_flags, 2, 2, cmd_timer_set_run},
+    {"order", "timer-cancel", "ORDER_ID TIMER", "take a timer away", cmd_timer_cancel_text, cmd_timer_cancel_flags, 2, 2, cmd_timer_cancel_run},
     {"order", "batch-create", "FILE|-", "create many orders in one call", cmd_batch_create_text, cmd_batch_create_flags, 1, 1, cmd_batch_create_run},
     {"order", "batch-transition", "EVENT ORDER_ID...", "move many orders in one call", cmd_batch_transition_text, cmd_batch_transition_flags, 2, 1 + CMD_BATCH_MAX,
      cmd_batch_transition_run},

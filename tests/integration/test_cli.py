@@ -144,6 +144,22 @@ def _(server):
     refused(server.orderctl("order", "verify", check=False), 2, "--user USER")
 
 
+@test("order timers, timer-set, timer-cancel")
+def _(server):
+    id_ = server.orderctl_json("order", "create", *UMBRELLA)["order"]["order_id"]
+    equal(server.orderctl_json("order", "timers", id_)["timers"][0]["timer_id"], "pay_timeout")
+    set_ = server.orderctl_json("order", "timer-set", id_, "remind", "--at", "2030-01-31T08:00:00Z", "--event", "cancel", "--expect", "PENDING_PAYMENT,PAID")
+    equal(set_["timer"], {"timer_id": "remind", "fire_time": "2030-01-31T08:00:00Z", "event": "cancel", "expected_statuses": ["PENDING_PAYMENT", "PAID"]})
+    true("2030-01-31T08:00:00Z" in server.orderctl("order", "timers", id_).stdout)
+    true("pay_timeout" in server.orderctl("order", "timer-set", id_, "pay_timeout", "--in", "2h", "--event", "pay_timeout", "--validate-only").stdout)
+    equal(server.orderctl("order", "timer-cancel", id_, "remind").stdout, "%s: timer remind cancelled\n" % id_)
+    refused(server.orderctl("order", "timer-cancel", id_, "remind", check=False), 1, "TIMER_NOT_FOUND")
+    refused(server.orderctl("order", "timer-set", id_, "remind", check=False), 2, "--in or --at")
+    refused(server.orderctl("order", "timer-set", id_, "remind", "--in", "soon", check=False), 2, "90s")
+    server.orderctl("order", "transition", id_, "pay")
+    equal(server.orderctl("order", "timers", id_).stdout, "no timers\n")
+
+
 @test("order batch-get, get --as-of, outcome")
 def _(server):
     made = server.orderctl_json("order", "create", *UMBRELLA, "--request-id", "cli-outcome-0001")["order"]
