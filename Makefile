@@ -91,7 +91,7 @@ BENCH := $(patsubst %.c,$(B)/%,$(wildcard bench/*.c))
 HEADERS := $(foreach r,$(ROOMS),$(wildcard $(r)/*.h $(r)/*/*.h))
 HEADERS_OK := $(HEADERS:%=$(B)/hdr/%.ok)
 
-.PHONY: all help deps run demo test check tests-built unit sim fuzz integration figures abuse overload profile tidy errors-doc hdr-check clean
+.PHONY: all help deps run demo test check tests-built unit sim fuzz integration figures abuse overload timers profile tidy errors-doc hdr-check clean
 all: $(B)/orderd $(B)/orderctl ## the server and its command-line tool (the default)
 
 help: ## list the targets
@@ -136,6 +136,10 @@ abuse: all $(BENCH) ## fifty hostile connections beside honest load, 10,000 idle
 
 overload: all $(BENCH) ## 2, 5 and 10 times the peak for a minute each: what is still served, and how fast (about 5 minutes)
 	@tests/abuse/overload.py --build $(B)
+
+timers: all $(BENCH) $(B)/tests/sim/sim_timers ## 100,000 payments against their expiry, a million timers due at once, ten million pending (about 8 minutes)
+	@$(B)/tests/sim/sim_timers --races 100000
+	@bench/timers.py $(B)
 
 profile: all $(BENCH) ## where the microseconds go: CREATE, TRANSITION, GET (needs perf)
 	@bench/profile.py $(B)

@@ -1,0 +1,113 @@
+#!/usr/bin/python3
+"""Order timers in numbers: many that are due at once beside honest load, and many that are pending. usage: bench/timers.py BUILD [--due=1000000] [--orders=1250000] [--rate=3000]
+
+Due: orders whose timer comes due while the server is down are created; it starts when all are due, and fires them while callers create at a fixed rate; then the same load alone.
+Pending: orders of a status with 8 timers of 30 days; memory, then restarts. Prints Markdown tables for bench/RESULTS.md. Generator and server share the machine."""
+import os
+import re
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../tests/integration"))
+import orderdb_test as t  # noqa: E402
+
+admin = t.admin_pb2
+DAY = 86400
+
+
+def option(name, default):
+    return next((int(a.split("=")[1]) for a in sys.argv if a.startswith("--%s=" % name)), default)
+
+
+def load(server, *arguments):
+    p = subprocess.run([os.path.join(t.BUILD, "bench/load"), "--server", server.address, *map(str, arguments)], capture_output=True, text=True)
+    sys.stderr.write(p.stdout + p.stderr)
+    assert " acknowledged in " in p.stdout, "the load generator failed"  # refused for overload is no failure here
+    return p.stdout
+
+
+def figure(server, name):
+    return sum(value for key, value in server.metrics().items() if key.split("{")[0] == name)
+
+
+def next_retail(server, timers):
+    """The default machine's next version: unpaid orders have these timers, (id, seconds, event)."""
+    retail = [r.machine for r in server.call("ListResources", kind="machine").resources if r.machine.name == "retail"][-1]
+    retail.version += 1
+    state = next(s for s in retail.states if s.initial)
+    del state.timers[:]
+    for timer_id, after_s, event in timers:
+        state.timers.add(timer_id=timer_id, event=event).after.seconds = after_s
+    server.call("ApplyResource", resource=admin.Resource(machine=retail))
+
+
+def start_s(server):
+    """From exec to the first answer."""
+    begin = time.monotonic()
+    server.start(wait=False)
+    while True:
+        try:
+            t.Client(server.address).call("ListOrders", user_id="nobody", timeout=1)
+            return time.monotonic() - begin
+        except t.Failure:
+            time.sleep(0.02)
+
+
+def p99_ms(out):
+    return float(re.search(r"create .* p99 ([\d.]+) ms", out).group(1))
+
+
+def due():
+    count, rate = option("due", 1000000), option("rate", 3000)
+    server = t.Server(cores=os.cpu_count(), partitions=2 * os.cpu_count(), wait_s=60)
+    after_s = max(20, count // 8000)
+    next_retail(server, [("pay_timeout", after_s, "pay_timeout")])
+    load(server, "--mode", "create", "--connections", 8, "--inflight", 32, "--orders", count, "--users", max(1000, count // 10))
+    created = time.monotonic()
+    fired_early = figure(server, "orderdb_timers_fired_total")
+    pending = figure(server, "orderdb_timers_pending")
+    next_retail(server, [("pay_timeout", 30 * DAY, "pay_timeout")])  # of the load that follows
+    assert server.stop(60) == 0
+    time.sleep(max(0.0, created + after_s + 1 - time.monotonic()))
+    start_s(server)
+    begin = time.monotonic()
+    beside = subprocess.Popen([os.path.join(t.BUILD, "bench/load"), "--server", server.address, "--mode", "create", "--connections", "8", "--inflight", "64", "--rate", str(rate), "--seconds", "20", "--seed", "7"],
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    drained, loaded = None, None
+    while drained is None or loaded is None:
+        time.sleep(0.05)
+        if drained is None and figure(server, "orderdb_timers_fired_total") >= pending:
+            drained = time.monotonic() - begin
+        if loaded is None and beside.poll() is not None:
+            loaded = beside.stdout.read()
+            sys.stderr.write(loaded)
+        assert time.monotonic() - begin < 600, "it never ended"
+    alone = load(server, "--mode", "create", "--connections", 8, "--inflight", 64, "--rate", rate, "--seconds", 20, "--seed", 8)
+    print("| timers due at once | %d (%d had fired before) |" % (pending, fired_early))
+    print("| all fired after | %.1f s, %.0f/s, beside %d creates/s |" % (drained, pending / drained, rate))
+    print("| p99 of the creates: beside them, alone | %.2f ms, %.2f ms |" % (p99_ms(loaded), p99_ms(alone)))
+    server.remove()
+
+
+def pending():
+    orders = option("orders", 1250000)
+    server = t.Server(cores=os.cpu_count(), partitions=2 * os.cpu_count(), wait_s=60)
+    next_retail(server, [("remind-%d" % i, 30 * DAY + i, "") for i in range(8)])
+    rss = server.rss_bytes()
+    load(server, "--mode", "create", "--connections", 8, "--inflight", 32, "--orders", orders, "--users", orders // 10)
+    print("| timers pending | %d, of %d orders |" % (figure(server, "orderdb_timers_pending"), orders))
+    print("| resident memory: empty, with them; budget | %.0f MiB, %.0f MiB; %.0f MiB |" % (rss / 2**20, server.rss_bytes() / 2**20, server.metrics()["orderdb_memory_budget_bytes"] / 2**20))
+    assert server.stop(60) == 0
+    print("| restart to the first answer | %.2f s |" % start_s(server))
+    print("| resident memory after it | %.0f MiB |" % (server.rss_bytes() / 2**20))
+    time.sleep(1)
+    server.kill()
+    print("| and after kill -9 | %.2f s |" % start_s(server))
+    server.remove()
+
+
+if __name__ == "__main__":
+    print("| what | measured |\n|---|---|")
+    due()
+    pending()
