@@ -18,7 +18,9 @@
  * Failure: a link that cannot connect, loses its connection or breaks the protocol ends all its calls with UNAVAILABLE. What was handed to
  * the kernel may have taken effect (CHANNEL_UNKNOWN); streams that never left the session, and those that the server refused or excluded by
  * its GOAWAY, did not (CHANNEL_NOT_SENT). A connection that died silently shows when deadlines pass: a call that expires on a link which has
- * heard nothing for LINK_SILENCE_NS takes the link with it, so that the next call gets a new one; TCP_USER_TIMEOUT covers what is unsent. */
+ * heard nothing for LINK_SILENCE_NS takes the link with it, so that the next call gets a new one; TCP_USER_TIMEOUT covers what is unsent.
+ * A stream may have no deadline and nothing to send: a link with calls that has heard nothing for `ping_after_ns` asks by a ping, and is given up without an answer. A server of
+ * ours pings by itself after a minute, so that this one is rare. */
 #include "client/channel.h"
 
 #include <errno.h>
@@ -45,6 +47,8 @@ enum {
     RECEIVES_PER_TURN = 16,     /* one busy link must not starve the others */
 };
 #define LINK_SILENCE_NS (2 * NS_PER_S)
+#define PING_AFTER_NS (75 * NS_PER_S)
+#define PING_ANSWER_NS (20 * NS_PER_S)
 
 struct channel_call {
     uint32_t magic;
@@ -81,6 +85,7 @@ struct link {
     nghttp2_session *session;
     struct wire wire;
     struct list calls;
+    uint64_t pinged_ns; /* of the ping that is not answered yet; 0: there is none */
 };
 
 struct channel {
@@ -91,6 +96,7 @@ struct channel {
     struct tls_source *tls;
     char *server_name;
     bool was_connected;
+    uint64_t ping_after_ns, ping_answer_ns;
 };
 
 struct channel_loop {
@@ -439,10 +445,26 @@ static void link_on_poll(struct link *k, short events) {
     if (w->connected && !wire_write(w)) return link_fail_write(k);
 }
 
+/* When silence is to be looked into. */
+static uint64_t link_silence_due(const struct link *k) {
+    if (!k->wire.connected || list_empty(&k->calls)) return CHANNEL_FOREVER;
+    return k->pinged_ns ? k->pinged_ns + k->channel->ping_answer_ns : k->wire.heard_ns + k->channel->ping_after_ns;
+}
+
+/* false: it is dead. */
+static bool link_ask(struct link *k, uint64_t now) {
+    if (k->pinged_ns && k->wire.heard_ns >= k->pinged_ns) k->pinged_ns = 0;
+    if (now < link_silence_due(k)) return true;
+    if (k->pinged_ns) return wire_note(&k->wire, "lost the connection to", "the server is silent"), false;
+    k->pinged_ns = now;
+    if (nghttp2_submit_ping(k->session, NGHTTP2_FLAG_NONE, NULL) == 0) return true;
+    return wire_note(&k->wire, "lost", "no memory to send"), false;
+}
+
 /* What is due without an event. */
 static void link_on_turn(struct link *k, uint64_t now) {
     struct wire *w = &k->wire;
-    if (k->failed) return link_fail(k);
+    if (k->failed || !link_ask(k, now)) return link_fail(k);
     if (!w->connected && now >= w->connect_deadline_ns) {
         if (!wire_connect_next(w, ETIMEDOUT)) link_fail(k);
         return;
@@ -511,7 +533,7 @@ static size_t loop_prepare(struct channel_loop *l, uint64_t now, uint64_t *until
             }
             l->polled[n] = k;
             l->polls[n++] = (struct pollfd){.fd = k->wire.fd, .events = (short)(k->wire.connected ? POLLIN | (k->wire.want_write ? POLLOUT : 0) : POLLOUT)};
-            if (!k->wire.connected) *until_ns = MIN_OF(*until_ns, k->wire.connect_deadline_ns);
+            *until_ns = MIN_OF(*until_ns, k->wire.connected ? link_silence_due(k) : k->wire.connect_deadline_ns);
         }
     }
     return n;
@@ -610,6 +632,7 @@ struct channel *channel_open(struct channel_loop *l, const char *text) {
         return NULL;
     }
     list_init(&c->links);
+    c->ping_after_ns = PING_AFTER_NS, c->ping_answer_ns = PING_ANSWER_NS;
     c->loop = l;
     list_push_back(&l->channels, &c->node);
     return c;
@@ -641,6 +664,8 @@ bool channel_use_tls(struct channel *c, struct tls_source *source, const char *s
     c->tls = source;
     return c->server_name != NULL;
 }
+
+void channel_ping(struct channel *c, uint64_t after_ns, uint64_t answer_ns) { c->ping_after_ns = after_ns, c->ping_answer_ns = answer_ns; }
 
 bool channel_was_connected(const struct channel *c) { return c->was_connected; }
 

@@ -37,6 +37,8 @@ struct channel *channel_open(struct channel_loop *l, const char *target);
 /* Before the first call. The source is borrowed until the channel is closed. server_name: who the server's certificate must name; NULL: the target's
  * host. false: no memory. */
 bool channel_use_tls(struct channel *c, struct tls_source *source, const char *server_name) MUST_USE;
+/* A connection with calls that has said nothing for so long is asked, and lost if no answer comes in time. 75 s and 20 s unless told; a server may refuse pings that come too often. */
+void channel_ping(struct channel *c, uint64_t after_ns, uint64_t answer_ns);
 /* Calls under way end with CANCELLED in the loop's next turn. */
 void channel_close(struct channel *c);
 bool channel_was_connected(const struct channel *c); /* has a connection ever been made; with TLS: has the server said anything behind its handshake */

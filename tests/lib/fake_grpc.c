@@ -50,7 +50,7 @@ struct fake_grpc {
     struct list peers;
     nghttp2_session_callbacks *callbacks;
     fake_stream_handler *stream_handler;
-    atomic_uint max_streams, connections, resets;
+    atomic_uint max_streams, connections, resets, pings;
     atomic_ullong streamed_bytes;
 };
 
@@ -193,6 +193,7 @@ static int fake_data_cb(nghttp2_session *session, uint8_t flags, int32_t id, con
 static int fake_frame_cb(nghttp2_session *session, const nghttp2_frame *frame, void *user) {
     struct peer *p = user;
     if (frame->hd.type == NGHTTP2_RST_STREAM) p->server->resets++;
+    if (frame->hd.type == NGHTTP2_PING) p->server->pings++;
     struct fake_stream *s = frame->hd.stream_id ? nghttp2_session_get_stream_user_data(session, frame->hd.stream_id) : NULL;
     if (!s) return 0;
     bool half_closed = frame->hd.flags & NGHTTP2_FLAG_END_STREAM;
@@ -316,6 +317,7 @@ void fake_grpc_set_max_streams(struct fake_grpc *f, uint32_t n) { f->max_streams
 unsigned fake_grpc_connections(const struct fake_grpc *f) { return f->connections; }
 void fake_grpc_on_stream(struct fake_grpc *f, fake_stream_handler *handler) { f->stream_handler = handler; }
 uint64_t fake_grpc_streamed_bytes(const struct fake_grpc *f) { return f->streamed_bytes; }
+unsigned fake_grpc_pings(const struct fake_grpc *f) { return f->pings; }
 unsigned fake_grpc_resets(const struct fake_grpc *f) { return f->resets; }
 
 void fake_grpc_stop(struct fake_grpc *f) {

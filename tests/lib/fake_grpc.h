@@ -36,6 +36,7 @@ struct fake_grpc *fake_grpc_start(fake_handler *handler, void *user, bool early,
 uint16_t fake_grpc_port(const struct fake_grpc *f);
 void fake_grpc_set_max_streams(struct fake_grpc *f, uint32_t n); /* for connections accepted from now on */
 unsigned fake_grpc_connections(const struct fake_grpc *f);       /* accepted so far */
+unsigned fake_grpc_pings(const struct fake_grpc *f);             /* PING frames received so far */
 unsigned fake_grpc_resets(const struct fake_grpc *f);            /* RST_STREAM frames received so far */
 
 /* Streams of answers. The handler is called for each message of the client's that comes after the reply FAKE_STREAM (with `early`: from the first one on), and with

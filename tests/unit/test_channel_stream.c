@@ -6,6 +6,10 @@
 #include <stdlib.h>
 #include <errno.h>
 #include <stdatomic.h>
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include "client/channel.h"
@@ -272,6 +276,39 @@ static void test_a_deadline_ends_it(void **state) {
     world_close(&w);
 }
 
+static void test_silence_is_asked_about(void **state) {
+    struct world w;
+    world_open(&w, false);
+    channel_ping(w.channel, 20 * NS_PER_MS, 10 * NS_PER_S);
+    struct seen s = {0};
+    start(&w, "/quiet", false, &s);
+    WAIT_UNTIL(&w, fake_grpc_pings(w.server) >= 3); /* each was answered, or there were one */
+    assert_int_equal(s.ends, 0);
+    world_close(&w);
+
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0); /* takes connections and says nothing */
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(a);
+    char target[32];
+    assert_int_equal(bind(listener, (struct sockaddr *)&a, len), 0);
+    assert_int_equal(listen(listener, 4), 0);
+    assert_int_equal(getsockname(listener, (struct sockaddr *)&a, &len), 0);
+    snprintf(target, sizeof(target), "127.0.0.1:%u", ntohs(a.sin_port));
+    w.loop = channel_loop_new();
+    assert_non_null(w.loop);
+    w.channel = channel_open(w.loop, target);
+    assert_non_null(w.channel);
+    channel_ping(w.channel, 20 * NS_PER_MS, 50 * NS_PER_MS);
+    s = (struct seen){0};
+    start(&w, "/quiet", false, &s);
+    WAIT_UNTIL(&w, s.ends);
+    assert_int_equal(s.code, GRPC_UNAVAILABLE);
+    assert_non_null(strstr(s.text, "the server is silent"));
+    channel_close(w.channel);
+    channel_loop_free(w.loop);
+    close(listener);
+}
+
 static void test_every_allocation_may_fail(void **state) {
     struct world w;
     world_open(&w, false);
@@ -339,6 +376,7 @@ int main(void) {
         cmocka_unit_test(test_a_lost_connection_ends_it_behind_what_came),
         cmocka_unit_test(test_cancel_drops_what_waits),
         cmocka_unit_test(test_a_deadline_ends_it),
+        cmocka_unit_test(test_silence_is_asked_about),
         cmocka_unit_test(test_every_allocation_may_fail),
         cmocka_unit_test(test_messages_out_of_any_pieces),
     };
