@@ -117,7 +117,8 @@ struct feed_read {
 };
 
 /* Wire bytes of repeated `events` (1). OK; WOULD_BLOCK: ask again on a reader thread; CURSOR_EXPIRED when at.index is no longer kept; faults. What was
- * refused or failed has not moved the position. */
+ * refused or failed has not moved the position, nor `behind`: a fault further on ends the answer, and is the next read's. The arena needs bytes_max, or what the
+ * first event takes; only an answer with events takes anything of it. */
 enum status feed_read(const struct feed_read *f, struct feed_request *r, struct slice *answer) MUST_USE;
 
 /* The place of an event that is kept. ABSENT: it is not (let go, or not there yet). `last`: the slot's record, in two parts. */

@@ -8,23 +8,24 @@
 /* Reads of the change stream. A run of blocks is walked from the reader's position; what the reader wants of them is copied as it stands. Blocks come from the tail,
  * when it reaches back that far, else from the store, in the order of their keys. */
 
+/* The largest order: its body row, its content at an earlier version, the event put together of it; each a little above 1 MiB. */
+enum { SCRATCH_BYTES = 4 << 20 };
+
 /* ---- what is put out */
 
 struct output {
-    struct arena *arena;
+    struct arena *arena, scratch;
     uint8_t *data;
-    size_t len, cap, bytes_max;
+    size_t len, cap, bytes_max; /* cap: of data, which is taken for the first event: who finds none takes nothing */
 };
 
 /* Room for n more; false: the answer ends here (or, *st set, there is no memory). A first event larger than the limit gets what it needs. */
 static bool output_room(struct output *o, size_t n, enum status *st)
 {
-    if (o->len + n <= o->cap) return true;
-    if (o->len) return false;
-    o->data = arena_alloc(o->arena, n);
-    if (!o->data) return *st = STATUS_MEMORY_LIMIT, false;
-    o->cap = n;
-    return true;
+    if (o->data) return o->len + n <= o->cap;
+    o->cap = MAX_OF(n, o->bytes_max);
+    if (!(o->data = arena_alloc(o->arena, o->cap))) *st = STATUS_MEMORY_LIMIT;
+    return o->data;
 }
 
 static void output_put(struct output *o, struct slice bytes)
@@ -34,13 +35,14 @@ static void output_put(struct output *o, struct slice bytes)
     o->len += bytes.len;
 }
 
-/* One event under the reader's eyes: with its content, wherever that is kept. */
+/* One event under the reader's eyes: with its content, wherever that is kept. What is loaded for it lies in the scratch of the read and is gone at the next one: a run of
+ * events that refer to their orders looks at far more than it answers. */
 struct seen {
     const struct event_view *e;
     struct slice summary_more, detail; /* content that is stored by reference: behind e->brief */
 };
 
-static enum status seen_load(const struct feed_read *f, struct seen *s)
+static enum status seen_load(const struct feed_read *f, struct arena *scratch, struct seen *s)
 {
     const struct event_view *e = s->e;
     if (!(e->flags & EVENT_REFERS)) return s->detail = e->detail, STATUS_OK;
@@ -48,9 +50,9 @@ static enum status seen_load(const struct feed_read *f, struct seen *s)
     struct slice row;
     struct order_body body;
     key_body(&k, e->order_id);
-    enum status st = store_get(&f->view, key_slice(&k), f->arena, &row);
+    enum status st = store_get(&f->view, key_slice(&k), scratch, &row);
     if (!st) st = order_body_decode(row, &body);
-    if (!st) st = query_content_at(&f->view, f->arena, e->order_id, e->version, &body);
+    if (!st) st = query_content_at(&f->view, scratch, e->order_id, e->version, &body);
     if (st) return st == STATUS_ABSENT ? STATUS_CHECKSUM_MISMATCH : st;
     s->summary_more = body.summary;
     s->detail = body.detail;
@@ -66,12 +68,12 @@ static bool of_user(const struct event_view *e, struct slice user_id)
 }
 
 /* FULL, in its frame. data NULL: no memory. */
-static struct slice framed_event(const struct feed_read *f, const struct seen *s)
+static struct slice framed_event(struct arena *scratch, const struct seen *s)
 {
     const struct event_view *e = s->e;
     if (!(e->flags & EVENT_REFERS)) return e->framed;
     size_t content = s->summary_more.len + s->detail.len, bytes = event_framed_bytes(e->base, e->brief, content);
-    uint8_t *data = arena_alloc(f->arena, bytes);
+    uint8_t *data = arena_alloc(scratch, bytes);
     if (!data) return (struct slice){0};
     struct writer w = writer_of(data, bytes);
     event_frame(&w, e->base, e->brief, content);
@@ -82,9 +84,9 @@ static struct slice framed_event(const struct feed_read *f, const struct seen *s
 }
 
 /* The whole ChangeEvent, without its frame: behind tag and length. data NULL: no memory. */
-static struct slice whole_event(const struct feed_read *f, const struct seen *s)
+static struct slice whole_event(struct arena *scratch, const struct seen *s)
 {
-    struct reader r = reader_of(framed_event(f, s));
+    struct reader r = reader_of(framed_event(scratch, s));
     (void)read_u8(&r);
     return read_counted(&r);
 }
@@ -92,9 +94,9 @@ static struct slice whole_event(const struct feed_read *f, const struct seen *s)
 enum status feed_whole(const struct feed_read *f, const struct event_view *e, struct slice *framed, uint32_t *brief)
 {
     struct seen s = {.e = e};
-    enum status st = seen_load(f, &s);
+    enum status st = seen_load(f, f->arena, &s);
     if (st) return st;
-    *framed = framed_event(f, &s);
+    *framed = framed_event(f->arena, &s);
     *brief = (uint32_t)(e->brief.len + s.summary_more.len);
     return framed->data ? STATUS_OK : STATUS_MEMORY_LIMIT;
 }
@@ -133,10 +135,11 @@ static enum status visit(const struct feed_read *f, struct feed_request *r, cons
     struct seen s = {.e = e};
     *fits = true;
     if (r->time_us < r->from_us || !wanted(r, e)) return STATUS_OK;
-    enum status st = seen_load(f, &s);
+    arena_reset(&o->scratch);
+    enum status st = seen_load(f, &o->scratch, &s);
     if (st) return st;
     if (r->filter) {
-        struct slice whole = whole_event(f, &s);
+        struct slice whole = whole_event(&o->scratch, &s);
         if (!whole.data) return STATUS_MEMORY_LIMIT;
         if (!filter_match(r->filter, whole)) return STATUS_OK;
     }
@@ -197,8 +200,7 @@ static enum status read_tail(const struct feed_read *f, struct feed_request *r, 
         from = from->prev;
     }
     if (!bytes) return stand_at_end(f, r), STATUS_OK;
-    o->cap = MIN_OF(bytes, o->bytes_max);
-    if (!(o->data = arena_alloc(f->arena, o->cap))) return STATUS_MEMORY_LIMIT;
+    o->bytes_max = MIN_OF(bytes, o->bytes_max);
     for (; from != blocks; from = from->next) {
         const struct feed_block *b = list_entry(from, struct feed_block, link);
         bool more;
@@ -221,8 +223,6 @@ static struct store_iter *blocks_open(const struct feed_read *f, const struct fe
 
 static enum status read_store(const struct feed_read *f, struct feed_request *r, struct output *o)
 {
-    o->cap = o->bytes_max;
-    if (!(o->data = arena_alloc(f->arena, o->cap))) return STATUS_MEMORY_LIMIT;
     struct store_iter *it = blocks_open(f, &r->at);
     enum status st = STATUS_OK;
     bool more = true;
@@ -243,6 +243,7 @@ enum status feed_read(const struct feed_read *f, struct feed_request *r, struct 
 {
     struct feed_position before = r->at;
     struct output o = {.arena = f->arena, .bytes_max = r->bytes_max};
+    arena_init(&o.scratch, SCRATCH_BYTES);
     r->events = r->looked_at = 0;
     r->at_end = false;
     r->time_us = 0;
@@ -253,6 +254,8 @@ enum status feed_read(const struct feed_read *f, struct feed_request *r, struct 
     else if (f->tail && f->tail->complete_from && r->at.index >= f->tail->complete_from) st = read_tail(f, r, &o);
     else if (f->view.cached_only) st = STATUS_WOULD_BLOCK; /* a run from the store is a reader thread's work, cached or not */
     else st = read_store(f, r, &o);
+    arena_fini(&o.scratch);
+    if (st && r->looked_at) st = STATUS_OK; /* what came before is told and behind the reader; the next read begins with what failed */
     if (st) return r->at = before, st;
     *answer = slice_of(o.data, o.len);
     return STATUS_OK;

@@ -183,17 +183,28 @@ static enum status seek(const struct feed_read *f, struct slots slots, struct fe
     return st;
 }
 
-/* One user's events: from place to place of the slot, so that a partition's stream is not read for one of its users. */
+/* The place of the user's slot's next event; *more false: there is none. */
+static enum status next_place(const struct feed_read *f, const struct op *op, const struct slot_record *record, uint64_t *place, bool *more)
+{
+    struct arena scratch;
+    int64_t behind = op->feed.behind[op->slot];
+    if (!(*more = behind < record->last_seq)) return STATUS_OK;
+    arena_init(&scratch, 64 * KIB);
+    enum status st = feed_place(&f->view, &scratch, op->slot, behind + 1, record->last_seq, &record->places, &f->kept, place);
+    arena_fini(&scratch);
+    return st == STATUS_ABSENT ? STATUS_CURSOR_EXPIRED : st;
+}
+
+/* One user's events: from place to place of the slot, so that a partition's stream is not read for one of its users. What is looked at in vain takes nothing of the op's arena. */
 static enum status read_slot(const struct feed_read *f, struct op *op)
 {
     struct feed_request *r = &op->feed;
     struct slot_record record;
     enum status st = partition_slot_load(&f->view, f->arena, op->slot, &record);
-    if (st) return st;
     uint64_t place;
-    if (r->behind[op->slot] >= record.last_seq) return r->events = 0, r->at_end = true, STATUS_OK;
-    if ((st = feed_place(&f->view, f->arena, op->slot, r->behind[op->slot] + 1, record.last_seq, &record.places, &f->kept, &place)))
-        return st == STATUS_ABSENT ? STATUS_CURSOR_EXPIRED : st;
+    bool more;
+    if (st || (st = next_place(f, op, &record, &place, &more))) return st;
+    if (!more) return r->events = 0, r->at_end = true, STATUS_OK;
     r->at = (struct feed_position){.index = place};
     if (f->tail && f->tail->complete_from && place >= f->tail->complete_from) return feed_read(f, r, &op->answer);
     if (f->view.cached_only) return STATUS_WOULD_BLOCK;
@@ -204,20 +215,22 @@ static enum status read_slot(const struct feed_read *f, struct op *op)
         r->at = (struct feed_position){.index = place};
         st = feed_read(&one, r, &op->answer);
         if (st || r->events) return r->at_end = false, st;
-        if (r->behind[op->slot] >= record.last_seq) return r->at_end = true, STATUS_OK;
-        if ((st = feed_place(&f->view, f->arena, op->slot, r->behind[op->slot] + 1, record.last_seq, &record.places, &f->kept, &place)))
-            return st == STATUS_ABSENT ? STATUS_CURSOR_EXPIRED : st;
+        if ((st = next_place(f, op, &record, &place, &more))) return st;
+        if (!more) return r->at_end = true, STATUS_OK;
     }
     return r->at_end = false, STATUS_OK;
 }
 
-/* A reader was overtaken by retention: which events it has missed. */
-static enum status overtaken(const struct feed_read *f, struct slots slots, const struct feed_request *r)
+/* A reader was overtaken by retention: which events it has missed. None, if it stood behind the last event of what was let go: then it goes on from the next one. */
+static enum status overtaken(const struct feed_read *f, struct slots slots, struct op *op)
 {
+    struct feed_request *r = &op->feed;
     struct feed_seek s = {.from = FEED_CURSOR, .behind = r->behind};
     if (r->behind) {
         enum status st = seek(f, slots, &s);
         if (st) return st;
+        r->at = s.at;
+        if (!r->user_id.len) return feed_read(f, r, &op->answer);
     }
     return failure_set(f->failure, STATUS_CURSOR_EXPIRED, "events behind this cursor are no longer kept");
 }
@@ -232,7 +245,7 @@ enum status partition_feed_run(struct partition *p, struct op *op, const struct 
     if (op->kind == OP_FEED_SEEK) return view->cached_only ? STATUS_WOULD_BLOCK : seek(&f, slots_of(p, op), &op->seek);
     enum status st = op->feed.user_id.len ? read_slot(&f, op) : feed_read(&f, &op->feed, &op->answer);
     if (st != STATUS_CURSOR_EXPIRED) return st;
-    return view->cached_only ? STATUS_WOULD_BLOCK : overtaken(&f, slots_of(p, op), &op->feed);
+    return view->cached_only ? STATUS_WOULD_BLOCK : overtaken(&f, slots_of(p, op), op);
 }
 
 /* ---- waiting */

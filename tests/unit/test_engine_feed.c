@@ -1,6 +1,7 @@
 /* The change stream through the engine's door: who waits is woken, who begins somewhere begins exactly there, retention lets go and says so. What is told: test_feed.c. */
 #include "tests/lib/engine_rig.h"
 
+#include "engine/filter.h"
 #include "orderdb/v1/stream.pb-c.h"
 
 static int64_t behind[SLOT_COUNT];
@@ -209,6 +210,76 @@ static void retention_lets_go_by_age_and_tells_who_has_missed_what(void **state)
     rig_close(&r);
 }
 
+static void who_stood_behind_what_was_let_go_has_missed_nothing(void **state) {
+    struct engine_rig r;
+    open_feed(&r, 1 << 20, 60 * 1000000ull);
+    for (int i = 0; i < 5; i++) create(&r);
+    struct feed_position at = seek(&r, FEED_EARLIEST, 0);
+    assert_int_equal(read_now(&r, &at), 5);
+    r.requests--; /* the last one once more: an entry that leaves no event */
+    create(&r);
+    rig_run(&r, 90 * NS_PER_S);
+    assert_int_equal(read_now(&r, &at), 0);
+    create(&r);
+    assert_int_equal(read_now(&r, &at), 1);
+    rig_close(&r);
+}
+
+/* An answer's bytes are all that a read takes of its op's arena, however much it looks at. */
+static void read_in_little_memory(struct engine_rig *r, struct feed_request feed, uint16_t slot, uint32_t events) {
+    struct job *j = job_new(OP_FEED_READ, 300 * KIB);
+    j->op.slot = slot;
+    j->op.feed = feed;
+    j->op.feed.at = seek(r, FEED_EARLIEST, 0);
+    j->op.feed.behind = behind;
+    j->op.feed.bytes_max = 256 * KIB;
+    engine_submit(r->engine, &j->op);
+    run_until_done(r, j);
+    assert_int_equal(j->op.failure.status, STATUS_OK);
+    assert_int_equal(j->op.feed.events, events);
+    job_free(j);
+}
+
+static void summaries_of_many_large_orders_take_little_memory(void **state) {
+    struct engine_rig r;
+    const struct filter *filter;
+    struct arena filters;
+    struct failure f;
+    open_feed(&r, 1 << 20, 0);
+    arena_init(&filters, 1 << 16);
+    failure_init(&f, &filters);
+    assert_int_equal(filter_parse(&filter, SLICE_LIT("user_id = \"nobody\" OR type = \"CREATED\""), &filter_events, "filter", &filters, &f), STATUS_OK);
+    for (int i = 0; i < 40; i++) {
+        struct job *j = create_send(&r, LINES_MAX, 1 << 20);
+        run_until_done(&r, j);
+        assert_int_equal(j->op.failure.status, STATUS_OK);
+        job_free(j);
+    }
+    read_in_little_memory(&r, (struct feed_request){.payload = FEED_SUMMARY}, 0, 40);
+    read_in_little_memory(&r, (struct feed_request){.payload = FEED_SUMMARY, .filter = filter}, 0, 40);
+    arena_fini(&filters);
+    rig_close(&r);
+}
+
+static void a_user_among_others_of_its_slot_takes_little_memory(void **state) {
+    char other[32];
+    unsigned n = 0;
+    uint16_t slot = slot_of_user(SLICE_LIT("somebody"));
+    do snprintf(other, sizeof other, "other-%u", n++);
+    while (slot_of_user(slice_str(other)) != slot);
+    const uint64_t tails[] = {0, 1 << 20};
+    for (unsigned i = 0; i < ARRAY_LEN(tails); i++) {
+        struct engine_rig r;
+        open_feed(&r, tails[i], 0);
+        for (int k = 0; k < 60; k++) create(&r);
+        struct job *j = create_send_of(&r, other, 1, 1 << 20);
+        run_until_done(&r, j);
+        job_free(j);
+        read_in_little_memory(&r, (struct feed_request){.payload = FEED_FULL, .user_id = slice_str(other), .slot = slot}, slot, 1);
+        rig_close(&r);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(who_waits_is_woken_by_the_next_commit),
@@ -218,6 +289,9 @@ int main(void) {
         cmocka_unit_test(a_reader_begins_where_it_says),
         cmocka_unit_test(a_cursor_of_what_has_not_happened_is_refused),
         cmocka_unit_test(retention_lets_go_by_age_and_tells_who_has_missed_what),
+        cmocka_unit_test(who_stood_behind_what_was_let_go_has_missed_nothing),
+        cmocka_unit_test(summaries_of_many_large_orders_take_little_memory),
+        cmocka_unit_test(a_user_among_others_of_its_slot_takes_little_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
