@@ -47,7 +47,39 @@ static void try_slot(struct slice row, struct writer *w) {
     struct slot_record r, again;
     if (slot_record_decode(row, &r)) return;
     slot_record_encode(&r, w);
-    check(slot_record_decode(writer_slice(w), &again) == STATUS_OK && again.last_order_id == r.last_order_id && again.last_seq == r.last_seq);
+    check(slot_record_decode(writer_slice(w), &again) == STATUS_OK && again.last_order_id == r.last_order_id && again.last_seq == r.last_seq && again.order_count == r.order_count);
+    for (int64_t seq = r.last_seq; seq > 0 && seq >= feed_chunk_first(r.last_seq); seq--) check(again.places.at[(seq - 1) % FEED_CHUNK] == r.places.at[(seq - 1) % FEED_CHUNK]);
+}
+
+static void try_places(struct slice row, struct writer *w) {
+    struct feed_places p, again;
+    if (places_decode(row, &p)) return;
+    places_encode(&p, 1, w);
+    check(places_decode(writer_slice(w), &again) == STATUS_OK && memcmp(&again, &p, sizeof p) == 0);
+}
+
+static void try_feed(struct slice row, struct writer *w) {
+    struct feed_record r, again;
+    if (feed_record_decode(row, &r)) return;
+    feed_record_encode(&r, w);
+    check(feed_record_decode(writer_slice(w), &again) == STATUS_OK && again.first_place == r.first_place && again.first_time_us == r.first_time_us);
+}
+
+/* Events are slices of their block, and what a SUMMARY makes of one is a frame of the length that was said. */
+static void try_events(struct slice row, struct writer *w) {
+    struct event_reader r;
+    struct event_view e;
+    enum status st;
+    if (event_block_open(row, &r)) return;
+    for (uint32_t left = r.left, n = 0; event_next(&r, &e, &st); n++) {
+        check(st == STATUS_OK && n < left);
+        within(e.framed, row), within(e.base, row), within(e.brief, row), within(e.detail, row);
+        within(e.base, e.framed), within(e.brief, e.framed), within(e.detail, e.framed);
+        size_t bytes = event_framed_bytes(e.base, e.brief, 0);
+        w->len = 0;
+        event_frame(w, e.base, e.brief, 0);
+        check(w->full || w->len == bytes);
+    }
 }
 
 static void try_partition(struct slice row, struct writer *w) {
@@ -127,7 +159,8 @@ static void try_letter(struct slice row, struct writer *w) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static void (*const tries[])(struct slice row, struct writer *w) = {try_head, try_body, try_history, try_slot, try_partition, try_dedup, try_resource, try_machine, try_timers, try_timers_record, try_group, try_position, try_letter};
+    static void (*const tries[])(struct slice row, struct writer *w) = {try_head, try_body, try_history, try_slot, try_partition, try_dedup, try_resource, try_machine, try_timers, try_timers_record, try_group, try_position, try_letter,
+                                                                        try_places, try_feed, try_events};
     static uint8_t out[ROW_BYTES_MAX];
     if (size == 0) return 0;
     struct writer w = writer_of(out, sizeof out);
