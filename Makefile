@@ -236,6 +236,8 @@ TEST_LIBS = -lcmocka $(LDLIBS_SERVER) $(LDLIBS_ENGINE) $(LDLIBS_TOOLS) $(LDLIBS_
 $(UNIT) $(SIM) $(FUZZ): $(B)/tests/%: $(B)/obj/tests/%.o $(TEST_LINK) $(B)/is/TOOLS
 	@mkdir -p $(dir $@)
 	$(CC) $(LDFLAGS_BASE) -o $@ $< $(TEST_LINK) $(TEST_LIBS)
+# Its mutants take the place of two functions of the engine.
+$(B)/tests/sim/sim_feed: LDFLAGS_BASE += -Wl,--wrap=feed_add,--wrap=places_encode
 FUSE_LIBS := $(shell pkg-config --libs fuse3 2>/dev/null)
 CFLAGS_FUSE := $(shell pkg-config --cflags fuse3 2>/dev/null)
 $(RIGS): $(B)/tests/%: tests/%.c Makefile
