@@ -586,7 +586,7 @@ static bool seed_passes(uint64_t seed, bool quiet) {
 }
 
 int main(int argc, char **argv) {
-    uint64_t first = 1, count = 60, ran = 0, failed = 0, uncaught = 0;
+    uint64_t first = 1, count = 30, ran = 0, failed = 0, uncaught = 0;
     bool trace = false, one = false;
     log_set_level(LOG_OFF);
     for (int i = 1; i < argc; i++) {
