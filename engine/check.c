@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "engine/check_group.h"
 #include "engine/check_local.h"
 #include "proto/base/hash.h"
 
@@ -175,13 +176,14 @@ bool check_create(Orderdb__V1__CreateOrderRequest *m, struct slice traceparent, 
 static int slice_order(const void *a, const void *b) { return slice_compare(*(const struct slice *)a, *(const struct slice *)b); }
 
 /* What makes two transitions the same request: who sent it and why may differ between attempts, how long to remember it too. */
-static bool transition_fingerprint(struct checker *c, const struct command_transition *t, struct hash128 patch, struct hash128 *out)
+static bool transition_fingerprint(struct checker *c, const struct command_transition *t, struct hash128 patch, const Orderdb__V1__AckRef *ack, struct hash128 *out)
 {
     struct slice sorted[COMMAND_STATUSES_MAX];
     size_t n = t->expected_status_count, cap = 1 + 8 + 8 + 10 + 20 + 24 + t->event.len + t->to_status.len;
     memcpy(sorted, t->expected_statuses, n * sizeof sorted[0]);
     qsort(sorted, n, sizeof sorted[0], slice_order);
     for (size_t i = 0; i < n; i++) cap += 10 + sorted[i].len;
+    if (ack) cap += 10 + strlen(ack->group) + 10 + strlen(ack->event_id);
     uint8_t *content = arena_alloc(c->arena, cap);
     if (!content) return failure_set(c->f, STATUS_MEMORY_LIMIT, "the request is too large for the memory of a call"), false;
     struct writer w = writer_of(content, cap);
@@ -197,9 +199,19 @@ static bool transition_fingerprint(struct checker *c, const struct command_trans
         write_be64(&w, patch.low);
         write_be64(&w, patch.high);
     }
+    if (ack) write_counted(&w, slice_str(ack->group)), write_counted(&w, slice_str(ack->event_id));
     check(!w.full);
     *out = hash128(writer_slice(&w));
     return true;
+}
+
+/* The group's id is not known here: command_ack_set_group. */
+static void check_ack(struct checker *c, const Orderdb__V1__AckRef *m, struct command_ack *ack, struct slice *group)
+{
+    if (!m) return;
+    ack->group_id = COMMAND_ACK_GROUP_UNKNOWN;
+    if (check_group_name(m->group, "ack.group", c->f)) *group = slice_str(m->group);
+    if (!check_event_id(m->event_id, &ack->slot, &ack->seq)) check_violation(c, STATUS_FIELD_INVALID, AT(AT(NULL, "ack"), "event_id"), CHECK_EVENT_ID_RULE, m->event_id);
 }
 
 bool check_transition(Orderdb__V1__TransitionOrderRequest *m, struct slice traceparent, struct arena *arena, struct checked *out, struct failure *f)
@@ -209,7 +221,6 @@ bool check_transition(Orderdb__V1__TransitionOrderRequest *m, struct slice trace
     struct command_transition *t = &command.transition;
     struct hash128 patch = {0};
     *out = (struct checked){0};
-    if (m->ack) return check_not_built(&c, "ack"), false;
     out->validate_only = m->options && m->options->validate_only;
     check_options(&c, m->options, false, &command.origin);
     command.origin.traceparent = check_traceparent(traceparent);
@@ -229,13 +240,14 @@ bool check_transition(Orderdb__V1__TransitionOrderRequest *m, struct slice trace
         command.type = COMMAND_PATCH;
         check_change(&c, AT(NULL, "patch"), m->patch, m->update_mask, REQUEST_TRANSITION, &t->patch, &patch);
     }
+    check_ack(&c, m->ack, &command.ack, &out->ack_group);
     if (f->status) return false;
 
     t->order_id = out->order_id = m->order_id;
     t->event = slice_str(m->event);
     t->to_status = slice_str(m->to_status);
     t->expected_version = m->expected_version;
-    return transition_fingerprint(&c, t, patch, &command.origin.fingerprint) && check_done(&c, &command, out);
+    return transition_fingerprint(&c, t, patch, m->ack, &command.origin.fingerprint) && check_done(&c, &command, out);
 }
 
 /* ---- outcome */

@@ -35,6 +35,7 @@ struct checked {
     struct slice user_id; /* create, import, outcome: decides the slot */
     int64_t order_id;     /* transition, update, timers: decides the slot */
     bool validate_only;   /* create, transition, update, batch, timers: to be tried, not written */
+    struct slice ack_group; /* transition: not empty: the name of the group whose event it acks; its id goes into the command before that is sent (command_ack_set_group) */
     struct slice command; /* encoded, in the arena */
 };
 /* false: f says why. traceparent: from the call's metadata, or empty. */

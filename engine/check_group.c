@@ -3,6 +3,7 @@
 #include "engine/check_local.h"
 #include "engine/command.h"
 #include "engine/filter.h"
+#include "proto/route.h"
 
 /* Field names are those of the request: group.retry.max_attempts. */
 
@@ -26,6 +27,26 @@ bool check_group_name(const char *name, const char *field, struct failure *f)
     if (name_valid(name)) return true;
     failure_violation(f, STATUS_FIELD_INVALID, field, "must be 1 to %d of a-z 0-9 . _ -, the first a letter or a digit, not \"%.80s\"", CONSUMER_NAME_BYTES_MAX, name);
     return false;
+}
+
+static bool read_number(const char **at, uint64_t max, uint64_t *v)
+{
+    const char *begin = *at;
+    *v = 0;
+    while (**at >= '0' && **at <= '9') {
+        *v = *v * 10 + (uint64_t)(*(*at)++ - '0');
+        if (*v > max) return false;
+    }
+    return *at != begin && (*begin != '0' || *at == begin + 1);
+}
+
+bool check_event_id(const char *text, uint16_t *slot, int64_t *seq)
+{
+    uint64_t a, b;
+    if (!read_number(&text, SLOT_COUNT - 1, &a) || *text++ != ':' || !read_number(&text, INT64_MAX / 16, &b) || *text || !b) return false;
+    *slot = (uint16_t)a;
+    *seq = (int64_t)b;
+    return true;
 }
 
 /* NULL: `unset`. */

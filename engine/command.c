@@ -316,6 +316,13 @@ void command_ack_set_held(struct slice bytes, bool held)
     ((uint8_t *)bytes.data)[1] = held; /* the proposer's own bytes, before anybody else sees them */
 }
 
+void command_ack_set_group(struct slice bytes, uint32_t group_id)
+{
+    check(bytes.len > COMMAND_ACK_BYTES);
+    check(bytes.data[0] == COMMAND_ACKED);
+    put_be32((uint8_t *)bytes.data + 2, group_id);
+}
+
 enum status command_decode(struct slice bytes, struct arena *arena, struct command *out)
 {
     struct reader r = reader_of(bytes);

@@ -209,6 +209,9 @@ void engine_submit(struct engine *e, struct op *op) {
         list_push_back(&p->waiting, &op->link);
     } else if (op_is_session(op)) {
         partition_group_op(p, op);
+    } else if (op->kind == OP_VALIDATE) {
+        partition_group_ack(p, op);
+        partition_read(p, op);
     } else if (op->kind == OP_STATS) {
         op->stats = partition_get_stats(p);
         engine_finish(e, op);

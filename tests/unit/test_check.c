@@ -443,8 +443,9 @@ static const struct {
     {TRANSITION, "patch=new", BAD, "update_mask"},
     {TRANSITION, "update_mask=new", BAD, "update_mask"},
     {TRANSITION, "patch=new; update_mask=new", BAD, "update_mask"},
-    /* what later versions build: said, not ignored */
-    {TRANSITION, "ack=new", LATER, NULL},
+    /* acks of events */
+    {TRANSITION, "ack=new; ack.group=payments", BAD, "ack.event_id"},
+    {TRANSITION, "ack=new; ack.event_id=1:1", BAD, "ack.group"},
 };
 
 static bool run(enum method method, void *m, struct checked *out, struct failure *f)
@@ -512,16 +513,19 @@ static void a_description_names_limit_and_actual(void **state)
     assert_non_null(strstr(f.violations->description, "3600"));
 }
 
-static void what_is_not_built_is_named(void **state)
+static void an_ack_names_a_group_and_an_event(void **state)
 {
     struct checked out;
     struct failure f;
     void *m = transition_request();
     change(m, "ack=new");
+    change(m, "ack.group=payments");
+    ((Orderdb__V1__TransitionOrderRequest *)m)->ack->event_id = (char *)"16384:1";
     assert_false(run(TRANSITION, m, &out, &f));
-    assert_string_equal(f.message, "ack is not built yet");
-    assert_string_equal(f.metas->key, "field");
-    assert_slice(f.metas->value, "ack");
+    assert_string_equal(f.violations->field, "ack.event_id");
+    ((Orderdb__V1__TransitionOrderRequest *)m)->ack->event_id = (char *)"16383:77";
+    assert_true(run(TRANSITION, m, &out, &f));
+    assert_slice(out.ack_group, "payments");
 }
 
 /* ---- what a good request becomes */
@@ -778,7 +782,7 @@ int main(void)
         test(every_rule_names_its_field),
         test(all_violations_are_told_at_once),
         test(a_description_names_limit_and_actual),
-        test(what_is_not_built_is_named),
+        test(an_ack_names_a_group_and_an_event),
         test(a_create_is_split_into_summary_and_detail),
         test(totals_left_out_are_filled_in),
         test(the_default_life_of_a_request_id_is_seven_days),
