@@ -374,8 +374,6 @@ static void tick_head(struct call *call) {
     if (!call->has_te) failure_set(&call->failure, STATUS_FIELD_INVALID, "te: trailers is missing; a proxy on the way does not speak HTTP/2");
     if (after_head(call) == CALL_SEND) return call_send_failure(call, &call->failure);
     call_move(call, CALL_MESSAGE);
-    /* A subscriber may wait for us before it says anything. */
-    if (call->method->kind == METHOD_BIDI && call->method->handler == serve_not_built_yet) run_handler(call);
 }
 
 /* false: nothing to do until more happens. */
@@ -505,6 +503,7 @@ void call_on_gone(struct h2_stream *s) {
     }
     call->gone = true;
     timer_clear(&call->core->timers, &call->deadline);
+    if (call->leave) call->leave(call);
     call_tick(call);
 }
 
@@ -558,6 +557,10 @@ void **call_state(struct call *call) { return &call->handler_state; }
 const char *call_method_name(const struct call *call) { return call->method->name; }
 void call_set_request_id(struct call *call, struct slice request_id) { call->request_id = arena_copy(&call->arena, request_id); }
 void call_on_end(struct call *call, void (*end)(struct call *call)) { call->end = end; }
+void call_on_leave(struct call *call, void (*leave)(struct call *call)) { call->leave = leave; }
+void call_watch_peer(struct call *call, unsigned timeout_ms) {
+    if (call->stream.h2) h2_watch_peer(call->stream.h2, timeout_ms);
+}
 
 void call_watch_core(struct call *call, void (*on_change)(struct call *call)) {
     check(call->magic == CALL_MAGIC);

@@ -44,6 +44,10 @@ enum { CALL_LIMITS_DOOR = 1 << LIMIT_GLOBAL | 1 << LIMIT_PRINCIPAL, CALL_LIMITS_
 bool call_take_tokens(struct call *call, unsigned scopes, uint64_t n, struct slice user_id, struct slice merchant_id, struct failure *f);
 /* Runs once when the call is freed, after its last op is home: for what call_state holds outside the arena. */
 void call_on_end(struct call *call, void (*end)(struct call *call));
+/* Runs once when nothing can be sent any more: the peer has the end, or is gone. Before the ops that are away come home. */
+void call_on_leave(struct call *call, void (*leave)(struct call *call));
+/* A peer that is lost without a word (no reset: its machine or the network is down) is to be noticed in about this time, by TCP; for the rest of the connection. */
+void call_watch_peer(struct call *call, unsigned timeout_ms);
 /* For writes: OUTCOME_UNKNOWN (the deadline passed while the op was away) then names it. Copied into the call's arena. */
 void call_set_request_id(struct call *call, struct slice request_id);
 const char *call_method_name(const struct call *call); /* "OrderService/CreateOrder" */

@@ -44,7 +44,7 @@ struct call {
     struct failure failure;
     const struct method *method;
     void *handler_state;
-    void (*end)(struct call *call);
+    void (*end)(struct call *call), (*leave)(struct call *call);
     uint64_t begun_ns, deadline_ns;
     struct timer deadline;
     uint32_t ops_away, header_bytes;

@@ -488,6 +488,16 @@ static enum cut door_admits(struct core *core, const struct sockaddr_storage *pe
     return l->door ? door_enter(l->door, peer, l->tls != NULL, core->now_ns, visitor) : CUT_NONE;
 }
 
+/* A probe after a second of silence, and the end when nothing has been acknowledged for timeout_ms: by its kernel, so a peer that is merely busy or stopped stays. */
+static void conn_watch(void *owner, unsigned timeout_ms) {
+    const struct conn *c = conn_checked(owner);
+    int on = 1, second = 1;
+    (void)setsockopt(c->fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on); /* a Unix socket has none of these, and no network to be lost in */
+    (void)setsockopt(c->fd, IPPROTO_TCP, TCP_KEEPIDLE, &second, sizeof second);
+    (void)setsockopt(c->fd, IPPROTO_TCP, TCP_KEEPINTVL, &second, sizeof second);
+    (void)setsockopt(c->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof timeout_ms);
+}
+
 static struct conn *conn_new(struct core *core, int fd, const struct sockaddr_storage *peer) {
     struct conns *cs = core->conns;
     struct conn *c = mem_new(struct conn);
@@ -501,6 +511,7 @@ static struct conn *conn_new(struct core *core, int fd, const struct sockaddr_st
     list_init(&c->link);
     list_init(&c->flush_link);
     c->h2 = h2_new(core, &cs->limits.h2, conn_want_flush, c);
+    if (c->h2) h2_set_watch(c->h2, conn_watch);
     if (c->h2 && cs->limits.tls) c->tls = tls_new(cs->limits.tls, NULL), c->in_handshake = c->tls != NULL;
     if (c->h2 && (c->tls || !cs->limits.tls) && timer_set(&core->timers, &c->timer, conn_deadline(c))) return cs->handshake_count += c->in_handshake, c;
     tls_free(c->tls);

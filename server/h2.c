@@ -41,6 +41,7 @@ struct h2 {
     nghttp2_session *session;
     struct h2_limits limits;
     h2_on_output on_output;
+    void (*watch)(void *owner, unsigned timeout_ms);
     void *owner;
     struct list calls; /* h2_stream.link; the open ones and those whose op is still away */
     uint32_t call_count, open_count;
@@ -345,6 +346,11 @@ struct h2 *h2_new(struct core *core, const struct h2_limits *limits, h2_on_outpu
     if (!session_open(h2)) return h2_free(h2), NULL;
     on_output(owner);
     return h2;
+}
+
+void h2_set_watch(struct h2 *h2, void (*watch)(void *owner, unsigned timeout_ms)) { h2->watch = watch; }
+void h2_watch_peer(struct h2 *h2, unsigned timeout_ms) {
+    if (h2->watch) h2->watch(h2->owner, timeout_ms);
 }
 
 void h2_free(struct h2 *h2) {

@@ -54,6 +54,9 @@ size_t h2_memory_bytes(const struct h2 *h2);
 void h2_drain_notice(struct h2 *h2);
 void h2_drain_final(struct h2 *h2);
 void h2_ping(struct h2 *h2);
+/* A stream asks for its peer's loss to be noticed in about this time: told to the connection, if it has said that it can. */
+void h2_set_watch(struct h2 *h2, void (*watch)(void *owner, unsigned timeout_ms));
+void h2_watch_peer(struct h2 *h2, unsigned timeout_ms);
 /* Nothing happens here for a while: gives memory back that the next frame takes again. */
 void h2_rest(struct h2 *h2);
 /* Resets streams whose peer is too slow; called every few seconds. The last one's reason, counted already; CUT_NONE: all are well. */
