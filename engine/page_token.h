@@ -9,7 +9,7 @@
 
 #include "proto/base/hash.h"
 
-enum page_token_kind { PAGE_TOKEN_LIST = 'L', PAGE_TOKEN_HISTORY = 'Y', PAGE_TOKEN_RESOURCES = 'R' };
+enum page_token_kind { PAGE_TOKEN_LIST = 'L', PAGE_TOKEN_HISTORY = 'Y', PAGE_TOKEN_RESOURCES = 'R', PAGE_TOKEN_GROUPS = 'G', PAGE_TOKEN_LETTERS = 'D' };
 enum { PAGE_TOKEN_BYTES = 1 + 1 + 16 + 16 + 16, PAGE_TOKEN_TEXT_BYTES = (PAGE_TOKEN_BYTES * 4 + 2) / 3 };
 
 struct page_token {

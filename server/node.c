@@ -16,6 +16,7 @@
 #include "proto/tls.h"
 #include "server/clock.h"
 #include "server/door.h"
+#include "server/groups.h"
 #include "server/host.h"
 #include "server/http.h"
 #include "server/listen.h"
@@ -257,7 +258,7 @@ static void on_cycle(struct core *core) {
     cs->cycles++;
     switch (cs->phase) {
     case PHASE_START:
-        if (core->id == 0 && engine_ready(core->engine)) resources_begin(core->node->resources, core);
+        if (core->id == 0 && engine_ready(core->engine)) resources_begin(core->node->resources, core), groups_begin(core->node->groups, core);
         if (engine_ready(core->engine) && resources_told(core->node->resources, core)) arrive(core);
         if (everybody(core, PHASE_START)) serve(core);
         break;
@@ -542,10 +543,11 @@ static enum status make_shared(struct node *node, char error[512]) {
     ns->client_fds = mem_alloc(node->core_count * sizeof *ns->client_fds);
     ns->machines = machines_new();
     node->resources = resources_new(node);
+    node->groups = groups_new(node);
     ns->store_shared = store_shared_new(node->budget.block_cache_bytes, MAX_OF(2u, cpu_count() / 2));
     node->door = make_door(node->config);
     node->limits_share = make_limits_share();
-    if (!ns->client_fds || !ns->machines || !node->resources || !ns->store_shared || !node->door || !node->limits_share) return out_of_memory(error);
+    if (!ns->client_fds || !ns->machines || !node->resources || !node->groups || !ns->store_shared || !node->door || !node->limits_share) return out_of_memory(error);
     node->machines = ns->machines;
     for (uint32_t i = 0; i < node->core_count; i++) ns->client_fds[i] = -1;
     struct ring_config rc = {.entries = 4};
@@ -632,6 +634,7 @@ void node_close(struct node *node) {
     store_shared_free(ns->store_shared);
     machines_free(ns->machines);
     resources_free(node->resources);
+    groups_free(node->groups);
     tls_source_free(node->tls);
     door_free(node->door);
     limits_share_free(node->limits_share);

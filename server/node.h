@@ -44,6 +44,7 @@ struct node {
     struct readers *readers;
     const struct machines *machines; /* grows; any thread reads */
     struct resources *resources;
+    struct groups *groups;  /* groups.h */
     struct door *door;      /* who may come in: addresses, for all cores */
     struct limits_share *limits_share; /* buckets of rate limits */
     struct tls_source *tls; /* clients' port; NULL: cleartext */

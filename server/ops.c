@@ -10,6 +10,7 @@
 #include "proto/base/mem.h"
 #include "server/clock.h"
 #include "server/collect.h"
+#include "server/groups.h"
 #include "server/node.h"
 
 enum { STUCK_S = 5 };
@@ -177,7 +178,7 @@ static void on_collected(struct collect *c) {
     struct http_exchange *x = c->ctx;
     const struct node *node = c->home->node;
     struct buf out = {0};
-    bool ok = write_process(&out, node) && write_cores(&out, node) && write_engines(&out, c) && write_partitions(&out, c);
+    bool ok = write_process(&out, node) && write_cores(&out, node) && write_engines(&out, c) && write_partitions(&out, c) && groups_write_metrics(node->groups, &out);
     collect_free(c);
     if (ok) {
         http_respond(x, 200, "text/plain; version=0.0.4; charset=utf-8", &out);

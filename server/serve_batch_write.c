@@ -12,8 +12,10 @@
 #include "proto/route.h"
 #include "server/call.h"
 #include "server/core.h"
+#include "server/groups.h"
 #include "server/node.h"
 #include "server/serve_common.h"
+#include "server/serve_group.h"
 
 enum {
     BATCH_REQUESTS_MAX = 1000,
@@ -29,6 +31,7 @@ struct batch;
 struct batch_item {
     struct call_op op; /* op.failure: why not, by check or by apply */
     struct batch *batch;
+    struct slice ack_group; /* its id is to be found */
 };
 struct batch {
     bool transitions, atomic; /* atomic: the first item is the op of all */
@@ -227,9 +230,47 @@ void serve_batch_create_orders(struct call *call) {
     batch_send(call, b);
 }
 
+/* Transitions that ack events, of groups whose ids this core did not know: one question for all of them. */
+struct batch_look {
+    struct call_op op;
+    struct batch *batch;
+    uint64_t generation;
+};
+
+static void acks_looked(struct call *call, struct call_op *o) {
+    struct batch_look *look = container_of(o, struct batch_look, op);
+    struct batch *b = look->batch;
+    if (o->op.failure.status) {
+        serve_fail_with(call, &o->op.failure);
+        return;
+    }
+    for (size_t i = 0; i < b->count; i++) {
+        struct op *op = &b->items[i].op.op;
+        struct slice name = b->items[i].ack_group;
+        if (!name.len || op->failure.status) continue;
+        const struct consumer_group_row *row = serve_group_row(&o->op.groups, name);
+        if (row) groups_learn(call_core(call), name, row->group_id, look->generation), command_ack_set_group(op->command, row->group_id);
+        else serve_group_not_found(&op->failure, name);
+    }
+    batch_send(call, b);
+}
+
+static void acks_look(struct call *call, struct batch *b) {
+    struct batch_look *look = arena_new(b->memory, struct batch_look);
+    struct arena *arena = call_arena_take(call);
+    if (!look || !arena) {
+        serve_fail_memory(call);
+        return;
+    }
+    *look = (struct batch_look){.batch = b, .generation = groups_generation(call_core(call))};
+    look->op.op = (struct op){.kind = OP_GROUPS, .slot = SLOT_META, .arena = arena};
+    call_submit(call, &look->op, acks_looked);
+}
+
 void serve_batch_transition_orders(struct call *call) {
     Orderdb__V1__BatchTransitionOrdersRequest *m = (void *)serve_decode(call, &orderdb__v1__batch_transition_orders_request__descriptor);
     struct batch *b = m ? batch_new(call, m->n_requests, true) : NULL;
+    bool unknown = false;
     if (!b) return;
     for (size_t i = 0; i < b->count; i++) {
         struct checked checked;
@@ -238,6 +279,10 @@ void serve_batch_transition_orders(struct call *call) {
         op->slot = order_id_slot(checked.order_id);
         op->command = checked.command;
         if (checked.validate_only) op->kind = OP_VALIDATE;
+        uint32_t group_id = checked.ack_group.len ? groups_find(call_core(call), checked.ack_group) : 0;
+        if (group_id) command_ack_set_group(op->command, group_id);
+        else if (checked.ack_group.len) b->items[i].ack_group = checked.ack_group, unknown = true;
     }
-    batch_send(call, b);
+    if (unknown) acks_look(call, b);
+    else batch_send(call, b);
 }

@@ -10,8 +10,10 @@
 #include "proto/scan.h"
 #include "server/call.h"
 #include "server/core.h"
+#include "server/groups.h"
 #include "server/node.h"
 #include "server/serve_common.h"
+#include "server/serve_group.h"
 
 static struct call_op *call_op_new(struct call *call, enum op_kind kind, uint16_t slot) {
     struct call_op *o = arena_new(call_arena(call), struct call_op);
@@ -96,6 +98,49 @@ static void transition_done(struct call *call, struct call_op *o) {
     call_reply(call, parts, ARRAY_LEN(parts));
 }
 
+/* A transition that acks an event, until the group's id is known. */
+struct acking {
+    struct call_op look;
+    struct checked checked;
+    const char *request_id;
+    uint64_t generation;
+};
+
+static void transition_submit(struct call *call, const struct checked *checked, const char *request_id) {
+    write_submit(call, checked, order_id_slot(checked->order_id), request_id, transition_done);
+}
+
+static void ack_looked(struct call *call, struct call_op *o) {
+    struct acking *a = container_of(o, struct acking, look);
+    if (!op_succeeded(call, o)) return;
+    const struct consumer_group_row *row = serve_group_row(&o->op.groups, a->checked.ack_group);
+    if (!row) {
+        serve_group_not_found(call_failure(call), a->checked.ack_group);
+        call_fail(call);
+        return;
+    }
+    groups_learn(call_core(call), a->checked.ack_group, row->group_id, a->generation);
+    command_ack_set_group(a->checked.command, row->group_id);
+    transition_submit(call, &a->checked, a->request_id);
+}
+
+static void ack_submit(struct call *call, const struct checked *checked, const char *request_id) {
+    uint32_t id = groups_find(call_core(call), checked->ack_group);
+    if (id) {
+        command_ack_set_group(checked->command, id);
+        transition_submit(call, checked, request_id);
+        return;
+    }
+    struct acking *a = arena_new(call_arena(call), struct acking);
+    if (!a) {
+        serve_fail_memory(call);
+        return;
+    }
+    *a = (struct acking){.checked = *checked, .request_id = request_id, .generation = groups_generation(call_core(call))};
+    a->look.op = (struct op){.kind = OP_GROUPS, .slot = SLOT_META, .arena = call_arena(call), .deadline_ns = call_deadline_ns(call)};
+    call_submit(call, &a->look, ack_looked);
+}
+
 void serve_transition_order(struct call *call) {
     struct checked checked;
     Orderdb__V1__TransitionOrderRequest *m = (void *)serve_decode(call, &orderdb__v1__transition_order_request__descriptor);
@@ -104,7 +149,9 @@ void serve_transition_order(struct call *call) {
         call_fail(call);
         return;
     }
-    write_submit(call, &checked, order_id_slot(checked.order_id), m->options ? m->options->request_id : NULL, transition_done);
+    const char *request_id = m->options ? m->options->request_id : NULL;
+    if (checked.ack_group.len) ack_submit(call, &checked, request_id);
+    else transition_submit(call, &checked, request_id);
 }
 
 /* UpdateOrderResponse has the fields of CreateOrderResponse. */

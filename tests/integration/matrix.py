@@ -8,6 +8,7 @@ is the last value that is fine. Any says why nothing that the type allows is ref
 field of a type (wrong wire type, texts that are not UTF-8 or hold a NUL, messages that are malformed or given twice) has no row: test_matrix.py makes it from the
 descriptors. A field without a row and without Any fails the test, so none can be forgotten.
 """
+import itertools
 import re
 import time
 
@@ -282,6 +283,42 @@ def list_base():
     return pb.ListOrdersRequest(user_id="matrix", statuses=["PAID"], create_time_from=t.timestamp(1e9), create_time_to=t.timestamp(3e9), page_size=2, read=read_options())
 
 
+# ---- consumer groups
+def seconds(n):
+    return duration_pb2.Duration(seconds=n)
+
+
+def group_base(name=None):
+    return stream.ConsumerGroup(group=name or "matrix-%d" % next(NUMBERS), filter='type = "CREATED"', ordering_key=stream.ConsumerGroup.ORDER, start=stream.ConsumerGroup.AT_TIME, start_time=t.timestamp(1e9),
+                                retry=stream.RetryPolicy(max_attempts=3, min_backoff=seconds(1), max_backoff=seconds(2), on_exhausted=stream.RetryPolicy.BLOCK), payload=pb.ORDER_VIEW_FULL,
+                                ack_timeout=seconds(5), paused=True, key_window=2)
+
+
+def span(most):
+    return {"seconds": [Bad("negative", put(-1), FIELD, -1, at=".."), Bad("too long", put(most + 1), FIELD, [most, most + 1], at=".."), Bad("far out", put(INT64_MAX), FIELD, most, at="..")],
+            "nanos": [Bad("negative", put(-1), FIELD, most, at=".."), Bad("a whole second", put(10**9), FIELD, most, at="..")]}
+
+
+NUMBERS = itertools.count()
+FILTER = [Bad("no field", put('weather = "fine"'), "FILTER_INVALID", "weather"), Bad("not whole", put("type ="), "FILTER_INVALID"), Bad("too long", put("x" * 4097), LIMIT, 4096), Edge(clear)]
+FILTER_ALONE = FILTER[:2] + [Bad("too long", put("type = CREATED" + " " * 4090), "FILTER_INVALID", 4096), Edge(clear)]
+NAME = [Bad("missing", clear, FIELD, 64), Bad("too long", put("x" * 65), FIELD, 64), Bad("a capital", put("Group"), FIELD, "a-z"), Bad("a dot in front", put(".x"), FIELD), Bad("two words", put("a b"), FIELD)]
+GROUP_NAME = NAME + [Bad("nobody's", put("matrix-nobody"), "GROUP_NOT_FOUND", at="", meta=["group"])]
+DEFINITION = merged({
+    "filter": FILTER,
+    "ordering_key": [Bad("none", put(4), FIELD, 4), Bad("negative", put(-1), FIELD, -1), Edge(put(3))],
+    "retry.max_attempts": [Bad("negative", put(-1), FIELD, -1), Bad("too many", put(1000001), FIELD, [1000000, 1000001]), Edge(put(1000000))],
+    "retry.on_exhausted": [Bad("none", put(4), FIELD, 4), Edge(put(1))],
+    "payload": [Bad("no view", put(3), FIELD, 3), Edge(put(1))],
+    "paused": [Any("both are meant")],
+    "key_window": [Bad("negative", put(-1), FIELD, -1), Bad("too large", put(1025), FIELD, [1024, 1025]), Edge(put(1024))]},
+    under("retry.min_backoff", span(86400)), under("retry.max_backoff", span(86400)), under("ack_timeout", span(7 * 86400)))
+START = merged({
+    "start": [Bad("none", put(5), FIELD, 5), Bad("without a time", both(put(1)), FIELD, "AT_TIME", at="group.start_time"),
+              Bad("not built", both(put(4), lambda parent, _: parent.ClearField("start_time")), "NOT_BUILT_YET", at="", meta=["field"])],
+    "start_time": [Bad("missing", clear, FIELD, "AT_TIME")]}, under("start_time", TIME))
+
+
 # ---- the table
 CREATE = merged({"order": [Bad("missing", clear, FIELD, "required")]}, under("order", CREATED), under("options", options(required=True)), {
     "order.machine": [Bad("no machine", put("nothing@7"), "MACHINE_NOT_FOUND", at="", log=True, meta=["machine"])],
@@ -315,7 +352,10 @@ TRANSITION = merged(under("options", options(required=False)), changed("patch"),
     "expected_version": VERSION,
     "patch": [Bad("without a mask", lambda parent, _: parent.ClearField("update_mask"), FIELD, "required", at="update_mask"), Edge(clear)],
     "patch.order_id": [Any("no mask can name it")],
-    "ack": [Bad("not built", put(pb.AckRef()), "NOT_BUILT_YET", at="", meta=["field"])], "ack.**": [Any("refused as a whole")],
+    "ack.group": [Bad("missing", beside("event_id", "1:1"), FIELD, 64), Bad("a capital", both(put("Group"), beside("event_id", "1:1")), FIELD, "a-z"),
+                  Bad("nobody's", both(put("matrix-nobody"), beside("event_id", "1:1")), "GROUP_NOT_FOUND", at="", meta=["group"])],
+    "ack.event_id": [Bad("missing", beside("group", "matrix"), FIELD, "SLOT:SEQ"), Bad("no slot", both(put("16384:1"), beside("group", "matrix")), FIELD, "SLOT:SEQ"),
+                     Bad("not in flight", both(put("1:1"), beside("group", "matrix")), "ACK_NOT_IN_FLIGHT", at="", log=True, meta=["event_id"])],
     "options.request_id": [Bad("used", world("pay_id"), "IDEMPOTENCY_KEY_REUSED", at="", log=True, meta=["order_id", "time"])]})
 UPDATE = merged({"order": [Bad("missing", clear, FIELD, "required")], "order.order_id": order_id(log=True)}, changed("order"), under("options", options(required=False)), {
     "expected_version": VERSION,
@@ -448,6 +488,37 @@ CALLS = {
         "user_id": [r for r in text(64) if not isinstance(r, Edge)] + [Edge(put("y" * 64))],
         "stop_at_end": [Any("without it the answer has no end")],
         "payload": [Bad("no view", put(3), FIELD, [0, 2, 3]), Edge(put(1))]}, under("from_time", TIME))),
+    "CreateConsumerGroup": Call("CreateConsumerGroup", lambda: stream.CreateConsumerGroupRequest(group=group_base()), merged(
+        {"group": [Bad("missing", clear, FIELD, "required")]}, under("group", merged({"group": NAME}, DEFINITION, START)), {
+            "group.group": [Bad("taken", put("matrix"), "GROUP_EXISTS", at="", log=True, meta=["group"])]})),
+    "UpdateConsumerGroup": Call("UpdateConsumerGroup", lambda: stream.UpdateConsumerGroupRequest(group=group_base("matrix"), update_mask=field_mask_pb2.FieldMask(paths=["filter", "paused"])), merged(
+        {"group": [Bad("missing", clear, FIELD, "required")]}, under("group", merged({"group": GROUP_NAME}, DEFINITION)), {
+            "group.start": [Any("it has begun")], "group.start_time.**": [Any("it has begun")],
+            "update_mask.paths": [Bad("no field", add("weather"), FIELD, "cannot be updated", at="+[2]"), Bad("a part", add("retry.max_attempts"), FIELD, "as a whole", at="+[2]"), Bad("its name", add("group"), FIELD, at="+[2]"), Edge(clear)]})),
+    "GetConsumerGroup": Call("GetConsumerGroup", lambda: stream.GetConsumerGroupRequest(group="matrix"), {"group": GROUP_NAME}),
+    "ListConsumerGroups": Call("ListConsumerGroups", lambda: stream.ListConsumerGroupsRequest(page_size=1), {
+        "page_size": PAGE_SIZE, "page_token": [r for r in page_token("group_token", "resource_token", clear) if not isinstance(r, Bad) or r.kind != "of another query"]}),
+    "DeleteConsumerGroup": Call("DeleteConsumerGroup", lambda: stream.DeleteConsumerGroupRequest(group="matrix-doomed"), {"group": GROUP_NAME}),
+    "GetGroupLag": Call("GetGroupLag", lambda: stream.GetGroupLagRequest(group="matrix"), {"group": GROUP_NAME}),
+    "SeekConsumerGroup": Call("SeekConsumerGroup", lambda: stream.SeekConsumerGroupRequest(group="matrix", start=stream.ConsumerGroup.EARLIEST, dry_run=True), merged({
+        "group": GROUP_NAME, "dry_run": [Any("both are meant")],
+        "cursor": [Bad("short", put(b"x"), "CURSOR_INVALID"), Bad("made up", put(b"x" * 60), "CURSOR_INVALID"), Bad("long", put(b"x" * 200000), "CURSOR_INVALID")],
+        "start": [Bad("none", put(0), FIELD, 0), Bad("a time", put(3), FIELD, "time"), Bad("far out", put(7), FIELD, 7), Bad("not built", put(4), "NOT_BUILT_YET", at="", meta=["field"]), Edge(put(2))]}, under("time", TIME))),
+    "ListDeadLetters": Call("ListDeadLetters", lambda: stream.ListDeadLettersRequest(group="matrix", filter='type = "CREATED"', page_size=1), {
+        "group": GROUP_NAME, "filter": FILTER_ALONE, "page_size": PAGE_SIZE,
+        "page_token": [r for r in page_token("group_token", "resource_token", clear) if isinstance(r, Bad) and r.kind != "of another query"]}),
+    "RedriveDeadLetters": Call("RedriveDeadLetters", lambda: stream.RedriveDeadLettersRequest(group="matrix", filter='type = "CREATED"', max_per_second=1), {
+        "group": GROUP_NAME, "filter": FILTER_ALONE, "dry_run": [Any("both are meant")],
+        "max_per_second": [Bad("negative", put(-1), FIELD, -1), Bad("too many", put(1000001), LIMIT, [1000000, 1000001]), Edge(put(1000000))]}),
+    "PurgeDeadLetters": Call("PurgeDeadLetters", lambda: stream.PurgeDeadLettersRequest(group="matrix", filter='type = "CREATED"'), {
+        "group": GROUP_NAME, "filter": FILTER_ALONE, "dry_run": [Any("both are meant")]}),
+    # What comes behind the Open: test_groups.py.
+    "Subscribe": Call("Subscribe", lambda: stream.SubscribeRequest(open=stream.SubscribeRequest.Open(group="matrix", member_id="m", zone="z")), {
+        "open.group": GROUP_NAME, "open.member_id": [Bad("missing", clear, FIELD), Bad("too long", put("x" * 65), LIMIT, [64, 65]), Edge(put("x" * 64))],
+        "open.zone": [Bad("too long", put("x" * 65), LIMIT, [64, 65]), Edge(put("x" * 64))],
+        **{name: [Bad("before an Open", put(value), FIELD, "first", at="open")] for name, value in (
+            ("credit", stream.SubscribeRequest.Credit(events=1)), ("ack", stream.SubscribeRequest.Ack()), ("nack", stream.SubscribeRequest.Nack()), ("extend", stream.SubscribeRequest.Ack()))},
+        **{name + ".**": [Any("behind an Open")] for name in ("credit", "ack", "nack", "extend")}}),
     "GetTopology": Call("GetTopology", lambda: admin.GetTopologyRequest(known_epoch=1), {"known_epoch": [Any("the map is told whatever one knows")]}),
 }
 

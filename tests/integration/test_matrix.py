@@ -198,8 +198,21 @@ def answer_of(name, future):
     return Answer(Inner(errors[0]), message) if errors else Answer(None, message)
 
 
+class Talk:
+    """A stream of one message and its half-close: the first answer, if there is one."""
+
+    def __init__(self, call):
+        self.call = call
+
+    def result(self):
+        answers = list(self.call)
+        return answers[0] if answers else b""
+
+
 def send(client, name, wire):
     method = t.METHODS[matrix.CALLS[name].method]
+    if method.kind == "BIDI":
+        return Talk(client.channel.stream_stream(method.path, request_serializer=None, response_deserializer=None)(iter([wire]), timeout=30 * t.SLOW))
     make = client.channel.stream_unary if method.kind == "CLIENT_STREAM" else client.channel.unary_unary
     stub = make(method.path, request_serializer=None, response_deserializer=None)
     return stub.future(iter([wire]) if method.kind == "CLIENT_STREAM" else wire, timeout=30 * t.SLOW)
@@ -292,7 +305,10 @@ def world(server):
     WORLD["history_token"] = server.call("ListOrderHistory", order_id=WORLD["paid"].order_id, page_size=1).next_page_token
     server.call("ApplyResource", resource=matrix.admin.Resource(limit=matrix.admin.RateLimit(name="first", scope="global", per_second=1e6, burst=10**6)))
     WORLD["resource_token"] = server.call("ListResources", page_size=1).next_page_token
-    true(WORLD["list_token"] and WORLD["history_token"] and WORLD["resource_token"])
+    for group in ("matrix", "matrix-doomed"):
+        server.call("CreateConsumerGroup", group=matrix.group_base(group))
+    WORLD["group_token"] = server.call("ListConsumerGroups", page_size=1).next_page_token
+    true(WORLD["list_token"] and WORLD["history_token"] and WORLD["resource_token"] and WORLD["group_token"])
     WORLD["ids"] = {name: t.request_id() for name in matrix.CALLS}
 
 

@@ -106,6 +106,17 @@ WORLD_HANDLER(serve_apply_resource, world_batch)
 WORLD_HANDLER(serve_list_resources, world_batch)
 WORLD_HANDLER(serve_set_order_timer, world_batch)
 WORLD_HANDLER(serve_cancel_order_timer, world_batch)
+WORLD_HANDLER(serve_create_consumer_group, world_batch)
+WORLD_HANDLER(serve_update_consumer_group, world_batch)
+WORLD_HANDLER(serve_get_consumer_group, world_batch)
+WORLD_HANDLER(serve_list_consumer_groups, world_batch)
+WORLD_HANDLER(serve_delete_consumer_group, world_batch)
+WORLD_HANDLER(serve_get_group_lag, world_batch)
+WORLD_HANDLER(serve_seek_consumer_group, world_batch)
+WORLD_HANDLER(serve_list_dead_letters, world_batch)
+WORLD_HANDLER(serve_redrive_dead_letters, world_batch)
+WORLD_HANDLER(serve_purge_dead_letters, world_batch)
+WORLD_HANDLER(serve_subscribe, world_batch)
 #endif
 
 /* create: says what it was told. */

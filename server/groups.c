@@ -1,0 +1,322 @@
+#include "server/groups.h"
+
+#include <string.h>
+
+#include "engine/engine.h"
+#include "proto/base/buf.h"
+#include "proto/base/hash.h"
+#include "proto/base/log.h"
+#include "proto/base/mem.h"
+#include "proto/route.h"
+#include "server/clock.h"
+#include "server/core.h"
+#include "server/mail.h"
+#include "server/metrics.h"
+#include "server/node.h"
+
+/* One op at a time, on core 0:
+ *
+ *   IDLE --> LIST     the meta partition's groups --> the partitions are compared with it, if something has changed:
+ *            KNOWN    partition p's groups; one is missing, old or too many: BRING; else p + 1
+ *            BRING    the definition, or its end, as a command of p's log --> KNOWN
+ *            LAG      of the shown group g in partition p, PAUSE_NS after the one before; after the last: IDLE for ROUND_NS
+ *
+ * A group that a partition has and the list has not is taken away only if nothing has changed since before the list was asked for: it may be younger than the list. */
+enum groups_state { GROUPS_IDLE, GROUPS_LIST, GROUPS_KNOWN, GROUPS_BRING, GROUPS_LAG };
+enum { OP_BYTES_MAX = 16 << 20, NAMES_MAX = 64 };
+#define PAUSE_NS (250 * NS_PER_MS)
+#define RETRY_NS NS_PER_S
+#define ROUND_NS (5 * NS_PER_S)
+
+struct figures {
+    char name[CONSUMER_NAME_BYTES_MAX + 1];
+    uint32_t group_id, members;
+    uint64_t oldest_us, events, in_flight, blocked_keys, dead_letters;
+};
+
+struct group_name {
+    char name[CONSUMER_NAME_BYTES_MAX];
+    uint8_t len;
+    uint32_t group_id;
+};
+
+struct groups {
+    struct node *node;
+    struct core *core; /* 0 */
+    enum groups_state state;
+    uint64_t generation;      /* atomic: changes of the authority, begun and ended */
+    uint64_t compared;        /* the generation as of which all partitions agree */
+    uint64_t asked;           /* as of which the list was asked for */
+    struct timer timer;
+    struct op op;
+    struct mail_hop hop;
+    struct arena arena, list_arena; /* the op's; the list's */
+    struct consumer_groups list;
+    uint32_t partition;
+    /* figures: being gathered, and as they are shown */
+    struct figures gathered[GROUPS_SHOWN_MAX], shown[GROUPS_SHOWN_MAX];
+    unsigned gathered_count, shown_count, group;
+    uint32_t total; /* groups there are */
+    struct groups_core {
+        struct mail_task task;
+        struct groups *groups;
+        bool sent; /* atomic: a change is on its way to core 0 */
+        uint64_t generation;
+        struct group_name names[NAMES_MAX];
+    } cores[];
+};
+
+static void on_home(struct mail_hop *hop);
+
+static uint64_t generation_of(const struct groups *g) { return __atomic_load_n(&g->generation, __ATOMIC_ACQUIRE); }
+
+static void op_begin(struct groups *g) {
+    arena_reset(&g->arena);
+    g->op = (struct op){0};
+}
+
+static void send(struct groups *g, enum groups_state state, enum op_kind kind, uint16_t slot, struct arena *arena) {
+    g->state = state;
+    g->op.kind = kind;
+    g->op.slot = slot;
+    g->op.arena = arena;
+    failure_init(&g->op.failure, arena);
+    mail_send_op(g->core, &g->hop, &g->op, on_home);
+}
+
+static uint16_t slot_of(const struct groups *g) { return partition_first_slot(g->partition, g->node->partition_count); }
+
+static void rest(struct groups *g, uint64_t ns) {
+    if (g->core->draining) return;
+    if (!timer_set(&g->core->timers, &g->timer, g->core->now_ns + ns)) log_warn("consumer groups: no memory for a timer", "their figures stay as they are");
+}
+
+static void list(struct groups *g) {
+    op_begin(g);
+    arena_reset(&g->list_arena);
+    g->asked = generation_of(g);
+    g->partition = 0;
+    send(g, GROUPS_LIST, OP_GROUPS, SLOT_META, &g->list_arena);
+}
+
+static void ask_known(struct groups *g) {
+    op_begin(g);
+    send(g, GROUPS_KNOWN, OP_GROUPS, slot_of(g), &g->arena);
+}
+
+static void begin_again(struct groups *g, uint64_t ns) {
+    g->state = GROUPS_IDLE;
+    rest(g, ns);
+}
+
+/* ---- figures */
+
+static void ask_lag(struct groups *g) {
+    op_begin(g);
+    g->op.lag.group_id = g->gathered[g->group].group_id;
+    send(g, GROUPS_LAG, OP_GROUP_LAG, slot_of(g), &g->arena);
+}
+
+static void gather(struct groups *g) {
+    g->gathered_count = 0;
+    g->total = g->list.count;
+    for (unsigned i = 0; i < g->list.count && g->gathered_count < GROUPS_SHOWN_MAX; i++) {
+        struct consumer_definition d;
+        if (consumer_definition_decode(g->list.rows[i].definition, &d) || d.name.len > CONSUMER_NAME_BYTES_MAX) continue;
+        struct figures *f = &g->gathered[g->gathered_count++];
+        *f = (struct figures){.group_id = g->list.rows[i].group_id};
+        memcpy(f->name, d.name.data, d.name.len);
+    }
+    g->group = 0;
+    g->partition = 0;
+    if (g->gathered_count) {
+        ask_lag(g);
+        return;
+    }
+    g->shown_count = 0;
+    begin_again(g, ROUND_NS);
+}
+
+static void on_lag(struct groups *g) {
+    struct figures *f = &g->gathered[g->group];
+    const struct consumer_lag *lag = &g->op.lag;
+    if (!g->op.failure.status) {
+        if (lag->oldest_us && (!f->oldest_us || lag->oldest_us < f->oldest_us)) f->oldest_us = lag->oldest_us;
+        f->events += lag->events;
+        f->in_flight += lag->in_flight;
+        f->blocked_keys += lag->blocked_keys;
+        f->dead_letters += lag->dead_letters;
+        f->members = MAX_OF(f->members, lag->members);
+    }
+    if (++g->partition == g->node->partition_count) g->partition = 0, g->group++;
+    if (g->group == g->gathered_count) {
+        memcpy(g->shown, g->gathered, sizeof g->shown);
+        g->shown_count = g->gathered_count;
+        begin_again(g, ROUND_NS);
+        return;
+    }
+    rest(g, PAUSE_NS);
+}
+
+/* ---- partitions */
+
+static const struct consumer_group_row *row_of(const struct consumer_groups *rows, uint32_t group_id) {
+    for (unsigned i = 0; i < rows->count; i++)
+        if (rows->rows[i].group_id == group_id) return &rows->rows[i];
+    return NULL;
+}
+
+static void bring(struct groups *g, const struct consumer_group_row *row, bool remove) {
+    struct command c = {.type = COMMAND_GROUP_BRING, .bring = {.group_id = row->group_id, .remove = remove, .revision = row->revision}};
+    if (!remove) c.bring.definition = row->definition;
+    log_info(remove ? "a partition loses a consumer group" : "a partition gets a consumer group", "partition=%u group=%u", g->partition, row->group_id);
+    op_begin(g); /* row is the list's, or its number has been taken */
+    g->op.command = command_encode(&c, &g->arena);
+    if (g->op.command.data) send(g, GROUPS_BRING, OP_WRITE, slot_of(g), &g->arena);
+    else begin_again(g, RETRY_NS);
+}
+
+static void on_known(struct groups *g) {
+    const struct consumer_groups *known = &g->op.groups;
+    for (unsigned i = 0; i < g->list.count; i++) {
+        const struct consumer_group_row *row = row_of(known, g->list.rows[i].group_id);
+        if (row && row->revision >= g->list.rows[i].revision) continue;
+        bring(g, &g->list.rows[i], false);
+        return;
+    }
+    for (unsigned i = 0; i < known->count; i++) {
+        if (row_of(&g->list, known->rows[i].group_id)) continue;
+        if (generation_of(g) != g->asked) break;
+        bring(g, &(struct consumer_group_row){.group_id = known->rows[i].group_id}, true);
+        return;
+    }
+    if (++g->partition < g->node->partition_count) {
+        ask_known(g);
+        return;
+    }
+    g->compared = g->asked;
+    gather(g);
+}
+
+static void on_listed(struct groups *g) {
+    g->list = g->op.groups;
+    if (g->asked != g->compared) ask_known(g);
+    else gather(g);
+}
+
+static void on_home(struct mail_hop *hop) {
+    struct groups *g = container_of(hop, struct groups, hop);
+    if (g->core->draining) {
+        g->state = GROUPS_IDLE;
+        return;
+    }
+    if (g->op.failure.status && g->state != GROUPS_LAG) {
+        log_debug("consumer groups: tried again", "state=%d partition=%u status=%s", (int)g->state, g->partition, status_name(g->op.failure.status));
+        begin_again(g, RETRY_NS);
+        return;
+    }
+    switch (g->state) {
+    case GROUPS_IDLE: check(!"an op without a round"); break;
+    case GROUPS_LIST: on_listed(g); break;
+    case GROUPS_KNOWN: on_known(g); break;
+    case GROUPS_BRING: ask_known(g); break;
+    case GROUPS_LAG: on_lag(g); break;
+    }
+}
+
+static void on_timer(struct timer *t) {
+    struct groups *g = container_of(t, struct groups, timer);
+    if (g->core->draining) return;
+    if (g->state == GROUPS_LAG && generation_of(g) == g->asked) ask_lag(g);
+    else list(g);
+}
+
+static bool metric(struct buf *out, const struct groups *g, const char *name, const char *help, double (*of)(const struct figures *f)) {
+    bool ok = metrics_write_head(out, name, "gauge", help);
+    for (unsigned i = 0; ok && i < g->shown_count; i++) ok = metrics_printf(out, "%s{group=\"%s\"} %.15g\n", name, g->shown[i].name, of(&g->shown[i]));
+    return ok;
+}
+
+static double age_of(const struct figures *f) { return f->oldest_us && (uint64_t)clock_wall_us() > f->oldest_us ? (double)((uint64_t)clock_wall_us() - f->oldest_us) / 1e6 : 0; }
+static double events_of(const struct figures *f) { return (double)f->events; }
+static double in_flight_of(const struct figures *f) { return (double)f->in_flight; }
+static double blocked_of(const struct figures *f) { return (double)f->blocked_keys; }
+static double dead_of(const struct figures *f) { return (double)f->dead_letters; }
+static double members_of(const struct figures *f) { return f->members; }
+
+bool groups_write_metrics(const struct groups *g, struct buf *out) {
+    return metrics_write_head(out, "orderdb_groups", "gauge", "Consumer groups.") && metrics_printf(out, "orderdb_groups %u\n", g->total) &&
+           metric(out, g, "orderdb_group_lag_seconds", "Age of the group's oldest event that is not settled; 0: none.", age_of) &&
+           metric(out, g, "orderdb_group_events", "Events that are not settled, dead letters left out.", events_of) &&
+           metric(out, g, "orderdb_group_in_flight", "Events that members hold.", in_flight_of) &&
+           metric(out, g, "orderdb_group_blocked_keys", "Keys that wait: for a nack's delay, behind a dead letter, or for an operator.", blocked_of) &&
+           metric(out, g, "orderdb_group_dead_letters", "Dead letters.", dead_of) && metric(out, g, "orderdb_group_members", "Subscriptions.", members_of);
+}
+
+/* ---- from outside */
+
+static void on_changed(struct mail_task *task, struct core *on) {
+    struct groups_core *c = container_of(task, struct groups_core, task);
+    struct groups *g = c->groups;
+    __atomic_store_n(&c->sent, false, __ATOMIC_RELEASE); /* before looking: a change that comes now sends another */
+    /* An op that is away finds the change when it is home, or the round after it does. */
+    if (g->core && g->state != GROUPS_IDLE && g->state != GROUPS_LAG) return;
+    if (g->core && !g->core->draining && g->timer.place) timer_clear(&g->core->timers, &g->timer), list(g);
+}
+
+void groups_changing(struct core *core) { __atomic_add_fetch(&core->node->groups->generation, 1, __ATOMIC_ACQ_REL); }
+
+void groups_changed(struct core *core) {
+    struct groups_core *c = &core->node->groups->cores[core->id];
+    groups_changing(core);
+    if (__atomic_exchange_n(&c->sent, true, __ATOMIC_ACQ_REL)) return;
+    c->task.run = on_changed;
+    mail_send_task(core, 0, &c->task);
+}
+
+uint64_t groups_generation(const struct core *core) { return generation_of(core->node->groups); }
+
+static struct group_name *name_place(struct groups_core *c, struct slice name) {
+    uint64_t now = generation_of(c->groups);
+    if (c->generation != now) memset(c->names, 0, sizeof c->names), c->generation = now;
+    return &c->names[hash64(name) % NAMES_MAX];
+}
+
+uint32_t groups_find(struct core *core, struct slice name) {
+    const struct group_name *n = name_place(&core->node->groups->cores[core->id], name);
+    return n->group_id && slice_equal(slice_of(n->name, n->len), name) ? n->group_id : 0;
+}
+
+void groups_learn(struct core *core, struct slice name, uint32_t group_id, uint64_t generation) {
+    struct groups_core *c = &core->node->groups->cores[core->id];
+    struct group_name *n = name_place(c, name);
+    if (generation != c->generation || name.len > sizeof n->name) return;
+    *n = (struct group_name){.len = (uint8_t)name.len, .group_id = group_id};
+    memcpy(n->name, name.data, name.len);
+}
+
+void groups_begin(struct groups *g, struct core *core0) {
+    check(core0->id == 0);
+    if (g->core) return;
+    g->core = core0;
+    list(g);
+}
+
+struct groups *groups_new(struct node *node) {
+    struct groups *g = mem_zalloc(sizeof *g + node->core_count * sizeof g->cores[0]);
+    if (!g) return NULL;
+    g->node = node;
+    g->generation = 1; /* nothing has been compared yet */
+    g->timer.fire = on_timer;
+    arena_init(&g->arena, OP_BYTES_MAX);
+    arena_init(&g->list_arena, OP_BYTES_MAX);
+    for (uint32_t i = 0; i < node->core_count; i++) g->cores[i].groups = g;
+    return g;
+}
+
+void groups_free(struct groups *g) {
+    if (!g) return;
+    arena_fini(&g->arena);
+    arena_fini(&g->list_arena);
+    mem_free(g);
+}

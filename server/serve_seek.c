@@ -1,0 +1,199 @@
+/* SeekConsumerGroup: where a group goes on, in every slot. Four walks over the partitions, one op at a time:
+ *
+ *   SEEK       OP_FEED_SEEK: the time, cursor or start as the seq that is behind the reader, by slot       -> target
+ *   LOOK       OP_GROUP_POSITIONS: where the group is now, and what would come again or be left out        -> previous, counts; dry_run ends here
+ *   MOVE       COMMAND_GROUP_SEEK, of the epoch that LOOK saw: of two seeks at once one is refused (VERSION_MISMATCH)
+ *
+ * Each partition moves by itself. A call that is cut off between two has moved some and not others: the same seek again moves all. */
+#include "engine/check.h"
+#include "engine/cursor.h"
+#include "orderdb/v1/stream.pb-c.h"
+#include "proto/pbwire.h"
+#include "proto/route.h"
+#include "server/core.h"
+#include "server/node.h"
+#include "server/serve_group.h"
+
+struct seeking {
+    enum feed_from from;
+    uint64_t time_us;
+    struct cursor target, previous;
+    uint64_t *epochs; /* by partition */
+    uint64_t redelivered, skipped;
+};
+
+static void seek_look(struct call *call, struct group_call *g);
+static void seek_move(struct call *call, struct group_call *g);
+
+static struct slice token_key(const struct node *node) { return slice_of(node->identity.token_key, sizeof node->identity.token_key); }
+static bool at_end(struct call *call, const struct group_call *g) { return g->partition == call_core(call)->node->partition_count; }
+
+static void seek_reply(struct call *call, struct group_call *g) {
+    struct seeking *s = g->own;
+    enum { CAP = 3 * PB_INT_BYTES_MAX };
+    uint8_t *cursor = arena_alloc(call_arena(call), CURSOR_BYTES_MAX), *bytes = arena_alloc(call_arena(call), CAP);
+    if (!cursor || !bytes) {
+        serve_fail_memory(call);
+        return;
+    }
+    size_t len = cursor_encode(&s->previous, (struct slice){0}, token_key(call_core(call)->node), cursor);
+    struct writer w = writer_of(bytes, CAP);
+    pb_int64(&w, 1, (int64_t)s->redelivered);
+    pb_int64(&w, 2, (int64_t)s->skipped);
+    pb_tag(&w, 3, PB_LEN);
+    write_varint(&w, len);
+    check(!w.full);
+    const struct slice parts[] = {writer_slice(&w), slice_of(cursor, len)};
+    call_reply(call, parts, ARRAY_LEN(parts));
+}
+
+/* false: the op was refused, and the call has failed. */
+static bool succeeded(struct call *call, struct call_op *o) {
+    if (!o->op.failure.status) return true;
+    serve_fail_with(call, &o->op.failure);
+    return false;
+}
+
+static void on_moved(struct call *call, struct call_op *o) {
+    struct group_call *g = container_of(o, struct group_call, op);
+    if (o->op.failure.status == STATUS_VERSION_MISMATCH) {
+        failure_set(call_failure(call), STATUS_VERSION_MISMATCH, "the group was moved by another seek at the same time: look where it is, and seek again");
+        call_fail(call);
+        return;
+    }
+    if (!succeeded(call, o)) return;
+    g->partition++;
+    seek_move(call, g);
+}
+
+static struct slice seek_packed(const struct seeking *s, uint16_t first, uint16_t last, struct arena *arena, unsigned *count) {
+    size_t cap = (size_t)(last - first + 1) * (2 + 10);
+    uint8_t *bytes = arena_alloc(arena, cap);
+    if (!bytes) return (struct slice){0};
+    struct writer w = writer_of(bytes, cap);
+    *count = 0;
+    for (uint32_t slot = first; slot <= last; slot++) {
+        if (s->target.seq[slot] <= 0) continue; /* from its first event on */
+        write_be16(&w, (uint16_t)slot);
+        write_varint(&w, (uint64_t)s->target.seq[slot]);
+        ++*count;
+    }
+    check(!w.full);
+    return writer_slice(&w);
+}
+
+static void seek_move(struct call *call, struct group_call *g) {
+    struct seeking *s = g->own;
+    uint32_t partitions = call_core(call)->node->partition_count;
+    if (at_end(call, g)) {
+        seek_reply(call, g);
+        return;
+    }
+    struct op *op = serve_group_op(call, g, OP_WRITE);
+    struct command c = {.type = COMMAND_GROUP_SEEK, .seek = {.group_id = g->row.group_id, .epoch = s->epochs[g->partition]}};
+    c.seek.packed = seek_packed(s, partition_first_slot(g->partition, partitions), partition_last_slot(g->partition, partitions), g->arena, &c.seek.count);
+    op->command = c.seek.packed.data ? command_encode(&c, g->arena) : (struct slice){0};
+    if (op->command.data) call_submit(call, &g->op, on_moved);
+    else serve_fail_memory(call);
+}
+
+static void on_looked(struct call *call, struct call_op *o) {
+    struct group_call *g = container_of(o, struct group_call, op);
+    struct seeking *s = g->own;
+    const Orderdb__V1__SeekConsumerGroupRequest *m = g->message;
+    if (!succeeded(call, o)) return;
+    s->redelivered += o->op.positions.redelivered;
+    s->skipped += o->op.positions.skipped;
+    s->epochs[g->partition++] = o->op.positions.epoch;
+    if (!at_end(call, g)) {
+        seek_look(call, g);
+        return;
+    }
+    if (m->dry_run) {
+        seek_reply(call, g);
+        return;
+    }
+    g->partition = 0;
+    seek_move(call, g);
+}
+
+static void seek_look(struct call *call, struct group_call *g) {
+    struct seeking *s = g->own;
+    serve_group_op(call, g, OP_GROUP_POSITIONS)->positions = (struct consumer_positions){.group_id = g->row.group_id, .behind = s->previous.seq, .target = s->target.seq};
+    call_submit(call, &g->op, on_looked);
+}
+
+static void seek_from(struct call *call, struct group_call *g);
+
+static void on_sought(struct call *call, struct call_op *o) {
+    struct group_call *g = container_of(o, struct group_call, op);
+    if (!succeeded(call, o)) return;
+    g->partition++;
+    if (!at_end(call, g)) {
+        seek_from(call, g);
+        return;
+    }
+    g->partition = 0;
+    seek_look(call, g);
+}
+
+static void seek_from(struct call *call, struct group_call *g) {
+    struct seeking *s = g->own;
+    serve_group_op(call, g, OP_FEED_SEEK)->seek = (struct feed_seek){.from = s->from, .time_us = s->time_us, .behind = s->target.seq};
+    call_submit(call, &g->op, on_sought);
+}
+
+static bool read_start(struct seeking *s, Orderdb__V1__ConsumerGroup__Start start, struct failure *f) {
+    switch (start) {
+    case ORDERDB__V1__CONSUMER_GROUP__START__EARLIEST: return s->from = FEED_EARLIEST, true;
+    case ORDERDB__V1__CONSUMER_GROUP__START__LATEST: return s->from = FEED_LATEST, true;
+    case ORDERDB__V1__CONSUMER_GROUP__START__SNAPSHOT_THEN_TAIL:
+        failure_meta(f, "field", "start = SNAPSHOT_THEN_TAIL");
+        return failure_set(f, STATUS_NOT_BUILT_YET, "start = SNAPSHOT_THEN_TAIL is not built yet"), false;
+    default: return failure_violation(f, STATUS_FIELD_INVALID, "start", "must be 1 (EARLIEST) or 2 (LATEST), not %d; for a time there is `time`", (int)start), false;
+    }
+}
+
+/* false: *f says why. */
+static bool read_to(struct seeking *s, const Orderdb__V1__SeekConsumerGroupRequest *m, const struct node *node, struct failure *f) {
+    int64_t us = 0;
+    cursor_init(&s->target);
+    cursor_init(&s->previous);
+    switch (m->to_case) {
+    case ORDERDB__V1__SEEK_CONSUMER_GROUP_REQUEST__TO_TIME:
+        if (!check_timestamp(m->time, "time", &us, f)) return false;
+        s->from = FEED_TIME;
+        s->time_us = (uint64_t)MAX_OF(us, (int64_t)1);
+        return true;
+    case ORDERDB__V1__SEEK_CONSUMER_GROUP_REQUEST__TO_CURSOR:
+        s->from = FEED_CURSOR;
+        return cursor_decode(&s->target, slice_of(m->cursor.data, m->cursor.len), (struct slice){0}, token_key(node), "cursor", f) == STATUS_OK;
+    case ORDERDB__V1__SEEK_CONSUMER_GROUP_REQUEST__TO_START: return read_start(s, m->start, f);
+    default: return failure_violation(f, STATUS_FIELD_INVALID, "to", "name a time, a cursor or a start"), false;
+    }
+}
+
+static void seek_found(struct call *call, struct group_call *g) {
+    g->own = *call_state(call);
+    g->arena = call_arena_take(call);
+    if (g->arena) seek_from(call, g);
+    else serve_fail_memory(call);
+}
+
+void serve_seek_consumer_group(struct call *call) {
+    const struct node *node = call_core(call)->node;
+    Orderdb__V1__SeekConsumerGroupRequest *m = (void *)serve_decode(call, &orderdb__v1__seek_consumer_group_request__descriptor);
+    if (!m) return;
+    struct arena *memory = call_arena_take(call); /* 256 KiB: beside the call's, which is made for the message */
+    struct seeking *s = memory ? arena_new(memory, struct seeking) : NULL;
+    if (!s || !(s->epochs = arena_array(memory, uint64_t, node->partition_count))) {
+        serve_fail_memory(call);
+        return;
+    }
+    if (!read_to(s, m, node, call_failure(call))) {
+        call_fail(call);
+        return;
+    }
+    *call_state(call) = s;
+    serve_group_find(call, m, m->group, seek_found);
+}

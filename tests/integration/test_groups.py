@@ -1,0 +1,558 @@
+#!/usr/bin/env python3
+"""Consumer groups through a stock gRPC client (docs/STREAM.md): delivery in order, sharing, retries, dead letters, seek, crashes. A Member is one Subscribe call."""
+import collections
+import queue
+import threading
+import time
+
+
+
+import orderdb_test as t
+from orderdb_test import grpc, pb, stream_pb2 as st
+from google.protobuf import duration_pb2, field_mask_pb2
+
+WAIT_S = 20 * t.SLOW
+
+
+def duration(s):
+    return duration_pb2.Duration(seconds=int(s), nanos=int(round(s % 1 * 1e9)))
+
+
+def group(server, name, **fields):
+    return server.call("CreateConsumerGroup", group=st.ConsumerGroup(group=name, **fields))
+
+
+class Member:
+    """A subscription: what came is in `events`, in order; `error` is how it ended, `ended` that it did."""
+
+    def __init__(self, server, name, member_id="m-1", credit=1000, client=None, open_=None):
+        self.out, self.events, self.stale, self.progress = queue.Queue(), [], [], []
+        self.changed, self.ended, self.error = threading.Condition(), False, None
+        self.client = client or server.new_client()
+        self.send(open=open_ or st.SubscribeRequest.Open(group=name, member_id=member_id))
+        if credit:
+            self.send(credit=st.SubscribeRequest.Credit(events=credit))
+        self.call = self.client.stub("Subscribe")(iter(self.out.get, None))
+        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
+
+    def _read(self):
+        error = None
+        try:
+            for r in self.call:
+                with self.changed:
+                    self.events += r.batch.events
+                    self.stale += r.stale.event_ids
+                    if r.HasField("progress"):
+                        self.progress.append(t.seconds_of(r.progress.complete_to))
+                    self.changed.notify_all()
+        except grpc.RpcError as e:
+            error = t.Failure(e)
+        with self.changed:
+            self.ended, self.error = True, error
+            self.changed.notify_all()
+
+    def send(self, **message):
+        self.out.put(st.SubscribeRequest(**message))
+
+    def until(self, condition, what):
+        with self.changed:
+            t.true(self.changed.wait_for(condition, WAIT_S), "%s; %d events, ended %s %s" % (what, len(self.events), self.ended, self.error))
+        return self
+
+    def wait(self, n):
+        return self.until(lambda: len(self.events) >= n, "%d events" % n)
+
+    def ack(self, *events):
+        self.send(ack=st.SubscribeRequest.Ack(event_ids=[e if isinstance(e, str) else e.event_id for e in events]))
+
+    def nack(self, event, **fields):
+        self.send(nack=st.SubscribeRequest.Nack(event_id=event.event_id, **fields))
+
+    def half_close(self):
+        self.out.put(None)
+        self.until(lambda: self.ended, "the end")
+        return self.error
+
+    def cancel(self):
+        self.call.cancel()
+        self.out.put(None)
+        self.client.close()
+
+    def refused(self, code, reason):
+        self.until(lambda: self.ended, "a refusal")
+        t.true(self.error, "it ended well")
+        t.equal((self.error.code_name, self.error.reason), (code, reason))
+        self.out.put(None)
+        return self.error
+
+
+def consume(server, name, n, member_id="m-1", each=None):
+    """Reads and acks until n events have come; half-closes."""
+    m = Member(server, name, member_id)
+    done = 0
+    while done < n:
+        m.wait(done + 1)
+        new = m.events[done:]
+        done += len(new)
+        m.ack(*new)
+    t.equal(m.half_close(), None)
+    return m.events
+
+
+_users = iter("user-%d" % i for i in range(10**9))
+
+
+def orders(server, user, n):
+    return [server.call("CreateOrder", t.create_request(user_id=user)).order.order_id for _ in range(n)]
+
+
+def in_order(events):
+    """Per slot seqs ascend, each once."""
+    last = collections.defaultdict(int)
+    for e in events:
+        t.true(e.seq > last[e.slot], "%s after seq %d" % (e.event_id, last[e.slot]))
+        last[e.slot] = e.seq
+
+
+def lag_is(server, name, **fields):
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        lag = server.call("GetGroupLag", group=name)
+        if all(getattr(lag, k) == v for k, v in fields.items()) or time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    t.equal({k: getattr(lag, k) for k in fields}, fields, "lag")
+    return lag
+
+
+# ---- definitions
+@t.test("create, get, update, list, delete; who is not there is not found")
+def _(server):
+    made = group(server, "g-1", filter='type = "CREATED"', ack_timeout=duration(5), key_window=3)
+    t.equal((made.group, made.ordering_key, made.start, made.retry.max_attempts, made.ack_timeout.seconds, made.key_window), ("g-1", st.ConsumerGroup.USER, st.ConsumerGroup.EARLIEST, 16, 5, 3))
+    t.equal(server.call("GetConsumerGroup", group="g-1"), made)
+    t.refused(lambda: group(server, "g-1"), "ALREADY_EXISTS", "GROUP_EXISTS")
+    changed = server.call("UpdateConsumerGroup", group=st.ConsumerGroup(group="g-1", paused=True, key_window=9), update_mask=field_mask_pb2.FieldMask(paths=["paused"]))
+    t.equal((changed.paused, changed.key_window, changed.filter), (True, 3, made.filter))
+    t.equal(server.call("GetConsumerGroup", group="g-1"), changed)
+    for i in range(4):
+        group(server, "page-%d" % i)
+    names, token = [], ""
+    while True:
+        page = server.call("ListConsumerGroups", page_size=2, page_token=token)
+        names += [g.group for g in page.groups]
+        token = page.next_page_token
+        if not token:
+            break
+    t.equal(names, ["g-1", "page-0", "page-1", "page-2", "page-3"])
+    t.refused(lambda: server.call("ListConsumerGroups", page_token="abc"), "INVALID_ARGUMENT", "PAGE_TOKEN_INVALID")
+    for name in names:
+        server.call("DeleteConsumerGroup", group=name)
+    t.equal(len(server.call("ListConsumerGroups").groups), 0)
+    for method in ("GetConsumerGroup", "DeleteConsumerGroup", "GetGroupLag"):
+        t.refused(lambda: server.call(method, group="g-1"), "NOT_FOUND", "GROUP_NOT_FOUND")
+    t.refused(lambda: server.call("UpdateConsumerGroup", group=st.ConsumerGroup(group="g-1")), "NOT_FOUND", "GROUP_NOT_FOUND")
+
+
+# ---- delivery
+@t.test("everything once, in order per user; a half-close ends with OK; nothing is left")
+def _(server):
+    group(server, "once", start=st.ConsumerGroup.LATEST)
+    users = [next(_users) for _ in range(10)]
+    expected = [o for u in users for o in orders(server, u, 5)]
+    events = consume(server, "once", 50)
+    t.equal(sorted(e.order_id for e in events), sorted(expected))
+    in_order(events)
+    t.true(all(e.delivery_attempt == 1 and e.after.user_id == e.user_id for e in events))
+    lag_is(server, "once", events=0, in_flight=0, members=0)
+    more = orders(server, users[0], 1)
+    t.equal([e.order_id for e in consume(server, "once", 1)], more)
+
+
+@t.test("credit is the limit, and one key has one event in flight")
+def _(server):
+    group(server, "credit", start=st.ConsumerGroup.LATEST)
+    a, b = next(_users), next(_users)
+    orders(server, a, 3), orders(server, b, 3)
+    m = Member(server, "credit", credit=1).wait(1)
+    first = m.events[0]
+    lag_is(server, "credit", in_flight=1, events=6, members=1)
+    m.send(credit=st.SubscribeRequest.Credit(events=10))
+    m.wait(2)
+    t.equal({e.user_id for e in m.events}, {a, b})
+    lag_is(server, "credit", in_flight=2)
+    m.ack(first)
+    m.wait(3)
+    t.equal(m.events[2].user_id, first.user_id)
+    t.equal(m.events[2].seq, first.seq + 1)
+    m.half_close()
+    lag_is(server, "credit", in_flight=0, events=5, members=0)
+
+
+@t.test("two members share the keys; what one held goes to the other when it leaves, no attempt counted")
+def _(server):
+    group(server, "two", start=st.ConsumerGroup.LATEST)
+    a, b = Member(server, "two", "a"), Member(server, "two", "b")
+    lag_is(server, "two", members=2)
+    users = [next(_users) for _ in range(20)]
+    for u in users:
+        orders(server, u, 1)
+    deadline = time.monotonic() + WAIT_S
+    while len(a.events) + len(b.events) < 20 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    t.equal(sorted(e.user_id for e in a.events + b.events), sorted(users))
+    t.true(a.events and b.events, "one has all")
+    left = {e.event_id for e in a.events}
+    before = len(b.events)
+    a.cancel()
+    b.wait(before + len(left))
+    t.equal({e.event_id for e in b.events[before:]}, left)
+    t.true(all(e.delivery_attempt == 1 for e in b.events))
+    b.ack(*b.events)
+    t.equal(b.half_close(), None)
+    lag_is(server, "two", events=0)
+
+
+@t.test("a nack with a delay holds up its own key alone, and counts an attempt")
+def _(server):
+    group(server, "nack", start=st.ConsumerGroup.LATEST)
+    slow, fast = next(_users), next(_users)
+    orders(server, slow, 2), orders(server, fast, 3)
+    m = Member(server, "nack").wait(2)
+    first = next(e for e in m.events if e.user_id == slow)
+    begun = time.monotonic()
+    m.nack(first, delay=duration(0.6), error="not now")
+    while sum(e.user_id == fast for e in m.events) < 3:
+        n = len(m.events)
+        m.ack(*[e for e in m.events if e.user_id == fast])
+        m.wait(n + 1)
+    m.until(lambda: sum(e.user_id == slow for e in m.events) >= 2, "the nacked one again")
+    t.true(time.monotonic() - begun >= 0.55, "it came before its delay")
+    again = [e for e in m.events if e.user_id == slow][1]
+    t.equal((again.event_id, again.delivery_attempt), (first.event_id, 2))
+    m.half_close()
+
+
+@t.test("what is not acked in time comes again, the late ack is stale; an extension keeps it")
+def _(server):
+    group(server, "late", start=st.ConsumerGroup.LATEST, ack_timeout=duration(1))
+    user, kept = next(_users), next(_users)
+    orders(server, user, 1)
+    m = Member(server, "late").wait(1)
+    m.wait(2)
+    t.equal([(e.event_id, e.delivery_attempt) for e in m.events], [(m.events[0].event_id, 1), (m.events[0].event_id, 2)])
+    m.ack(m.events[1])
+    m.ack(m.events[0])
+    m.until(lambda: m.stale, "stale")
+    t.equal(m.stale, [m.events[0].event_id])
+    orders(server, kept, 1)
+    m.wait(3)
+    until = time.monotonic() + 1.5
+    while time.monotonic() < until:
+        m.send(extend=st.SubscribeRequest.Ack(event_ids=[m.events[2].event_id]))
+        time.sleep(0.2)
+    m.ack(m.events[2])
+    t.equal(m.half_close(), None)
+    t.equal(len(m.events), 3)
+    lag_is(server, "late", events=0)
+
+
+# ---- members
+@t.test("the same member_id again replaces the first, whose stream ends")
+def _(server):
+    group(server, "twice", start=st.ConsumerGroup.LATEST)
+    first = Member(server, "twice", "same")
+    lag_is(server, "twice", members=1)
+    orders(server, next(_users), 1)
+    first.wait(1)
+    second = Member(server, "twice", "same")
+    first.refused("ABORTED", "MEMBER_REPLACED")
+    second.wait(1)
+    t.equal((second.events[0].event_id, second.events[0].delivery_attempt), (first.events[0].event_id, 1))
+    second.half_close()
+
+
+@t.test("a paused group gives nothing out; a deleted one ends its streams")
+def _(server):
+    group(server, "paused", start=st.ConsumerGroup.LATEST, paused=True)
+    orders(server, next(_users), 1)
+    m = Member(server, "paused")
+    lag_is(server, "paused", members=1, events=1)
+    time.sleep(0.2)
+    t.equal(len(m.events), 0)
+    server.call("UpdateConsumerGroup", group=st.ConsumerGroup(group="paused"), update_mask=field_mask_pb2.FieldMask(paths=["paused"]))
+    m.wait(1)
+    server.call("DeleteConsumerGroup", group="paused")
+    m.refused("NOT_FOUND", "GROUP_NOT_FOUND")
+
+
+@t.test("a group that filters gets what it wants, and its progress moves")
+def _(server):
+    group(server, "filter", start=st.ConsumerGroup.LATEST, filter='type = "TRANSITIONED" AND entry.to_status = "PAID"')
+    m = Member(server, "filter")
+    order_ids = orders(server, next(_users), 3)
+    server.call("TransitionOrder", t.transition_request(order_ids[1], "pay"))
+    m.wait(1)
+    t.equal((m.events[0].order_id, m.events[0].after.status), (order_ids[1], "PAID"))
+    m.ack(m.events[0])
+    m.until(lambda: m.progress and m.progress[-1] >= t.seconds_of(m.events[0].commit_time), "progress")
+    t.equal(m.progress, sorted(m.progress))
+    m.half_close()
+    t.equal(len(m.events), 1)
+
+
+@t.test("what a stream may not say ends it, naming the field")
+def _(server):
+    group(server, "bad", start=st.ConsumerGroup.LATEST)
+    Open, Credit, Ack, Nack = st.SubscribeRequest.Open, st.SubscribeRequest.Credit, st.SubscribeRequest.Ack, st.SubscribeRequest.Nack
+    for fields, reason, at in (
+            (dict(open_=Open(group="bad")), "FIELD_INVALID", "open.member_id"), (dict(open_=Open(group="bad", member_id="m" * 65)), "LIMIT_EXCEEDED", "open.member_id"),
+            (dict(open_=Open(group="no name", member_id="m")), "FIELD_INVALID", "open.group"), (dict(open_=Open(group="bad", member_id="m", zone="z" * 65)), "LIMIT_EXCEEDED", "open.zone")):
+        t.equal([f for f, _ in Member(server, "bad", credit=0, **fields).refused("INVALID_ARGUMENT", reason).violations], [at])
+    Member(server, "nobody", credit=0).refused("NOT_FOUND", "GROUP_NOT_FOUND")
+    for message, reason, at in (
+            (dict(credit=Credit(events=0)), "FIELD_INVALID", "credit.events"), (dict(credit=Credit(events=1000001)), "FIELD_INVALID", "credit.events"),
+            (dict(ack=Ack(event_ids=["1:1", "x"])), "FIELD_INVALID", "ack.event_ids[1]"), (dict(extend=Ack(event_ids=["16384:1"])), "FIELD_INVALID", "extend.event_ids[0]"),
+            (dict(ack=Ack(event_ids=["1:1"] * 10001)), "LIMIT_EXCEEDED", "ack.event_ids"), (dict(nack=Nack(event_id="1:0")), "FIELD_INVALID", "nack.event_id"),
+            (dict(nack=Nack(event_id="1:1", delay=duration(-1))), "FIELD_INVALID", "nack.delay"), (dict(open=Open(group="bad", member_id="m")), "FIELD_INVALID", "open"), (dict(), "FIELD_INVALID", "msg")):
+        m = Member(server, "bad")
+        m.send(**message)
+        t.equal([f for f, _ in m.refused("INVALID_ARGUMENT", reason).violations], [at])
+    m = Member(server, "bad")
+    m.ack("1:1")
+    m.nack(st.ChangeEvent(event_id="2:2"))
+    m.until(lambda: len(m.stale) == 2, "stale")
+    t.equal(sorted(m.stale), ["1:1", "2:2"])
+    m.half_close()
+    lag_is(server, "bad", members=0)
+
+
+@t.test("who does not read holds nobody up")
+def _(server):
+    group(server, "stuck", start=st.ConsumerGroup.LATEST, payload=pb.ORDER_VIEW_FULL)
+    client = server.new_client(options=[("grpc.http2.lookahead_bytes", 65536)])
+    requests = queue.Queue()
+    requests.put(st.SubscribeRequest(open=st.SubscribeRequest.Open(group="stuck", member_id="stuck")))
+    requests.put(st.SubscribeRequest(credit=st.SubscribeRequest.Credit(events=100000)))
+    call = client.stub("Subscribe")(iter(requests.get, None))  # and nobody reads
+    group(server, "reads", start=st.ConsumerGroup.LATEST)
+    users = [next(_users) for _ in range(300)]
+    for u in users:
+        server.call("CreateOrder", t.create_request(user_id=u, item_count=40))
+    t.equal(len(consume(server, "reads", 300)), 300)
+    call.cancel()
+    requests.put(None)
+    client.close()
+    t.equal(len(consume(server, "stuck", 300, "other")), 300)
+
+
+# ---- acks in transitions
+@t.test("a transition acks its event in the same commit, alone and in a batch; both or neither")
+def _(server):
+    group(server, "acks", start=st.ConsumerGroup.LATEST, filter='type = "CREATED"', key_window=4)
+    user, other = next(_users), next(_users)
+    a, b, c = orders(server, user, 3)
+    orders(server, other, 1)
+    m = Member(server, "acks").wait(4)
+    events = {e.order_id: e for e in m.events}
+    ref = lambda e, name="acks": pb.AckRef(group=name, event_id=e.event_id)  # noqa: E731
+    dry = t.transition_request(a, "pay", ack=ref(events[a]))
+    dry.options.validate_only = True
+    t.equal(server.call("TransitionOrder", dry).order.status, "PAID")
+    lag_is(server, "acks", in_flight=4)
+    request = t.transition_request(a, "pay", ack=ref(events[a]))
+    t.equal(server.call("TransitionOrder", request).order.status, "PAID")
+    lag_is(server, "acks", in_flight=3)
+    t.true(server.call("TransitionOrder", request).replayed, "the same request again")
+    foreign = next(e for e in m.events if e.user_id == other)
+    for e in (events[a], foreign):  # settled already; of another user's slot
+        f = t.refused(lambda: server.call("TransitionOrder", t.transition_request(b, "pay", ack=ref(e))), "FAILED_PRECONDITION", "ACK_NOT_IN_FLIGHT")
+        t.equal(f.metadata["event_id"], e.event_id)
+    t.refused(lambda: server.call("TransitionOrder", t.transition_request(b, "pay", ack=ref(events[b], "acks-2"))), "NOT_FOUND", "GROUP_NOT_FOUND")
+    t.equal(server.call("GetOrder", order_id=b).status, "PENDING_PAYMENT")
+    f = t.refused(lambda: server.call("TransitionOrder", t.transition_request(b, "ship", ack=ref(events[b]))), "FAILED_PRECONDITION", "STATUS_MISMATCH")
+    lag_is(server, "acks", in_flight=3)
+    done = server.call("BatchTransitionOrders", requests=[t.transition_request(b, "pay", ack=ref(events[b])), t.transition_request(c, "pay", ack=ref(events[a])), t.transition_request(c, "pay", ack=ref(events[c], "nobody"))])
+    t.equal([t.status_reason(r.error)[1] if r.HasField("error") else r.ok.order.status for r in done.results], ["PAID", "ACK_NOT_IN_FLIGHT", "GROUP_NOT_FOUND"])
+    m.ack(events[c], foreign)
+    t.equal(m.half_close(), None)
+    lag_is(server, "acks", events=0, in_flight=0)
+    server.call("DeleteConsumerGroup", group="acks")
+    group(server, "acks")
+    t.refused(lambda: server.call("TransitionOrder", t.transition_request(c, "pay", ack=ref(events[c]))), "FAILED_PRECONDITION", "ACK_NOT_IN_FLIGHT")
+
+
+# ---- dead letters
+def letters(server, name, **fields):
+    """All of them, in pages of 2."""
+    found, token = [], ""
+    while True:
+        page = server.call("ListDeadLetters", group=name, page_size=2, page_token=token, **fields)
+        t.true(len(page.letters) <= 2, "a page is too long")
+        found += page.letters
+        token = page.next_page_token
+        if not token:
+            return found
+
+
+@t.test("attempts that are used up make one dead letter; list, filter, redrive, purge, with dry runs")
+def _(server):
+    group(server, "dead", start=st.ConsumerGroup.LATEST, retry=st.RetryPolicy(max_attempts=2, min_backoff=duration(0.01), max_backoff=duration(0.02)))
+    group(server, "other", start=st.ConsumerGroup.LATEST)
+    users = [next(_users) for _ in range(5)]
+    for u in users:
+        orders(server, u, 2)
+    m, done = Member(server, "dead"), 0
+    while done < 15:  # the first of each user fails twice, the second is fine
+        m.wait(done + 1)
+        for e in m.events[done:]:
+            first = e.event_id == next(x.event_id for x in m.events if x.user_id == e.user_id)
+            m.nack(e, error="broken: " + e.user_id) if first else m.ack(e)
+            done += 1
+    lag_is(server, "dead", events=0, in_flight=0, dead_letters=5)
+    found = letters(server, "dead")
+    t.equal(sorted(d.event.user_id for d in found), sorted(users))
+    t.equal([(d.event.slot, d.event.seq) for d in found], sorted((d.event.slot, d.event.seq) for d in found))
+    t.true(all(d.attempts == 2 and d.error == "broken: " + d.event.user_id and not d.key_parked and d.dead_time.seconds for d in found), found)
+    one = 'user_id = "%s"' % users[0]
+    t.equal([d.event.user_id for d in letters(server, "dead", filter=one)], [users[0]])
+    t.equal(len(letters(server, "other")), 0)
+    t.refused(lambda: server.call("ListDeadLetters", group="dead", filter=one, page_token=server.call("ListDeadLetters", group="dead", page_size=1).next_page_token), "INVALID_ARGUMENT", "PAGE_TOKEN_INVALID")
+    t.refused(lambda: server.call("ListDeadLetters", group="dead", filter="user_id ="), "INVALID_ARGUMENT", "FILTER_INVALID")
+    t.equal(server.call("RedriveDeadLetters", group="dead", dry_run=True).redriven, 5)
+    t.equal(server.call("PurgeDeadLetters", group="dead", filter=one, dry_run=True).purged, 1)
+    t.equal(len(letters(server, "dead")), 5)
+    t.equal(server.call("PurgeDeadLetters", group="dead", filter=one).purged, 1)
+    t.equal(server.call("RedriveDeadLetters", group="dead", max_per_second=1000).redriven, 4)
+    m.wait(19)
+    t.equal(sorted(e.user_id for e in m.events[15:]), sorted(users[1:]))
+    t.true(all(e.delivery_attempt == 1 for e in m.events[15:]), "a redriven letter begins anew")
+    m.ack(*m.events[15:])
+    t.equal(m.half_close(), None)
+    lag_is(server, "dead", events=0, dead_letters=0)
+    t.equal(len(letters(server, "dead")), 0)
+    for method in ("ListDeadLetters", "RedriveDeadLetters", "PurgeDeadLetters"):
+        t.refused(lambda: server.call(method, group="nobody"), "NOT_FOUND", "GROUP_NOT_FOUND")
+    server.call("DeleteConsumerGroup", group="other")
+
+
+@t.test("nack dead makes a dead letter at once; PARK keeps the key back until the redrive")
+def _(server):
+    group(server, "park", start=st.ConsumerGroup.LATEST, retry=st.RetryPolicy(on_exhausted=st.RetryPolicy.DEAD_LETTER_AND_PARK_KEY))
+    user, other = next(_users), next(_users)
+    orders(server, user, 2), orders(server, other, 2)
+    m = Member(server, "park").wait(2)
+    first = next(e for e in m.events if e.user_id == user)
+    m.nack(first, dead=True, error="never")
+    m.ack(*[e for e in m.events if e.user_id == other])
+    m.wait(3)
+    m.ack(m.events[2])
+    lag_is(server, "park", dead_letters=1, in_flight=0)
+    t.equal([(d.event.event_id, d.key_parked, d.error) for d in letters(server, "park")], [(first.event_id, True, "never")])
+    t.true(all(e.user_id == other for e in m.events if e is not first), "a parked key went on")
+    t.equal(server.call("RedriveDeadLetters", group="park").redriven, 1)
+    m.wait(4)
+    t.equal(m.events[3].event_id, first.event_id)
+    m.ack(m.events[3])
+    m.wait(5)
+    t.equal((m.events[4].user_id, m.events[4].seq), (user, first.seq + 1))
+    m.ack(m.events[4])
+    t.equal(m.half_close(), None)
+    lag_is(server, "park", events=0, dead_letters=0, blocked_keys=0)
+
+
+# ---- seek
+@t.test("seek: the dry run counts what then happens, previous_cursor undoes it")
+def _(server):
+    group(server, "seek", start=st.ConsumerGroup.LATEST)
+    users = [next(_users) for _ in range(4)]
+    for u in users:
+        orders(server, u, 1)
+    early = consume(server, "seek", 4)
+    middle = max(t.seconds_of(e.commit_time) for e in early) + 0.001
+    time.sleep(0.01)
+    for u in users:
+        orders(server, u, 1)
+    late = consume(server, "seek", 4)
+    t.true(min(t.seconds_of(e.commit_time) for e in late) >= middle, "clock")
+    lag_is(server, "seek", events=0)
+    seek = lambda **to: server.call("SeekConsumerGroup", group="seek", **to)  # noqa: E731
+    dry = seek(time=t.timestamp(middle), dry_run=True)
+    t.equal((dry.events_to_redeliver, dry.events_skipped), (4, 0))
+    t.equal(lag_is(server, "seek", events=0).events, 0)
+    done = seek(time=t.timestamp(middle))
+    t.equal((done.events_to_redeliver, done.events_skipped), (4, 0))
+    lag_is(server, "seek", events=4)
+    back = seek(cursor=done.previous_cursor, dry_run=True)
+    t.equal((back.events_to_redeliver, back.events_skipped), (0, 4))
+    t.equal(sorted(e.event_id for e in consume(server, "seek", 4)), sorted(e.event_id for e in late))
+    lag_is(server, "seek", events=0)  # the acks are durable
+    undone = seek(time=t.timestamp(middle))
+    seek(cursor=undone.previous_cursor)
+    lag_is(server, "seek", events=0)
+    all_ = seek(start=st.ConsumerGroup.EARLIEST)
+    t.true(all_.events_to_redeliver >= 8, all_)
+    m = Member(server, "seek").wait(4)  # a seek while it reads: what it holds is taken back, and it goes on
+    seek(start=st.ConsumerGroup.LATEST)
+    new = orders(server, users[0], 1)
+    m.until(lambda: m.events[-1].order_id == new[0], "the new order")
+    m.ack(m.events[-1])
+    t.equal(m.half_close(), None)
+    lag_is(server, "seek", events=0)
+    t.refused(lambda: seek(), "INVALID_ARGUMENT", "FIELD_INVALID")
+    t.refused(lambda: seek(start=st.ConsumerGroup.AT_TIME), "INVALID_ARGUMENT", "FIELD_INVALID")
+    t.refused(lambda: seek(cursor=b"abc"), "INVALID_ARGUMENT", "CURSOR_INVALID")
+    t.refused(lambda: server.call("SeekConsumerGroup", group="nobody", start=st.ConsumerGroup.EARLIEST), "NOT_FOUND", "GROUP_NOT_FOUND")
+
+
+# ---- crash
+@t.test("kill -9 in the middle: nothing is lost, what comes again was in flight or acked in the last second")
+def _():
+    with t.Server(cores=1, partitions=2) as server:
+        group(server, "crash")
+        users = [next(_users) for _ in range(20)]
+        expected = {o for u in users for o in orders(server, u, 5)}
+        m = Member(server, "crash")
+        done = 0
+        while done < 50:
+            m.wait(done + 1)
+            new = m.events[done:]
+            done += len(new)
+            m.ack(*new)
+        lag_is(server, "crash", in_flight=min(20, 100 - done))
+        server.kill()
+        m.until(lambda: m.ended, "the end")
+        t.equal(m.error.code_name, "UNAVAILABLE")
+        m.cancel()
+        server.start()
+        t.equal([g.group for g in server.call("ListConsumerGroups").groups], ["crash"])
+        m2 = Member(server, "crash", "m-2")
+        seen = {e.event_id for e in m.events}
+        done = 0
+        while len({e.order_id for e in m.events + m2.events}) < 100 or server.call("GetGroupLag", group="crash").events:
+            with m2.changed:
+                m2.changed.wait_for(lambda: len(m2.events) > done, 0.5)
+            new = m2.events[done:]
+            done += len(new)
+            m2.ack(*new)
+        t.equal({e.order_id for e in m.events + m2.events}, expected)
+        in_order(m2.events)
+        again = [e for e in m2.events if e.event_id in seen]
+        t.true(len(again) <= len(seen), "more came again than had gone out")
+        t.equal(m2.half_close(), None)
+        t.equal(server.stop(), 0)
+
+
+@t.test("a server that shuts down ends its streams with UNAVAILABLE, DRAINING")
+def _():
+    with t.Server(cores=2, partitions=4) as server:
+        group(server, "drain")
+        m = Member(server, "drain")
+        lag_is(server, "drain", members=1)
+        t.equal(server.stop(), 0)
+        m.refused("UNAVAILABLE", "DRAINING")
+
+
+if __name__ == "__main__":
+    t.run(cores=2, partitions=4)
