@@ -5,10 +5,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "proto/base/buf.h"
 #include "proto/base/mem.h"
+#include "proto/scan.h"
 #include "proto/status.h"
+#include "proto/timetext.h"
 #include "tools/pbjson.h"
 #include "tools/table.h"
 
@@ -118,4 +121,45 @@ bool cli_parse_id(const char *text, int64_t *id) {
     errno = 0;
     *id = strtoll(text, &end, 10);
     return *text >= '0' && *text <= '9' && !*end && !errno && *id > 0;
+}
+
+/* Read as JSON has durations: as a field of a message that has one. */
+Google__Protobuf__Duration *cli_parse_duration(const char *text, struct arena *a) {
+    struct buf json = {0};
+    char error[PBJSON_ERROR_BYTES];
+    bool ok = buf_append(&json, SLICE_LIT("{\"ack_timeout\":")) && pbjson_quote(&json, text) && buf_append(&json, SLICE_LIT("}"));
+    Orderdb__V1__ConsumerGroup *m = ok ? (void *)pbjson_parse(&orderdb__v1__consumer_group__descriptor, buf_slice(&json), a, error) : NULL;
+    buf_fini(&json);
+    return m ? m->ack_timeout : NULL;
+}
+
+static void time_ago(Google__Protobuf__Timestamp *t, const Google__Protobuf__Duration *ago) {
+    struct timespec now;
+    check(clock_gettime(CLOCK_REALTIME, &now) == 0);
+    t->seconds = now.tv_sec - (ago ? ago->seconds : 0);
+    t->nanos = (int32_t)now.tv_nsec - (ago ? ago->nanos : 0);
+    if (t->nanos < 0) t->seconds--, t->nanos += 1000000000;
+}
+
+bool cli_parse_time(const char *text, Google__Protobuf__Timestamp *time, struct arena *a) {
+    if (strcmp(text, "now") == 0) return time_ago(time, NULL), true;
+    const Google__Protobuf__Duration *ago = cli_parse_duration(text, a);
+    if (ago) return time_ago(time, ago), ago->seconds >= 0 && ago->nanos >= 0;
+    return time_parse(slice_str(text), &time->seconds, &time->nanos);
+}
+
+void *cli_call(struct cli *cli, const char *path, const ProtobufCMessage *request, const ProtobufCMessageDescriptor *answer, struct arena *a, enum cli_exit *e) {
+    size_t n = protobuf_c_message_get_packed_size(request), answer_bytes;
+    uint8_t *bytes = arena_alloc(a, n + 1);
+    const uint8_t *wire;
+    struct failure f;
+    failure_init(&f, a);
+    *e = CLI_OK;
+    if (!bytes) return *e = cli_no_memory(), NULL;
+    protobuf_c_message_pack(request, bytes);
+    if (!orderdb_call(cli->db, path, bytes, n, NULL, &wire, &answer_bytes)) return *e = cli_error(cli), NULL;
+    static const struct scan_limits limits = {.depth_max = 32, .elements_max = 1 << 20, .unknown_bytes_max = 1 << 20, .unpacked_bytes_max = 256 << 20};
+    void *m = scan_unpack(answer, slice_of(wire, answer_bytes), &limits, &f);
+    if (!m) fprintf(stderr, "orderctl: the answer can't be read: %s\n", f.message ? f.message : status_name(f.status)), *e = CLI_UNAVAILABLE;
+    return m;
 }

@@ -5,6 +5,7 @@
 #include <protobuf-c/protobuf-c.h>
 
 #include "client/orderdb.h"
+#include "proto/base/arena.h"
 #include "tools/args.h"
 
 enum cli_exit { CLI_OK = 0, CLI_REFUSED = 1, CLI_USAGE = 2, CLI_UNAVAILABLE = 3, CLI_INTERRUPTED = 130 };
@@ -29,7 +30,7 @@ struct cli_command {
     enum cli_exit (*run)(struct cli *cli, int argc, char **argv);
     bool yaml; /* takes --output yaml */
 };
-extern const struct cli_command order_commands[], machine_commands[], resource_commands[], stream_commands[], status_commands[]; /* each ends with family NULL */
+extern const struct cli_command order_commands[], machine_commands[], resource_commands[], stream_commands[], group_commands[], dlq_commands[], status_commands[]; /* each ends with family NULL */
 
 /* Prints the words and where to find help; CLI_USAGE. */
 enum cli_exit cli_usage(const struct cli *cli, const char *format, ...) PRINTF_LIKE(2, 3);
@@ -42,5 +43,11 @@ enum cli_exit cli_print_json(const ProtobufCMessage *m);
 /* The whole of a file, or of stdin for "-"; mem_free() it. NULL: told on stderr. */
 char *cli_read_file(const char *path, size_t *len);
 bool cli_parse_id(const char *text, int64_t *id); /* a positive order id */
+/* "1.5s", "30m", "1d12h". In the arena; NULL: it is none, or no memory. */
+Google__Protobuf__Duration *cli_parse_duration(const char *text, struct arena *a);
+/* "now", how long ago ("30m"), or RFC 3339. */
+bool cli_parse_time(const char *text, Google__Protobuf__Timestamp *time, struct arena *a);
+/* A unary method for which the client library has no function; its answer in the arena. NULL: told, and *e says how the process ends. */
+void *cli_call(struct cli *cli, const char *path, const ProtobufCMessage *request, const ProtobufCMessageDescriptor *answer, struct arena *a, enum cli_exit *e);
 
 #endif

@@ -47,32 +47,11 @@ static uint64_t now_ns(void) {
 
 /* ---- where to begin */
 
-/* "30m", as JSON has durations: read as a field of a message that has one. In the arena; NULL: it is none, or no memory. */
-static const Google__Protobuf__Duration *ago_parse(const char *text, struct arena *a) {
-    struct buf json = {0};
-    char error[PBJSON_ERROR_BYTES];
-    bool ok = buf_append(&json, SLICE_LIT("{\"ack_timeout\":")) && pbjson_quote(&json, text) && buf_append(&json, SLICE_LIT("}"));
-    Orderdb__V1__ConsumerGroup *m = ok ? (void *)pbjson_parse(&orderdb__v1__consumer_group__descriptor, buf_slice(&json), a, error) : NULL;
-    buf_fini(&json);
-    return m ? m->ack_timeout : NULL;
-}
-
-static void time_ago(Google__Protobuf__Timestamp *t, const Google__Protobuf__Duration *ago) {
-    struct timespec now;
-    check(clock_gettime(CLOCK_REALTIME, &now) == 0);
-    t->seconds = now.tv_sec - (ago ? ago->seconds : 0);
-    t->nanos = (int32_t)now.tv_nsec - (ago ? ago->nanos : 0);
-    if (t->nanos < 0) t->seconds--, t->nanos += 1000000000;
-}
-
 /* false: it is no time. "earliest" leaves the request as it is. */
 static bool from_parse(const char *text, Orderdb__V1__ReadChangesRequest *r, Google__Protobuf__Timestamp *time, struct arena *a) {
     if (strcmp(text, "earliest") == 0) return true;
     r->from_time = time;
-    if (strcmp(text, "now") == 0) return time_ago(time, NULL), true;
-    const Google__Protobuf__Duration *ago = ago_parse(text, a);
-    if (ago) return time_ago(time, ago), ago->seconds >= 0 && ago->nanos >= 0;
-    return time_parse(slice_str(text), &time->seconds, &time->nanos);
+    return cli_parse_time(text, time, a);
 }
 
 /* ---- the cursor's file: base64 in one line, replaced as a whole */
