@@ -1,7 +1,10 @@
 #!/usr/bin/python3
 """make install as a packager and an application meet it: files in their places, the example built with pkg-config alone, no names that clash, uninstall."""
+import collections
+import importlib
 import os
 import re
+import signal
 import subprocess
 
 import orderdb_test as t
@@ -84,6 +87,57 @@ def _(server):
     p = subprocess.run([example, server.address, "no-such-group"], capture_output=True, text=True, timeout=30 * t.SLOW)
     equal((p.returncode, p.stdout), (1, ""), p.stderr)
     true(re.search("consume: (NOT_FOUND GROUP_NOT_FOUND|UNIMPLEMENTED)", p.stderr), p.stderr)
+
+
+@test("the example of a consumer: events in order per slot through kill -9 of the server, and what it left undone is the next one's")
+def _():
+    server = t.Server()
+    stream_pb = importlib.import_module("orderdb.v1.stream_pb2")
+    try:
+        server.call("CreateConsumerGroup", stream_pb.CreateConsumerGroupRequest(group=stream_pb.ConsumerGroup(group="example", key_window=4)))
+    except t.Failure as f:
+        if f.code_name != "UNIMPLEMENTED":
+            raise
+        server.stop()
+        t.skip("this server has no consumer groups")
+
+    def commits(n):
+        for i in range(n):
+            o = server.call("CreateOrder", t.create_request(t.order(user_id="group-%d" % (i % 7)))).order
+            server.call("TransitionOrder", t.transition_request(o.order_id, "pay"))
+
+    seen = collections.defaultdict(list)
+
+    def read(lines):
+        for line in lines:
+            slot, seq = map(int, line.split()[0].split(":"))
+            true(seq <= max(seen[slot], default=0) + 1, "slot %d: %d after %s" % (slot, seq, seen[slot][-5:])) # it may come again, and never skips
+            seen[slot].append(seq)
+
+    consume = os.path.join(t.TEMP, "consume_group")
+    commits(20)
+    read(subprocess.run([consume, server.address, "example", "15"], check=True, capture_output=True, text=True, timeout=60 * t.SLOW).stdout.splitlines())
+    with open(os.path.join(t.TEMP, "consumed"), "w+") as out:
+        p = subprocess.Popen(["stdbuf", "-oL", consume, server.address, "example"], stdout=out, stderr=subprocess.PIPE, text=True)
+        for _ in range(2):
+            commits(20)
+            server.kill()
+            server.start()
+        commits(10)
+        events = len(server.orderctl("stream", "tail", "--stop-at-end", "-o", "json").stdout.splitlines())
+        before = {"%d:%d" % (slot, seq) for slot, seqs in seen.items() for seq in seqs}
+
+        def consumed():
+            with open(out.name) as f:
+                return len(before | {line.split()[0] for line in f if line.endswith("\n")})
+        t.until(lambda: consumed() >= events, 60, "every event")
+        p.send_signal(signal.SIGINT)
+        error = p.stderr.read()
+        equal(p.wait(60), 0, error)
+        out.seek(0)
+        read(out.read().splitlines())
+    equal(sum(len(set(v)) for v in seen.values()), events)
+    server.stop()
 
 
 @test("the library shows the names of orderdb.h and of messages alone; an application may have its own panic()")
