@@ -5,7 +5,7 @@
 
 /* Places, the writer and the tail; reads are in feed_read.c. */
 
-enum { PLACES_FORMAT = 1, FEED_FORMAT = 1 };
+enum { PLACES_FORMAT = 1, FEED_FORMAT = 1, TAIL_ROOM_MIN = 64 };
 
 /* ---- rows */
 
@@ -98,15 +98,12 @@ enum status feed_end(struct feed_writer *w, uint64_t index, uint64_t log_time_us
 
 /* ---- the tail */
 
-void feed_tail_init(struct feed_tail *t, size_t bytes_max)
-{
-    *t = (struct feed_tail){.bytes_max = bytes_max};
-    list_init(&t->blocks);
-}
+void feed_tail_init(struct feed_tail *t, size_t bytes_max) { *t = (struct feed_tail){.bytes_max = bytes_max}; }
 
 static void drop_oldest(struct feed_tail *t)
 {
-    struct feed_block *b = list_entry(list_pop_front(&t->blocks), struct feed_block, link);
+    struct feed_block *b = t->blocks[t->first++ & (t->room - 1)];
+    t->count--;
     t->bytes -= sizeof *b + b->bytes;
     t->complete_from = b->index + 1; /* the rest of that entry's blocks, if any, are of no use alone and go next */
     mem_free(b);
@@ -114,16 +111,54 @@ static void drop_oldest(struct feed_tail *t)
 
 void feed_tail_clear(struct feed_tail *t)
 {
-    while (!list_empty(&t->blocks)) drop_oldest(t);
-    t->complete_from = 0;
+    while (t->count) drop_oldest(t);
+    mem_free(t->blocks);
+    *t = (struct feed_tail){.bytes_max = t->bytes_max};
+}
+
+size_t feed_tail_find(const struct feed_tail *t, uint64_t index, uint32_t block)
+{
+    size_t low = 0, high = t->count; /* what is in front of low is in front of the place; high is not */
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        const struct feed_block *b = feed_tail_block(t, middle);
+        if (b->index < index || (b->index == index && b->block < block)) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+static bool tail_grow(struct feed_tail *t)
+{
+    size_t room = t->room ? 2 * t->room : TAIL_ROOM_MIN;
+    struct feed_block **blocks = mem_alloc(room * sizeof(struct feed_block *));
+    if (!blocks) return false;
+    for (size_t i = 0; i < t->count; i++) blocks[i] = t->blocks[(t->first + i) & (t->room - 1)];
+    mem_free(t->blocks);
+    t->blocks = blocks;
+    t->first = 0;
+    t->room = room;
+    return true;
+}
+
+static bool tail_push(struct feed_tail *t, struct feed_block *b)
+{
+    if (t->count == t->room && !tail_grow(t)) return false;
+    t->blocks[(t->first + t->count++) & (t->room - 1)] = b;
+    t->bytes += sizeof *b + b->bytes;
+    return true;
 }
 
 void feed_tail_take(struct feed_tail *t, struct feed_writer *w, uint64_t index)
 {
     if (!t->complete_from) t->complete_from = index;
-    list_each(l, &w->closed) t->bytes += sizeof(struct feed_block) + list_entry(l, struct feed_block, link)->bytes;
-    list_splice_back(&t->blocks, &w->closed);
+    for (struct list *l; (l = list_pop_front(&w->closed));) {
+        if (tail_push(t, list_entry(l, struct feed_block, link))) continue;
+        mem_free(list_entry(l, struct feed_block, link));
+        feed_writer_clear(w);
+        return feed_tail_clear(t);
+    }
     w->count = 0;
-    while (t->bytes > t->bytes_max && !list_empty(&t->blocks)) drop_oldest(t);
-    while (!list_empty(&t->blocks) && list_entry(t->blocks.next, struct feed_block, link)->index < t->complete_from) drop_oldest(t);
+    while (t->bytes > t->bytes_max && t->count) drop_oldest(t);
+    while (t->count && feed_tail_block(t, 0)->index < t->complete_from) drop_oldest(t);
 }

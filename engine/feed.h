@@ -60,16 +60,21 @@ enum status feed_add(struct feed_writer *w, const struct event *e, uint64_t inde
 /* Puts the entry's blocks into its batch. */
 enum status feed_end(struct feed_writer *w, uint64_t index, uint64_t log_time_us, struct store_batch *batch) MUST_USE;
 
-/* ---- the tail: blocks of the newest entries, oldest dropped first. Owning core. */
+/* ---- the tail: blocks of the newest entries, oldest dropped first. Owning core.
+ * It can be as long as its share of the budget: tens of thousands of blocks, with readers anywhere among them. So it is an array, to find a reader's place by halves. */
 
 struct feed_tail {
-    struct list blocks;
+    struct feed_block **blocks; /* a ring of `room` (a power of two): the oldest at blocks[first % room] */
+    size_t first, count, room;
     size_t bytes, bytes_max;
     uint64_t complete_from; /* it has every block from this index on; 0: none (a new tail has them from the next entry on) */
 };
 void feed_tail_init(struct feed_tail *t, size_t bytes_max);
-void feed_tail_clear(struct feed_tail *t); /* and what comes is complete from the next entry on */
-/* The entry was applied: takes its blocks. */
+void feed_tail_clear(struct feed_tail *t); /* and what comes is complete from the next entry on. Holds no memory then */
+static inline const struct feed_block *feed_tail_block(const struct feed_tail *t, size_t i) { return t->blocks[(t->first + i) & (t->room - 1)]; }
+/* The number (0: the oldest) of the first block at or behind this place; count: there is none. */
+size_t feed_tail_find(const struct feed_tail *t, uint64_t index, uint32_t block);
+/* The entry was applied: takes its blocks. Without memory for their places the tail begins again behind it, and readers go to the store. */
 void feed_tail_take(struct feed_tail *t, struct feed_writer *w, uint64_t index);
 
 /* ---- reads */

@@ -184,25 +184,15 @@ static void stand_at_end(const struct feed_read *f, struct feed_request *r)
     r->at = (struct feed_position){.index = f->last_index + 1};
 }
 
-static bool in_front_of(const struct feed_request *r, uint64_t index, uint32_t block)
-{
-    return index < r->at.index || (index == r->at.index && block < r->at.block);
-}
-
 static enum status read_tail(const struct feed_read *f, struct feed_request *r, struct output *o)
 {
-    const struct list *blocks = &f->tail->blocks, *from = blocks;
-    size_t bytes = 0;
-    while (from->prev != blocks) { /* readers stand near the end */
-        const struct feed_block *b = list_entry(from->prev, struct feed_block, link);
-        if (in_front_of(r, b->index, b->block)) break;
-        bytes += b->bytes;
-        from = from->prev;
-    }
-    if (!bytes) return stand_at_end(f, r), STATUS_OK;
+    const struct feed_tail *t = f->tail;
+    size_t first = feed_tail_find(t, r->at.index, r->at.block), bytes = 0;
+    if (first == t->count) return stand_at_end(f, r), STATUS_OK;
+    for (size_t i = first; i < t->count && bytes < o->bytes_max; i++) bytes += feed_tail_block(t, i)->bytes; /* live readers want little */
     o->bytes_max = MIN_OF(bytes, o->bytes_max);
-    for (; from != blocks; from = from->next) {
-        const struct feed_block *b = list_entry(from, struct feed_block, link);
+    for (size_t i = first; i < t->count; i++) {
+        const struct feed_block *b = feed_tail_block(t, i);
         bool more;
         stand_at(r, b->index, b->block);
         enum status st = read_block(f, r, slice_of(b->data, b->bytes), o, &more);
@@ -282,27 +272,22 @@ enum status feed_place(const struct store_view *view, struct arena *arena, uint1
     return *place && *place >= kept->first_place ? STATUS_OK : STATUS_ABSENT;
 }
 
-/* The first seq of the slot whose place is `place` or above; last_seq + 1: none. Places ascend with seq, and what is not kept any more is below all that is. */
-static enum status seq_from(const struct store_view *view, struct arena *arena, uint16_t slot, int64_t last_seq, const struct feed_places *last, const struct feed_record *from,
-                            int64_t *seq)
+/* By halves: places ascend with seq, and what is not kept any more is below all that is. Each look at an older chunk is a read of the store, so those that settle most
+ * come first: the newest chunk, which is at hand, for who begins near the end, then the slot's first event for who wants everything. */
+enum status feed_first_kept(const struct store_view *view, struct arena *arena, uint16_t slot, int64_t last_seq, const struct feed_places *last,
+                            const struct feed_record *kept, int64_t *seq)
 {
     int64_t low = 0, high = last_seq + 1; /* low is below, high is not */
-    while (high - low > 1) {
-        int64_t middle = low + (high - low) / 2;
+    for (int looks = 0; high - low > 1; looks++) {
+        int64_t middle = looks == 0 ? feed_chunk_first(last_seq) : looks == 1 && !low ? 1 : low + (high - low) / 2;
         uint64_t place;
-        enum status st = feed_place(view, arena, slot, middle, last_seq, last, from, &place);
+        enum status st = feed_place(view, arena, slot, middle, last_seq, last, kept, &place);
         if (st && st != STATUS_ABSENT) return st;
         if (st) low = middle;
         else high = middle;
     }
     *seq = high;
     return STATUS_OK;
-}
-
-enum status feed_first_kept(const struct store_view *view, struct arena *arena, uint16_t slot, int64_t last_seq, const struct feed_places *last,
-                            const struct feed_record *kept, int64_t *seq)
-{
-    return seq_from(view, arena, slot, last_seq, last, kept, seq);
 }
 
 /* The first block at or behind an index, and its time; false: none, or *st. */

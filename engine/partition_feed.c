@@ -131,15 +131,16 @@ static struct slots slots_of(const struct partition *p, const struct op *op)
     return one ? (struct slots){op->slot, op->slot} : (struct slots){partition_first_slot(p->id, n), partition_last_slot(p->id, n)};
 }
 
-/* Where one slot's reader begins: *behind is what is behind it, *place that of its next event (UINT64_MAX: there is none yet). */
+/* Where one slot's reader begins: *behind is what is behind it; its next event is at *place or behind it (UINT64_MAX: there is none yet). */
 static enum status seek_slot(const struct feed_read *f, const struct feed_seek *s, const struct feed_record *from, uint16_t slot, int64_t *behind, uint64_t *place, struct missing *m)
 {
     struct slot_record record;
     int64_t next;
+    bool told = s->from == FEED_CURSOR && *behind >= 0;
     enum status st = partition_slot_load(&f->view, f->arena, slot, &record);
     if (st) return st;
     if (s->from == FEED_LATEST) next = record.last_seq + 1;
-    else if (s->from == FEED_CURSOR && *behind >= 0) next = *behind + 1;
+    else if (told) next = *behind + 1;
     else if (record.last_seq == 0) next = 1;
     else if ((st = feed_first_kept(&f->view, f->arena, slot, record.last_seq, &record.places, from, &next))) return st;
     if (next > record.last_seq + 1) {
@@ -149,6 +150,7 @@ static enum status seek_slot(const struct feed_read *f, const struct feed_seek *
     *behind = next - 1;
     *place = UINT64_MAX;
     if (next > record.last_seq) return STATUS_OK;
+    if (!told) return *place = from->first_place, STATUS_OK; /* at or in front of it: exact would be one more read of the store for each slot */
     st = feed_place(&f->view, f->arena, slot, next, record.last_seq, &record.places, &f->kept, place);
     if (st != STATUS_ABSENT) return st;
     int64_t first;

@@ -290,17 +290,6 @@ void partition_group_op(struct partition *p, struct op *op)
 
 /* ---- a turn */
 
-static const struct feed_block *tail_from(const struct feed_tail *t, const struct feed_position *at)
-{
-    const struct list *from = &t->blocks;
-    while (from->prev != &t->blocks) { /* members stand near the end */
-        const struct feed_block *b = list_entry(from->prev, struct feed_block, link);
-        if (b->index < at->index || (b->index == at->index && b->block < at->block)) break;
-        from = from->prev;
-    }
-    return from == &t->blocks ? NULL : list_entry(from, struct feed_block, link);
-}
-
 static bool in_tail(const struct dispatcher *d)
 {
     const struct feed_tail *t = &d->partition->tail;
@@ -312,17 +301,18 @@ static enum status run_tail(struct dispatcher *d, unsigned *events)
     struct partition *p = d->partition;
     const struct feed_tail *t = &p->tail;
     uint64_t now = p->engine->now_ns, until = p->engine->env->ops->mono_ns(p->engine->env) + DISPATCH_SLICE_NS;
-    const struct feed_block *b = tail_from(t, &d->consumer.at);
+    size_t i = feed_tail_find(t, d->consumer.at.index, d->consumer.at.block);
     bool used_up = true;
-    while (b && consumer_hungry(&d->consumer) && *events && used_up) {
+    while (i < t->count && consumer_hungry(&d->consumer) && *events && used_up) {
+        const struct feed_block *b = feed_tail_block(t, i);
         unsigned before = d->consumer.at.index == b->index && d->consumer.at.block == b->block ? d->consumer.at.event : 0;
         enum status st = consumer_take_block(&d->consumer, b->index, b->block, slice_of(b->data, b->bytes), now, *events, &used_up);
         if (st) return st;
         *events -= MIN_OF(*events, used_up ? 1 + get_be32(b->data + 9) - before : d->consumer.at.event - before);
-        b = b->link.next == &t->blocks ? NULL : list_entry(b->link.next, struct feed_block, link);
+        if (used_up) i++;
         if (p->engine->env->ops->mono_ns(p->engine->env) >= until) *events = 0;
     }
-    if (!b && used_up) d->consumer.at = (struct feed_position){.index = p->record.applied_index + 1};
+    if (i == t->count && used_up) d->consumer.at = (struct feed_position){.index = p->record.applied_index + 1};
     return STATUS_OK;
 }
 
