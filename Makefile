@@ -91,7 +91,7 @@ BENCH := $(patsubst %.c,$(B)/%,$(wildcard bench/*.c))
 HEADERS := $(foreach r,$(ROOMS),$(wildcard $(r)/*.h $(r)/*/*.h))
 HEADERS_OK := $(HEADERS:%=$(B)/hdr/%.ok)
 
-.PHONY: all help deps run demo test check tests-built unit sim fuzz integration figures abuse overload timers profile tidy errors-doc hdr-check clean
+.PHONY: all help deps run demo test check tests-built unit sim fuzz integration figures abuse overload timers profile bench-stream tidy errors-doc hdr-check clean
 all: $(B)/orderd $(B)/orderctl ## the server and its command-line tool (the default)
 
 help: ## list the targets
@@ -143,6 +143,9 @@ timers: all $(BENCH) $(B)/tests/sim/sim_timers ## 100,000 payments against their
 
 profile: all $(BENCH) ## where the microseconds go: CREATE, TRANSITION, GET (needs perf)
 	@bench/profile.py $(B)
+
+bench-stream: all $(BENCH) ## the change stream: catch-up beside Redis and NATS, latency, fan-out, what events cost (redis-server and nats-server, where installed; under 6 minutes)
+	@bench/stream.py $(B)
 
 tidy: all hdr-check ## borders, one includer per foreign header, sizes, nondeterminism
 	@tests/tidy.sh $(B)

@@ -1,0 +1,264 @@
+#!/usr/bin/python3
+"""The change stream's figures, beside Redis and NATS JetStream in the same run. usage: bench/stream.py BUILD [--orders=300000] [--seconds=5] [--baseline=ORDERD]
+
+Prints Markdown for bench/RESULTS.md, with the machine's load while it ran; progress on stderr. What is compared takes turns, three times each; figures are medians.
+- What events cost a create: server CPU against a build of the commit before there were events (BASE; made once, in build/baseline), a third of the orders at a time.
+- Catch-up: the orders of those three turns, all from the earliest to the end. Peers get as many events of 300 bytes. Readers are C on all sides (bench/follow.c, bench/peer.c), one thread.
+- Latency, fan-out, a reader that hangs: open or closed load beside live readers.
+redis-server and nats-server (Debian packages of these names) are left out, and that is said, where they are not installed."""
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../tests/integration"))
+import orderdb_test as t  # noqa: E402
+
+BASE = "11a917d^"
+TURNS = 3
+EVENT_BYTES = 300  # of the peers
+
+
+def option(name, default):
+    return next((type(default)(a.split("=")[1]) for a in sys.argv if a.startswith("--%s=" % name)), default)
+
+
+def say(text):
+    sys.stderr.write("%6.1f s, load %.1f: %s\n" % (time.monotonic() - BEGAN, os.getloadavg()[0], text))
+    LOADS.append(os.getloadavg()[0])
+
+
+BEGAN, LOADS = time.monotonic(), []
+
+
+def program(name):
+    return os.path.join(t.BUILD, "bench", name)
+
+
+def numbers(text):
+    return {k: float(v) for k, v in re.findall(r"(\w+)=([\d.]+)", text)}
+
+
+def run(name, *arguments):
+    p = subprocess.run([program(name), *map(str, arguments)], capture_output=True, text=True)
+    if p.returncode:
+        raise AssertionError("%s %s: exit %d\n%s%s" % (name, arguments, p.returncode, p.stdout, p.stderr))
+    return p.stdout
+
+
+def cpu_s(pid):
+    f = open("/proc/%d/stat" % pid).read().rsplit(")", 1)[1].split()
+    return (int(f[11]) + int(f[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def load_start(server, *arguments):
+    return subprocess.Popen([program("load"), "--server", server.address, "--mode", "create", "--connections", "8", "--inflight", "32", "--items", "1", *map(str, arguments)],
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def load_end(p):
+    """(acknowledged, rate). Writes that an overloaded machine's server refuses are tried again by the generator, and are no failure here."""
+    out = p.communicate()[0]
+    m = re.search(r"(\d+) acknowledged in [\d.]+ s, (\d+)/s", out)
+    assert m, out
+    return int(m.group(1)), int(m.group(2))
+
+
+def follow(server, *arguments):
+    return numbers(run("follow", "--server", server.address, *arguments))
+
+
+def baseline():
+    """orderd of the commit before there were events; None: it cannot be had."""
+    given = option("baseline", "")
+    if given:
+        return given
+    tree = os.path.join(t.ROOT, "build", "baseline")
+    made = os.path.join(tree, "build", "orderd")
+    if os.path.exists(made):
+        return made
+    archive = subprocess.run(["git", "archive", BASE], cwd=t.ROOT, capture_output=True)
+    if archive.returncode:
+        return None
+    os.makedirs(tree, exist_ok=True)
+    subprocess.run(["tar", "x"], cwd=tree, input=archive.stdout, check=True)
+    cc = "ccache gcc" if shutil.which("ccache") else "gcc"
+    say("building %s, which does not count" % BASE)
+    env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    p = subprocess.run(["make", "-j%d" % os.cpu_count(), "CC=" + cc, "build/orderd"], cwd=tree, capture_output=True, text=True, env=env)
+    return made if p.returncode == 0 else None
+
+
+# ---- peers
+class Peer:
+    def __init__(self, name, command):
+        self.name, self.port = name, t.free_port()
+        self.directory = os.path.join(t.TEMP, name)
+        os.makedirs(self.directory)
+        self.process = subprocess.Popen([a.format(port=self.port, dir=self.directory) for a in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 20
+        while not self.answers():
+            assert time.monotonic() < deadline, "%s does not start" % name
+            time.sleep(0.05)
+
+    def answers(self):
+        try:
+            t.socket.create_connection(("127.0.0.1", self.port), 1).close()
+            return True
+        except OSError:
+            return False
+
+    def do(self, what, events):
+        return numbers(run("peer", self.name, what, self.port, events, EVENT_BYTES))
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
+
+
+PEERS = {
+    "redis": ("redis-server", "--port {port} --bind 127.0.0.1 --dir {dir} --appendonly yes --appendfsync always --save".split() + [""]),
+    "nats": ("nats-server", "-js -sd {dir} -a 127.0.0.1 -p {port}".split()),
+}
+
+
+def peers_start():
+    return [Peer(name, [shutil.which(program_), *flags]) for name, (program_, flags) in PEERS.items() if shutil.which(program_)]
+
+
+# ---- what is measured
+def create_cost(orders, current, base):
+    """[us of server CPU per create] of both, in turns on growing stores. The one whose turn it is not is stopped."""
+    us, rates = {"with": [], "without": []}, []
+    for turn in range(TURNS):
+        for name, server in (("with", current), ("without", base)) if turn % 2 else (("without", base), ("with", current)):
+            if not server:
+                continue
+            server.start()
+            cpu = cpu_s(server.pid)
+            acked, rate = load_end(load_start(server, "--orders", orders))
+            us[name].append((cpu_s(server.pid) - cpu) * 1e6 / acked)
+            if name == "with":
+                rates.append(rate)
+            say("creates %s events: %.1f us, %d/s" % (name, us[name][-1], rate))
+            if turn < TURNS - 1 or name == "without":  # the last one goes on, with its tail in memory
+                server.stop(60)
+    return us, rates
+
+
+def catch_up(server, peers, events):
+    rows = {}
+    for p in peers:
+        say("%s loads %d events: %.0f/s" % (p.name, events, p.do("load", events)["rate"]))
+    jobs = [("ReadChanges, SUMMARY", lambda: follow(server)), ("ReadChanges, FULL", lambda: follow(server, "--full"))]
+    jobs += [(p.name, lambda p=p: p.do("read", events)) for p in peers]
+    for _ in range(TURNS):
+        for name, job in jobs:
+            pid = next((p.process.pid for p in peers if p.name == name), server.pid)
+            cpu = cpu_s(pid)
+            r = job()
+            assert r["events"] == events, (name, r)
+            rate, mb = (r["rate_all"], r["mb_s_all"]) if "rate_all" in r else (r["rate"], r["mb_s"])
+            rows.setdefault(name, []).append((rate, mb, (cpu_s(pid) - cpu) * 1e6 / events))
+            say("catch-up %s: %.0f/s" % (name, rate))
+    return {name: tuple(statistics.median(v[i] for v in values) for i in range(3)) for name, values in rows.items()}
+
+
+def live(server, readers, rate, seconds):
+    """(what the readers saw, orders acknowledged) under an open load."""
+    time.sleep(0.5)
+    p = subprocess.Popen([program("follow"), "--server", server.address, "--live", "--latency", "--readers", str(readers), "--seconds", str(seconds + 2)], stdout=subprocess.PIPE, text=True)
+    time.sleep(0.5)
+    acked, _ = load_end(load_start(server, "--seconds", seconds, "--rate", rate))
+    return numbers(p.communicate()[0]), acked
+
+
+def fan_out(server, rate, seconds):
+    rows = []
+    for readers in (1, 4, 16):
+        turns = TURNS if readers == 1 else 1
+        seen = [live(server, readers, rate, seconds) for _ in range(turns)]
+        behind = follow(server, "--readers", readers)
+        got, acked = sum(s["events"] for s, _ in seen), sum(a for _, a in seen)
+        p50, p99 = (statistics.median(s[k] for s, _ in seen) for k in ("p50_ms", "p99_ms"))
+        rows.append((readers, acked / turns / seconds, got / readers / acked, p50, p99, behind["rate_each"], behind["rate_all"]))
+        say("%d live readers: p50 %.1f ms, p99 %.1f ms" % (readers, p50, p99))
+    return rows
+
+
+def hang(server, seconds):
+    """Creates a second without and with a reader that takes nothing, and what it holds of an idle server's memory."""
+    rates, grown = {False: [], True: []}, 0
+
+    def hanging(seconds_):
+        p = subprocess.Popen([program("follow"), "--server", server.address, "--live", "--hang", "--full", "--seconds", str(seconds_)], stdout=subprocess.DEVNULL)
+        time.sleep(1)
+        return p
+
+    time.sleep(2)
+    before = server.rss_bytes()
+    p = hanging(2)
+    grown = server.rss_bytes() - before
+    p.wait()
+    for turn in range(TURNS):
+        for with_it in (False, True) if turn % 2 else (True, False):
+            p = hanging(seconds + 2) if with_it else None
+            rates[with_it].append(load_end(load_start(server, "--seconds", seconds))[1])
+            if p:
+                p.wait()
+            say("creates beside %s: %d/s" % ("one that hangs" if with_it else "nobody", rates[with_it][-1]))
+    return {k: statistics.median(v) for k, v in rates.items()}, grown
+
+
+def table(head, rows):
+    print("| %s |\n|%s" % (" | ".join(head), "---|" * len(head)))
+    for r in rows:
+        print("| %s |" % " | ".join(r))
+    print()
+
+
+def main():
+    orders, seconds = option("orders", 300000) // TURNS, option("seconds", 5)
+    flags = {"cores": os.cpu_count(), "partitions": 2 * os.cpu_count()}
+    old = baseline()
+    global BEGAN
+    BEGAN = time.monotonic()
+    say("begins")
+    current = t.Server(start=False, **flags)
+    base = t.Server(start=False, program=old, **flags) if old else None
+    peers = peers_start()
+    try:
+        us, rates = create_cost(orders, current, base)
+        events = int(follow(current)["events"])
+        assert events >= orders * TURNS
+        rows = catch_up(current, peers, events)
+        peak = statistics.median(rates)
+        fans = fan_out(current, peak / 2, seconds)
+        hung, grown = hang(current, seconds)
+    finally:
+        for p in peers:
+            p.end()
+    say("done")
+    missing = [p for p in PEERS if p not in [x.name for x in peers]]
+    print("%d CPUs; load average %.1f to %.1f while it ran (%.0f s); %d orders, %d events.%s\n" % (
+        os.cpu_count(), min(LOADS), max(LOADS), time.monotonic() - BEGAN, orders * TURNS, events, " Not installed, so left out: %s." % ", ".join(missing) if missing else ""))
+    reference = rows["ReadChanges, SUMMARY"][0]
+    table(["catch-up read", "events/s", "MB/s", "ReadChanges SUMMARY is", "CPU of the server an event"],
+          [(n, "%.0f" % r, "%.0f" % mb, "%.2f x" % (reference / r), "%.2f us" % c) for n, (r, mb, c) in rows.items()])
+    table(["live readers", "creates/s", "of the events seen", "commit to delivery p50", "p99 (bar 20 ms, one reader)", "catch-up each", "all"],
+          [("%d" % n, "%.0f" % c, "%.1f %%" % (100 * seen), "%.1f ms" % p50, "%.1f ms" % p99, "%.0f/s" % each, "%.0f/s" % all_) for n, c, seen, p50, p99, each, all_ in fans])
+    more = [("creates beside a reader that hangs", "%.0f/s, without %.0f/s: %+.1f %%" % (hung[True], hung[False], 100 * (hung[True] / hung[False] - 1)), "less than 3 % less"),
+            ("memory that it holds", "%.1f MiB" % (grown / 2**20), "< 16 MiB")]
+    if base:
+        a, b = statistics.median(us["with"]), statistics.median(us["without"])
+        more.append(("server CPU a create", "%.1f us, without events %.1f us: %+.1f %%" % (a, b, 100 * (a / b - 1)), "at most 15 % more"))
+    else:
+        more.append(("server CPU a create", "%.1f us; %s is not to be had here" % (statistics.median(us["with"]), BASE), "at most 15 % more"))
+    table(["what", "measured", "bar"], more)
+    return 0
+
+
+sys.exit(main())
