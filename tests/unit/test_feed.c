@@ -224,6 +224,64 @@ static void the_tail_tells_what_the_store_does(void **state)
     mem_free(tail);
 }
 
+static void the_tail_finds_any_place(void **state)
+{
+    a_life_of(200, 6);
+    const struct feed_tail *t = &rig.tail;
+    assert_true(t->count > 10);
+    assert_true(t->first > 0); /* it has gone round, or will */
+    for (uint64_t index = 0; index <= rig.record.applied_index + 1; index++)
+        for (uint32_t block = 0; block < 3; block++) {
+            size_t want = 0;
+            while (want < t->count && (feed_tail_block(t, want)->index < index || (feed_tail_block(t, want)->index == index && feed_tail_block(t, want)->block < block))) want++;
+            assert_int_equal(feed_tail_find(t, index, block), want);
+        }
+}
+
+static void take_blocks(struct feed_tail *t, uint64_t index, unsigned n)
+{
+    struct feed_writer w;
+    feed_writer_init(&w);
+    for (unsigned i = 0; i < n; i++) {
+        struct feed_block *b = mem_zalloc(sizeof *b + 8);
+        assert_non_null(b);
+        *b = (struct feed_block){.index = index, .block = (uint16_t)i, .bytes = 8};
+        list_push_back(&w.closed, &b->link);
+    }
+    feed_tail_take(t, &w, index);
+    assert_true(list_empty(&w.closed));
+    assert_int_equal(w.count, 0);
+    feed_writer_fini(&w);
+}
+
+static void a_tail_without_memory_begins_again(void **state)
+{
+    struct feed_tail t;
+    feed_tail_init(&t, 1 << 20);
+    for (uint64_t index = 7; index < 7 + 64; index++) take_blocks(&t, index, 1);
+    assert_int_equal(t.count, 64);
+    assert_int_equal(t.complete_from, 7);
+    struct feed_writer w;
+    feed_writer_init(&w);
+    struct feed_block *b = mem_zalloc(sizeof *b);
+    b->index = 71;
+    list_push_back(&w.closed, &b->link);
+    mem_fail_nth(1);
+    feed_tail_take(&t, &w, 71);
+    mem_fail_nth(0);
+    assert_true(list_empty(&w.closed));
+    assert_int_equal(t.count, 0);
+    assert_int_equal(t.bytes, 0);
+    assert_int_equal(t.complete_from, 0);
+    take_blocks(&t, 72, 100);
+    assert_int_equal(t.count, 100); /* grown in order */
+    for (unsigned i = 0; i < 100; i++) assert_int_equal(feed_tail_block(&t, i)->block, i);
+    assert_int_equal(t.complete_from, 72);
+    feed_tail_clear(&t);
+    assert_int_equal(t.bytes, 0);
+    assert_null(t.blocks);
+}
+
 static void runs_of_any_size_tell_the_same(void **state)
 {
     struct told *whole = told_new();
@@ -431,7 +489,8 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_feed, close_feed)
     const struct CMUnitTest tests[] = {
-        TEST(every_commit_is_told_once_in_order), TEST(what_is_told_never_changes), TEST(the_tail_tells_what_the_store_does), TEST(runs_of_any_size_tell_the_same),
+        TEST(every_commit_is_told_once_in_order), TEST(what_is_told_never_changes), TEST(the_tail_tells_what_the_store_does),
+        TEST(the_tail_finds_any_place), TEST(a_tail_without_memory_begins_again), TEST(runs_of_any_size_tell_the_same),
         TEST(who_is_behind_gets_the_rest_of_each_slot), TEST(one_user_is_read_alone), TEST(every_seq_has_its_place), TEST(a_time_is_found_exactly),
         TEST(what_is_let_go_is_said), TEST(a_dry_run_tells_nobody), TEST(the_rows_are_golden),
     };
