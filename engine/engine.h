@@ -28,6 +28,7 @@ struct feed_seek {
     enum feed_from from;
     uint64_t time_us;          /* FEED_TIME: events committed then or later, exactly, by slot */
     bool one_slot;
+    bool loose;                /* FEED_EARLIEST: behind may be 0 for a slot whose first commits are of before there were events, which spares a look at each slot */
     /* By slot, [SLOT_COUNT], the caller's. In (FEED_CURSOR): the seq that is behind the reader; below 0: nothing, it begins at the earliest event kept. Out: the same for every
      * slot in question, 0 and above. */
     int64_t *behind;

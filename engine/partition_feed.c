@@ -163,7 +163,7 @@ static enum status seek_slot(const struct feed_read *f, const struct feed_seek *
 /* Everything, where nothing was ever let go, begins in front of the first event of each slot: known without a look at thousands of slots. */
 static bool seek_all(const struct feed_read *f, struct slots slots, struct feed_seek *s)
 {
-    if (s->from != FEED_EARLIEST || s->one_slot || f->kept.first_place) return false;
+    if (s->from != FEED_EARLIEST || !s->loose || s->one_slot || f->kept.first_place) return false;
     for (uint32_t slot = slots.first; slot <= slots.last; slot++) s->behind[slot] = 0;
     s->at = (struct feed_position){0};
     return true;

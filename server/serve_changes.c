@@ -303,7 +303,8 @@ void serve_read_changes(struct call *call) {
     for (uint32_t i = 0; i < c->count; i++) {
         struct op *op = &c->feeders[i].op.op;
         op->kind = OP_FEED_SEEK;
-        op->seek = (struct feed_seek){.from = m->cursor.len ? FEED_CURSOR : c->from_us ? FEED_TIME : FEED_EARLIEST, .time_us = c->from_us, .one_slot = c->user_id.len > 0, .behind = c->behind->seq};
+        op->seek = (struct feed_seek){.from = m->cursor.len ? FEED_CURSOR : c->from_us ? FEED_TIME : FEED_EARLIEST, .time_us = c->from_us,
+                                      .one_slot = c->user_id.len > 0, .loose = true, .behind = c->behind->seq};
         feeder_submit(&c->feeders[i]);
     }
 }
