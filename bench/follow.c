@@ -11,13 +11,14 @@
 #include <sys/resource.h>
 #include <time.h>
 
+#include "bench/histogram.h"
 #include "client/channel.h"
 #include "orderdb/v1/stream.pb-c.h"
 #include "proto/base/buf.h"
 #include "proto/base/mem.h"
 #include "proto/pbwire.h"
 
-enum { READERS_MAX = 64, LATENCY_US_MAX = 1 << 22, FIELD_EVENTS = 1, FIELD_COMMIT_TIME = 11 };
+enum { READERS_MAX = 64, FIELD_EVENTS = 1, FIELD_COMMIT_TIME = 11 };
 
 static struct {
     const char *server;
@@ -33,8 +34,8 @@ struct follower {
 static struct {
     struct channel_loop *loop;
     struct follower followers[READERS_MAX];
-    uint64_t started_ns, live, samples;
-    uint32_t latencies[LATENCY_US_MAX]; /* events that took so many us; the last: those and longer ones */
+    uint64_t started_ns, live;
+    struct histogram latency;
     bool failed;
 } run;
 
@@ -58,8 +59,7 @@ static void latency_note(struct slice event, uint64_t now_us) {
     for (struct pb_field f; pb_next_of(&r, pb_number_bit(FIELD_COMMIT_TIME), &f);) {
         if (f.number != FIELD_COMMIT_TIME) continue;
         uint64_t at_us = timestamp_us(f.bytes);
-        run.latencies[now_us > at_us ? MIN_OF(now_us - at_us, (uint64_t)LATENCY_US_MAX - 1) : 0]++;
-        run.samples++;
+        histogram_add(&run.latency, now_us > at_us ? (now_us - at_us) * NS_PER_US : 0);
         return;
     }
 }
@@ -126,13 +126,6 @@ static void follow(void) {
     }
 }
 
-static double latency_ms(double share) {
-    uint64_t want = (uint64_t)((double)run.samples * share), seen = 0;
-    for (uint32_t us = 0; us < LATENCY_US_MAX; us++)
-        if ((seen += run.latencies[us]) > want) return us / 1e3;
-    return 0;
-}
-
 static void report(void) {
     struct rusage u;
     double rates = 0, bytes = 0;
@@ -147,7 +140,8 @@ static void report(void) {
     double cpu = (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
     printf("follow: readers=%llu events=%llu messages=%llu rate_each=%.0f rate_all=%.0f mb_s_all=%.1f cpu_s=%.3f", (unsigned long long)opt.readers, (unsigned long long)events,
            (unsigned long long)messages, rates / (double)opt.readers, rates, bytes / 1e6, cpu);
-    if (run.samples) printf(" p50_ms=%.2f p99_ms=%.2f p999_ms=%.2f", latency_ms(0.5), latency_ms(0.99), latency_ms(0.999));
+    if (run.latency.count)
+        printf(" p50_ms=%.2f p99_ms=%.2f p999_ms=%.2f", histogram_ms(&run.latency, 0.5), histogram_ms(&run.latency, 0.99), histogram_ms(&run.latency, 0.999));
     printf("\n");
 }
 
