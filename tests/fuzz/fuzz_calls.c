@@ -152,6 +152,15 @@ static void check_result(ProtobufCMessage *a, ProtobufCMessage *b, struct arena 
     check_same(a, b, arena);
 }
 
+/* Calls that are no retries of themselves: a group that is there, or gone, the second time; timers set or cancelled without a request_id; figures of a moment. */
+static bool is_once(const char *name) {
+    static const char *const names[] = {"SetOrderTimer", "CancelOrderTimer", "CreateConsumerGroup", "DeleteConsumerGroup", "UpdateConsumerGroup", "GetGroupLag",
+                                        "SeekConsumerGroup", "RedriveDeadLetters", "PurgeDeadLetters"};
+    for (size_t i = 0; i < ARRAY_LEN(names); i++)
+        if (strcmp(name, names[i]) == 0) return true;
+    return false;
+}
+
 /* UpdateOrder without a request_id is an update each time; its answer does not say whether there was one. */
 static bool is_update_without_id(const struct row *row, struct slice wire, struct arena *arena) {
     struct failure f;
@@ -276,7 +285,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     if (answers[0]) learn(answers[0]);
     bool patient = !how.little_memory && !how.timeout;
-    if (patient && answers[0] && !is_update_without_id(row, message, &arena)) check_again(answers[0], answers[1], &arena);
+    if (patient && answers[0] && !is_once(row->name) && !is_update_without_id(row, message, &arena)) check_again(answers[0], answers[1], &arena);
     world_close(&w);
     arena_fini(&arena);
     if (inputs % INPUTS_PER_WALK == 0)
