@@ -2,6 +2,8 @@
 """Consumer groups through a stock gRPC client (docs/STREAM.md): delivery in order, sharing, retries, dead letters, seek, crashes. A Member is one Subscribe call."""
 import collections
 import queue
+import socket
+import struct
 import threading
 import time
 
@@ -212,6 +214,58 @@ def _(server):
     b.ack(*b.events)
     t.equal(b.half_close(), None)
     lag_is(server, "two", events=0)
+
+
+class Wire:
+    """A server's port of its own that can be cut: the peer's kernel says that the process is gone."""
+
+    def __init__(self, server):
+        self.server, self.sockets = server, []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        client, _ = self.listener.accept()
+        self.listener.close()
+        server = socket.create_connection(("127.0.0.1", self.server.port))
+        self.sockets = [client, server]
+        for a, b in ((client, server), (server, client)):
+            threading.Thread(target=self._copy, args=(a, b), daemon=True).start()
+
+    @staticmethod
+    def _copy(a, b):
+        try:
+            while data := a.recv(65536):
+                b.sendall(data)
+        except OSError:
+            pass
+
+    def cut(self):
+        for s in self.sockets:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            s.shutdown(socket.SHUT_RD)  # ends the copies, which would keep it open
+            s.close()
+
+
+@t.test("a connection that is cut gives back what its member held, no attempt counted")
+def _(server):
+    group(server, "cut", start=st.ConsumerGroup.LATEST)
+    wire = Wire(server)
+    lost = Member(server, "cut", "lost", client=t.Client(wire.address))
+    user = next(_users)
+    orders(server, user, 1)
+    lost.wait(1)
+    lag_is(server, "cut", members=1, in_flight=1)
+    other = Member(server, "cut", "other")
+    lag_is(server, "cut", members=2)
+    wire.cut()
+    other.wait(1)
+    t.equal((other.events[0].event_id, other.events[0].delivery_attempt), (lost.events[0].event_id, 1))
+    lag_is(server, "cut", members=1)
+    other.ack(other.events[0])
+    t.equal(other.half_close(), None)
+    lost.cancel()
 
 
 @t.test("a nack with a delay holds up its own key alone, and counts an attempt")

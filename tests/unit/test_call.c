@@ -373,25 +373,30 @@ static void test_a_lost_connection_with_calls_under_way(void **state) {
     assert_int_equal(w.dropped, 5);
 }
 
-static unsigned ends;
+static unsigned ends, leaves;
 static void on_end(struct call *call) { ends++; }
+static void on_leave(struct call *call) { leaves++; }
 static void handler_end(struct call *call) {
     call_on_end(call, on_end);
+    call_on_leave(call, on_leave);
     handler_op(call);
 }
 static void test_on_end_runs_once_after_the_last_op(void **state) {
-    ends = 0;
+    ends = leaves = 0;
     world_get = handler_end;
     struct answer *a = world_call(&w, SVC "GetOrder", "x");
     nghttp2_submit_rst_stream(w.client, NGHTTP2_FLAG_NONE, a->id, NGHTTP2_CANCEL);
     world_pump(&w);
     assert_int_equal(ends, 0);
+    assert_int_equal(leaves, 1); /* the peer has gone, and the op is still away */
     world_home(&w);
     assert_int_equal(ends, 1);
     world_call(&w, SVC "GetOrder", "x");
     world_home(&w);
+    assert_int_equal(leaves, 1);
     world_pump(&w);
     assert_int_equal(ends, 2);
+    assert_int_equal(leaves, 2);
 }
 
 /* ---- client streams */
