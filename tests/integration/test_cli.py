@@ -364,6 +364,45 @@ def _(server):
     equal([(s["slots"][0].get("first", 0), s["slots"][0]["last"]) for s in topology["partitions"]], [(0, 8191), (8192, 16383)])
 
 
+# ---- consumer groups
+@test("group create, update, list, show, lag, seek and back, pause, resume, delete")
+def _(server):
+    made = server.orderctl_json("group", "create", "cli-mail", "--filter", 'type = "CREATED"', "--key", "order", "--max-attempts", 3, "--on-exhausted", "park", "--ack-timeout", "5m")
+    equal((made["ordering_key"], made["retry"]["max_attempts"], made["retry"]["on_exhausted"], made["ack_timeout"]), ("ORDER", 3, "DEAD_LETTER_AND_PARK_KEY", "300s"))
+    refused(server.orderctl("group", "create", "cli-mail", check=False), 1, "ALREADY_EXISTS", "GROUP_EXISTS")
+    refused(server.orderctl("group", "create", "cli-x", "--key", "shop", check=False), 2, "--key", "shop")
+    refused(server.orderctl("group", "create", "cli-x", "--start", "soon", check=False), 2, "--start", "soon")
+    changed = server.orderctl_json("group", "update", "cli-mail", "--min-backoff", "2s")
+    equal((changed["retry"]["min_backoff"], changed["retry"]["max_attempts"], changed["filter"]), ("2s", 3, 'type = "CREATED"'))
+    refused(server.orderctl("group", "update", "cli-mail", check=False), 2, "what is to change")
+    server.orderctl("order", "create", *UMBRELLA)
+    table = server.orderctl("group", "list").stdout
+    fits(table)
+    true("cli-mail" in table and "5m" in table, table)
+    equal([g["group"] for g in server.orderctl_json("group", "list")], ["cli-mail"])
+    fits(server.orderctl("group", "show", "cli-mail").stdout)
+    lag = server.orderctl_json("group", "lag", "cli-mail")[0]
+    true(int(lag["events"]) >= 1 and lag["group"] == "cli-mail", lag)
+    fits(server.orderctl("group", "lag").stdout)
+    undo = os.path.join(server.directory, "undo.cursor")
+    dry = server.orderctl_json("group", "seek", "cli-mail", "--to", "latest", "--dry-run")
+    equal(dry["events_skipped"], lag["events"])
+    equal(server.orderctl_json("group", "seek", "cli-mail", "--to", "latest", "--undo", undo)["events_skipped"], lag["events"])
+    true("events" not in server.orderctl_json("group", "lag", "cli-mail")[0])
+    equal(server.orderctl_json("group", "seek", "cli-mail", "--cursor", undo)["events_to_redeliver"], lag["events"])
+    equal(server.orderctl_json("group", "lag", "cli-mail")[0]["events"], lag["events"])
+    refused(server.orderctl("group", "seek", "cli-mail", check=False), 2, "say where")
+    equal(server.orderctl_json("group", "pause", "cli-mail")["paused"], True)
+    true("paused" not in server.orderctl_json("group", "resume", "cli-mail"))
+    equal(server.orderctl_json("dlq", "list", "cli-mail"), [])
+    equal(server.orderctl_json("dlq", "redrive", "cli-mail", "--dry-run"), {})
+    refused(server.orderctl("dlq", "purge", "cli-mail", check=False), 2, "--yes")
+    equal(server.orderctl_json("dlq", "purge", "cli-mail", "--yes"), {})
+    refused(server.orderctl("group", "delete", "cli-mail", check=False), 2, "--yes")
+    server.orderctl("group", "delete", "cli-mail", "--yes")
+    refused(server.orderctl("dlq", "list", "cli-mail", "-o", "table", check=False), 1, "NOT_FOUND", "GROUP_NOT_FOUND", "cli-mail")
+
+
 # ---- import
 def ndjson_order(no, user="nd-1", **fields):
     money = {"currency_code": "CNY", "minor_units": "100"}
