@@ -99,7 +99,7 @@ struct outcome {
         struct slice name, definition; /* COMMAND_GROUP: as stored; DELETE: as it was */
         uint64_t epoch;           /* COMMAND_GROUP_SEEK: as it is now */
         unsigned count;           /* COMMAND_GROUP_REDRIVE: letters that were there and were changed */
-        bool more;                /* COMMAND_GROUP_SWEEP: rows are left */
+        bool more;                /* COMMAND_GROUP_SWEEP: rows are left. LETTERS: one took the place of an older letter of its event, as after a seek */
         uint16_t slot;            /* ACK_NOT_IN_FLIGHT: of what */
         int64_t seq;
     } group;

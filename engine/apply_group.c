@@ -344,6 +344,7 @@ static enum status die(struct applying *x, const struct consumer_group_row *grou
         if (st) return st == STATUS_LIMIT_EXCEEDED ? STATUS_OK : st;
         p = settled;
     }
+    x->out->group.more |= there && !done;
     p.letters += !there;
     l->time_us = x->now_us;
     st = put_letter(x, group->group_id, slot, seq, l);

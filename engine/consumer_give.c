@@ -370,8 +370,8 @@ void consumer_hold_back(struct consumer *c, struct consumer_key *k)
 
 bool consumer_add_letter(struct consumer *c, uint16_t slot, int64_t seq, uint64_t key, uint32_t attempts)
 {
-    struct consumer_entry *e = window_find(c, slot, seq);
-    if (e && (e->flags & ENTRY_LETTER || e->state != ENTRY_SETTLED)) return true; /* under way already; else what it was before it died */
+    struct consumer_entry *e = window_find_letter(c, slot, seq);
+    if (e) return true; /* under way already. The event itself may be there too: before it died, or sought again */
     if (c->letters_loaded >= CONSUMER_LETTERS_LOADED_MAX) return false;
     e = window_new(c, slot, seq);
     if (!e) return false;
@@ -399,10 +399,10 @@ unsigned consumer_acked_letters(struct consumer *c, struct consumer_letter_ref *
 
 void consumer_letter_gone(struct consumer *c, uint16_t slot, int64_t seq)
 {
-    struct consumer_entry *e = window_find(c, slot, seq);
+    struct consumer_entry *e = window_find_letter(c, slot, seq);
     struct consumer_slot *s = consumer_slot(c, slot);
     s->letters -= s->letters > 0;
-    if (!e || !(e->flags & ENTRY_LETTER)) return;
+    if (!e) return;
     uint64_t hash = entry_key(c, e)->hash;
     if (e->state == ENTRY_SETTLED) window_list_remove(c, &c->acked, e), hash = e->commit_us;
     else consumer_settled(c, e);
@@ -412,8 +412,8 @@ void consumer_letter_gone(struct consumer *c, uint16_t slot, int64_t seq)
 
 void consumer_letter_stays(struct consumer *c, uint16_t slot, int64_t seq)
 {
-    struct consumer_entry *e = window_find(c, slot, seq);
-    if (e && e->flags & ENTRY_LETTER && e->state == ENTRY_SETTLED) e->flags &= (uint8_t)~ENTRY_AWAY;
+    struct consumer_entry *e = window_find_letter(c, slot, seq);
+    if (e && e->state == ENTRY_SETTLED) e->flags &= (uint8_t)~ENTRY_AWAY;
 }
 
 /* ---- keys that letters hold up: open addressing, by the key's hash. Removal leaves its place to be found empty only by rebuilding what follows. */

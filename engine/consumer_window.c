@@ -41,6 +41,13 @@ struct consumer_entry *window_find_given(const struct consumer *c, uint16_t slot
     return entry_at(c, i);
 }
 
+struct consumer_entry *window_find_letter(const struct consumer *c, uint16_t slot, int64_t seq)
+{
+    uint32_t i = c->entry_table[entry_bucket(c, slot, seq)];
+    while (i != CONSUMER_NONE && (c->entries[i].seq != seq || c->entries[i].slot != slot || !(c->entries[i].flags & ENTRY_LETTER))) i = c->entries[i].hash_next;
+    return entry_at(c, i);
+}
+
 static void error_free(struct consumer *c, struct consumer_entry *e)
 {
     if (!e->error) return;

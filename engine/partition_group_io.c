@@ -133,6 +133,7 @@ static void letter_done(struct op *op)
         dispatcher_put(d);
         return;
     }
+    d->letters_full |= op->outcome.group.more; /* what is counted of parked keys is too much by those */
     if (!done) d->letter.retry_ns = now_of(d) + RETRY_PAUSE_NS;
     else for (uint32_t i = 0; i < d->consumer.slot_count; i++) {
         struct consumer_slot *s = &d->consumer.slots[i];

@@ -1,0 +1,466 @@
+/* A consumer group through the engine, against an obvious model of one: single-threaded, every event a row, every rule a look at all of them.
+ *
+ * A seed draws the group (ordering key, key_window, what becomes of exhausted events, a filter), the tail of the stream (all of it, or next to nothing: from the store) and a life:
+ * orders come, members join, leave, open again, take events, ack, nack, extend, leave them lie until they time out; the group is changed, sought from the start,
+ * its letters redriven; the power goes. The model knows what a member can know, so what happens inside at a time of its own (a time-out) is a range, never a guess.
+ * Shown:
+ *   - per key in order, redelivery included: nothing is given out while an earlier event of the key is unsettled, or beyond key_window, or while two members would have it
+ *   - nothing twice but what was in flight, timed out, or acked within a second of a crash; never again after that, and never after a stale ack said so
+ *   - delivery_attempt is what it should be; after max_attempts an event is one dead letter, and is given out again only when it is redriven
+ *   - stale means stale: an ack is taken exactly when the model says that it may be
+ *   - in the end everything that the filter wants was acked or is a letter, and after a redrive everything is acked; nothing is in flight, blocked, or behind
+ *   - a position is never ahead of what was acked: whatever a crash brings back covers all that was not
+ *   - progress never goes back, and nothing older than it is given out (letters excepted)
+ *
+ *   sim_groups [--seed N] [--seeds N]
+ *
+ * That it looks: a model that forgives nothing after a crash must fall out with the engine (--mutant; run at the end). */
+#include "tests/lib/group_rig.h"
+
+#include "proto/base/hash.h"
+#include "proto/base/log.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { USERS = 5, EVENTS = 600, MEMBERS = 3, STEPS = 220, SEEDS = 60, MUTANT_SEEDS = 10 };
+#define TIMEOUT_NS (2 * NS_PER_S)
+#define DURABLE_NS (1200 * NS_PER_MS)
+
+struct known_event {
+    uint16_t slot;
+    int64_t seq, order_id;
+    char user[16];
+    bool wanted;
+    bool acked, dead;             /* dead: it may be a letter now */
+    bool lost;                    /* acked, so shortly before a crash that it may come again */
+    uint64_t acked_ns, attempt_ns; /* when that was last changed */
+    uint32_t low, high;           /* attempts that were counted: at least, at most */
+    bool held;                    /* given out, as far as anybody can tell */
+    unsigned member, epoch;       /* by whom; of that member's session */
+    uint64_t until_ns;
+    bool redriven, letter;        /* letter: it has died, once */
+    unsigned given;
+};
+struct subscriber {
+    struct member m;
+    bool joined;
+    unsigned session;             /* how often it has joined */
+};
+static struct {
+    struct engine_rig rig;
+    struct test_random random;
+    struct consumer_definition d;
+    uint64_t revision, crashed_ns, progress_us;
+    struct known_event events[EVENTS];
+    unsigned count, member_sessions;
+    struct subscriber members[MEMBERS];
+    char user[USERS][16];
+    bool filtered, sought;
+} s;
+static uint64_t seed_only, seed_now, seeds = SEEDS;
+static bool mutant;
+static struct got got;
+static struct { uint64_t given, acked, redelivered, stale, dead, crashes, seeks, redriven; } seen;
+
+#define REQUIRE(x, ...)                                                                                                                                      \
+    do {                                                                                                                                                     \
+        if (!(x)) {                                                                                                                                          \
+            printf("# sim_groups --seed %llu, line %d: %s: ", (unsigned long long)seed_now, __LINE__, #x), printf(__VA_ARGS__), printf("\n"), fflush(stdout); \
+            exit(1);                                                                                                                                         \
+        }                                                                                                                                                    \
+    } while (0)
+
+static uint64_t below(uint64_t n) { return test_random_below(&s.random, n); }
+static uint64_t now(void) { return sim_world_now_ns(s.rig.world); }
+
+/* ---- the model */
+
+static struct known_event *find(uint16_t slot, int64_t seq)
+{
+    for (unsigned i = 0; i < s.count; i++)
+        if (s.events[i].slot == slot && s.events[i].seq == seq) return &s.events[i];
+    return NULL;
+}
+
+static bool same_key(const struct known_event *a, const struct known_event *b)
+{
+    if (s.d.ordering == ORDERING_USER) return strcmp(a->user, b->user) == 0;
+    return s.d.ordering == ORDERING_ORDER ? a->order_id == b->order_id : a == b;
+}
+
+/* Its time may be over by now; and must be. */
+static bool may_be_over(const struct known_event *e) { return e->held && now() + 25 * NS_PER_MS >= e->until_ns; }
+static bool must_be_over(const struct known_event *e) { return e->held && now() > e->until_ns + 45 * NS_PER_MS; }
+
+static void let_go(struct known_event *e, bool counted)
+{
+    if (!e->held) return;
+    bool may = counted && may_be_over(e);
+    e->held = false;
+    if (!may) return;
+    e->high++;
+    e->low += must_be_over(e);
+    e->attempt_ns = now();
+    e->letter |= e->dead |= e->high >= s.d.max_attempts;
+}
+
+/* What a nack or time-out takes back with it: later ones of the key, which count no attempt, unless their own time was over first. */
+static void let_go_behind(struct known_event *e)
+{
+    for (unsigned i = 0; i < s.count; i++)
+        if (&s.events[i] > e && same_key(e, &s.events[i]) && s.events[i].held) {
+            struct known_event *o = &s.events[i];
+            o->high += may_be_over(o);
+            o->letter |= o->dead |= o->high >= s.d.max_attempts;
+            o->held = false;
+        }
+}
+
+static void given(struct subscriber *g, const struct got_event *x)
+{
+    struct known_event *e = find(x->slot, x->seq);
+    unsigned held = 0;
+    REQUIRE(e, "%u:%lld never happened", x->slot, (long long)x->seq);
+    REQUIRE(e->wanted, "%u:%lld is not what the filter wants", x->slot, (long long)x->seq);
+    bool as_letter_too = e->redriven && e->letter && s.sought; /* it had died before the group was sought: as itself, and as a letter */
+    REQUIRE(!e->acked || e->lost || as_letter_too, "%u:%lld was acked at %llu, crash at %llu (redriven %d, seeks %llu, attempt %d)", x->slot, (long long)x->seq, (unsigned long long)e->acked_ns, (unsigned long long)s.crashed_ns, e->redriven, (unsigned long long)seen.seeks, x->attempt);
+    e->acked = e->lost = false;
+    if (e->held) { /* it timed out, unseen */
+        REQUIRE(may_be_over(e), "%u:%lld was given out while it is held", x->slot, (long long)x->seq);
+        e->low += 1, e->high += 1;
+        e->held = false;
+        e->attempt_ns = now();
+        e->letter |= e->high >= s.d.max_attempts;
+        let_go_behind(e);
+    }
+    if (e->redriven && (uint32_t)x->attempt == 1) e->low = e->high = 0, e->dead = false;
+    bool twofold = e->redriven && e->letter && s.sought; /* each of both counts its own */
+    REQUIRE(twofold || ((uint32_t)x->attempt >= e->low + 1 && (uint32_t)x->attempt <= e->high + 1), "%u:%lld attempt %d, not %u to %u (redriven %d, letter %d, sought %d)", x->slot, (long long)x->seq, x->attempt, e->low + 1, e->high + 1, e->redriven, e->letter, s.sought);
+    REQUIRE((uint32_t)x->attempt <= s.d.max_attempts, "%u:%lld has no attempts left", x->slot, (long long)x->seq);
+    e->low = e->high = (uint32_t)x->attempt - 1;
+    if (s.d.on_exhausted == EXHAUSTED_LETTER || !e->dead) e->dead = false;
+    for (unsigned i = 0; i < s.count; i++) {
+        struct known_event *o = &s.events[i];
+        if (o == e || !o->wanted || !same_key(o, e)) continue;
+        bool with_this = o->held && o->member == (unsigned)(g - s.members) && o->epoch == g->session;
+        bool over = may_be_over(o) || (o->held && o->redriven);
+        if (o < e && !e->redriven && !o->redriven) {
+            bool died = o->dead || (may_be_over(o) && o->high + 1 >= s.d.max_attempts);
+            bool done = o->acked || (s.d.on_exhausted == EXHAUSTED_LETTER && died) || with_this;
+            REQUIRE(done, "%u:%lld was given out in front of %lld", x->slot, (long long)x->seq, (long long)o->seq);
+        }
+        REQUIRE(!o->held || with_this || over, "%u:%lld is given out while another member holds %lld", x->slot, (long long)x->seq, (long long)o->seq);
+        held += with_this && !over;
+    }
+    REQUIRE(held < s.d.key_window, "%u:%lld is beyond key_window", x->slot, (long long)x->seq);
+    e->held = true;
+    e->member = (unsigned)(g - s.members), e->epoch = g->session;
+    e->until_ns = now() + TIMEOUT_NS;
+    seen.given++;
+    seen.redelivered += e->given++ > 0;
+}
+
+/* ---- members */
+
+static void members_gone(void)
+{
+    for (unsigned i = 0; i < MEMBERS; i++) {
+        if (s.members[i].m.poll) until_done(&s.rig, s.members[i].m.poll), job_free(s.members[i].m.poll);
+        s.members[i].m.poll = NULL;
+        s.members[i].joined = false;
+    }
+    for (unsigned i = 0; i < s.count; i++) let_go(&s.events[i], true);
+}
+
+static void leave(struct subscriber *g)
+{
+    if (!g->joined) return;
+    for (unsigned i = 0; i < s.count; i++)
+        if (s.events[i].member == (unsigned)(g - s.members) && s.events[i].epoch == g->session) let_go(&s.events[i], true);
+    member_leave(&g->m);
+    g->joined = false;
+}
+
+static void join(struct subscriber *g)
+{
+    static const char *const names[MEMBERS] = {"one", "two", "three"};
+    leave(g);
+    g->session = ++s.member_sessions;
+    enum status st = member_join(&g->m, &s.rig, names[g - s.members], 1 + (int64_t)below(30));
+    REQUIRE(st == STATUS_OK, "%s", status_name(st));
+    g->joined = true;
+}
+
+static void take(struct subscriber *g)
+{
+    if (!g->joined) return;
+    if (g->m.session.credit < 2) consumer_credit_add(&g->m.session, 1 + (int64_t)below(10));
+    member_get(&g->m, below(3) * 100 * NS_PER_MS, &got);
+    if (got.status == STATUS_NOT_LEADER) { /* sought, or changed: all of it begins anew */
+        members_gone();
+        return;
+    }
+    REQUIRE(got.status == STATUS_OK, "poll: %s", status_name(got.status));
+    for (unsigned i = 0; i < got.n; i++) given(g, &got.at[i]);
+    REQUIRE(got.complete_to_us >= s.progress_us || !got.complete_to_us, "progress went back");
+    s.progress_us = MAX_OF(s.progress_us, got.complete_to_us);
+}
+
+static void settle_one(struct subscriber *g, struct known_event *e)
+{
+    bool mine = e->held && e->member == (unsigned)(g - s.members) && e->epoch == g->session && g->joined;
+    bool maybe = may_be_over(e);
+    uint64_t what = below(10);
+    enum consumer_settle_kind kind = what < 6 ? CONSUMER_ACK : what < 9 ? CONSUMER_NACK : CONSUMER_EXTEND;
+    /* With a window, one in front may have timed out and taken it back. */
+    for (unsigned i = 0; i < s.count && s.d.key_window > 1; i++) maybe |= &s.events[i] < e && same_key(&s.events[i], e) && may_be_over(&s.events[i]);
+    bool good = member_settle(&g->m, kind, e->slot, e->seq, below(2) ? CONSUMER_NO_DELAY : 1000 * below(200));
+    REQUIRE(!good || mine, "%u:%lld was settled by one who does not hold it", e->slot, (long long)e->seq);
+    REQUIRE(good || !mine || maybe, "%u:%lld is held, and yet stale", e->slot, (long long)e->seq);
+    seen.stale += !good;
+    if (!good) {
+        if (mine && may_be_over(e)) let_go_behind(e), let_go(e, true);
+        return;
+    }
+    if (kind == CONSUMER_EXTEND) {
+        e->until_ns = now() + TIMEOUT_NS;
+        return;
+    }
+    e->held = false;
+    if (kind == CONSUMER_ACK) {
+        e->acked = true;
+        e->acked_ns = now();
+        seen.acked++;
+        return;
+    }
+    let_go_behind(e);
+    e->low++, e->high++;
+    e->attempt_ns = now();
+    e->letter |= e->dead |= e->high >= s.d.max_attempts;
+}
+
+static void settle_some(struct subscriber *g)
+{
+    if (!g->joined || !s.count) return;
+    for (unsigned i = 0; i < s.count; i++) {
+        struct known_event *e = &s.events[i];
+        bool mine = e->held && e->member == (unsigned)(g - s.members) && e->epoch == g->session;
+        if (mine ? below(4) > 0 : below(200) == 0) settle_one(g, e);
+    }
+}
+
+/* ---- what happens to the group */
+
+static void commit(void)
+{
+    if (s.count == EVENTS) return;
+    unsigned user = (unsigned)below(USERS);
+    struct job *j = create_send_of(&s.rig, s.user[user], 1 + (unsigned)below(2), 1 << 20);
+    until_done(&s.rig, j);
+    REQUIRE(j->op.failure.status == STATUS_OK, "create: %s", status_name(j->op.failure.status));
+    struct known_event *e = &s.events[s.count++];
+    *e = (struct known_event){.slot = j->op.outcome.slot, .seq = j->op.outcome.seq, .order_id = j->op.outcome.head.order_id, .wanted = !s.filtered || user != 0};
+    memcpy(e->user, s.user[user], sizeof e->user);
+    job_free(j);
+}
+
+static void crash(void)
+{
+    s.crashed_ns = now();
+    for (unsigned i = 0; i < MEMBERS; i++) check(!s.members[i].m.poll);
+    for (unsigned i = 0; i < s.count; i++) {
+        struct known_event *e = &s.events[i];
+        let_go(e, true);
+        if (e->attempt_ns + DURABLE_NS > s.crashed_ns) e->low = 0; /* they may be lost */
+        if (e->redriven) e->low = 0;
+        e->lost |= e->acked && !mutant && e->acked_ns + DURABLE_NS > s.crashed_ns;
+    }
+    rig_restart(&s.rig);
+    for (unsigned i = 0; i < MEMBERS; i++) s.members[i].joined = false;
+    seen.crashes++;
+}
+
+static unsigned letters(bool dead_only, struct consumer_letter_ref *refs)
+{
+    struct job *j = job_new(OP_GROUP_LETTERS, 16 << 20);
+    j->op.letters = (struct consumer_letters){.group_id = GROUP, .count_max = CONSUMER_LETTERS_PAGE_MAX, .dead_only = dead_only, .refs_only = true};
+    engine_submit(s.rig.engine, &j->op);
+    until_done(&s.rig, j);
+    REQUIRE(j->op.failure.status == STATUS_OK && !j->op.letters.more, "letters");
+    unsigned n = j->op.letters.count;
+    memcpy(refs, j->op.letters.refs, n * sizeof *refs);
+    job_free(j);
+    return n;
+}
+
+static void redrive(void)
+{
+    static struct consumer_letter_ref refs[CONSUMER_LETTERS_PAGE_MAX];
+    static uint8_t packed[10 * CONSUMER_LETTERS_PAGE_MAX];
+    struct writer w = writer_of(packed, sizeof packed);
+    unsigned n = letters(true, refs);
+    for (unsigned i = 0; i < n; i++) {
+        struct known_event *e = find(refs[i].slot, refs[i].seq);
+        if (e && may_be_over(e) && e->high + 1 >= s.d.max_attempts) let_go(e, true);
+        REQUIRE(e && e->letter, "%u:%lld is a letter, and had attempts left", refs[i].slot, (long long)refs[i].seq);
+        for (unsigned k = 0; k < s.count; k++) s.events[k].redriven |= same_key(&s.events[k], e) && (&s.events[k] == e || s.d.on_exhausted == EXHAUSTED_PARK);
+        write_be16(&w, refs[i].slot), write_be64(&w, (uint64_t)refs[i].seq);
+    }
+    if (!n) return;
+    struct command c = {.type = COMMAND_GROUP_REDRIVE, .redrive = {.group_id = GROUP, .action = LETTERS_REDRIVE, .milli = below(2) ? 0 : 20000, .count = n, .packed = writer_slice(&w)}};
+    struct job *j = write_command(&s.rig, &c, 0);
+    REQUIRE(j->op.failure.status == STATUS_OK && j->op.outcome.group.count == n, "redrive");
+    seen.redriven += n;
+    job_free(j);
+}
+
+static void seek_start(void)
+{
+    struct command c = {.type = COMMAND_GROUP_SEEK, .seek.group_id = GROUP};
+    struct job *j = write_command(&s.rig, &c, 0);
+    REQUIRE(j->op.failure.status == STATUS_OK, "seek");
+    job_free(j);
+    members_gone();
+    for (unsigned i = 0; i < s.count; i++) s.events[i].acked = false, s.events[i].low = 0, s.events[i].redriven |= s.events[i].dead;
+    s.progress_us = 0;
+    s.sought = true;
+    seen.seeks++;
+}
+
+static void change(void)
+{
+    s.d.paused = false;
+    s.d.max_backoff_us = 100000 + 100000 * below(5);
+    bring(&s.rig, GROUP, ++s.revision, &s.d);
+}
+
+static void sim_open(uint64_t seed)
+{
+    memset(&s, 0, sizeof s);
+    s.random.state = seed * 0x9e3779b97f4a7c15ull | 1;
+    s.d = definition_of("");
+    s.filtered = below(3) == 0;
+    for (unsigned i = 0; i < USERS; i++) snprintf(s.user[i], sizeof s.user[i], "user-%u", (unsigned)below(100) * USERS + i);
+    static char filter[64];
+    snprintf(filter, sizeof filter, "user_id != \"%s\"", s.user[0]);
+    if (s.filtered) s.d.filter = slice_str(filter);
+    s.d.ordering = (enum consumer_ordering)(1 + below(3));
+    s.d.key_window = below(3) ? 1 : 1 + (uint32_t)below(4);
+    s.d.on_exhausted = below(2) ? EXHAUSTED_LETTER : EXHAUSTED_PARK;
+    s.d.max_attempts = 2 + (uint32_t)below(4);
+    s.d.ack_timeout_us = TIMEOUT_NS / 1000;
+    s.d.full = below(2);
+    s.rig = (struct engine_rig){.tail_bytes = below(2) ? 1 << 20 : 1000};
+    rig_open_with(&s.rig, 1, 1 << 20);
+    bring(&s.rig, GROUP, s.revision = 1, &s.d);
+}
+
+/* Until nothing comes any more: everything is acked that is given. */
+static void drain(void)
+{
+    struct subscriber *g = &s.members[0];
+    for (unsigned i = 0; i < MEMBERS; i++) leave(&s.members[i]);
+    join(g);
+    for (unsigned quiet = 0; quiet < 6;) {
+        consumer_credit_add(&g->m.session, 100);
+        member_get(&g->m, 500 * NS_PER_MS, &got);
+        if (got.status == STATUS_NOT_LEADER) {
+            members_gone();
+            join(g);
+            continue;
+        }
+        quiet = got.n ? 0 : quiet + 1;
+        struct got batch = got;
+        for (unsigned i = 0; i < batch.n; i++) {
+            given(g, &batch.at[i]);
+            struct known_event *e = find(batch.at[i].slot, batch.at[i].seq);
+            REQUIRE(member_settle(&g->m, CONSUMER_ACK, e->slot, e->seq, 0), "%u:%lld is stale at once", e->slot, (long long)e->seq);
+            e->held = false, e->acked = true, e->acked_ns = now();
+        }
+    }
+}
+
+static void everything_is_settled(bool letters_too)
+{
+    static struct consumer_letter_ref refs[CONSUMER_LETTERS_PAGE_MAX];
+    rig_run(&s.rig, 2 * NS_PER_S);
+    unsigned n = letters(false, refs);
+    struct consumer_lag lag = group_lag(&s.rig);
+    REQUIRE(lag.events == 0 && lag.in_flight == 0 && lag.oldest_us == 0, "%llu events are left", (unsigned long long)lag.events);
+    REQUIRE(!letters_too || n == 0, "%u letters are left", n);
+    REQUIRE(!letters_too || lag.blocked_keys == 0, "%llu keys are blocked", (unsigned long long)lag.blocked_keys);
+    seen.dead += n;
+    for (unsigned i = 0; i < s.count; i++) {
+        unsigned as_letter = 0;
+        for (unsigned k = 0; k < n; k++) as_letter += refs[k].slot == s.events[i].slot && refs[k].seq == s.events[i].seq;
+        REQUIRE(as_letter <= 1, "two letters of one event");
+        REQUIRE(!s.events[i].wanted || s.events[i].acked || as_letter, "%u:%lld was lost", s.events[i].slot, (long long)s.events[i].seq);
+        REQUIRE(s.events[i].wanted || !as_letter, "a letter of what nobody wants");
+    }
+}
+
+static void sim_run(uint64_t seed)
+{
+    sim_open(seed);
+    for (unsigned step = 0; step < STEPS; step++) {
+        struct subscriber *g = &s.members[below(MEMBERS)];
+        uint64_t dice = below(100);
+        if (dice < 25) commit();
+        else if (dice < 35) g->joined ? (void)0 : join(g);
+        else if (dice < 38) join(g);
+        else if (dice < 41) leave(g);
+        else if (dice < 65) take(g);
+        else if (dice < 88) settle_some(g);
+        else if (dice < 92) rig_run(&s.rig, below(1500) * NS_PER_MS);
+        else if (dice < 94) redrive();
+        else if (dice < 96) change();
+        else if (dice < 97 && s.d.key_window == 1) seek_start();
+        else if (dice < 99) crash();
+        else rig_run(&s.rig, 3 * NS_PER_S);
+    }
+    drain();
+    everything_is_settled(false);
+    for (int i = 0; i < 3; i++) redrive(), drain();
+    everything_is_settled(true);
+    while (s.rig.engine->partitions[0].reads_away) rig_run(&s.rig, NS_PER_MS);
+    rig_close(&s.rig);
+}
+
+static unsigned mutants_caught(void)
+{
+    unsigned caught = 0;
+    for (unsigned i = 1; i <= MUTANT_SEEDS; i++) {
+        int status = 0;
+        fflush(stdout);
+        pid_t child = fork();
+        check(child >= 0);
+        if (child == 0) {
+            mutant = true;
+            check(freopen("/dev/null", "w", stdout));
+            sim_run(seed_now = i);
+            _exit(0);
+        }
+        check(waitpid(child, &status, 0) == child);
+        caught += WIFEXITED(status) && WEXITSTATUS(status) == 1;
+    }
+    return caught;
+}
+
+int main(int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--mutant") == 0) mutant = true;
+        else if (i + 1 < argc && strcmp(argv[i], "--seed") == 0) seed_only = strtoull(argv[++i], NULL, 10);
+        else if (i + 1 < argc && strcmp(argv[i], "--seeds") == 0) seeds = strtoull(argv[++i], NULL, 10);
+    }
+    log_set_level(LOG_ERROR);
+    for (seed_now = seed_only ? seed_only : 1; seed_now <= (seed_only ? seed_only : seeds); seed_now++) sim_run(seed_now);
+    printf("ok sim_groups %llu seeds # given %llu, again %llu, acked %llu, stale %llu, letters %llu, redriven %llu, crashes %llu, seeks %llu\n", (unsigned long long)seeds, (unsigned long long)seen.given,
+           (unsigned long long)seen.redelivered, (unsigned long long)seen.acked, (unsigned long long)seen.stale, (unsigned long long)seen.dead, (unsigned long long)seen.redriven,
+           (unsigned long long)seen.crashes, (unsigned long long)seen.seeks);
+    if (seed_only || mutant) return 0;
+    unsigned caught = mutants_caught();
+    printf("%s sim_groups mutant, a model that forgives nothing: caught in %u of %d seeds\n", caught * 2 > MUTANT_SEEDS ? "ok" : "not ok", caught, MUTANT_SEEDS);
+    return caught * 2 > MUTANT_SEEDS ? 0 : 1;
+}
