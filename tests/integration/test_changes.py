@@ -44,7 +44,7 @@ def _(server):
     equal([(e.order_id, e.user_id, e.merchant_id) for e in events], [(o.order_id, "ev-1", "m7")] * 3)
     equal(events[1].entry, paid.entry)
     equal((events[1].entry.operator, events[1].entry.reason, events[1].entry.from_status, events[1].entry.to_status), ("bob", "card", "PENDING_PAYMENT", "PAID"))
-    equal([list(e.changed.paths) for e in events], [[], ["status"], ["attributes"]])
+    equal([list(e.changed.paths) for e in events], [[], ["status", "timers"], ["attributes"]])
     equal([e.seq for e in events], [1, paid.token.seq, changed.token.seq])
     history = server.call("ListOrderHistory", order_id=o.order_id).entries
     equal([e.entry for e in events], list(history))
