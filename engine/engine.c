@@ -139,6 +139,7 @@ void engine_close(struct engine *e) {
         op->done(op);
     }
     for (uint32_t i = 0; e->partitions && i < e->held_count; i++) partition_timers_free(&e->partitions[i]);
+    for (uint32_t i = 0; e->partitions && i < e->held_count; i++) partition_feed_free(&e->partitions[i]);
     for (uint32_t i = 0; e->partitions && i < e->held_count; i++) partition_group_free(&e->partitions[i]);
     if (e->wal) wal_close(e->wal);
     if (e->votes) votes_close(e->votes);

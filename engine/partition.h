@@ -134,6 +134,7 @@ static inline bool op_is_feed(const struct op *op) { return op->kind == OP_FEED_
 enum status partition_feed_open(struct partition *p) MUST_USE;  /* once */
 enum status partition_feed_load(struct partition *p) MUST_USE;  /* whenever the store was opened */
 void partition_feed_close(struct partition *p);                 /* waiting reads are answered, DRAINING */
+void partition_feed_free(struct partition *p);                  /* when its command, if one was under way, is home */
 /* One try of an OP_FEED_*: on the owning core (cached_only), or on a reader thread over a snapshot. */
 enum status partition_feed_run(struct partition *p, struct op *op, const struct store_view *view) MUST_USE;
 bool partition_feed_waits(struct partition *p, struct op *op);  /* it came to nothing, and waits for more: kept by the partition */

@@ -71,8 +71,13 @@ void partition_feed_close(struct partition *p)
     waiters_refuse(p);
     feed_writer_fini(&p->feed);
     feed_tail_clear(&p->tail);
+}
+
+void partition_feed_free(struct partition *p)
+{
     if (!p->retention) return;
     check(!p->retention->away);
+    check(!p->retention->proposed);
     arena_fini(&p->retention->arena);
     mem_free(p->retention);
     p->retention = NULL;

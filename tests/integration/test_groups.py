@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Consumer groups through a stock gRPC client (docs/STREAM.md): delivery in order, sharing, retries, dead letters, seek, crashes. A Member is one Subscribe call."""
 import collections
 import queue

@@ -288,6 +288,18 @@ static void a_user_among_others_of_its_slot_takes_little_memory(void **state) {
     }
 }
 
+/* The command of retention is the engine's own op: it comes home though the engine ends. */
+static void an_engine_ends_while_retention_is_under_way(void **state) {
+    struct engine_rig r;
+    open_feed(&r, 1 << 20, 1000000);
+    create(&r);
+    for (unsigned i = 0; list_empty(&r.engine->partitions[0].waiting) && list_empty(&r.engine->partitions[0].proposed); i++) {
+        assert_true(i < 10000000);
+        rig_run(&r, 10000);
+    }
+    rig_close(&r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(who_waits_is_woken_by_the_next_commit),
@@ -297,6 +309,7 @@ int main(void) {
         cmocka_unit_test(a_reader_begins_where_it_says),
         cmocka_unit_test(a_cursor_of_what_has_not_happened_is_refused),
         cmocka_unit_test(retention_lets_go_by_age_and_tells_who_has_missed_what),
+        cmocka_unit_test(an_engine_ends_while_retention_is_under_way),
         cmocka_unit_test(who_stood_behind_what_was_let_go_has_missed_nothing),
         cmocka_unit_test(summaries_of_many_large_orders_take_little_memory),
         cmocka_unit_test(a_user_among_others_of_its_slot_takes_little_memory),
