@@ -89,7 +89,10 @@ static void rows_come_back(void **state)
     assert_int_equal(p.through, 1000);
     assert_int_equal(p.letters, 5);
     assert_int_equal(p.count, 3);
-    assert_memory_equal(p.listed, listed, sizeof listed);
+    for (unsigned i = 0; i < p.count; i++) { /* by field: padding is anything */
+        assert_int_equal(p.listed[i].seq, listed[i].seq);
+        assert_int_equal(p.listed[i].attempts, listed[i].attempts);
+    }
     assert_int_equal(consumer_letter_decode(letter_bytes(), &l), STATUS_OK);
     assert_int_equal(l.state, LETTER_WAITING);
     assert_int_equal(l.attempts, 300);
