@@ -197,7 +197,10 @@ class Server:
         self.log_file = os.path.join(self.directory, "log")
         self.port, self.peer_port, self.http_port = free_port(), free_port(), free_port()
         self.address, self.http_address = "127.0.0.1:%d" % self.port, "127.0.0.1:%d" % self.http_port
-        self.flags, self.env, self.wait_s = dict({"cores": 1, "partitions": 2}, **flags), env, wait_s
+        base = {"cores": 1, "partitions": 2}
+        if SLOW > 1:
+            base["queue_target"] = "5s"  # a slow build is not overloaded: its writes wait
+        self.flags, self.env, self.wait_s = dict(base, **flags), env, wait_s
         self.program, self.prefix = program or os.path.join(BUILD, "orderd"), list(prefix)
         self.process, self.ready_line, self.ready_after_s, self._client = None, None, None, None
         _servers.append(self)

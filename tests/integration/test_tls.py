@@ -279,10 +279,10 @@ def _():
 @t.test("orderctl: mutual TLS")
 def _():
     with server(tls_client_ca=path("ca.pem")) as s:
-        told(orderctl(s, "status", "--timeout", str(2 * t.SLOW), ORDERDB_TLS_CA=path("ca.pem")), 3, "certificate required")
+        told(orderctl(s, "status", "--timeout", str(5 * t.SLOW), ORDERDB_TLS_CA=path("ca.pem")), 3, "certificate required")
         env = {"ORDERDB_TLS_CA": path("ca.pem"), "ORDERDB_TLS_CERT": path("client.pem"), "ORDERDB_TLS_KEY": path("client.key")}
         told(orderctl(s, *UMBRELLA, **env), 0)
-        told(orderctl(s, "status", "--tls-cert", path("other.pem"), "--tls-key", path("other.key"), "--timeout", str(2 * t.SLOW), ORDERDB_TLS_CA=path("ca.pem")), 3, "TLS")
+        told(orderctl(s, "status", "--tls-cert", path("other.pem"), "--tls-key", path("other.key"), "--timeout", str(5 * t.SLOW), ORDERDB_TLS_CA=path("ca.pem")), 3, "TLS")
 
 
 @t.test("the C client under load: many connections, calls, a reload and a restart on the way")
