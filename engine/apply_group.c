@@ -107,6 +107,14 @@ static enum status load_live(struct applying *x, uint32_t group_id, struct consu
     return !st && row->flags & CONSUMER_REMOVING ? STATUS_ABSENT : st;
 }
 
+/* false: the command ends here with *st; a group that is not there is refused. */
+static bool find_group(struct applying *x, uint32_t group_id, struct consumer_group_row *group, enum status *st)
+{
+    *st = load_live(x, group_id, group);
+    if (*st == STATUS_ABSENT) return *st = apply_refuse(x, STATUS_GROUP_NOT_FOUND), false;
+    return *st == STATUS_OK;
+}
+
 /* ---- the authority: the meta partition */
 
 struct registry {
@@ -284,9 +292,8 @@ enum status apply_group_settle(struct applying *x)
     const struct command_group_settle *c = &x->command->settle;
     struct consumer_group_row group;
     struct reader r = reader_of(c->packed);
-    enum status st = load_live(x, c->group_id, &group);
-    if (st == STATUS_ABSENT) return apply_refuse(x, STATUS_GROUP_NOT_FOUND);
-    if (st || c->epoch != group.epoch) return st;
+    enum status st;
+    if (!find_group(x, c->group_id, &group, &st) || c->epoch != group.epoch) return st;
     for (unsigned i = 0; i < c->count && !st; i++) {
         uint16_t slot = read_be16(&r);
         arena_reset(x->a->scratch); /* lists of up to CONSUMER_LISTED_MAX, for each slot: all of them together would overfill it */
@@ -300,9 +307,8 @@ enum status apply_group_seek(struct applying *x)
     const struct command_group_seek *c = &x->command->seek;
     struct consumer_group_row group;
     struct reader r = reader_of(c->packed);
-    enum status st = load_live(x, c->group_id, &group);
-    if (st == STATUS_ABSENT) return apply_refuse(x, STATUS_GROUP_NOT_FOUND);
-    if (st) return st;
+    enum status st;
+    if (!find_group(x, c->group_id, &group, &st)) return st;
     x->out->group.group_id = c->group_id;
     if (c->epoch && c->epoch != group.epoch) return apply_refuse(x, STATUS_VERSION_MISMATCH);
     group.epoch++;
@@ -358,9 +364,8 @@ enum status apply_group_letters(struct applying *x)
     const struct command_group_letters *c = &x->command->letters;
     struct consumer_group_row group;
     struct reader r = reader_of(c->packed);
-    enum status st = load_live(x, c->group_id, &group);
-    if (st == STATUS_ABSENT) return apply_refuse(x, STATUS_GROUP_NOT_FOUND);
-    if (st || c->epoch != group.epoch) return st;
+    enum status st;
+    if (!find_group(x, c->group_id, &group, &st) || c->epoch != group.epoch) return st;
     for (unsigned i = 0; i < c->count && !st; i++) {
         struct consumer_letter l;
         struct slot_record record;
@@ -392,9 +397,8 @@ enum status apply_group_redrive(struct applying *x)
     const struct command_group_redrive *c = &x->command->redrive;
     struct consumer_group_row group;
     struct reader r = reader_of(c->packed);
-    enum status st = load_live(x, c->group_id, &group);
-    if (st == STATUS_ABSENT) return apply_refuse(x, STATUS_GROUP_NOT_FOUND);
-    if (st) return st;
+    enum status st;
+    if (!find_group(x, c->group_id, &group, &st)) return st;
     if (c->action == LETTERS_REDRIVE && group.redrive_milli != c->milli) {
         group.redrive_milli = c->milli;
         st = put_group(x, &group);

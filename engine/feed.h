@@ -129,9 +129,9 @@ enum status feed_read(const struct feed_read *f, struct feed_request *r, struct 
 /* The place of an event that is kept. ABSENT: it is not (let go, or not there yet). `last`: the slot's record, in two parts. */
 enum status feed_place(const struct store_view *view, struct arena *arena, uint16_t slot, int64_t seq, int64_t last_seq, const struct feed_places *last,
                        const struct feed_record *kept, uint64_t *place) MUST_USE;
-/* The first entry with events whose log time is not before time_us: position there, or behind the last. */
 /* The first block at or behind this entry: its place and time. At the end: the entry behind the last, and the last known time of what is kept. */
 enum status feed_block_from(const struct feed_read *f, uint64_t index, struct feed_record *out) MUST_USE;
+/* The first entry with events whose log time is not before time_us: position there, or behind the last. */
 enum status feed_seek_time(const struct feed_read *f, uint64_t time_us, struct feed_position *out) MUST_USE;
 /* The first kept seq of a slot: last_seq + 1 if none is. */
 enum status feed_first_kept(const struct store_view *view, struct arena *arena, uint16_t slot, int64_t last_seq, const struct feed_places *last,
