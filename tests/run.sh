@@ -69,7 +69,7 @@ trap stop INT TERM
 
 begun=$SECONDS
 kinds=("$@"); [ ${#kinds[@]} -gt 0 ] || kinds=("${kinds_all[@]}")
-times=
+times= ran=()
 for kind in "${kinds[@]}"; do
   start=$SECONDS names=()
   together=$jobs_max; [ "$kind" = integration ] && together=1
@@ -94,7 +94,7 @@ for kind in "${kinds[@]}"; do
         command=(900 "$file" "$B" $more) ;;
     esac
     rm -f "$logs/$(echo "$label" | tr '/ ' '__')".*
-    names+=("$label")
+    names+=("$label") ran+=("$(echo "$label" | tr '/ ' '__')")
     while [ "$(jobs -rp | wc -l)" -ge "$together" ]; do wait -n; done
     one "$label" "${command[@]}" &
   done
@@ -102,6 +102,11 @@ for kind in "${kinds[@]}"; do
   collect "${names[@]}"
   times+="$kind $((SECONDS - start)) s, "
 done
+# What failed is said once more at the end: of a long output often only the end is kept.
+if [ "$failed" -gt 0 ]; then
+  echo "failed:"
+  for says in "${ran[@]}"; do grep -q ' 0 failed ' "$logs/$says.says" || { cat "$logs/$says.says"; tail -"${FAILED_LINES:-25}" "$logs/$says.log" | sed 's/^/   | /'; }; done
+fi
 echo "$times""all $((SECONDS - begun)) s"
 [ "$skipped" -eq 0 ] || echo "$skipped skipped (why: above)"
 echo "$passed passed, $failed failed"
