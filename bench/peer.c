@@ -1,6 +1,7 @@
 /* peer: what other brokers' streams do with the same load, spoken to over their own text protocols on a bare socket, so that no client library's cost is counted as theirs.
  *
  *   peer redis load|read PORT EVENTS BYTES    XADD, pipelined; XREAD COUNT 500, each from the last id (a reader cannot know the next one before the answer)
+ *   peer redis group PORT EVENTS BYTES        XREADGROUP COUNT 500 of a new group, from the start; XACK of all of a batch goes out with the next XREADGROUP
  *   peer nats load|read PORT EVENTS BYTES     publishes to a JetStream stream in a file, each acknowledged; a pull consumer without acks, batches of 500, two asked for at a time
  *
  * Replies are walked, not turned into objects: the same care as bench/follow.c takes for OrderDB. Redis: https://redis.io/docs/reference/protocol-spec/;
@@ -128,7 +129,7 @@ static void redis_load(void) {
 }
 
 /* The answer to one XREAD of one stream, whose only field is d: [[s, [[id, [d, value]]*]]]. false: the end. */
-static bool redis_batch(char id[64]) {
+static bool redis_batch(char id[64], void (*each)(const char *id)) {
     unsigned long texts = 0;
     for (long left = 1; left; left--) {
         char *head = line();
@@ -141,7 +142,10 @@ static bool redis_batch(char id[64]) {
         if (*head != '$' || n < 0) panic_now("peer: XREAD: %s", head);
         const char *text = bytes((size_t)n + 2);
         unsigned long place = texts++;
-        if (place && place % 3 == 1) snprintf(id, 64, "%.*s", (int)n, text);
+        if (place && place % 3 == 1) {
+            snprintf(id, 64, "%.*s", (int)n, text);
+            if (each) each(id);
+        }
         if (place && place % 3 == 0) run.got++, run.got_bytes += (size_t)n;
     }
     return true;
@@ -153,8 +157,44 @@ static void redis_read(void) {
     do {
         int n = snprintf(out, sizeof out, "*6\r\n$5\r\nXREAD\r\n$5\r\nCOUNT\r\n$3\r\n%d\r\n$7\r\nSTREAMS\r\n$1\r\ns\r\n$%zu\r\n%s\r\n", READ_BATCH, strlen(id), id);
         put(out, (size_t)n);
-    } while (redis_batch(id));
+    } while (redis_batch(id, NULL));
     tell("redis read", began_s);
+}
+
+static struct {
+    char ids[READ_BATCH * 80];
+    size_t len;
+    unsigned count;
+} acks;
+
+static void redis_ack(const char *id) {
+    acks.len += (size_t)snprintf(acks.ids + acks.len, sizeof acks.ids - acks.len, "$%zu\r\n%s\r\n", strlen(id), id);
+    check(acks.len < sizeof acks.ids && ++acks.count <= READ_BATCH);
+}
+
+static void redis_group(void) {
+    static const char create[] = "*5\r\n$6\r\nXGROUP\r\n$6\r\nCREATE\r\n$1\r\ns\r\n$1\r\ng\r\n$1\r\n0\r\n",
+                      destroy[] = "*4\r\n$6\r\nXGROUP\r\n$7\r\nDESTROY\r\n$1\r\ns\r\n$1\r\ng\r\n";
+    static char out[sizeof acks.ids + 256];
+    char id[64];
+    put(destroy, sizeof destroy - 1); /* of the turn before */
+    (void)line();
+    put(create, sizeof create - 1);
+    if (strcmp(line(), "+OK") != 0) panic_now("peer: XGROUP CREATE");
+    double began_s = now_s();
+    for (bool more_to_come = true; more_to_come;) {
+        int n = 0;
+        unsigned long acked = acks.count;
+        if (acked) n = snprintf(out, sizeof out, "*%lu\r\n$4\r\nXACK\r\n$1\r\ns\r\n$1\r\ng\r\n%s", acked + 3, acks.ids);
+        n += snprintf(out + n, sizeof out - (size_t)n, "*9\r\n$10\r\nXREADGROUP\r\n$5\r\nGROUP\r\n$1\r\ng\r\n$1\r\nc\r\n$5\r\nCOUNT\r\n$3\r\n%d\r\n$7\r\nSTREAMS\r\n$1\r\ns\r\n$1\r\n>\r\n", READ_BATCH);
+        check((size_t)n < sizeof out);
+        put(out, (size_t)n);
+        char *reply = acked ? line() : NULL;
+        if (reply && strtoul(reply + 1, NULL, 10) != acked) panic_now("peer: XACK of %lu: %s", acked, reply);
+        acks.len = acks.count = 0;
+        more_to_come = redis_batch(id, redis_ack);
+    }
+    tell("redis group", began_s);
 }
 
 /* ---- NATS */
@@ -251,7 +291,7 @@ int main(int argc, char **argv) {
     static const struct {
         const char *system, *what;
         void (*run)(void);
-    } jobs[] = {{"redis", "load", redis_load}, {"redis", "read", redis_read}, {"nats", "load", nats_load}, {"nats", "read", nats_read}};
+    } jobs[] = {{"redis", "load", redis_load}, {"redis", "read", redis_read}, {"redis", "group", redis_group}, {"nats", "load", nats_load}, {"nats", "read", nats_read}};
     unsigned port = argc == 6 ? (unsigned)strtoul(argv[3], NULL, 10) : 0;
     if (argc == 6) run.events = strtoul(argv[4], NULL, 10), run.bytes = strtoul(argv[5], NULL, 10);
     for (size_t i = 0; port && run.events && run.bytes && run.bytes <= EVENT_BYTES_MAX && i < ARRAY_LEN(jobs); i++) {
@@ -262,6 +302,6 @@ int main(int argc, char **argv) {
         close(run.fd);
         return run.got != run.events;
     }
-    fputs("usage: peer redis|nats load|read PORT EVENTS BYTES\n", stderr);
+    fputs("usage: peer redis|nats load|read, or redis group, PORT EVENTS BYTES\n", stderr);
     return 2;
 }

@@ -4,6 +4,7 @@
 Prints Markdown for bench/RESULTS.md, with the machine's load while it ran; progress on stderr. What is compared takes turns, three times each; figures are medians.
 - What events cost a create: server CPU against a build of the commit before there were events (BASE; made once, in build/baseline), a third of the orders at a time.
 - Catch-up: the orders of those three turns, all from the earliest to the end. Peers get as many events of 300 bytes. Readers are C on all sides (bench/follow.c, bench/peer.c), one thread.
+- Acks: a group's members take and ack each of those events (bench/consume.c; Redis: XREADGROUP and XACK), until the group's lag is 0: all acks are in the log then.
 - Latency, fan-out, a reader that hangs: open or closed load beside live readers.
 redis-server and nats-server (Debian packages of these names) are left out, and that is said, where they are not installed."""
 import os
@@ -167,6 +168,39 @@ def catch_up(server, peers, events):
     return {name: tuple(statistics.median(v[i] for v in values) for i in range(3)) for name, values in rows.items()}
 
 
+def acked(server, peers, events):
+    """{name: events/s read and acked by a group, medians}."""
+    rows, n = {}, 0
+
+    def group(members, key):
+        nonlocal n
+        n += 1
+        name = "bench-%d" % n
+        server.call("CreateConsumerGroup", group=t.stream_pb2.ConsumerGroup(group=name, ordering_key=key))
+        began = time.monotonic()
+        r = numbers(run("consume", "--server", server.address, "--group", name, "--events", events, "--members", members))
+        while server.call("GetGroupLag", group=name).events:
+            assert time.monotonic() < began + 60, "acks are not settled"
+            time.sleep(0.05)  # asking reads each slot's position
+        assert r["events"] == events and r["stale"] == 0, r
+        return events / (time.monotonic() - began)
+
+    user, none = t.stream_pb2.ConsumerGroup.USER, t.stream_pb2.ConsumerGroup.NONE
+    jobs = [("a group of one member, in order by user", server.pid, lambda: group(1, user)), ("of four members, in order by user", server.pid, lambda: group(4, user)),
+            ("of one member, in no order", server.pid, lambda: group(1, none))]
+    jobs += [("Redis XREADGROUP and XACK", p.process.pid, lambda p=p: p.do("group", events)["rate"]) for p in peers if p.name == "redis"]
+    for _ in range(TURNS):
+        for name, pid, job in jobs:
+            cpu = cpu_s(pid)
+            rate = job()
+            rows.setdefault(name, []).append((rate, (cpu_s(pid) - cpu) * 1e6 / events))
+            say("acked, %s: %.0f/s" % (name, rate))
+    for i in range(n):
+        server.call("DeleteConsumerGroup", group="bench-%d" % (i + 1))
+    time.sleep(3)  # their rows go behind the answer
+    return {name: tuple(statistics.median(v[i] for v in values) for i in range(2)) for name, values in rows.items()}
+
+
 def live(server, readers, rate, seconds):
     """(what the readers saw, orders acknowledged) under an open load."""
     time.sleep(0.5)
@@ -240,6 +274,7 @@ def main():
         events = int(follow(current)["events"])
         assert events >= orders * TURNS
         rows = catch_up(current, peers, events)
+        groups = acked(current, peers, events)
         peak = statistics.median(rates)
         fans = fan_out(current, peak / 2, seconds)
         hung, grown = hang(current, seconds)
@@ -253,6 +288,9 @@ def main():
     reference = rows["ReadChanges, SUMMARY"][0]
     table(["catch-up read", "events/s", "MB/s", "ReadChanges SUMMARY is", "CPU of the server an event"],
           [(n, "%.0f" % r, "%.0f" % mb, "%.2f x" % (reference / r), "%.2f us" % c) for n, (r, mb, c) in rows.items()])
+    reference = next(iter(groups.values()))[0]
+    table(["read and acked (bar 150,000/s, and ahead of Redis)", "events/s", "one member by user is", "CPU of the server an event"],
+          [(n, "%.0f" % r, "%.2f x" % (reference / r), "%.2f us" % c) for n, (r, c) in groups.items()])
     table(["live readers", "creates/s", "of the events seen", "commit to delivery p50", "p99 (bar 20 ms, one reader)", "catch-up each", "all"],
           [("%d" % n, "%.0f" % c, "%.1f %%" % (100 * seen), "%.1f ms" % p50, "%.1f ms" % p99, "%.0f/s" % each, "%.0f/s" % all_) for n, c, seen, p50, p99, each, all_ in fans])
     more = [("creates beside a reader that hangs", "%.0f/s, without %.0f/s; by turns %+.1f %%" % (statistics.median(hung[True]), statistics.median(hung[False]), paired(hung[True], hung[False])), "less than 3 % less"),

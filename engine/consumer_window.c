@@ -8,7 +8,8 @@
 
 static uint32_t entry_bucket(const struct consumer *c, uint16_t slot, int64_t seq)
 {
-    uint64_t x = ((uint64_t)slot << 48 ^ (uint64_t)seq) * 0x9e3779b97f4a7c15ull;
+    /* Slots have much the same seqs: a slot in the bits above 48 would not reach those that are taken of the product. */
+    uint64_t x = ((uint64_t)seq << 14 ^ slot) * 0x9e3779b97f4a7c15ull;
     return (uint32_t)(x >> 32) & c->entry_mask;
 }
 
