@@ -86,12 +86,13 @@ LDLIBS_TOOLS := -ljansson -lyaml
 UNIT := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c))
 SIM := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/sim/sim_*.c))
 FUZZ := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
+GUARD := $(B)/tests/perf/guard
 RIGS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/integration/*.c))
 BENCH := $(patsubst %.c,$(B)/%,$(wildcard bench/*.c))
 HEADERS := $(foreach r,$(ROOMS),$(wildcard $(r)/*.h $(r)/*/*.h))
 HEADERS_OK := $(HEADERS:%=$(B)/hdr/%.ok)
 
-.PHONY: all help deps run demo test check tests-built unit sim fuzz integration figures abuse overload timers profile bench-stream tidy errors-doc hdr-check clean
+.PHONY: all help deps run demo test check tests-built unit sim fuzz integration figures abuse overload timers perf-guard profile bench-stream tidy errors-doc hdr-check clean
 all: $(B)/orderd $(B)/orderctl ## the server and its command-line tool (the default)
 
 help: ## list the targets
@@ -115,7 +116,7 @@ test: deps ## set up, build, run every test; SAN=asan|tsan for a sanitizer build
 	@$(MAKE) --no-print-directory $(JOBS) all tests-built
 	@tests/run.sh $(B)
 
-tests-built: $(UNIT) $(SIM) $(FUZZ) $(RIGS) $(BENCH) $(HEADERS_OK) ## build every test program
+tests-built: $(UNIT) $(SIM) $(FUZZ) $(GUARD) $(RIGS) $(BENCH) $(HEADERS_OK) ## build every test program
 
 unit: $(UNIT) ## unit tests alone
 	@tests/run.sh $(B) unit
@@ -140,6 +141,9 @@ overload: all $(BENCH) ## 2, 5 and 10 times the peak for a minute each: what is 
 timers: all $(BENCH) $(B)/tests/sim/sim_timers ## 100,000 payments against their expiry, a million timers due at once, ten million pending (about 8 minutes)
 	@$(B)/tests/sim/sim_timers --races 100000
 	@bench/timers.py $(B)
+
+perf-guard: $(GUARD) ## instructions of CREATE, TRANSITION, GET, LIST against tests/perf/guard.json, within 5 % (valgrind, half a minute); RECORD=1 writes them anew
+	@tests/perf/guard.py $(B) $(if $(RECORD),--record)
 
 profile: all $(BENCH) ## where the microseconds go: CREATE, TRANSITION, GET (needs perf)
 	@bench/profile.py $(B)
@@ -236,7 +240,7 @@ $(B)/bench/%: $(B)/obj/bench/%.o $(L_CLIENT) $(L_PROTO)
 TOOLS_LIB_O := $(filter-out %/orderctl.o,$(TOOLS_O))
 TEST_LINK = $(L_TEST) $(L_SERVER) $(L_ENGINE) $(TOOLS_LIB_O) $(L_CLIENT) $(L_PROTO)
 TEST_LIBS = -lcmocka $(LDLIBS_SERVER) $(LDLIBS_ENGINE) $(LDLIBS_TOOLS) $(LDLIBS_PROTO) -lm
-$(UNIT) $(SIM) $(FUZZ): $(B)/tests/%: $(B)/obj/tests/%.o $(TEST_LINK) $(B)/is/TOOLS
+$(UNIT) $(SIM) $(FUZZ) $(GUARD): $(B)/tests/%: $(B)/obj/tests/%.o $(TEST_LINK) $(B)/is/TOOLS
 	@mkdir -p $(dir $@)
 	$(CC) $(LDFLAGS_BASE) -o $@ $< $(TEST_LINK) $(TEST_LIBS)
 # Its mutants take the place of two functions of the engine.

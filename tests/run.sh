@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests: tests/run.sh BUILD_DIR [tidy|unit|sim|fuzz|integration ...]. Its last line is "N passed, N failed"; exit 0 only without a failure.
+# Runs the tests: tests/run.sh BUILD_DIR [tidy|unit|sim|fuzz|perf|integration ...]. Its last line is "N passed, N failed"; exit 0 only without a failure.
 # Every test program prints cmocka's lines or TAP-like ones: "ok NAME", "not ok NAME", "skip NAME: why". What it printed is in BUILD_DIR/test-logs.
 # Programs of tidy, unit, sim and fuzz run beside each other, one for each core; integration tests use real servers and run one after the other.
 set -u
@@ -13,7 +13,7 @@ export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1:abort_on_error=1} UBSAN_OPTIO
 export TSAN_OPTIONS=${TSAN_OPTIONS:-suppressions=$PWD/tests/tsan.supp:halt_on_error=1:second_deadlock_stack=1}
 
 # What a sanitizer build leaves out is what it could not see, or what would take too long at its speed.
-slow=1 kinds_all=(tidy unit sim fuzz integration) integration_all=1
+slow=1 kinds_all=(tidy unit sim fuzz perf integration) integration_all=1
 case $B in
   *-asan) slow=3 kinds_all=(unit sim fuzz integration) integration_all= ;;
   *-tsan) slow=4 kinds_all=(unit integration) integration_all= ;; # simulators and fuzz targets have one thread
@@ -78,6 +78,7 @@ for kind in "${kinds[@]}"; do
     unit) files=(tests/unit/test_*.c) ;;
     sim) files=(tests/sim/sim_*.c) ;;
     fuzz) files=(tests/fuzz/fuzz_*.c) ;;
+    perf) files=(tests/perf/guard.py) ;;
     integration) files=(tests/integration/test_*) ;;
     *) echo "tests/run.sh: $kind is not a kind of test" >&2; exit 2 ;;
   esac
@@ -86,6 +87,7 @@ for kind in "${kinds[@]}"; do
     name=$(basename "${file%.c}") program=$B/${file%.c} label=$kind/$(basename "${file%.c}")
     case $kind in
       tidy) label=tidy command=(300 "$file" "$B") ;;
+      perf) label=perf/guard command=(300 "$file" "$B") ;;
       unit) wanted "$name" || continue; command=(120 "$program") ;;
       sim) command=(300 "$program") ;;
       fuzz) command=(120 "$program" --seconds "${FUZZ_SECONDS:-5}") ;;

@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""Instructions of CREATE, TRANSITION, GET and LIST on a fixed input, against the numbers in guard.json: tests/perf/guard.py BUILD_DIR [--record].
+
+valgrind counts what tests/perf/guard.c does, and only inside the server's entry points, so neither load nor clock nor other threads are in the figures: two runs differ
+by a few hundredths of a percent. More than 5 % above the recorded number is a failure; a change that means it records again, in the same commit. Numbers
+made with other versions of compiler or libraries don't compare: then it is skipped, and says so."""
+import glob, json, os, re, shutil, subprocess, sys, tempfile
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+NUMBERS = os.path.join(HERE, 'guard.json')
+WORK = ('create', 'transition', 'get', 'list')
+# The server's doors. None is called from within another one: callgrind toggles.
+ENTRIES = ('h2_feed', 'h2_output', 'engine_tick', 'sim_world_run')
+MOST = 1.05
+SECONDS = 280
+PACKAGES = ('gcc', 'libc6', 'librocksdb7.8', 'libnghttp2-14', 'libprotobuf-c1', 'valgrind')
+
+
+def versions():
+    """What the numbers were made with: of Debian's packages, the upstream part of the version."""
+    found = {'machine': os.uname().machine}
+    for package in PACKAGES:
+        got = subprocess.run(['dpkg-query', '-W', '-f', '${Version}', package], capture_output=True, text=True)
+        if got.returncode == 0 and got.stdout:
+            found[package] = re.sub(r'^\d+:', '', got.stdout).split('-')[0]
+    return found
+
+
+def measure(build):
+    """{work: instructions an operation}"""
+    with tempfile.TemporaryDirectory(prefix='orderdb-guard-') as top:
+        data = os.path.join(top, 'data')
+        os.mkdir(data)
+        dumps = ['--dump-before=guard_create'] + ['--dump-after=guard_' + w for w in WORK]
+        command = ['valgrind', '-q', '--tool=callgrind', '--callgrind-out-file=' + os.path.join(top, 'counts')]
+        command += ['--toggle-collect=' + e for e in ENTRIES] + dumps + [os.path.join(build, 'tests/perf/guard'), data]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+        said = re.search(r'^operations (.*)$', run.stdout, re.M)
+        if run.returncode != 0 or not said:
+            sys.exit('not ok perf guard: it did not run\n' + run.stderr[-2000:])
+        words = said.group(1).split()
+        operations = {words[i]: int(words[i + 1]) for i in range(0, len(words), 2)}
+        counts = {}
+        for name in glob.glob(os.path.join(top, 'counts*')):
+            text = open(name).read()
+            trigger = re.search(r'^desc: Trigger: --dump-after=guard_(\w+)$', text, re.M)
+            if trigger:
+                counts[trigger.group(1)] = int(re.search(r'^totals: (\d+)', text, re.M).group(1))
+        missing = [w for w in WORK if not counts.get(w)]
+        if missing:
+            sys.exit('not ok perf guard: nothing was counted for ' + ', '.join(missing))
+        return {w: round(counts[w] / operations[w]) for w in WORK}
+
+
+def main():
+    if len(sys.argv) not in (2, 3) or sys.argv[2:] not in ([], ['--record']):
+        sys.exit(__doc__)
+    build, record = sys.argv[1], len(sys.argv) == 3
+    if not shutil.which('valgrind'):
+        return print('skip perf guard: valgrind is not installed')
+    now = versions()
+    kept = json.load(open(NUMBERS)) if os.path.exists(NUMBERS) else None
+    if not record and (not kept or kept['made_with'] != now):
+        return print('skip perf guard: the numbers were made with %s, here are %s; make perf-guard RECORD=1 makes new ones' % (kept and kept['made_with'], now))
+    counted = measure(build)
+    if record:
+        with open(NUMBERS, 'w') as out:
+            json.dump({'made_with': now, 'instructions': counted}, out, indent=2)
+            out.write('\n')
+    failed = False
+    for work in WORK:
+        before = kept['instructions'][work] if kept else counted[work]
+        change = counted[work] / before - 1
+        told = '%s: %d instructions, recorded %d (%+.2f %%)' % (work, counted[work], before, 100 * change)
+        worse = counted[work] > before * MOST and not record
+        better = ', better: record it' if counted[work] * MOST < before and not record else ''
+        print(('not ok' if worse else 'ok') + ' perf guard ' + told + better)
+        failed |= worse
+    if failed:
+        print('# a change that means it records the new numbers and says why: make perf-guard RECORD=1')
+    sys.exit(failed)
+
+
+if __name__ == '__main__':
+    main()
