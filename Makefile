@@ -39,9 +39,9 @@ SEES_proto  := proto
 SEES_engine := proto engine
 SEES_server := proto engine server
 SEES_client := proto client
-SEES_tools  := proto client tools
+SEES_tools  := proto client bench tools
 SEES_bench  := proto client bench
-SEES_tests  := proto engine server client tools tests
+SEES_tests  := proto engine server client bench tools tests
 VIEW := $(B)/view
 GEN := $(B)/gen
 INC = -I$(VIEW)/$(1) -I$(GEN)
@@ -67,6 +67,7 @@ ENGINE_O := $(call obj,$(call src,engine))
 SERVER_SRC := $(wildcard server/*.c)
 SERVER_O := $(call obj,$(filter-out server/main.c,$(SERVER_SRC)))
 CLIENT_O := $(call obj,$(call src,client))
+GEN_O    := $(call obj,$(wildcard bench/gen/*.c))
 TOOLS_O  := $(call obj,$(wildcard tools/*.c))
 TESTLIB_O := $(call obj,$(wildcard tests/lib/*.c))
 
@@ -75,6 +76,7 @@ L_PROTO := $(LIB)/libproto.a
 L_ENGINE := $(LIB)/libengine.a
 L_SERVER := $(LIB)/libserver.a
 L_CLIENT := $(LIB)/liborderdb.a
+L_GEN := $(LIB)/libgen.a
 L_TEST := $(LIB)/libtest.a
 
 LDLIBS_PROTO := -lprotobuf-c -lssl -lcrypto -lxxhash
@@ -163,7 +165,7 @@ endef
 .PHONY: FORCE
 $(eval $(call remember,version,$(VERSION)))
 $(eval $(call remember,machines,$(MACHINES)))
-$(foreach l,PROTO ENGINE SERVER CLIENT TOOLS TESTLIB,$(eval $(call remember,$(l),$($(l)_O))))
+$(foreach l,PROTO ENGINE SERVER CLIENT GEN TOOLS TESTLIB,$(eval $(call remember,$(l),$($(l)_O))))
 
 # ---- generated
 # The links are relative: a tree may be moved or copied with its builds.
@@ -225,6 +227,8 @@ $(L_SERVER): $(SERVER_O) $(B)/is/SERVER
 	$(archive)
 $(L_CLIENT): $(CLIENT_O) $(B)/is/CLIENT
 	$(archive)
+$(L_GEN): $(GEN_O) $(B)/is/GEN
+	$(archive)
 $(L_TEST): $(TESTLIB_O) $(B)/is/TESTLIB
 	$(archive)
 
@@ -232,13 +236,13 @@ $(L_TEST): $(TESTLIB_O) $(B)/is/TESTLIB
 LINKED = $(filter %.o %.a,$^)
 $(B)/orderd: $(B)/obj/server/main.o $(L_SERVER) $(L_ENGINE) $(L_PROTO)
 	$(CC) $(LDFLAGS_BASE) -o $@ $(LINKED) $(LDLIBS_SERVER) $(LDLIBS_ENGINE) $(LDLIBS_PROTO) $(LDLIBS_ALLOC) -lm
-$(B)/orderctl: $(TOOLS_O) $(L_CLIENT) $(L_PROTO) $(B)/is/TOOLS
+$(B)/orderctl: $(TOOLS_O) $(L_GEN) $(L_CLIENT) $(L_PROTO) $(B)/is/TOOLS
 	$(CC) $(LDFLAGS_BASE) -o $@ $(LINKED) $(LDLIBS_CLIENT) $(LDLIBS_TOOLS) $(LDLIBS_PROTO) $(LDLIBS_ALLOC) -lm
 $(B)/bench/%: $(B)/obj/bench/%.o $(L_CLIENT) $(L_PROTO)
 	@mkdir -p $(dir $@)
 	$(CC) $(LDFLAGS_BASE) -o $@ $(LINKED) $(LDLIBS_CLIENT) $(LDLIBS_PROTO) $(LDLIBS_ALLOC) -lm
 TOOLS_LIB_O := $(filter-out %/orderctl.o,$(TOOLS_O))
-TEST_LINK = $(L_TEST) $(L_SERVER) $(L_ENGINE) $(TOOLS_LIB_O) $(L_CLIENT) $(L_PROTO)
+TEST_LINK = $(L_TEST) $(L_SERVER) $(L_ENGINE) $(TOOLS_LIB_O) $(L_GEN) $(L_CLIENT) $(L_PROTO)
 TEST_LIBS = -lcmocka $(LDLIBS_SERVER) $(LDLIBS_ENGINE) $(LDLIBS_TOOLS) $(LDLIBS_PROTO) -lm
 $(UNIT) $(SIM) $(FUZZ) $(GUARD): $(B)/tests/%: $(B)/obj/tests/%.o $(TEST_LINK) $(B)/is/TOOLS
 	@mkdir -p $(dir $@)

@@ -12,7 +12,7 @@ enum cli_exit { CLI_OK = 0, CLI_REFUSED = 1, CLI_USAGE = 2, CLI_UNAVAILABLE = 3,
 
 struct cli {
     const char *server, *output;
-    const char *tls_ca, *tls_cert, *tls_key, *tls_server_name;
+    const char *tls_ca, *tls_cert, *tls_key, *tls_server_name; /* while a command runs: the environment's too */
     bool tls;
     int64_t timeout_s;
     bool help, version;
@@ -30,7 +30,7 @@ struct cli_command {
     enum cli_exit (*run)(struct cli *cli, int argc, char **argv);
     bool yaml; /* takes --output yaml */
 };
-extern const struct cli_command order_commands[], machine_commands[], resource_commands[], stream_commands[], group_commands[], dlq_commands[], status_commands[]; /* each ends with family NULL */
+extern const struct cli_command order_commands[], machine_commands[], resource_commands[], stream_commands[], group_commands[], dlq_commands[], status_commands[], bench_commands[]; /* each ends with family NULL */
 
 /* Prints the words and where to find help; CLI_USAGE. */
 enum cli_exit cli_usage(const struct cli *cli, const char *format, ...) PRINTF_LIKE(2, 3);

@@ -13,7 +13,7 @@
 enum { TIMEOUT_S_DEFAULT = 10, TIMEOUT_S_MAX = 86400, COMMANDS_COLUMN = 37 };
 
 static const struct cli_command completion_commands[];
-static const struct cli_command *const families[] = {order_commands, machine_commands, resource_commands, stream_commands, group_commands, dlq_commands, status_commands, completion_commands};
+static const struct cli_command *const families[] = {order_commands, machine_commands, resource_commands, stream_commands, group_commands, dlq_commands, status_commands, bench_commands, completion_commands};
 
 static struct cli cli = {.timeout_s = TIMEOUT_S_DEFAULT};
 static const struct arg global_flags[] = {
@@ -157,10 +157,11 @@ static enum cli_exit command_run(const struct cli_command *c, int argc, char **a
     cli.server = setting(cli.server, "ORDERDB_SERVER");
     if (!cli.server) cli.server = SERVER_DEFAULT;
     char tls_error[256];
+    cli.tls_ca = setting(cli.tls_ca, "ORDERDB_TLS_CA"), cli.tls_cert = setting(cli.tls_cert, "ORDERDB_TLS_CERT"), cli.tls_key = setting(cli.tls_key, "ORDERDB_TLS_KEY");
+    cli.tls_server_name = setting(cli.tls_server_name, "ORDERDB_TLS_SERVER_NAME");
     struct orderdb_options options = {
         .timeout_ms = (uint32_t)cli.timeout_s * 1000, .tls = cli.tls, .tls_error = tls_error,
-        .tls_ca = setting(cli.tls_ca, "ORDERDB_TLS_CA"), .tls_cert = setting(cli.tls_cert, "ORDERDB_TLS_CERT"), .tls_key = setting(cli.tls_key, "ORDERDB_TLS_KEY"),
-        .tls_server_name = setting(cli.tls_server_name, "ORDERDB_TLS_SERVER_NAME"),
+        .tls_ca = cli.tls_ca, .tls_cert = cli.tls_cert, .tls_key = cli.tls_key, .tls_server_name = cli.tls_server_name,
     };
     cli.db = orderdb_open(cli.server, &options);
     if (!cli.db && errno == EKEYREJECTED) return cli_usage(&cli, "%s", tls_error);

@@ -1,0 +1,75 @@
+#!/usr/bin/python3
+"""orderctl bench against a real server: every work runs, its figures add up, what it wrote is there. Rates are not judged."""
+import json
+import os
+import subprocess
+
+import orderdb_test as t
+
+POPULATION = 400
+
+
+def bench(server, *arguments, code=0):
+    p = subprocess.run([os.path.join(t.BUILD, "orderctl"), "bench", "--server", server.address, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+    t.equal(p.returncode, code, p.stdout + p.stderr)
+    return p
+
+
+def figures(server, work, *arguments, code=0):
+    return json.loads(bench(server, work, "--seconds", 1, "--warm-up", 0.2, "--population", POPULATION, "--fresh", 100, "--server-pid", server.process.pid,
+                            "--timeout", 30, "-c", 2, "-i", 4, "-o", "json", *arguments, code=code).stdout)
+
+
+@t.test("fill makes the population")
+def _(server):
+    r = figures(server, "create", "--fill")
+    t.equal(r["done"], POPULATION)
+    for user in range(POPULATION // 200):
+        t.equal(server.call("ListOrders", user_id="u%09d" % user).total_size, 200)
+
+
+@t.test("each work runs, and is counted by kind")
+def _(server):
+    for work in ("create", "get", "list", "transition"):
+        r = figures(server, work)
+        t.true(r["done"] > 0 and r["failed"] == 0, str(r))
+        t.true(r["latency"][work]["count"] > 0 and r["latency"]["all"]["count"] == r["latency"][work]["count"], str(r))
+        t.true(0 < r["latency"]["all"]["p50_ms"] <= r["latency"]["all"]["p99_ms"] <= r["latency"]["all"]["max_ms"], str(r))
+        t.true(r["used_up"] or abs(r["done"] / r["seconds"] - r["per_s"]) <= 1 + 0.01 * r["per_s"], str(r))
+
+
+@t.test("a mix has all four in its shares")
+def _(server):
+    r = figures(server, "mixed")
+    counts = [r["latency"][w]["count"] for w in ("create", "transition", "get", "list")]
+    t.true(r["failed"] == 0 and all(counts), str(r))
+    t.equal(sum(counts), r["latency"]["all"]["count"])
+
+
+@t.test("an open loop counts every call that was due")
+def _(server):
+    r = figures(server, "create", "--rate", 200, "--zipf", 0.99)
+    t.equal(r["latency"]["all"]["count"], 200)
+    r = figures(server, "create", "--rate", 1000000, "-c", 1, "-i", 1)
+    t.equal(r["latency"]["all"]["count"], 1000000)
+    t.true(r["unsent"] > 500000, str(r))
+
+
+@t.test("the words are those of the figures")
+def _(server):
+    p = bench(server, "create", "--seconds", 0.3, "--server-pid", server.process.pid)
+    for word in ("connections x", "p99", "CPU an operation", "other work on the machine"):
+        t.true(word in p.stdout, p.stdout)
+
+
+@t.test("wrong use is told, and a server that is not there")
+def _(server):
+    for arguments in (("gets",), ("create", "--rate", "fast"), ("create", "-c", 0), ("create", "-c", -1), ("get", "--population", 0), ("create", "--population", 7)):
+        t.true("orderctl bench" in bench(server, *arguments, code=2).stderr, str(arguments))
+    p = subprocess.run([os.path.join(t.BUILD, "orderctl"), "bench", "create", "--server", "127.0.0.1:%d" % t.free_port(), "--seconds", "0.3", "--warm-up", "0"],
+                       capture_output=True, text=True, timeout=60)
+    t.equal(p.returncode, 3, p.stdout + p.stderr)
+
+
+if __name__ == "__main__":
+    t.run()
