@@ -23,7 +23,7 @@ enum { IDLE_MS_MAX = 250, MEETING_MS_MAX = 3 };
 
 /* New bytes are looked at for so long a turn; while committed work waits to be applied, for a share of what the last turn took (an entry of 500 commands makes it long): a
  * third, which is more than it costs to take in what is served, or a sixteenth while calls are refused: then it is refusals that the time would go to. */
-enum { RECEIVE_SLICE_NS = 1000000, RECEIVE_SLICE_LEAST_NS = 50000, RECEIVE_SHARE = 3, RECEIVE_SHARE_REFUSING = 16 };
+enum { RECEIVE_SLICE_NS = 1000000, RECEIVE_SLICE_LEAST_NS = 50000, RECEIVE_SHARE = 3, RECEIVE_SHARE_REFUSING = 16, WRITE_SHARE_OF_TIGHTEST = 2 };
 
 struct core *core_new(struct node *node, uint32_t id) {
     struct core *core = mem_new(struct core);
@@ -78,17 +78,20 @@ static void count_cycle(struct core *core) {
     metric_time(&core->metrics, METRIC_CYCLE_NS, busy_ns);
 }
 
-/* A turn old at most: the doors of all cores go by the sum. */
+/* A turn old at most: the doors of all cores go by the sum. A core adds what the tightest one bears and as much again, not more: at the door nobody knows yet to which core a call goes, and
+ * what is let in for the room of one core and finds the queue of another is refused after it was decoded, which costs ten times as much. Twice, so that the others
+ * keep room beside a core that is overloaded alone. */
 static void share_queues(struct core *core) {
     const struct node *node = core->node;
     struct engine_queue own = engine_write_queue(core->engine);
     __atomic_store_n(&core->write_limit, own.limit, __ATOMIC_RELAXED);
     __atomic_store_n(&core->write_delay_ns, own.delay_ns, __ATOMIC_RELAXED);
-    uint64_t limit = 0, least_ns = UINT64_MAX;
+    uint64_t limit = 0, tightest = UINT64_MAX, least_ns = UINT64_MAX;
     for (uint32_t i = 0; i < node->core_count; i++) {
-        limit += __atomic_load_n(&node->cores[i]->write_limit, __ATOMIC_RELAXED);
+        tightest = MIN_OF(tightest, __atomic_load_n(&node->cores[i]->write_limit, __ATOMIC_RELAXED));
         least_ns = MIN_OF(least_ns, __atomic_load_n(&node->cores[i]->write_delay_ns, __ATOMIC_RELAXED));
     }
+    for (uint32_t i = 0; i < node->core_count; i++) limit += MIN_OF(__atomic_load_n(&node->cores[i]->write_limit, __ATOMIC_RELAXED), WRITE_SHARE_OF_TIGHTEST * tightest);
     core->write_limit_all = limit;
     core->write_delay_least_ns = least_ns;
     core->write_target_ns = node->limits.queue_target_ns;
