@@ -174,53 +174,37 @@ static void call_end(struct call *call) {
 }
 
 /* ---- request headers */
-static void parse_timeout(struct call *call, struct slice value) {
-    uint64_t ns;
-    if (grpc_timeout_parse(value, &ns)) call->deadline_ns = call->core->now_ns + MIN_OF(ns, call->calls->limits.timeout_ns_max);
-    else failure_set(&call->failure, STATUS_FIELD_INVALID, "grpc-timeout is malformed: 1 to 8 digits and one of H M S m u n");
-}
 
-static void parse_traceparent(struct call *call, struct slice v) {
-    if (!header_is_traceparent(v)) return;
-    memcpy(call->traceparent, v.data, HEADER_TRACEPARENT_LEN);
-    call->has_traceparent = true;
-}
-
-static void parse_path(struct call *call, struct slice path) {
-    call->method = method_find(path);
-    if (call->method) return;
-    struct slice shown = slice_cut_utf8(path, 200);
-    if (!utf8_valid(shown)) shown = SLICE_LIT("of that name"); /* the details are a message of texts: it would not parse */
-    failure_set(&call->failure, STATUS_METHOD_UNKNOWN, "no method %.*s", (int)shown.len, (const char *)shown.data);
-}
-
-bool call_on_header(struct h2_stream *s, struct slice name, struct slice value) {
-    struct call *call = call_of(s);
+/* The first of what is wrong is told. */
+static void read_head(struct call *call, const struct head *h) {
     const struct call_limits *l = &call->calls->limits;
-    /* HPACK turns one byte into 4 KiB; past the limit the peer is refused, far past it the connection ends. */
-    call->header_bytes += (uint32_t)(name.len + value.len + 32);
-    if (call->header_bytes > l->header_bytes_max) {
-        failure_set(&call->failure, STATUS_MESSAGE_TOO_LARGE, "headers are longer than %u bytes", l->header_bytes_max);
-        return call->header_bytes <= 4 * l->header_bytes_max;
+    struct failure *f = &call->failure;
+    call->method = h->method;
+    call->is_post = h->is_post, call->has_content_type = h->has_content_type, call->has_te = h->has_te;
+    if (h->has_timeout) call->deadline_ns = call->core->now_ns + MIN_OF(h->timeout_ns, l->timeout_ns_max);
+    if (h->has_traceparent) memcpy(call->traceparent, h->traceparent, sizeof call->traceparent), call->has_traceparent = true;
+    if (h->bytes > l->header_bytes_max) {
+        failure_set(f, STATUS_MESSAGE_TOO_LARGE, "headers are longer than %u bytes", l->header_bytes_max);
+    } else if (!h->method) {
+        struct slice shown = slice_of(h->path, h->path_len);
+        if (!utf8_valid(shown)) shown = SLICE_LIT("of that name"); /* the details are a message of texts: it would not parse */
+        failure_set(f, STATUS_METHOD_UNKNOWN, "no method %.*s", (int)shown.len, (const char *)shown.data);
+    } else if (h->encoding_is_unknown) {
+        failure_set(f, STATUS_ENCODING_UNKNOWN, "grpc-encoding: messages are taken uncompressed (identity) only");
+    } else if (h->timeout_is_bad) {
+        failure_set(f, STATUS_FIELD_INVALID, "grpc-timeout is malformed: 1 to 8 digits and one of H M S m u n");
     }
-#define IS(text) (name.len == sizeof(text) - 1 && memcmp(name.data, text, sizeof(text) - 1) == 0)
-    switch (name.len) {
-    case 2: if (IS("te")) call->has_te = true; break; /* nghttp2 lets nothing but "trailers" through */
-    case 5: if (IS(":path")) parse_path(call, value); break;
-    case 7: if (IS(":method")) call->is_post = slice_equal(value, SLICE_LIT("POST")); break;
-    case 11: if (IS("traceparent")) parse_traceparent(call, value); break;
-    case 12:
-        if (IS("content-type")) call->has_content_type = header_is_grpc(value);
-        else if (IS("grpc-timeout")) parse_timeout(call, value);
-        break;
-    case 13:
-        if (IS("grpc-encoding") && !slice_equal(value, SLICE_LIT("identity")))
-            failure_set(&call->failure, STATUS_ENCODING_UNKNOWN, "grpc-encoding: messages are taken uncompressed (identity) only");
-        break;
-    default: break;
-    }
-#undef IS
-    return true;
+}
+
+struct slice call_refuse(struct core *core, const struct head *h) {
+    struct calls *cs = core->calls;
+    const struct call_limits *l = &cs->limits;
+    if (!head_is_plain(h) || h->bytes > l->header_bytes_max) return (struct slice){0}; /* it has other words coming */
+    uint64_t deadline_ns = h->has_timeout ? core->now_ns + MIN_OF(h->timeout_ns, l->timeout_ns_max) : 0;
+    enum shed_reason why = shed_judge(cs->shed, shed_class_of(h->method), deadline_ns, cs->live_count >= l->live_max);
+    if (!why) return (struct slice){0};
+    metric_call(&core->metrics, h->method->row, GRPC_RESOURCE_EXHAUSTED, 0);
+    return shed_answer(cs->shed, why);
 }
 
 /* ---- messages */
@@ -345,32 +329,23 @@ static bool is_rate_limited(struct call *call) {
     return true;
 }
 
-/* Before a byte of its message is looked at. */
-static bool is_refused_at_door(struct call *call) {
+/* It is let in (call_refuse): counted where its kind is, unless a rate says no. Before a byte of its message is looked at. */
+static bool enters(struct call *call) {
     struct calls *cs = call->calls;
     enum shed_class class = shed_class_of(call->method);
-    enum shed_reason why = shed_judge(cs->shed, class, call->deadline_ns, cs->live_count > cs->limits.live_max);
-    if (why) {
-        call->answered = true;
-        call_move(call, CALL_SEND);
-        shed_answer(cs->shed, &call->stream, why);
-        call_count_answer(call, GRPC_RESOURCE_EXHAUSTED);
-        end_at_door(call);
-        return true;
-    }
-    if (class != SHED_RESERVED && is_rate_limited(call)) return true;
+    if (class != SHED_RESERVED && is_rate_limited(call)) return false;
     if (class == SHED_WRITE && call->method->kind == METHOD_UNARY) call->inside = true, shed_enter(cs->shed); /* streams wait at the engine's door */
     if (class == SHED_RESERVED) {
         arena_fini(&call->arena);
         arena_init_charged(&call->arena, ARENA_BASE_BYTES, &cs->reserve);
     }
-    return false;
+    return true;
 }
 
 static void tick_head(struct call *call) {
     if (!call->is_post) return call_refuse_http(call, "405");
     if (!call->has_content_type) return call_refuse_http(call, "415");
-    if (!call->failure.status && is_refused_at_door(call)) return;
+    if (!call->failure.status && !enters(call)) return;
     if (!call->has_te) failure_set(&call->failure, STATUS_FIELD_INVALID, "te: trailers is missing; a proxy on the way does not speak HTTP/2");
     if (after_head(call) == CALL_SEND) return call_send_failure(call, &call->failure);
     call_move(call, CALL_MESSAGE);
@@ -444,8 +419,9 @@ static void call_tick(struct call *call) {
 }
 
 /* ---- what h2 tells */
-void call_on_head(struct h2_stream *s) {
+void call_on_head(struct h2_stream *s, const struct head *head) {
     struct call *call = call_of(s);
+    read_head(call, head);
     call->head_whole = true;
     call_tick(call);
 }

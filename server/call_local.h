@@ -47,7 +47,7 @@ struct call {
     void (*end)(struct call *call), (*leave)(struct call *call);
     uint64_t begun_ns, deadline_ns;
     struct timer deadline;
-    uint32_t ops_away, header_bytes;
+    uint32_t ops_away;
     /* what happened, for the tick */
     bool head_whole, peer_closed, gone, expired, held, ticking, in_next, answered, lingers;
     bool inside; /* counted among the writes that were let in (shed_enter) */

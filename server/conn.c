@@ -368,6 +368,7 @@ static void conn_input(struct conn *c, struct slice bytes) {
         log_debug("tls", "core=%u fd=%d subject=%s", c->core->id, c->fd, tls_peer_subject(c->tls));
         handshake_over(c);
     }
+    if (requests != h2_requests(c->h2)) c->busy_ns = c->core->now_ns; /* refused ones leave no stream behind */
     if ((requests == 0) != (h2_requests(c->h2) == 0)) conn_set_timer(c); /* the first request has come: idle and keepalive from now on */
     if (h2_frame_begun_ns(c->h2) && c->timer.deadline_ns > c->core->now_ns + patience_ns(c, FRAME_BYTES_MAX)) conn_set_timer(c);
     conn_want_flush(c);

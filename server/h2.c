@@ -24,8 +24,9 @@
 #include "proto/base/log.h"
 #include "proto/base/mem.h"
 #include "server/core.h"
+#include "server/refused.h"
 
-enum { FRAME_HEAD = 9, FRAME_BUFFER_BYTES = 16384, FRAME_ROOM = H2_OUTPUT_BYTES_MIN / 2, OUTBOUND_ACK_MAX = 128, SETTINGS_MAX = 32, INFLATE_TABLE_BYTES = 4096, HEADER_FIELD_BYTES = 32, HEADER_PATIENCE = 4, DEFLATE_TABLE_BYTES = 1024 };
+enum { FRAME_HEAD = 9, FRAME_BYTES_MAX = 16384, FRAME_BUFFER_BYTES = 16384, FRAME_ROOM = H2_OUTPUT_BYTES_MIN / 2, OUTBOUND_ACK_MAX = 128, SETTINGS_MAX = 32, INFLATE_TABLE_BYTES = 4096, HEADER_FIELD_BYTES = 32, HEADER_PATIENCE = 4, DEFLATE_TABLE_BYTES = 1024 };
 static_assert(FRAME_ROOM >= 16384 + 9, "one frame of the default size fits");
 /* A connection that moves so many times the least rate is not slow, however its peer shares it out among streams. */
 enum { FAST_STREAMS = 16 };
@@ -38,6 +39,7 @@ struct flow {
 
 struct h2 {
     struct core *core;
+    nghttp2_mem mem; /* the inflater keeps a pointer to it */
     nghttp2_session *session;
     struct h2_limits limits;
     h2_on_output on_output;
@@ -53,14 +55,19 @@ struct h2 {
     const char *error;  /* the first fatal error: no more bytes */
     const char *ended;  /* what the peer was told by GOAWAY, when it was its fault */
     enum cut fault;     /* of either */
-    bool draining, goaway_sent, condemned, over; /* condemned: the GOAWAY is on its way; over: it went */
+    bool draining, goaway_sent, condemned, over, spoke; /* condemned: the GOAWAY is on its way; over: it went; spoke: our SETTINGS went */
     /* Where frames begin in what comes in (h2_feed). */
-    uint8_t head[FRAME_HEAD];
+    uint8_t frame_head[FRAME_HEAD];
     size_t head_len, pass_bytes, skip_bytes; /* of a head that is not whole; of the preface or a payload that goes on; of one that is left out */
-    uint32_t last_id;                        /* the highest stream that HEADERS opened */
-    bool in_block;                           /* between HEADERS and END_HEADERS */
+    uint32_t last_id, passed_id;             /* the highest stream that HEADERS opened, and the highest one that the session knows of: between them are only refused ones */
     uint64_t frame_ns;                       /* when the frame or header block that is not whole began */
-    uint64_t header_bytes;                   /* decoded, of the header block that comes in */
+    /* The header block that comes in. */
+    nghttp2_hd_inflater *inflater;
+    bool in_block, block_trails, block_ends; /* between HEADERS and END_HEADERS; it is no request's; END_STREAM */
+    bool part_last, part_padded, part_whole; /* this frame has END_HEADERS; its first byte says how much of its end is padding; its fields are read */
+    uint32_t block_id, part_bytes, part_prefix, part_pad; /* of the frame: what is left; of that, before the block (padding's length, priority) and behind it */
+    struct head head;
+    struct refused refused;
     struct calm calm;
     struct flow in, out;
     uint64_t flow_ns, output_ns; /* when this piece of both began; when we could last write */
@@ -110,16 +117,18 @@ static void h2_check_submit(struct h2 *h2, int rv) {
     h2->on_output(h2->owner);
 }
 
-/* The peer broke a limit: it is told, and that is all. */
-static void h2_condemn(struct h2 *h2, enum cut why) {
+/* The peer is told, and that is all. */
+static void h2_say_goodbye(struct h2 *h2, enum cut why, uint32_t code, const char *text) {
     if (h2->condemned || h2->error) return;
-    const char *text = calm_text(why);
     h2->condemned = h2->goaway_sent = h2->draining = true;
     h2->fault = why;
     h2->ended = text;
     int32_t last = nghttp2_session_get_last_proc_stream_id(h2->session);
-    h2_check_submit(h2, nghttp2_submit_goaway(h2->session, NGHTTP2_FLAG_NONE, last, NGHTTP2_ENHANCE_YOUR_CALM, (const uint8_t *)text, strlen(text)));
+    h2_check_submit(h2, nghttp2_submit_goaway(h2->session, NGHTTP2_FLAG_NONE, last, code, (const uint8_t *)text, strlen(text)));
 }
+static void h2_condemn(struct h2 *h2, enum cut why) { h2_say_goodbye(h2, why, NGHTTP2_ENHANCE_YOUR_CALM, calm_text(why)); }
+/* What it says is no HTTP/2. */
+static void h2_break_off(struct h2 *h2, uint32_t code) { h2_say_goodbye(h2, CUT_PROTOCOL, code, nghttp2_http2_strerror(code)); }
 
 /* ---- callbacks: in */
 static struct h2_stream *stream_of(struct h2 *h2, int32_t id) {
@@ -134,7 +143,6 @@ static void h2_judge(struct h2 *h2, enum cut why) {
 
 static int on_begin_headers_cb(nghttp2_session *session, const nghttp2_frame *frame, void *user) {
     struct h2 *h2 = user;
-    h2->header_bytes = 0;
     if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST) return 0;
     struct h2_stream *s = h2->call_count < 2 * h2->limits.streams_max ? call_begin(h2->core) : NULL;
     if (!s) { /* REFUSED_STREAM says that nothing was done: clients retry elsewhere by themselves */
@@ -152,26 +160,13 @@ static int on_begin_headers_cb(nghttp2_session *session, const nghttp2_frame *fr
     return 0;
 }
 
-static int on_header_cb(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name, size_t name_len, const uint8_t *value, size_t value_len,
-                        uint8_t flags, void *user) {
-    struct h2 *h2 = user;
-    /* HPACK turns one byte into 4 KiB; past the limit call refuses the request, far past it the connection ends. Also for what nobody looks at: refused requests, trailers. */
-    h2->header_bytes += name_len + value_len + HEADER_FIELD_BYTES;
-    if (h2->header_bytes > (uint64_t)HEADER_PATIENCE * h2->limits.header_bytes_max) return h2_condemn(h2, CUT_HEADER_BYTES), NGHTTP2_ERR_CALLBACK_FAILURE;
-    if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST) return 0; /* a client's trailers say nothing to us */
-    struct h2_stream *s = stream_of(h2, frame->hd.stream_id);
-    if (!s) return 0;
-    return call_on_header(s, slice_of(name, name_len), slice_of(value, value_len)) ? 0 : (h2_condemn(h2, CUT_HEADER_BYTES), NGHTTP2_ERR_CALLBACK_FAILURE);
-}
-
 static int on_frame_recv_cb(nghttp2_session *session, const nghttp2_frame *frame, void *user) {
     struct h2 *h2 = user;
     if (frame->hd.type != NGHTTP2_HEADERS && frame->hd.type != NGHTTP2_DATA) return 0;
     struct h2_stream *s = stream_of(h2, frame->hd.stream_id);
     if (!s) return 0;
     if (frame->hd.type == NGHTTP2_HEADERS && frame->headers.cat == NGHTTP2_HCAT_REQUEST) {
-        h2->requests++;
-        call_on_head(s);
+        call_on_head(s, &h2->head);
         if (!(s = stream_of(h2, frame->hd.stream_id))) return 0; /* answered from its headers: the call is gone */
     }
     if (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) call_on_half_close(s);
@@ -291,7 +286,6 @@ static bool callbacks_new(nghttp2_session_callbacks **out) {
     nghttp2_session_callbacks *cbs;
     if (nghttp2_session_callbacks_new(&cbs)) return false;
     nghttp2_session_callbacks_set_on_begin_headers_callback(cbs, on_begin_headers_cb);
-    nghttp2_session_callbacks_set_on_header_callback(cbs, on_header_cb);
     nghttp2_session_callbacks_set_on_frame_recv_callback(cbs, on_frame_recv_cb);
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(cbs, on_data_chunk_cb);
     nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(cbs, on_invalid_frame_cb);
@@ -320,11 +314,12 @@ static bool options_new(const struct h2_limits *l, nghttp2_option **out) {
 static bool session_open(struct h2 *h2) {
     nghttp2_session_callbacks *cbs = NULL;
     nghttp2_option *option = NULL;
-    nghttp2_mem mem = {h2, heap_malloc_cb, heap_free_cb, heap_calloc_cb, heap_realloc_cb};
-    bool ok = callbacks_new(&cbs) && options_new(&h2->limits, &option) && nghttp2_session_server_new3(&h2->session, cbs, h2, option, &mem) == 0;
+    h2->mem = (nghttp2_mem){h2, heap_malloc_cb, heap_free_cb, heap_calloc_cb, heap_realloc_cb};
+    bool ok = callbacks_new(&cbs) && options_new(&h2->limits, &option) && nghttp2_session_server_new3(&h2->session, cbs, h2, option, &h2->mem) == 0;
     nghttp2_session_callbacks_del(cbs);
     nghttp2_option_del(option);
     if (!ok) return h2->session = NULL, false;
+    if (nghttp2_hd_inflate_new2(&h2->inflater, &h2->mem) != 0) return h2->inflater = NULL, false;
     const nghttp2_settings_entry settings[] = {
         {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, h2->limits.streams_max},
         {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, h2->limits.stream_window_bytes},
@@ -365,7 +360,9 @@ void h2_free(struct h2 *h2) {
         if (was_open) call_on_gone(s);
     }
     if (h2->session) nghttp2_session_del(h2->session);
+    if (h2->inflater) nghttp2_hd_inflate_del(h2->inflater);
     check(h2->heap_bytes == 0);
+    refused_fini(&h2->refused);
     mem_free(h2);
 }
 
@@ -376,28 +373,159 @@ static void h2_receive(struct h2 *h2, const uint8_t *data, size_t len) {
     if (n < 0 && !h2->condemned) h2_set_error(h2, (int)n);
 }
 
-/* A frame head: counted. true: the frame is left out. gRPC's C core, and with it most languages' clients, resets a stream that it never opened when a call is cancelled
- * before its headers were written. RFC 9113 section 5.1 makes that an error of the connection, and nghttp2 would end all its calls for it. */
-static bool h2_frame_is_left_out(struct h2 *h2, const uint8_t *head) {
+/* ---- header blocks
+ * They are inflated here, and of a request that is let in the session is told so much: the same stream, the same end, fields that any request has and that touch no table. So what is refused
+ * from its head costs no stream, and the session's HPACK state has nothing to miss. */
+static void pass_block(struct h2 *h2, const uint8_t *block, size_t len) {
+    uint8_t frame[FRAME_HEAD + 64];
+    struct writer w = writer_of(frame, sizeof frame);
+    write_be32(&w, (uint32_t)len << 8 | NGHTTP2_HEADERS);
+    write_u8(&w, NGHTTP2_FLAG_END_HEADERS | (h2->block_ends ? NGHTTP2_FLAG_END_STREAM : 0));
+    write_be32(&w, h2->block_id);
+    write_bytes(&w, block, len);
+    check(!w.full);
+    h2_receive(h2, frame, w.len);
+}
+
+/* RFC 7541, indices of the static table: POST, http, "/", an :authority of one letter, content-length (28: 15 + 13), accept-encoding. Of what is malformed the session says so itself: a field too
+ * many, or a pseudo-header in trailers. */
+static void pass_request(struct h2 *h2) {
+    static const uint8_t fields[] = {0x83, 0x86, 0x84, 0x01, 0x01, 'a'};
+    uint8_t block[48];
+    struct writer w = writer_of(block, sizeof block);
+    const struct head *head = &h2->head;
+    write_bytes(&w, fields, sizeof fields);
+    if (head->malformed) write_u8(&w, 0x83);
+    else if (head->length_len) write_u8(&w, 0x0f), write_u8(&w, 13), write_u8(&w, head->length_len), write_bytes(&w, head->length, head->length_len);
+    h2->passed_id = h2->block_id;
+    pass_block(h2, block, w.len);
+}
+static void pass_trailers(struct h2 *h2) {
+    static const uint8_t fine = 0x90, bad = 0x83;
+    if (h2->block_ends) refused_end(&h2->refused, h2->block_id);
+    if (h2->block_id <= h2->passed_id) pass_block(h2, h2->head.malformed ? &bad : &fine, 1);
+}
+
+static bool is_refused(struct h2 *h2) {
+    struct slice block = h2->goaway_sent || h2->head.malformed ? (struct slice){0} : call_refuse(h2->core, &h2->head);
+    if (!block.len) return false;
+    switch (refused_add(&h2->refused, 2 * h2->limits.streams_max, h2->block_id, block, h2->block_ends)) {
+    case REFUSED_ADDED: h2->on_output(h2->owner); break;
+    case REFUSED_TOO_MANY: h2_condemn(h2, CUT_CONNECTION_MEMORY); break; /* twice as many streams as it may have, and it does not read */
+    case REFUSED_NO_MEMORY: h2_set_error(h2, NGHTTP2_ERR_NOMEM); break;
+    }
+    return true;
+}
+
+static void block_end(struct h2 *h2) {
+    h2->in_block = false;
+    if (h2->condemned || h2->error) return;
+    if (h2->block_trails) return pass_trailers(h2);
+    head_end(&h2->head);
+    h2->requests++;
+    if (!is_refused(h2)) pass_request(h2);
+}
+
+static void block_inflate(struct h2 *h2, const uint8_t *at, size_t len, bool last) {
+    for (;;) {
+        nghttp2_nv nv;
+        int flags = 0;
+        ssize_t n = nghttp2_hd_inflate_hd2(h2->inflater, &nv, &flags, at, len, last);
+        if (n == NGHTTP2_ERR_NOMEM) return h2_set_error(h2, (int)n);
+        if (n < 0) return h2_break_off(h2, NGHTTP2_COMPRESSION_ERROR);
+        at += n, len -= (size_t)n;
+        if (flags & NGHTTP2_HD_INFLATE_EMIT) {
+            if (!h2->block_trails) head_on_field(&h2->head, slice_of(nv.name, nv.namelen), slice_of(nv.value, nv.valuelen));
+            else h2->head.bytes += nv.namelen + nv.valuelen + HEADER_FIELD_BYTES, h2->head.malformed |= nv.namelen && nv.name[0] == ':'; /* a client's trailers say nothing to us */
+            /* HPACK turns one byte into 4 KiB; past the limit call refuses the request, far past it the connection ends. */
+            if (h2->head.bytes > (uint64_t)HEADER_PATIENCE * h2->limits.header_bytes_max) return h2_condemn(h2, CUT_HEADER_BYTES);
+        }
+        if (flags & NGHTTP2_HD_INFLATE_FINAL) return (void)nghttp2_hd_inflate_end_headers(h2->inflater);
+        if (!(flags & NGHTTP2_HD_INFLATE_EMIT) && len == 0) return;
+    }
+}
+
+/* A frame of a header block begins. */
+static void part_begin(struct h2 *h2, uint8_t type, uint8_t flags, uint32_t id, uint32_t len) {
+    bool first = type == NGHTTP2_HEADERS;
+    h2->part_bytes = len;
+    h2->part_last = flags & NGHTTP2_FLAG_END_HEADERS;
+    h2->part_padded = first && flags & NGHTTP2_FLAG_PADDED;
+    h2->part_prefix = (h2->part_padded ? 1 : 0) + (first && flags & NGHTTP2_FLAG_PRIORITY ? 5 : 0);
+    h2->part_pad = 0;
+    h2->part_whole = false;
+    if (h2->part_prefix > len) return h2_break_off(h2, NGHTTP2_FRAME_SIZE_ERROR);
+    h2->in_block = true;
+    if (!first) return;
+    h2->block_id = id;
+    h2->block_ends = flags & NGHTTP2_FLAG_END_STREAM;
+    h2->block_trails = id <= h2->last_id;
+    h2->last_id = MAX_OF(h2->last_id, id);
+    head_begin(&h2->head);
+}
+
+/* Takes what of these bytes is the frame's: prefix, block, padding. */
+static size_t part_feed(struct h2 *h2, const uint8_t *at, size_t len) {
+    size_t n = 0;
+    for (; n < len && h2->part_prefix; n++, h2->part_prefix--, h2->part_bytes--) {
+        if (h2->part_padded) h2->part_pad = at[n], h2->part_padded = false;
+    }
+    if (h2->part_prefix) return n;
+    if (!h2->part_whole) {
+        if (h2->part_pad > h2->part_bytes) return h2_break_off(h2, NGHTTP2_PROTOCOL_ERROR), n;
+        size_t left = h2->part_bytes - h2->part_pad, block = MIN_OF(len - n, left);
+        h2->part_whole = block == left;
+        if (block || h2->part_whole) block_inflate(h2, at + n, block, h2->part_whole && h2->part_last);
+        n += block, h2->part_bytes -= (uint32_t)block;
+        if (!h2->part_whole) return n;
+    }
+    size_t pad = MIN_OF(len - n, (size_t)h2->part_bytes);
+    h2->part_bytes -= (uint32_t)pad;
+    return n + pad;
+}
+
+/* ---- frames */
+enum fate { FRAME_PASSES, FRAME_IS_LEFT_OUT, FRAME_IS_BLOCK };
+
+/* Of a stream that the session never heard of: refused, or not opened at all. gRPC's C core, and with it most languages' clients, resets a stream that it never opened when a call is
+ * cancelled before its headers were written. RFC 9113 section 5.1 makes that an error of the connection, and nghttp2 would end all its calls for it. */
+static bool is_nobodys(struct h2 *h2, uint8_t type, uint8_t flags, uint32_t id, uint32_t len) {
+    bool refused = id > h2->passed_id && id <= h2->last_id && id % 2 == 1;
+    switch (type) {
+    case NGHTTP2_DATA:
+        if (h2->refused.count && flags & NGHTTP2_FLAG_END_STREAM) refused_end(&h2->refused, id);
+        if (refused) h2->refused.window_bytes += len, h2->in.bytes += len;
+        return refused;
+    case NGHTTP2_RST_STREAM:
+        if (h2->refused.count) refused_reset(&h2->refused, id);
+        return len == 4 && (refused || (id > h2->last_id && id % 2 == 1));
+    case NGHTTP2_WINDOW_UPDATE: return len == 4 && refused;
+    default: return false;
+    }
+}
+
+/* A frame head: counted, and looked at. */
+static enum fate frame_begin(struct h2 *h2, const uint8_t *head) {
     uint32_t len = get_be32(head) >> 8, id = get_be32(head + 5) & INT32_MAX;
     uint8_t type = head[3], flags = head[4];
     uint64_t now = h2->core->now_ns;
     h2_judge(h2, calm_on_frame(&h2->calm, &h2->limits.calm, now, type, flags, len));
     if (!h2->in_block) h2->frame_ns = now;
-    if (type == NGHTTP2_HEADERS || type == NGHTTP2_CONTINUATION) h2->in_block = !(flags & NGHTTP2_FLAG_END_HEADERS);
-    if (type == NGHTTP2_HEADERS && id > h2->last_id) h2->last_id = id;
-    if (type == NGHTTP2_RST_STREAM && len == 4 && id > h2->last_id && id % 2 == 1) {
-        h2->skip_bytes = len;
-        return true;
-    }
+    if (h2->in_block != (type == NGHTTP2_CONTINUATION) || (h2->in_block && id != h2->block_id)) return h2_break_off(h2, NGHTTP2_PROTOCOL_ERROR), FRAME_IS_LEFT_OUT;
     h2->pass_bytes = len;
-    return false;
+    if (len > FRAME_BYTES_MAX) return FRAME_PASSES; /* the session says what is to be said */
+    if (type == NGHTTP2_CONTINUATION || (type == NGHTTP2_HEADERS && id % 2 == 1)) return part_begin(h2, type, flags, id, len), h2->pass_bytes = 0, FRAME_IS_BLOCK;
+    if (!is_nobodys(h2, type, flags, id, len)) return FRAME_PASSES;
+    h2->pass_bytes = 0;
+    h2->skip_bytes = len;
+    return FRAME_IS_LEFT_OUT;
 }
 
-/* Looks at frame heads only, and hands nghttp2 the longest runs that it can: all of the bytes, but for a frame that is left out and a head that is not whole yet. */
+/* Hands nghttp2 the longest runs that it can: all of the bytes, but for header blocks, frames that are left out, and a head that is not whole yet. */
 bool h2_feed(struct h2 *h2, struct slice bytes) {
     const uint8_t *at = bytes.data, *end = at + bytes.len, *run = at;
-    while (at < end && !h2->condemned) {
+    bool block = h2->in_block && h2->part_bytes;
+    while (at < end && !h2->condemned && !h2->error) {
         size_t left = (size_t)(end - at), n;
         if (h2->skip_bytes) {
             n = MIN_OF(left, h2->skip_bytes);
@@ -407,21 +535,38 @@ bool h2_feed(struct h2 *h2, struct slice bytes) {
             n = MIN_OF(left, h2->pass_bytes);
             h2->pass_bytes -= n;
             at += n;
-        } else if (h2->head_len || left < FRAME_HEAD) {
-            h2_receive(h2, run, (size_t)(at - run));
-            n = MIN_OF(left, FRAME_HEAD - h2->head_len);
-            if (!h2->head_len && !h2->in_block) h2->frame_ns = h2->core->now_ns;
-            memcpy(h2->head + h2->head_len, at, n);
-            h2->head_len += n;
-            at += n, run = at;
-            if (h2->head_len < FRAME_HEAD) break;
-            h2->head_len = 0;
-            if (!h2_frame_is_left_out(h2, h2->head)) h2_receive(h2, h2->head, FRAME_HEAD);
-        } else if (h2_frame_is_left_out(h2, at)) {
-            h2_receive(h2, run, (size_t)(at - run));
-            at += FRAME_HEAD, run = at;
+        } else if (block) {
+            at += part_feed(h2, at, left), run = at;
+            block = h2->part_bytes;
+            if (!block && h2->part_last) block_end(h2);
         } else {
-            at += FRAME_HEAD;
+            uint8_t *head = h2->head_len || left < FRAME_HEAD ? h2->frame_head : NULL;
+            const uint8_t *begin = at;
+            if (head) {
+                n = MIN_OF(left, FRAME_HEAD - h2->head_len);
+                h2_receive(h2, run, (size_t)(at - run));
+                if (!h2->head_len && !h2->in_block) h2->frame_ns = h2->core->now_ns;
+                memcpy(head + h2->head_len, at, n);
+                h2->head_len += n;
+                at += n, run = at;
+                if (h2->head_len < FRAME_HEAD) break;
+                h2->head_len = 0;
+            } else {
+                at += FRAME_HEAD;
+            }
+            enum fate fate = frame_begin(h2, head ? head : begin);
+            if (fate == FRAME_PASSES) {
+                if (head) h2_receive(h2, head, FRAME_HEAD);
+                continue;
+            }
+            if (!head) h2_receive(h2, run, (size_t)(begin - run));
+            run = at;
+            block = fate == FRAME_IS_BLOCK;
+            if (block && h2->part_bytes == 0) { /* an empty frame: nothing comes that would end it */
+                block = false;
+                (void)part_feed(h2, at, 0);
+                if (h2->part_last) block_end(h2);
+            }
         }
     }
     h2_receive(h2, run, (size_t)(at - run));
@@ -435,12 +580,19 @@ void h2_output(struct h2 *h2, struct writer *w) {
     check(w->cap - w->len >= H2_OUTPUT_BYTES_MIN);
     h2->out_writer = w;
     h2->output_ns = h2->core->now_ns;
+    /* Our SETTINGS are to be the first frame. A quarter of the room at first, and what the answers leave. */
+    if (h2->spoke && !h2->condemned) refused_write(&h2->refused, w, (w->cap - w->len) / 4);
     while (w->cap - w->len >= FRAME_ROOM && !h2->over) {
         const uint8_t *data;
         ssize_t n = nghttp2_session_mem_send(h2->session, &data);
         if (n < 0) h2_set_error(h2, (int)n);
         if (n <= 0) break;
         write_bytes(w, data, (size_t)n);
+        h2->spoke = true;
+    }
+    if (h2->spoke && !h2->condemned) {
+        if (refused_window_due(&h2->refused, h2->limits.connection_window_bytes)) refused_write_window(&h2->refused, w);
+        refused_write(&h2->refused, w, w->cap - w->len);
     }
     check(!w->full);
     h2->out_writer = NULL;
@@ -451,10 +603,13 @@ void h2_output(struct h2 *h2, struct writer *w) {
     }
 }
 
-bool h2_wants_output(const struct h2 *h2) { return !h2->over && nghttp2_session_want_write(h2->session) != 0; }
+static bool refused_wait(const struct h2 *h2) {
+    return !h2->condemned && (h2->refused.count || refused_window_due(&h2->refused, h2->limits.connection_window_bytes));
+}
+bool h2_wants_output(const struct h2 *h2) { return !h2->over && (nghttp2_session_want_write(h2->session) != 0 || refused_wait(h2)); }
 /* want_read falls when GOAWAY was sent or received and no stream is left. */
 bool h2_finished(const struct h2 *h2) {
-    return h2->error || h2->over || (!nghttp2_session_want_read(h2->session) && !nghttp2_session_want_write(h2->session));
+    return h2->error || h2->over || (!refused_wait(h2) && !nghttp2_session_want_read(h2->session) && !nghttp2_session_want_write(h2->session));
 }
 enum cut h2_fault(const struct h2 *h2) { return h2->fault; }
 const char *h2_error(const struct h2 *h2) { return h2->error ? h2->error : h2->ended; }
@@ -462,7 +617,7 @@ uint32_t h2_open_streams(const struct h2 *h2) { return h2->open_count; }
 void h2_set_principal(struct h2 *h2, uint64_t principal) { h2->principal = principal; }
 uint64_t h2_principal(const struct h2 *h2) { return h2->principal; }
 uint64_t h2_requests(const struct h2 *h2) { return h2->requests; }
-size_t h2_memory_bytes(const struct h2 *h2) { return sizeof *h2 + h2->heap_bytes; }
+size_t h2_memory_bytes(const struct h2 *h2) { return sizeof *h2 + h2->heap_bytes + refused_memory_bytes(&h2->refused); }
 
 void h2_drain_notice(struct h2 *h2) {
     if (h2->draining) return;
@@ -480,6 +635,7 @@ void h2_drain_final(struct h2 *h2) {
 /* A page of the frame buffer is a quarter of what an idle connection holds. */
 void h2_rest(struct h2 *h2) {
     if (h2->frames && h2->open_count == 0 && !h2_wants_output(h2)) mem_discard(h2->frames);
+    refused_rest(&h2->refused);
 }
 
 void h2_ping(struct h2 *h2) { h2_check_submit(h2, nghttp2_submit_ping(h2->session, NGHTTP2_FLAG_NONE, NULL)); }
@@ -570,24 +726,19 @@ void h2_send_part(struct h2_stream *s, const struct slice *parts, size_t count) 
     h2_check_submit(s->h2, rv == NGHTTP2_ERR_INVALID_ARGUMENT ? 0 : rv);
 }
 
-static void stream_end(struct h2_stream *s, const struct h2_field *fields, size_t count, uint8_t flags) {
+void h2_send_end(struct h2_stream *s, const struct h2_field *fields, size_t count) {
     enum { FIELDS_MAX = 8 };
     check(count <= FIELDS_MAX);
     if (!s->open) return;
     nghttp2_nv nv[FIELDS_MAX];
     for (size_t i = 0; i < count; i++)
-        nv[i] = (nghttp2_nv){(uint8_t *)fields[i].name.data, (uint8_t *)fields[i].value.data, fields[i].name.len, fields[i].value.len, flags};
+        nv[i] = (nghttp2_nv){(uint8_t *)fields[i].name.data, (uint8_t *)fields[i].value.data, fields[i].name.len, fields[i].value.len, NGHTTP2_NV_FLAG_NONE};
     s->waits = H2_WAIT_NOT;
     s->going_out = true;
     h2_wait(s, H2_WAIT_BYTES);
     /* Header blocks overtake data: trailers only behind a message that went out whole. */
     check(!s->streaming || s->bytes_left == 0);
     h2_check_submit(s->h2, s->streaming ? nghttp2_submit_trailer(s->h2->session, s->id, nv, count) : nghttp2_submit_response(s->h2->session, s->id, nv, count, NULL));
-}
-
-void h2_send_end(struct h2_stream *s, const struct h2_field *fields, size_t count) { stream_end(s, fields, count, NGHTTP2_NV_FLAG_NONE); }
-void h2_send_end_borrowed(struct h2_stream *s, const struct h2_field *fields, size_t count) {
-    stream_end(s, fields, count, NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE);
 }
 
 void h2_reset(struct h2_stream *s, enum h2_reset why) {

@@ -10,6 +10,7 @@
 #include "proto/base/list.h"
 #include "proto/status.h"
 #include "server/calm.h"
+#include "server/head.h"
 
 struct core;
 struct h2;
@@ -96,8 +97,6 @@ struct h2_field {
     struct slice name, value;
 };
 void h2_send_end(struct h2_stream *s, const struct h2_field *fields, size_t count);
-/* ...or live as long as the connection: what many streams are answered with takes no memory of each. */
-void h2_send_end_borrowed(struct h2_stream *s, const struct h2_field *fields, size_t count);
 enum h2_reset { H2_RESET_CANCEL, H2_RESET_REFUSED, H2_RESET_INTERNAL };
 void h2_reset(struct h2_stream *s, enum h2_reset why);
 /* What the stream waits for now. A message that follows another begins anew when H2_WAIT_NOT was between them. */
@@ -110,10 +109,11 @@ void h2_forget(struct h2_stream *s);
 void h2_stream_end(struct h2_stream *s);
 
 /* ---- What h2 tells the call (call.c). None of them may free the h2. */
+/* A request that would be answered from its head alone, because there is too much to do: the header block to say so, as it goes over the wire (RFC 7541, without the dynamic table); it lives as long
+ * as the core. There is no call then, and no stream. Empty: call_begin follows. */
+struct slice call_refuse(struct core *core, const struct head *head);
 struct h2_stream *call_begin(struct core *core); /* NULL: no more calls on this core */
-/* A request header; pseudo-headers first. false: the header list is beyond bounds of patience, the connection ends. */
-bool call_on_header(struct h2_stream *s, struct slice name, struct slice value);
-void call_on_head(struct h2_stream *s); /* all headers are there */
+void call_on_head(struct h2_stream *s, const struct head *head);
 void call_on_data(struct h2_stream *s, struct slice bytes);
 void call_on_half_close(struct h2_stream *s);
 /* The message of h2_send_part is in the connection's hands. Called from the end of h2_output. */

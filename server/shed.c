@@ -11,26 +11,21 @@
 
 /* How a flood is answered
  *
- *   HEADERS --> call_begin --> shed_judge --full--> shed_answer: a header block that was made at start; the stream is forgotten, the call goes back to its pool
- *                                  '--room--> shed_enter ... the message, decode, check, op, answer ... shed_leave
+ *   HEADERS --> head --> call_refuse --> shed_judge --full--> shed_answer: a header block that was made at start, behind a frame head; that is all there is of this call
+ *                                            '--room--> call_begin, shed_enter ... the message, decode, check, op, answer ... shed_leave
  *
- * The header block is one of DELAYS: HPACK's table on the connection learns them, so a refusal is some 10 bytes. Counting is by calls over the whole node in one
+ * The header block is one of DELAYS, literals that leave HPACK's table alone, so the same bytes are right on every connection at any time. Counting is by calls over the whole node in one
  * atomic word; the limit is the sum of the engines' (core.c adds it up once a turn). A batch counts as one here; its parts are counted at the engine's door. */
 
-enum { DELAYS = 8, DELAY_MS_MIN = 100, DELAY_MS_STEP = 25, DETAILS_ARENA_BYTES = 64 << 10, TEXT_BYTES_MAX = 128 };
+enum { DELAYS = 8, DELAY_MS_MIN = 100, DELAY_MS_STEP = 25, DETAILS_ARENA_BYTES = 64 << 10, TEXT_BYTES_MAX = 128, BLOCK_BYTES_MAX = 2048 };
 
-struct refusal {
-    struct slice details; /* google.rpc.Status, base64 */
-    struct slice message; /* percent-encoded */
-    char delay[8];
-};
 
 struct shed {
     struct core *core;
     uint64_t *inside, own_inside; /* writes that were let in: the node's count, relaxed atomic; a core without a node (tests) counts by itself */
     uint64_t draw;
     struct arena arena;
-    struct refusal refusals[SHED_REASON_COUNT][DELAYS];
+    struct slice blocks[SHED_REASON_COUNT][DELAYS];
 };
 
 static const char *const texts[SHED_REASON_COUNT] = {
@@ -63,19 +58,41 @@ bool shed_is_batch(const struct method *m) {
     return m->row == METHOD_ROW_OrderService_BatchCreateOrders || m->row == METHOD_ROW_OrderService_BatchTransitionOrders || m->row == METHOD_ROW_OrderService_BatchGetOrders;
 }
 
-static bool refusal_make(struct shed *s, struct refusal *r, const char *text, uint32_t delay_ms) {
+/* RFC 7541 section 5.1, with a prefix of seven bits. */
+static void put_length(struct writer *w, size_t n) {
+    if (n < 127) return write_u8(w, (uint8_t)n);
+    write_u8(w, 127);
+    for (n -= 127; n >= 128; n >>= 7) write_u8(w, (uint8_t)(n | 128));
+    write_u8(w, (uint8_t)n);
+}
+/* Section 6.2.2: a literal that the table does not keep. */
+static void put_field(struct writer *w, const char *name, struct slice value) {
+    struct slice n = slice_str(name);
+    write_u8(w, 0);
+    put_length(w, n.len), write_bytes(w, n.data, n.len);
+    put_length(w, value.len), write_bytes(w, value.data, value.len);
+}
+
+static struct slice block_make(struct shed *s, const char *text, uint32_t delay_ms) {
     struct failure f;
-    char encoded[3 * TEXT_BYTES_MAX];
+    char encoded[3 * TEXT_BYTES_MAX], delay[8];
+    uint8_t block[BLOCK_BYTES_MAX];
+    struct writer w = writer_of(block, sizeof block);
     failure_init(&f, &s->arena);
     failure_set(&f, STATUS_OVERLOADED, "%s", text);
     f.retry_delay_ms = delay_ms;
     struct slice raw = failure_encode(&f);
     char *base64 = raw.len ? arena_alloc(&s->arena, BASE64_LEN(raw.len)) : NULL;
-    if (!base64) return false;
-    r->details = slice_of(base64, base64_encode(raw, base64));
-    r->message = arena_copy(&s->arena, slice_of(encoded, grpc_percent_encode(slice_str(text), encoded)));
-    snprintf(r->delay, sizeof r->delay, "%u", delay_ms);
-    return r->message.data != NULL;
+    if (!base64) return (struct slice){0};
+    write_u8(&w, 0x88); /* :status 200, of the static table */
+    put_field(&w, "content-type", SLICE_LIT("application/grpc"));
+    put_field(&w, "grpc-status", SLICE_LIT("8"));
+    static_assert(GRPC_RESOURCE_EXHAUSTED == 8, "as spelled above");
+    put_field(&w, "grpc-message", slice_of(encoded, grpc_percent_encode(slice_str(text), encoded)));
+    put_field(&w, "grpc-status-details-bin", slice_of(base64, base64_encode(raw, base64)));
+    put_field(&w, "grpc-retry-pushback-ms", slice_of(delay, (size_t)snprintf(delay, sizeof delay, "%u", delay_ms)));
+    check(!w.full);
+    return arena_copy(&s->arena, writer_slice(&w));
 }
 
 struct shed *shed_new(struct core *core) {
@@ -86,7 +103,8 @@ struct shed *shed_new(struct core *core) {
     arena_init(&s->arena, DETAILS_ARENA_BYTES);
     for (int why = SHED_NOT + 1; why < SHED_REASON_COUNT; why++) {
         for (uint32_t i = 0; i < DELAYS; i++) {
-            if (!refusal_make(s, &s->refusals[why][i], texts[why], DELAY_MS_MIN + DELAY_MS_STEP * i)) return shed_free(s), NULL;
+            s->blocks[why][i] = block_make(s, texts[why], DELAY_MS_MIN + DELAY_MS_STEP * i);
+            if (!s->blocks[why][i].data) return shed_free(s), NULL;
         }
     }
     return s;
@@ -118,16 +136,10 @@ static uint32_t draw(struct shed *s) {
     return (uint32_t)(x >> 33);
 }
 
-void shed_answer(struct shed *s, struct h2_stream *stream, enum shed_reason why) {
-    const struct refusal *r = &s->refusals[why][draw(s) % DELAYS];
-    const struct h2_field fields[] = {
-        {SLICE_LIT(":status"), SLICE_LIT("200")}, {SLICE_LIT("content-type"), SLICE_LIT("application/grpc")}, {SLICE_LIT("grpc-status"), SLICE_LIT("8")},
-        {SLICE_LIT("grpc-message"), r->message},  {SLICE_LIT("grpc-status-details-bin"), r->details},         {SLICE_LIT("grpc-retry-pushback-ms"), slice_str(r->delay)},
-    };
-    static_assert(GRPC_RESOURCE_EXHAUSTED == 8, "as spelled above");
-    h2_send_end_borrowed(stream, fields, ARRAY_LEN(fields));
+struct slice shed_answer(struct shed *s, enum shed_reason why) {
     metric_add(&s->core->metrics, metrics[why], 1);
     s->core->shed_count++;
+    return s->blocks[why][draw(s) % DELAYS];
 }
 
 void shed_enter(struct shed *s) { (void)__atomic_add_fetch(s->inside, 1, __ATOMIC_RELAXED); }

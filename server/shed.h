@@ -3,7 +3,7 @@
 #ifndef SERVER_SHED_H
 #define SERVER_SHED_H
 
-#include "server/h2.h"
+#include "proto/base/bytes.h"
 
 struct core;
 struct method;
@@ -30,8 +30,8 @@ struct shed *shed_new(struct core *core); /* NULL: no memory */
 void shed_free(struct shed *s);
 /* May this call come in? calls_full: the core's calls are all taken but for the reserve. deadline_ns: 0: none. */
 enum shed_reason shed_judge(const struct shed *s, enum shed_class class, uint64_t deadline_ns, bool calls_full);
-/* RESOURCE_EXHAUSTED OVERLOADED, ready made; the delay in it varies, so that those who were refused together do not come back together. Nothing of the stream is borrowed. */
-void shed_answer(struct shed *s, struct h2_stream *stream, enum shed_reason why);
+/* RESOURCE_EXHAUSTED OVERLOADED as a header block (call_refuse), made at start; the delay in it varies, so that those who were refused together do not come back together. */
+struct slice shed_answer(struct shed *s, enum shed_reason why);
 /* A write that was let in, and that is done with (answered and out of the engines). */
 void shed_enter(struct shed *s);
 void shed_leave(struct shed *s);
