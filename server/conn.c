@@ -361,13 +361,14 @@ static bool on_plain(void *owner, struct slice plain) {
 }
 
 static void conn_input(struct conn *c, struct slice bytes) {
-    uint64_t requests = h2_requests(c->h2);
+    uint64_t requests = h2_requests(c->h2), refused = h2_refused(c->h2);
     if (!c->tls) (void)on_plain(c, bytes);
     else if (!tls_feed(c->tls, bytes, on_plain, c)) c->ending = true; /* an alert may be waiting */
     if (c->in_handshake && tls_established(c->tls)) {
         log_debug("tls", "core=%u fd=%d subject=%s", c->core->id, c->fd, tls_peer_subject(c->tls));
         handshake_over(c);
     }
+    c->receive.low = !h2_served(c->h2) || h2_refused(c->h2) != refused; /* those who get something done go first */
     if (requests != h2_requests(c->h2)) c->busy_ns = c->core->now_ns; /* refused ones leave no stream behind */
     if ((requests == 0) != (h2_requests(c->h2) == 0)) conn_set_timer(c); /* the first request has come: idle and keepalive from now on */
     if (h2_frame_begun_ns(c->h2) && c->timer.deadline_ns > c->core->now_ns + patience_ns(c, FRAME_BYTES_MAX)) conn_set_timer(c);
@@ -398,6 +399,7 @@ static void on_received(struct ring_op *op, int32_t result, bool more) {
 
 static void conn_receive(struct conn *c) {
     c->receiving = true;
+    c->receive.low = c->receive.low || !h2_served(c->h2);
     c->receive.done = on_received;
     ring_receive(c->core->ring, &c->receive, c->fd);
 }

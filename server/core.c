@@ -23,7 +23,7 @@ enum { IDLE_MS_MAX = 250, MEETING_MS_MAX = 3 };
 
 /* New bytes are looked at for so long a turn; while committed work waits to be applied, for a share of what the last turn took (an entry of 500 commands makes it long): a
  * third, which is more than it costs to take in what is served, or a sixteenth while calls are refused: then it is refusals that the time would go to. */
-enum { RECEIVE_SLICE_NS = 1000000, RECEIVE_SLICE_LEAST_NS = 50000, RECEIVE_SHARE = 3, RECEIVE_SHARE_REFUSING = 16, WRITE_SHARE_OF_TIGHTEST = 2 };
+enum { RECEIVE_SLICE_NS = 1000000, RECEIVE_SLICE_LEAST_NS = 50000, RECEIVE_SHARE = 3, RECEIVE_SHARE_REFUSING = 16, LOW_SHARE = 4, REFUSALS_PER_S = 15000, REFUSALS_BURST = 150, WRITE_SHARE_OF_TIGHTEST = 2 };
 
 struct core *core_new(struct node *node, uint32_t id) {
     struct core *core = mem_new(struct core);
@@ -97,17 +97,31 @@ static void share_queues(struct core *core) {
     core->write_target_ns = node->limits.queue_target_ns;
 }
 
-static uint64_t receive_slice_ns(struct core *core) {
-    bool refusing = core->shed_count != core->shed_count_seen, busy = core->engine && engine_deadline_ns(core->engine) == 0;
+/* Refusals have a rate: beyond it, and while the door is full, low connections (those that were refused last, or have not had a call served) are not read at all, until it is their time again or there
+ * is room. Their bytes stay in the socket, and a client that keeps more in flight than it may waits. 0: now. */
+static uint64_t refusals_from_ns(struct core *core, uint64_t refused) {
+    uint64_t passed_ns = MIN_OF(core->now_ns - core->refusals_ns, NS_PER_S);
+    core->refusals_ns = core->now_ns;
+    core->refusals_left = MIN_OF(core->refusals_left + (int64_t)(passed_ns * REFUSALS_PER_S), (int64_t)(REFUSALS_BURST * NS_PER_S)) - (int64_t)(refused * NS_PER_S);
+    bool full = core->write_limit_all && __atomic_load_n(&core->node->writes_inside, __ATOMIC_RELAXED) >= core->write_limit_all;
+    return full && core->refusals_left < 0 ? core->now_ns + (uint64_t)-core->refusals_left / REFUSALS_PER_S : 0;
+}
+
+static void limit_receives(struct core *core) {
+    uint64_t refused = core->shed_count - core->shed_count_seen, slice_ns = RECEIVE_SLICE_NS;
     core->shed_count_seen = core->shed_count;
-    if (!busy) return RECEIVE_SLICE_NS;
-    return MIN_OF(MAX_OF(core->turn_ns / (refusing ? RECEIVE_SHARE_REFUSING : RECEIVE_SHARE), (uint64_t)RECEIVE_SLICE_LEAST_NS), (uint64_t)RECEIVE_SLICE_NS * 4);
+    if (core->engine && engine_deadline_ns(core->engine) == 0) {
+        slice_ns = MAX_OF(core->turn_ns / (refused ? RECEIVE_SHARE_REFUSING : RECEIVE_SHARE), (uint64_t)RECEIVE_SLICE_LEAST_NS);
+        slice_ns = MIN_OF(slice_ns, (uint64_t)RECEIVE_SLICE_NS * 4);
+    }
+    const struct ring_receives limits = {.slice_ns = slice_ns, .low_ns = MAX_OF(slice_ns / LOW_SHARE, (uint64_t)RECEIVE_SLICE_LEAST_NS), .low_from_ns = refusals_from_ns(core, refused)};
+    ring_limit_receives(core->ring, &limits);
 }
 
 void core_run(struct core *core) {
     check(core_self == core);
     while (!core->stop) {
-        ring_limit_receives(core->ring, receive_slice_ns(core));
+        limit_receives(core);
         ring_wait(core->ring, next_deadline_ns(core));
         timers_run(&core->timers, core->now_ns);
         if (core->engine) engine_tick(core->engine), share_queues(core);

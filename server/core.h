@@ -43,6 +43,8 @@ struct core {
     struct metrics metrics; /* this core's counters; read by others through atomics */
     uint64_t now_ns;        /* monotonic, read once a cycle */
     uint64_t shed_count, shed_count_seen; /* calls that shed_answer refused; as of the last turn */
+    int64_t refusals_left;  /* how many more may be refused, in billionths; below 0: not now (core.c) */
+    uint64_t refusals_ns;   /* when that was last added to */
     uint64_t turn_ns;       /* what the last one took, without waiting */
     struct conns *conns;     /* conn.h: limits, pools */
     struct calls *calls;     /* call.h: pool of calls, request memory */

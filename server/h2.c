@@ -47,7 +47,8 @@ struct h2 {
     void *owner;
     struct list calls; /* h2_stream.link; the open ones and those whose op is still away */
     uint32_t call_count, open_count;
-    uint64_t requests, principal;
+    uint64_t requests, refused_count, principal;
+    bool served;
     size_t heap_bytes;
     void *frames; /* the session's first large block: where it makes frames, one after the other, each copied out at once */
     struct list sent;   /* h2_stream.sent_link */
@@ -277,6 +278,7 @@ static int send_data_cb(nghttp2_session *session, nghttp2_frame *frame, const ui
     s->progress_ns = h2->core->now_ns;
     s->rate_bytes += length;
     h2->out.bytes += length;
+    h2->served = true;
     if (s->streaming && s->bytes_left == 0 && list_empty(&s->sent_link)) list_push_back(&h2->sent, &s->sent_link);
     return 0;
 }
@@ -410,7 +412,7 @@ static bool is_refused(struct h2 *h2) {
     struct slice block = h2->goaway_sent || h2->head.malformed ? (struct slice){0} : call_refuse(h2->core, &h2->head);
     if (!block.len) return false;
     switch (refused_add(&h2->refused, 2 * h2->limits.streams_max, h2->block_id, block, h2->block_ends)) {
-    case REFUSED_ADDED: h2->on_output(h2->owner); break;
+    case REFUSED_ADDED: h2->refused_count++, h2->on_output(h2->owner); break;
     case REFUSED_TOO_MANY: h2_condemn(h2, CUT_CONNECTION_MEMORY); break; /* twice as many streams as it may have, and it does not read */
     case REFUSED_NO_MEMORY: h2_set_error(h2, NGHTTP2_ERR_NOMEM); break;
     }
@@ -616,6 +618,8 @@ const char *h2_error(const struct h2 *h2) { return h2->error ? h2->error : h2->e
 uint32_t h2_open_streams(const struct h2 *h2) { return h2->open_count; }
 void h2_set_principal(struct h2 *h2, uint64_t principal) { h2->principal = principal; }
 uint64_t h2_principal(const struct h2 *h2) { return h2->principal; }
+uint64_t h2_refused(const struct h2 *h2) { return h2->refused_count; }
+bool h2_served(const struct h2 *h2) { return h2->served; }
 uint64_t h2_requests(const struct h2 *h2) { return h2->requests; }
 size_t h2_memory_bytes(const struct h2 *h2) { return sizeof *h2 + h2->heap_bytes + refused_memory_bytes(&h2->refused); }
 

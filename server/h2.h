@@ -50,6 +50,8 @@ uint32_t h2_open_streams(const struct h2 *h2);
 void h2_set_principal(struct h2 *h2, uint64_t principal);
 uint64_t h2_principal(const struct h2 *h2);
 uint64_t h2_requests(const struct h2 *h2);     /* header blocks that came whole: the first one ends the first-request timeout */
+uint64_t h2_refused(const struct h2 *h2);      /* of those, what was answered by call_refuse */
+bool h2_served(const struct h2 *h2);           /* it has had a message in answer */
 size_t h2_memory_bytes(const struct h2 *h2);
 /* GOAWAY in two steps, so that requests under way to us are not lost (RFC 9113 section 6.8): notice first, the last stream after a round trip. */
 void h2_drain_notice(struct h2 *h2);

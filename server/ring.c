@@ -70,13 +70,14 @@ struct completion {
 struct completions { /* [head, tail) */
     struct completion *at;
     size_t head, tail, cap;
+    uint64_t pass; /* receives: whose ops have it, had their turn */
 };
 
 struct ring {
     struct io_uring uring;
     struct completions queue;    /* reaped and not yet run */
-    struct completions receives; /* of them, those that bring bytes: run last */
-    uint64_t receive_slice_ns;
+    struct completions receives, lows; /* of them, those that bring bytes: run last */
+    struct ring_receives limits;
     struct io_uring_buf_ring *buffers;
     uint8_t *buffer_memory;
     uint32_t buffer_count, buffer_bytes;
@@ -161,6 +162,7 @@ static void free_memory(struct ring *r) {
     mem_free(r->buffers);
     mem_free(r->queue.at);
     mem_free(r->receives.at);
+    mem_free(r->lows.at);
     mem_free(r);
 }
 
@@ -176,6 +178,7 @@ enum status ring_open(struct ring **out, const struct ring_config *config, char 
         return snprintf(error, 256, "out of memory for a ring of %u entries", config->entries), STATUS_MEMORY_LIMIT;
     }
     r->chunk_bytes_max = REQUEST_BYTES_MAX;
+    r->receives.pass = r->lows.pass = 1; /* ops begin with 0 */
     int rc = setup(r, config->entries);
     if (rc) return free_memory(r), explain(-rc, error);
     check(r->uring.ring_fd < RING_FD_MAX);
@@ -266,6 +269,7 @@ static void begin(struct ring_op *op, enum ring_kind kind, int fd) {
     op->fd = fd;
     op->cqe_flags = 0;
     op->progress = 0;
+    op->waiting = 0;
 }
 
 /* Puts the request, or what is left of it, into the submission queue. */
@@ -467,7 +471,7 @@ void ring_submit(struct ring *r) {
     if (rc < 0) submit_failed(rc); /* still queued: goes out with the next wait */
 }
 
-void ring_limit_receives(struct ring *r, uint64_t slice_ns) { r->receive_slice_ns = slice_ns; }
+void ring_limit_receives(struct ring *r, const struct ring_receives *limits) { r->limits = *limits; }
 
 static bool is_held_back(const struct completion *c) {
     if (c->user_data == 0 || (c->user_data & (USER_MESSAGE | USER_POSTED))) return false;
@@ -475,19 +479,53 @@ static bool is_held_back(const struct completion *c) {
     return (op->kind & RING_KIND_MASK) == RING_RECEIVE && !op->urgent;
 }
 
-static unsigned run_receives(struct ring *r, uint64_t slice_ns) {
+static struct ring_op *op_of(const struct completion *c) { return (struct ring_op *)(uintptr_t)c->user_data; }
+
+/* false: no memory to wait in. */
+static bool hold_back(struct ring *r, const struct completion *c) {
+    struct ring_op *op = op_of(c);
+    if (!op->waiting) op->waits_low = op->low;
+    struct completions *q = op->waits_low ? &r->lows : &r->receives;
+    if (!queue_room(q)) return false;
+    q->at[q->tail++] = *c;
+    op->waiting++;
+    return true;
+}
+
+/* One of each op, and again, until the time is over: a pass that was not finished is gone on with in the next turn. Runs one at least. */
+static unsigned run_receives(struct ring *r, struct completions *q, uint64_t slice_ns) {
     unsigned ran = 0;
-    uint64_t until_ns = slice_ns && queue_count(&r->receives) ? clock_mono_ns() + slice_ns : UINT64_MAX;
-    for (size_t n = queue_count(&r->receives); n > 0; n--, ran++) {
-        if (ran && until_ns != UINT64_MAX && clock_mono_ns() >= until_ns) return r->stats.receives_held++, ran;
-        struct completion c = queue_take(&r->receives);
-        run(r, &c);
+    uint64_t until_ns = slice_ns && queue_count(q) ? clock_mono_ns() + slice_ns : UINT64_MAX;
+    bool over = false;
+    while (queue_count(q) && !over) {
+        size_t kept = q->head;
+        for (size_t i = q->head; i < q->tail; i++) {
+            struct completion c = q->at[i];
+            struct ring_op *op = op_of(&c);
+            if (over || op->pass == q->pass) {
+                q->at[kept++] = c;
+                continue;
+            }
+            op->pass = q->pass;
+            op->waiting--;
+            run(r, &c);
+            ran++;
+            over = until_ns != UINT64_MAX && clock_mono_ns() >= until_ns;
+        }
+        q->tail = kept;
+        if (!over) q->pass++;
     }
+    if (queue_count(q)) r->stats.receives_held++;
+    else q->head = q->tail = 0;
     return ran;
 }
 
+/* All that wait of one op: before what can't wait behind them. */
+static unsigned run_all_receives(struct ring *r) { return run_receives(r, &r->receives, 0) + run_receives(r, &r->lows, 0); }
+
 unsigned ring_wait(struct ring *r, uint64_t deadline_ns) {
-    bool overflow = io_uring_cq_has_overflow(&r->uring);
+    bool overflow = io_uring_cq_has_overflow(&r->uring), lows_wait = queue_count(&r->lows) > 0;
+    if (lows_wait) deadline_ns = MIN_OF(deadline_ns, r->limits.low_from_ns);
     uint64_t now_ns = deadline_ns == UINT64_MAX || deadline_ns == 0 ? 0 : clock_mono_ns();
     int rc;
     r->stats.submits++;
@@ -507,13 +545,12 @@ unsigned ring_wait(struct ring *r, uint64_t deadline_ns) {
     for (size_t n = queue_count(&r->queue); n > 0; n--) {
         struct completion c = queue_take(&r->queue);
         bool held_back = is_held_back(&c);
-        if (held_back && queue_room(&r->receives)) {
-            r->receives.at[r->receives.tail++] = c;
-            continue;
-        }
-        if (held_back) ran += run_receives(r, 0); /* no memory to wait in, and bytes keep their order */
+        if (held_back && hold_back(r, &c)) continue;
+        if (held_back) ran += run_all_receives(r); /* no memory to wait in, and bytes keep their order */
         run(r, &c);
         ran++;
     }
-    return ran + run_receives(r, r->receive_slice_ns);
+    ran += run_receives(r, &r->receives, r->limits.slice_ns);
+    if (queue_count(&r->lows) && (!r->limits.low_from_ns || clock_mono_ns() >= r->limits.low_from_ns)) ran += run_receives(r, &r->lows, r->limits.low_ns);
+    return ran;
 }

@@ -14,7 +14,11 @@ struct ring;
 struct ring_op {
     void (*done)(struct ring_op *op, int32_t result, bool more); /* result: bytes, fd, or -errno; more: multishot goes on */
     bool urgent; /* ring_receive: not held back by ring_limit_receives */
+    bool low;    /* ring_receive: its bytes come behind those of others (ring_limit_receives); may change at any time */
     /* private */
+    bool waits_low;
+    uint32_t waiting; /* completions that brought bytes and were not run yet, all in one queue: bytes keep their order */
+    uint64_t pass;
     uint32_t cqe_flags;
     uint8_t kind;
     const void *data;
@@ -57,9 +61,13 @@ void ring_message_now(struct ring *r, int target_ring_fd, void *pointer);
 void ring_on_wake(struct ring *r, void (*on_wake)(void *ctx), void *ctx);
 /* Submits now what is queued, without waiting: for a log write that should run while the loop goes on working. */
 void ring_submit(struct ring *r);
-/* Received bytes are run last, and for so long in one ring_wait (at least one buffer's); the others wait for the next turn, in order. 0: no limit. Work that was taken
- * in goes before work that wants in: without this a flood of requests, even of refused ones, leaves no time to finish any. */
-void ring_limit_receives(struct ring *r, uint64_t slice_ns);
+/* Received bytes are run last in one ring_wait, and for so long (at least one buffer's); the others wait for the next turn, in order. Work that was taken in goes before work that wants in: without
+ * this a flood of requests, even of refused ones, leaves no time to finish any. Who has much waiting takes turns with the others, a buffer each. Bytes of low ops come behind all others, for
+ * low_ns, and not at all before low_from_ns: till then they wait in the socket, and a wait for other things does not end for them. 0: no limit. */
+struct ring_receives {
+    uint64_t slice_ns, low_ns, low_from_ns;
+};
+void ring_limit_receives(struct ring *r, const struct ring_receives *limits);
 /* Submits, waits until something completed or deadline_ns (monotonic) has come, runs the completions. Returns how many ran. */
 unsigned ring_wait(struct ring *r, uint64_t deadline_ns);
 

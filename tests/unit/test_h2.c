@@ -563,6 +563,61 @@ static void test_the_nth_allocation_fails(void **state) {
     fail_msg("no end of allocations");
 }
 
+/* One block as three frames, with padding and a priority, in pieces of any size. */
+static void test_header_blocks_in_pieces(void **state) {
+    static const uint8_t block[] = {0x83, 0x86, 0x04, 33, '/', 'o', 'r', 'd', 'e', 'r', 'd', 'b', '.', 'v', '1', '.', 'O', 'r', 'd', 'e', 'r', 'S', 'e', 'r', 'v', 'i', 'c', 'e', '/', 'G', 'e', 't', 'O', 'r', 'd', 'e', 'r', 0x01, 1, 't',
+                                    0x0f, 16, 16, 'a', 'p', 'p', 'l', 'i', 'c', 'a', 't', 'i', 'o', 'n', '/', 'g', 'r', 'p', 'c', 0, 2, 't', 'e', 8, 't', 'r', 'a', 'i', 'l', 'e', 'r', 's'};
+    for (size_t piece = 1; piece <= 128; piece++) {
+        uint8_t wire[256];
+        struct writer f = writer_of(wire, sizeof wire);
+        world_open(&w);
+        world_pump(&w);
+        write_be32(&f, (1 + 5 + 10 + 7) << 8 | 1), write_u8(&f, 8 | 0x20), write_be32(&f, 1);
+        write_u8(&f, 7), write_be32(&f, 0), write_u8(&f, 15), write_bytes(&f, block, 10), write_bytes(&f, "PADDING", 7);
+        write_be32(&f, 0 << 8 | 9), write_u8(&f, 0), write_be32(&f, 1);
+        write_be32(&f, (uint32_t)(sizeof block - 10) << 8 | 9), write_u8(&f, 4), write_be32(&f, 1);
+        write_bytes(&f, block + 10, sizeof block - 10);
+        write_be32(&f, 6 << 8 | 0), write_u8(&f, 1), write_be32(&f, 1), write_bytes(&f, "\0\0\0\0\1a", 6);
+        assert_false(f.full);
+        w.feed_bytes = piece;
+        assert_true(world_feed(&w, wire, f.len));
+        assert_int_equal(w.away_count, 1);
+        w.deaf = true; /* the client knows nothing of this stream */
+        world_home(&w);
+        while (world_output(&w)) {}
+        assert_int_equal(w.core.calls_live, 0);
+        world_close(&w);
+    }
+}
+
+static void test_header_blocks_that_are_none(void **state) {
+    static const struct {
+        const char *what;
+        uint8_t wire[24], len;
+        enum cut why;
+    } rows[] = {
+        {"padding beyond the frame", {0, 0, 3, 1, 12, 0, 0, 0, 1, 9, 0x83, 0x86}, 12, CUT_PROTOCOL},
+        {"a priority that is not there", {0, 0, 3, 1, 36, 0, 0, 0, 1, 0, 0, 0}, 12, CUT_PROTOCOL},
+        {"index 0", {0, 0, 1, 1, 4, 0, 0, 0, 1, 0x80}, 10, CUT_PROTOCOL},
+        {"a literal that is not whole", {0, 0, 3, 1, 4, 0, 0, 0, 1, 0, 5, 'x'}, 12, CUT_PROTOCOL},
+        {"another frame within", {0, 0, 1, 1, 0, 0, 0, 0, 1, 0x83, 0, 0, 0, 0, 0, 0, 0, 0, 1}, 19, CUT_PROTOCOL},
+        {"another stream's rest", {0, 0, 1, 1, 0, 0, 0, 0, 1, 0x83, 0, 0, 0, 9, 4, 0, 0, 0, 3}, 19, CUT_PROTOCOL},
+        {"a rest of nothing", {0, 0, 0, 9, 4, 0, 0, 0, 1}, 9, CUT_PROTOCOL},
+        {"stream 0", {0, 0, 1, 1, 4, 0, 0, 0, 0, 0x83}, 10, CUT_PROTOCOL},
+        {"a stream of ours", {0, 0, 1, 1, 4, 0, 0, 0, 2, 0x83}, 10, CUT_PROTOCOL},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        world_open(&w);
+        world_pump(&w);
+        (void)world_feed(&w, rows[i].wire, rows[i].len);
+        while (world_output(&w)) {}
+        if (h2_fault(w.h2) != rows[i].why) fail_msg("%s: fault %d", rows[i].what, h2_fault(w.h2));
+        assert_true(w.goaway_seen);
+        assert_int_equal(w.core.calls_live, 0);
+        world_close(&w);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_request_is_answered),
@@ -597,6 +652,8 @@ int main(void) {
         cmocka_unit_test(test_ping),
         cmocka_unit_test(test_nghttp2s_heap_is_bounded),
         cmocka_unit_test(test_the_nth_allocation_fails),
+        cmocka_unit_test(test_header_blocks_in_pieces),
+        cmocka_unit_test(test_header_blocks_that_are_none),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

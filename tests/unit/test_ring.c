@@ -314,7 +314,7 @@ static void receives_are_run_last_and_in_slices(void **state) {
     }
     ring_wait(r, clock_mono_ns() + NS_PER_MS);
     for (unsigned i = 0; i < 4; i++) assert_int_equal(write(pairs[i][1], "bytes", 5), 5);
-    ring_limit_receives(r, 1);
+    ring_limit_receives(r, &(struct ring_receives){.slice_ns = 1});
     WAIT_FOR(r, in[3]->len == 5);
     assert_int_equal(in[0]->len + in[1]->len + in[2]->len, 5);
     assert_int_equal(ring_wait(r, clock_mono_ns() + 3600 * NS_PER_S), 1); /* does not sleep on what it holds back */
@@ -331,13 +331,71 @@ static void receives_are_run_last_and_in_slices(void **state) {
     ring_close(r);
 }
 
+static void write_to(int fd, unsigned times) {
+    for (unsigned i = 0; i < times; i++) assert_int_equal(write(fd, "bytes", 5), 5);
+}
+
+/* Four pieces of one peer and one of another: each has had one before the first has its second, however thin the slices are. */
+static void who_has_much_waiting_takes_turns(void **state) {
+    struct ring *r = open_ring(16, 8, 4096);
+    struct note *in[2];
+    int pairs[2][2];
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pairs[i]), 0);
+        in[i] = note(r, on_receive);
+        ring_receive(r, &in[i]->op, pairs[i][0]);
+    }
+    ring_wait(r, clock_mono_ns() + NS_PER_MS);
+    write_to(pairs[0][1], 4), write_to(pairs[1][1], 1);
+    ring_limit_receives(r, &(struct ring_receives){.slice_ns = 1});
+    WAIT_FOR(r, in[0]->len + in[1]->len == 10);
+    assert_int_equal(in[1]->len, 5);
+    WAIT_FOR(r, in[0]->len == 20);
+    for (unsigned i = 0; i < 2; i++) close(pairs[i][1]);
+    WAIT_FOR(r, !in[0]->more && !in[1]->more);
+    for (unsigned i = 0; i < 2; i++) mem_free(in[i]), close(pairs[i][0]);
+    ring_close(r);
+}
+
+/* Behind the others, and not before its time; a wait does not spin on what may not run yet. */
+static void low_ones_wait_for_the_others_and_for_their_time(void **state) {
+    struct ring *r = open_ring(16, 8, 4096);
+    struct note *in[2];
+    int pairs[2][2];
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pairs[i]), 0);
+        in[i] = note(r, on_receive);
+        in[i]->op.low = i == 0;
+        ring_receive(r, &in[i]->op, pairs[i][0]);
+    }
+    ring_wait(r, clock_mono_ns() + NS_PER_MS);
+    uint64_t from_ns = clock_mono_ns() + 20 * NS_PER_MS;
+    ring_limit_receives(r, &(struct ring_receives){.low_from_ns = from_ns});
+    write_to(pairs[0][1], 1), write_to(pairs[1][1], 1);
+    WAIT_FOR(r, in[1]->len == 5);
+    unsigned turns = 0;
+    while (in[0]->len == 0 && turns < 1000) ring_wait(r, clock_mono_ns() + 3600 * NS_PER_S), turns++;
+    assert_int_equal(in[0]->len, 5);
+    assert_true(clock_mono_ns() >= from_ns);
+    assert_true(turns < 10);
+    in[0]->op.low = false; /* it has done something useful: with the others from now on */
+    ring_limit_receives(r, &(struct ring_receives){.low_from_ns = clock_mono_ns() + 3600 * NS_PER_S});
+    write_to(pairs[0][1], 1);
+    WAIT_FOR(r, in[0]->len == 10);
+    for (unsigned i = 0; i < 2; i++) close(pairs[i][1]);
+    WAIT_FOR(r, !in[0]->more && !in[1]->more);
+    for (unsigned i = 0; i < 2; i++) mem_free(in[i]), close(pairs[i][0]);
+    ring_close(r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(accepts_many_and_receives_all), cmocka_unit_test(without_buffers_receive_ends_and_can_be_armed_again),
         cmocka_unit_test(short_sends_are_continued),     cmocka_unit_test(short_writes_are_continued_before_done),
         cmocka_unit_test(full_disk_is_an_error_not_a_loop), cmocka_unit_test(more_requests_than_the_queue_holds),
         cmocka_unit_test(wait_ends_at_its_deadline),     cmocka_unit_test(messages_arrive_all_and_whole),
-        cmocka_unit_test(receives_are_run_last_and_in_slices),
+        cmocka_unit_test(receives_are_run_last_and_in_slices), cmocka_unit_test(who_has_much_waiting_takes_turns),
+        cmocka_unit_test(low_ones_wait_for_the_others_and_for_their_time),
         cmocka_unit_test(message_to_itself),             cmocka_unit_test(no_memory_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -98,6 +98,73 @@ static void test_a_refusal_takes_no_message_and_no_call(void **state) {
     assert_false(w.goaway_seen);
 }
 
+/* What follows a refusal on its stream goes nowhere, and the connection's window is given back: 6 MB through one of 1 MiB. */
+static void test_bodies_of_the_refused_are_left_out(void **state) {
+    static uint8_t body[60000];
+    w.core.write_limit_all = 1;
+    world_call(&w, SVC "TransitionOrder", "a");
+    grpc_frame_head(body, sizeof body - GRPC_FRAME_HEAD);
+    for (unsigned i = 0; i < 100; i++) {
+        struct answer *a = world_request(&w, SVC "CreateOrder", slice_of(body, sizeof body), i % 2, NULL, NULL);
+        world_pump(&w);
+        assert_overloaded(a);
+        assert_int_equal(a->request_at, sizeof body);
+        w.answer_count--;
+    }
+    assert_true(answer_is(world_call(&w, TOPOLOGY, "in"), "in"));
+    assert_false(w.dead || w.goaway_seen);
+    assert_int_equal(w.core.calls_live, 1);
+    h2_rest(w.h2);
+}
+
+/* Frames that cross the refusal on the wire: cancelled, more windows, trailers, in whatever order with calls that are served. */
+static void test_late_frames_for_the_refused(void **state) {
+    w.core.write_limit_all = 1;
+    world_call(&w, SVC "TransitionOrder", "a");
+    static const uint8_t late[] = {0, 0, 4, 3, 0, 0, 0, 0, 3, 0, 0, 0, 8, /* RST_STREAM */ 0, 0, 4, 8, 0, 0, 0, 0, 3, 0, 0, 1, 0, /* WINDOW_UPDATE */
+                                   0, 0, 0, 0, 0, 0, 0, 0, 3, /* DATA */ 0, 0, 1, 1, 5, 0, 0, 0, 3, 0x90 /* trailers */};
+    for (unsigned i = 0; i < 2; i++) {
+        struct answer *a = world_request(&w, SVC "CreateOrder", framed_text("b"), true, NULL, NULL);
+        const uint8_t *data;
+        for (ssize_t n; (n = nghttp2_session_mem_send(w.client, &data)) > 0;) world_feed(&w, data, (size_t)n);
+        assert_int_equal(a->id, 3 + 4 * (int)i);
+        uint8_t mine[sizeof late];
+        memcpy(mine, late, sizeof late);
+        mine[8] = mine[21] = mine[34] = mine[43] = (uint8_t)a->id;
+        world_feed(&w, mine, 13); /* cancelled before the refusal has left */
+        world_feed(&w, mine + 13, 22); /* and more of it */
+        world_pump(&w);
+        assert_true(answer_is(world_call(&w, TOPOLOGY, "in"), "in")); /* a higher stream that the session knows */
+        world_feed(&w, mine, sizeof mine);
+        world_pump(&w);
+    }
+    assert_false(w.dead || w.goaway_seen);
+}
+
+/* An honest peer has no more open than it was told; who has twice as many waiting does not read. */
+static void test_refusals_that_nobody_takes_end_the_connection(void **state) {
+    w.core.write_limit_all = 1;
+    world_call(&w, SVC "TransitionOrder", "a");
+    static const uint8_t block[] = {0x83, 0x86, 0x04, 33, '/', 'o', 'r', 'd', 'e', 'r', 'd', 'b', '.', 'v', '1', '.', 'O', 'r', 'd', 'e', 'r', 'S', 'e', 'r', 'v', 'i', 'c', 'e', '/', 'G', 'e', 't', 'O', 'r', 'd', 'e', 'r', 0x01, 1, 't',
+                                    0x0f, 16, 16, 'a', 'p', 'p', 'l', 'i', 'c', 'a', 't', 'i', 'o', 'n', '/', 'g', 'r', 'p', 'c', 0, 2, 't', 'e', 8, 't', 'r', 'a', 'i', 'l', 'e', 'r', 's'};
+    struct call_limits l = world_call_limits;
+    world_close(&w);
+    l.live_max = 0; /* all that is not reserved */
+    assert_true(world_open_with(&w, &world_h2_limits, &l, 0));
+    world_pump(&w);
+    for (uint32_t i = 0; i <= 2 * world_h2_limits.streams_max; i++) {
+        uint8_t frame[9 + sizeof block] = {0, 0, sizeof block, 1, 5};
+        put_be32(frame + 5, 2 * i + 1);
+        memcpy(frame + 9, block, sizeof block);
+        assert_true(world_feed(&w, frame, sizeof frame) == (i < 2 * world_h2_limits.streams_max));
+    }
+    assert_int_equal(h2_fault(w.h2), CUT_CONNECTION_MEMORY);
+    assert_int_equal(h2_refused(w.h2), 2 * world_h2_limits.streams_max);
+    assert_int_equal(w.core.calls_live, 0);
+    w.deaf = true;
+    world_pump(&w);
+}
+
 static void test_a_deadline_that_cannot_be_met_is_not_waited_for(void **state) {
     w.core.write_limit_all = 100;
     w.core.write_target_ns = 20 * NS_PER_MS;
@@ -191,7 +258,8 @@ int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, open_world, close_world)
     const struct CMUnitTest tests[] = {
         T(test_what_a_method_is_to_the_door), T(test_writes_beyond_the_limit_are_refused_until_one_is_done), T(test_a_write_that_was_abandoned_still_stands_in_the_queue),
-        T(test_a_refusal_takes_no_message_and_no_call), T(test_a_deadline_that_cannot_be_met_is_not_waited_for), T(test_a_message_behind_its_deadline_is_not_decoded),
+        T(test_a_refusal_takes_no_message_and_no_call), T(test_bodies_of_the_refused_are_left_out),
+        T(test_late_frames_for_the_refused), T(test_refusals_that_nobody_takes_end_the_connection), T(test_a_deadline_that_cannot_be_met_is_not_waited_for), T(test_a_message_behind_its_deadline_is_not_decoded),
         T(test_the_reserve_of_calls_is_for_operators), T(test_the_reserve_of_memory_is_for_operators), T(test_those_refused_together_do_not_come_back_together),
         T(test_rate_limits_of_node_and_caller_are_asked_at_the_door),
     };
