@@ -76,7 +76,7 @@ void dispatcher_put(struct dispatcher *d)
 static void op_end(struct dispatcher *d, struct op *op, enum status st, const char *why)
 {
     if (st) {
-        if (d->missing[0]) failure_meta(&op->failure, "missing", "%s", d->missing), failure_meta(&op->failure, "missing_slots", "%u", d->missing_slots);
+        if (!d->away && d->missing[0]) failure_meta(&op->failure, "missing", "%s", d->missing), failure_meta(&op->failure, "missing_slots", "%u", d->missing_slots);
         if (status_retry(st) != RETRY_NEVER) op->failure.retry_delay_ms = RETRY_DELAY_MS;
         failure_set(&op->failure, st, "%s", why);
     }
@@ -320,7 +320,7 @@ static enum status run_blocks(struct dispatcher *d, unsigned *events)
 {
     uint64_t now = d->partition->engine->now_ns;
     bool used_up = true;
-    while (d->block_next < d->block_count && consumer_hungry(&d->consumer) && *events) {
+    while (dispatcher_has_blocks(d) && consumer_hungry(&d->consumer) && *events) {
         const struct dispatcher_block *b = &d->blocks[d->block_next];
         unsigned before = d->consumer.at.index == b->index && d->consumer.at.block == b->block ? d->consumer.at.event : 0;
         enum status st = consumer_take_block(&d->consumer, b->index, b->block, b->row, now, *events, &used_up);
@@ -329,13 +329,13 @@ static enum status run_blocks(struct dispatcher *d, unsigned *events)
         if (!used_up) return STATUS_OK;
         d->block_next++;
     }
-    if (d->block_next == d->block_count && d->consumer.at.index < d->blocks_end) d->consumer.at = (struct feed_position){.index = d->blocks_end};
+    dispatcher_blocks_end(d);
     return STATUS_OK;
 }
 
 static enum status take(struct dispatcher *d, unsigned *events)
 {
-    if (d->block_next < d->block_count) return run_blocks(d, events);
+    if (dispatcher_has_blocks(d)) return run_blocks(d, events);
     if (d->consumer.at.index > d->partition->record.applied_index) return STATUS_OK;
     return in_tail(d) ? run_tail(d, events) : STATUS_OK; /* else a job's work */
 }
@@ -377,7 +377,7 @@ void dispatcher_run(struct dispatcher *d)
     }
     bool away = dispatcher_jobs(d);
     dispatcher_writes(d);
-    bool more = d->block_next < d->block_count || (c->at.index <= p->record.applied_index && in_tail(d));
+    bool more = dispatcher_has_blocks(d) || (c->at.index <= p->record.applied_index && in_tail(d));
     d->busy = consumer_hungry(c) && d->parked_known && more && !(away && d->kind == JOB_BLOCKS);
 }
 

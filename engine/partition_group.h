@@ -85,7 +85,7 @@ struct dispatcher {
     struct consumer_progress progress;
     struct consumer_position *positions; /* [slot_count] */
     uint64_t start_index;
-    /* BLOCKS: of the stream, not looked at yet */
+    /* BLOCKS: of the stream, not looked at yet. The job's while it is away: dispatcher_has_blocks() */
     struct arena blocks_arena;
     struct dispatcher_block *blocks;
     unsigned block_count, block_next;
@@ -137,6 +137,8 @@ void dispatcher_job_run(struct env_job *job);
 /* partition_group_io.c */
 void dispatcher_begin(struct dispatcher *d, enum dispatcher_job kind);
 bool dispatcher_jobs(struct dispatcher *d);      /* begins the next job, if one is due. true: one is away */
+bool dispatcher_has_blocks(const struct dispatcher *d); /* read, and not looked at yet */
+void dispatcher_blocks_end(struct dispatcher *d); /* with none left: on to what lies behind them */
 void dispatcher_writes(struct dispatcher *d);    /* what is due */
 bool dispatcher_settle_now(struct dispatcher *d); /* positions, now. false: they are on their way already */
 bool dispatcher_writing(const struct dispatcher *d);

@@ -33,6 +33,7 @@ static void job_home(struct env_job *job)
         break;
     case JOB_BLOCKS:
         if (d->job_status) d->block_count = d->block_next = 0, d->blocks_end = 0, d->job_retry_ns = now_of(d) + RETRY_PAUSE_NS;
+        else dispatcher_blocks_end(d); /* there were none */
         break;
     case JOB_EVENTS: events_home(d); break;
     case JOB_LETTERS: letters_home(d); break;
@@ -110,10 +111,17 @@ bool dispatcher_jobs(struct dispatcher *d)
     if (d->away || d->state != DISPATCHER_RUNNING || now_of(d) < d->job_retry_ns) return d->away;
     if (events_begin(d) || letters_begin(d)) return true;
     bool behind = c->at.index <= d->partition->record.applied_index && !(t->complete_from && c->at.index >= t->complete_from);
-    if (!consumer_hungry(c) || d->block_next < d->block_count || !behind) return false;
+    if (!consumer_hungry(c) || dispatcher_has_blocks(d) || !behind) return false;
     d->blocks_at = c->at;
     dispatcher_begin(d, JOB_BLOCKS);
     return d->away;
+}
+
+bool dispatcher_has_blocks(const struct dispatcher *d) { return !(d->away && d->kind == JOB_BLOCKS) && d->block_next < d->block_count; }
+
+void dispatcher_blocks_end(struct dispatcher *d)
+{
+    if (d->block_next == d->block_count && d->consumer.at.index < d->blocks_end) d->consumer.at = (struct feed_position){.index = d->blocks_end};
 }
 
 /* ---- letters are written */

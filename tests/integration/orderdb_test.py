@@ -332,6 +332,12 @@ class Server:
         with open("/proc/%d/status" % self.pid) as f:
             return int(re.search(r"VmRSS:\s+(\d+) kB", f.read()).group(1)) * 1024
 
+    def cpu_s(self):
+        """What the process has used, user and system."""
+        with open("/proc/%d/stat" % self.pid) as f:
+            fields = f.read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def orderctl(self, *arguments, check=True, input=None, timeout=60):
         """Runs orderctl against this server; answers CompletedProcess with text."""
         p = subprocess.run([os.path.join(BUILD, "orderctl"), *map(str, arguments)], env=dict(os.environ, ORDERDB_SERVER=self.address), input=input,

@@ -89,9 +89,9 @@ class Member:
         return self.error
 
 
-def consume(server, name, n, member_id="m-1", each=None):
-    """Reads and acks until n events have come; half-closes."""
-    m = Member(server, name, member_id)
+def consume(server, name, n, member_id="m-1", credit=1000):
+    """Reads and acks until n events have come; half-closes. The credit is for the whole time."""
+    m = Member(server, name, member_id, credit)
     done = 0
     while done < n:
         m.wait(done + 1)
@@ -596,6 +596,33 @@ def _():
         t.true(len(again) <= len(seen), "more came again than had gone out")
         t.equal(m2.half_close(), None)
         t.equal(server.stop(), 0)
+
+
+@t.test("groups that read behind the tail, from the store, get every event once; a member with nothing to do costs nothing")
+def _():
+    with t.Server(cores=2, partitions=4) as server:
+        made = set()
+        for i in range(30):
+            answer = server.call("BatchCreateOrders", requests=[t.create_request(user_id="reader-%d-%d" % (i, k)) for k in range(100)])
+            made |= {r.ok.order.order_id for r in answer.results}
+        t.equal(len(made), 3000)
+        t.equal(server.stop(), 0)  # with it the tail goes
+        server.start()
+        for i in range(4):
+            name = "store-%d" % i
+            group(server, name, ordering_key=st.ConsumerGroup.ORDER)
+            events = consume(server, name, len(made), credit=100000)
+            t.equal((len(events), {e.order_id for e in events}), (len(made), made), name)
+            in_order(events)
+        lag_is(server, "store-0", events=0)
+        t.equal(server.stop(), 0)
+        server.start()
+        m = Member(server, "store-0")
+        lag_is(server, "store-0", members=1)
+        before = server.cpu_s()
+        time.sleep(2)
+        t.true(server.cpu_s() - before < 0.25 * t.SLOW, "%.2f s of CPU in 2 s without an event" % (server.cpu_s() - before))
+        t.equal((m.half_close(), len(m.events)), (None, 0))
 
 
 @t.test("a server that shuts down ends its streams with UNAVAILABLE, DRAINING")
