@@ -91,6 +91,8 @@ FUZZ := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 GUARD := $(B)/tests/perf/guard
 RIGS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/integration/*.c))
 BENCH := $(patsubst %.c,$(B)/%,$(wildcard bench/*.c))
+# Linked with libraries that setup.sh installs for `make bench` alone.
+PEERS := $(patsubst %,$(B)/bench/peers/%,postgres mariadb redis)
 HEADERS := $(foreach r,$(ROOMS),$(wildcard $(r)/*.h $(r)/*/*.h))
 HEADERS_OK := $(HEADERS:%=$(B)/hdr/%.ok)
 
@@ -241,6 +243,17 @@ $(B)/orderctl: $(TOOLS_O) $(L_GEN) $(L_CLIENT) $(L_PROTO) $(B)/is/TOOLS
 $(B)/bench/%: $(B)/obj/bench/%.o $(L_CLIENT) $(L_PROTO)
 	@mkdir -p $(dir $@)
 	$(CC) $(LDFLAGS_BASE) -o $@ $(LINKED) $(LDLIBS_CLIENT) $(LDLIBS_PROTO) $(LDLIBS_ALLOC) -lm
+# Their foreign headers are loose with undefined macros; flags are asked for when they are needed.
+$(B)/obj/bench/peers/%.o: CFLAGS_BASE := $(filter-out -Wundef -Wstrict-prototypes,$(CFLAGS_BASE))
+$(B)/obj/bench/peers/postgres.o: CFLAGS_BASE += $(shell pkg-config --cflags libpq 2>/dev/null)
+$(B)/obj/bench/peers/mariadb.o: CFLAGS_BASE += $(shell pkg-config --cflags libmariadb 2>/dev/null)
+$(B)/obj/bench/peers/redis.o: CFLAGS_BASE += $(shell pkg-config --cflags hiredis 2>/dev/null)
+$(B)/bench/peers/postgres: LDLIBS_PEER = $(shell pkg-config --libs libpq)
+$(B)/bench/peers/mariadb: LDLIBS_PEER = $(shell pkg-config --libs libmariadb)
+$(B)/bench/peers/redis: LDLIBS_PEER = $(shell pkg-config --libs hiredis)
+$(PEERS): $(B)/bench/peers/%: $(B)/obj/bench/peers/%.o $(B)/obj/bench/peers/peer.o $(L_GEN) $(L_PROTO)
+	@mkdir -p $(dir $@)
+	$(CC) $(LDFLAGS_BASE) -o $@ $(LINKED) $(LDLIBS_PEER) $(LDLIBS_PROTO) $(LDLIBS_ALLOC) -lm
 TOOLS_LIB_O := $(filter-out %/orderctl.o,$(TOOLS_O))
 TEST_LINK = $(L_TEST) $(L_SERVER) $(L_ENGINE) $(TOOLS_LIB_O) $(L_GEN) $(L_CLIENT) $(L_PROTO)
 TEST_LIBS = -lcmocka $(LDLIBS_SERVER) $(LDLIBS_ENGINE) $(LDLIBS_TOOLS) $(LDLIBS_PROTO) -lm
