@@ -90,13 +90,13 @@ SIM := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/sim/sim_*.c))
 FUZZ := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 GUARD := $(B)/tests/perf/guard
 RIGS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/integration/*.c))
-BENCH := $(patsubst %.c,$(B)/%,$(wildcard bench/*.c))
+LOADS := $(patsubst %.c,$(B)/%,$(wildcard bench/*.c))
 # Linked with libraries that setup.sh installs for `make bench` alone.
 PEERS := $(patsubst %,$(B)/bench/peers/%,postgres mariadb redis)
 HEADERS := $(foreach r,$(ROOMS),$(wildcard $(r)/*.h $(r)/*/*.h))
 HEADERS_OK := $(HEADERS:%=$(B)/hdr/%.ok)
 
-.PHONY: all help deps run demo test check tests-built unit sim fuzz integration figures abuse overload timers perf-guard profile bench-stream tidy errors-doc hdr-check clean
+.PHONY: all help deps run demo test check tests-built unit sim fuzz integration bench figures abuse overload timers perf-guard profile bench-stream tidy errors-doc hdr-check clean
 all: $(B)/orderd $(B)/orderctl ## the server and its command-line tool (the default)
 
 help: ## list the targets
@@ -120,7 +120,7 @@ test: deps ## set up, build, run every test; SAN=asan|tsan for a sanitizer build
 	@$(MAKE) --no-print-directory $(JOBS) all tests-built
 	@tests/run.sh $(B)
 
-tests-built: $(UNIT) $(SIM) $(FUZZ) $(GUARD) $(RIGS) $(BENCH) $(HEADERS_OK) ## build every test program
+tests-built: $(UNIT) $(SIM) $(FUZZ) $(GUARD) $(RIGS) $(LOADS) $(HEADERS_OK) ## build every test program
 
 unit: $(UNIT) ## unit tests alone
 	@tests/run.sh $(B) unit
@@ -128,31 +128,37 @@ sim: $(SIM) ## simulator alone
 	@tests/run.sh $(B) sim
 fuzz: $(FUZZ) ## short run of every fuzz target
 	@tests/run.sh $(B) fuzz
-integration: all $(RIGS) $(BENCH) ## real processes alone
+integration: all $(RIGS) $(LOADS) ## real processes alone
 	@tests/run.sh $(B) integration
 check: all unit tidy ## what each commit must pass: builds, unit tests, tidy
 
-figures: all $(BENCH) ## 5,000,000 orders: throughput by tenths, memory, restart times (about 5 minutes)
+# BENCH=quick: a look in two or three minutes, nothing written. BENCH_ARGS='--only create --peers pg,redis': parts (bench/bench.py says which).
+bench: all ## OrderDB beside PostgreSQL, MariaDB and Redis, on a quiet machine: installs them, writes bench/RESULTS.md (under 30 minutes; BENCH=quick: under 3)
+	@tools/setup.sh bench
+	@$(MAKE) --no-print-directory $(JOBS) $(PEERS)
+	@bench/bench.py $(B) $(if $(filter quick,$(BENCH)),--quick) $(BENCH_ARGS)
+
+figures: all $(LOADS) ## 5,000,000 orders: throughput by tenths, memory, restart times (about 5 minutes)
 	@bench/figures.py $(B)
 
-abuse: all $(BENCH) ## fifty hostile connections beside honest load, 10,000 idle connections (about 4 minutes, on a quiet machine)
+abuse: all $(LOADS) ## fifty hostile connections beside honest load, 10,000 idle connections (about 4 minutes, on a quiet machine)
 	@tests/abuse/run.py $(B)
 	@tests/abuse/idle.py $(B)
 
-overload: all $(BENCH) ## 2, 5 and 10 times the peak for a minute each: what is still served, and how fast (about 5 minutes)
+overload: all $(LOADS) ## 2, 5 and 10 times the peak for a minute each: what is still served, and how fast (about 5 minutes)
 	@tests/abuse/overload.py --build $(B)
 
-timers: all $(BENCH) $(B)/tests/sim/sim_timers ## 100,000 payments against their expiry, a million timers due at once, ten million pending (about 8 minutes)
+timers: all $(LOADS) $(B)/tests/sim/sim_timers ## 100,000 payments against their expiry, a million timers due at once, ten million pending (about 8 minutes)
 	@$(B)/tests/sim/sim_timers --races 100000
 	@bench/timers.py $(B)
 
 perf-guard: $(GUARD) ## instructions of CREATE, TRANSITION, GET, LIST against tests/perf/guard.json, within 5 % (valgrind, half a minute); RECORD=1 writes them anew
 	@tests/perf/guard.py $(B) $(if $(RECORD),--record)
 
-profile: all $(BENCH) ## where the microseconds go: CREATE, TRANSITION, GET (needs perf)
+profile: all $(LOADS) ## where the microseconds go: CREATE, TRANSITION, GET (needs perf)
 	@bench/profile.py $(B)
 
-bench-stream: all $(BENCH) ## the change stream: catch-up beside Redis and NATS, latency, fan-out, what events cost (redis-server and nats-server, where installed; under 6 minutes)
+bench-stream: all $(LOADS) ## the change stream: catch-up beside Redis and NATS, latency, fan-out, what events cost (redis-server and nats-server, where installed; under 6 minutes)
 	@bench/stream.py $(B)
 
 tidy: all hdr-check ## borders, one includer per foreign header, sizes, nondeterminism

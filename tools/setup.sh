@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing on Debian 12 or 13: build tools, libraries, what the tests need. Safe to repeat; quick when nothing is missing.
 # "setup.sh clients": the stock gRPC clients of the suite, Node and a JDK among them (about 160 MB). Tests skip, and say so, what is not there then.
+# "setup.sh bench": the peers that make bench compares with, and their client libraries (about 300 MB). Their services are not started.
 # libraft must be 0.22.1 or later: Debian 12 has it in its backports suite, whose source entry is derived from the machine's own.
 set -euo pipefail
 [ "${ORDERDB_NO_SETUP:-}" = 1 ] && exit 0
@@ -9,7 +10,9 @@ packages=(gcc g++ make git pkg-config protobuf-compiler protobuf-c-compiler libp
   e2fsprogs iproute2 procps curl valgrind)
 clients=(python3-grpc-tools libgrpc-java protobuf-compiler-grpc-java-plugin libprotobuf-java libnetty-java libnetty-tcnative-java libnetty-tcnative-jni libguava-java
   libgoogle-gson-java libperfmark-java libjctools-java libgeronimo-annotation-1.3-spec-java libjsr305-java)
-if [ "${1:-}" = clients ]; then
+if [ "${1:-}" = bench ]; then
+  packages=(postgresql mariadb-server redis-server libpq-dev libmariadb-dev libhiredis-dev)
+elif [ "${1:-}" = clients ]; then
   packages=("${clients[@]}")
   # of another source they may be there already
   command -v javac >/dev/null || packages+=(default-jdk-headless)
@@ -19,7 +22,7 @@ fi
 missing=()
 for p in "${packages[@]}"; do dpkg-query -W -f '${db:Status-Status}\n' "$p" 2>/dev/null | grep -qx installed || missing+=("$p"); done
 raft=$(dpkg-query -W -f '${Version}' libraft-dev 2>/dev/null || echo 0)
-raft_ok=0; { [ "${1:-}" = clients ] || dpkg --compare-versions "$raft" ge 0.22.1; } && raft_ok=1
+raft_ok=0; { [ -n "${1:-}" ] || dpkg --compare-versions "$raft" ge 0.22.1; } && raft_ok=1
 [ ${#missing[@]} -eq 0 ] && [ $raft_ok = 1 ] && exit 0
 . /etc/os-release
 [ "${ID:-}" = debian ] || { echo "setup: this installs Debian packages; here, install by hand: ${missing[*]} $([ $raft_ok = 1 ] || echo 'libraft-dev (>= 0.22.1)')" >&2; exit 1; }
@@ -27,6 +30,11 @@ sudo=(); if [ "$(id -u)" -ne 0 ]; then command -v sudo >/dev/null || { echo "set
 export DEBIAN_FRONTEND=noninteractive
 apt_get() { "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Dpkg::Use-Pty=0 "$@"; }
 echo "setup: installing ${missing[*]:-} $([ $raft_ok = 1 ] || echo libraft-dev)"
+if [ "${1:-}" = bench ] && [ ! -e /usr/sbin/policy-rc.d ]; then # Debian's way to install a service and not start it
+  printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee /usr/sbin/policy-rc.d >/dev/null
+  "${sudo[@]}" chmod 0755 /usr/sbin/policy-rc.d
+  trap '"${sudo[@]}" rm -f /usr/sbin/policy-rc.d' EXIT
+fi
 apt_get update
 [ ${#missing[@]} -eq 0 ] || apt_get install --no-install-recommends "${missing[@]}"
 [ $raft_ok = 1 ] && exit 0

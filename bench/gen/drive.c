@@ -85,10 +85,16 @@ static void choose_create(struct operation *op, uint64_t user) {
 static uint64_t population_users(void) { return run.o->population / POPULATION_ORDERS_PER_USER; }
 static uint64_t user_draw(void) { return population_users() + zipf_draw(&run.users, &run.draw); }
 
+/* Where any order takes any number, each call has a share of them of its own: none finds its order changed by another meanwhile. */
+static struct known any_order(const struct operation *op) {
+    uint64_t n = MIN_OF(run.known_count, run.known_cap), shares = n / run.operation_count, at = (uint64_t)(op - run.operations);
+    return run.known[shares ? draw_next(&run.draw) % shares * run.operation_count + at : at % n];
+}
+
 static bool choose_transition(struct operation *op) {
     struct known k = {0};
     if (run.driver->used_up ? !pool_take(&k) : !run.known_count) return false;
-    if (!run.driver->used_up) k = run.known[draw_next(&run.draw) % MIN_OF(run.known_count, run.known_cap)];
+    if (!run.driver->used_up) k = any_order(op);
     op->work = WORK_TRANSITION, op->order_id = k.order_id, op->step = k.step;
     op->key = run.sequence++;
     return true;

@@ -10,7 +10,7 @@
 #include "bench/gen/order_text.h"
 #include "bench/peers/peer.h"
 
-enum { ARGUMENTS_MAX = 12 + 4 * ORDER_ITEMS, TEXT_BYTES = 192, SHA_BYTES = 41, INFLIGHT_MAX = 256 };
+enum { FIELDS = 11, ARGUMENTS_MAX = 8 + 2 * FIELDS, TEXT_BYTES = 192, SHA_BYTES = 41, INFLIGHT_MAX = 256 };
 
 struct connection {
     redisContext *redis;
@@ -54,6 +54,14 @@ static void create_send(struct operation *op, struct command *c) {
         put(c, "%u", t.items[i].sku), put(c, "%u", t.items[i].quantity), put(c, "%lld", (long long)t.items[i].price), put(c, "%s", t.items[i].title);
 }
 
+/* One command of Redis' own, which a script that reads the same fields does not come near. */
+static void list_send(struct operation *op, struct command *c) {
+    static const char *const fields[FIELDS] = {"order_id", "user_id", "merchant_id", "status", "version", "created_us", "updated_us", "items_total", "freight", "payable", "recipient"};
+    put(c, "SORT"), put(c, "user:%llu", (unsigned long long)op->user), put(c, "BY"), put(c, "nosort"), put(c, "DESC"), put(c, "LIMIT"), put(c, "0"), put(c, "%d", PEER_ORDERS_LISTED);
+    for (unsigned i = 0; i < FIELDS; i++) put(c, "GET"), put(c, "order:*->%s", fields[i]);
+    send_command(op, c);
+}
+
 static void driver_start(struct operation *op) {
     struct command c = {0};
     struct connection *at = &d.connections[op->connection];
@@ -65,12 +73,12 @@ static void driver_start(struct operation *op) {
             for (unsigned k = 2; k < 4 && words[i][k]; k++) put(&c, "%s", words[i][k]);
             send_command(op, &c);
         }
+    } else if (op->work == WORK_LIST) {
+        list_send(op, &c);
     } else {
-        put(&c, "EVALSHA"), put(&c, "%s", d.shas[op->work]), put(&c, "0");
-        if (op->work == WORK_LIST) put(&c, "%llu", (unsigned long long)op->user);
-        else put(&c, "%s", d.indexes);
+        put(&c, "EVALSHA"), put(&c, "%s", d.shas[op->work]), put(&c, "0"), put(&c, "%s", d.indexes);
         if (op->work == WORK_CREATE) create_send(op, &c);
-        else if (op->work == WORK_TRANSITION) put(&c, "%lld", (long long)op->order_id);
+        else put(&c, "%lld", (long long)op->order_id);
         send_command(op, &c);
     }
     list_push_back(&at->sent, &op->node);
@@ -80,9 +88,9 @@ static void driver_start(struct operation *op) {
 /* ---- answers */
 static const char *reply_check(const struct operation *op, const redisReply *r, int64_t *number) {
     if (r->type == REDIS_REPLY_ERROR) return r->str;
-    if (op->work == WORK_LIST) return peer_rows_check(op, r->elements);
+    if (op->work == WORK_LIST) return r->elements % FIELDS == 0 && r->element[0]->type == REDIS_REPLY_STRING ? peer_rows_check(op, r->elements / FIELDS) : "a list without its orders";
     if (op->work == WORK_GET) { /* 11 fields with their names, then items, then history */
-        static const size_t least[] = {1, ORDER_ITEMS, 22};
+        static const size_t least[] = {1, ORDER_ITEMS, 2 * FIELDS};
         return r->elements >= least[op->parts - 1] ? NULL : "an order without items or history";
     }
     *number = r->type == REDIS_REPLY_STRING ? strtoll(r->str, NULL, 10) : r->integer;
@@ -132,7 +140,7 @@ static bool open_all(const struct drive_options *o, const char *socket) {
     redisContext *c = redisConnectUnix(socket);
     if (!c || c->err) peer_panic("connect", c ? c->errstr : "out of memory");
     for (unsigned i = 0; i < WORK_COUNT; i++)
-        if (i != WORK_GET) setting_read(c, work_names[i], d.shas[i], SHA_BYTES);
+        if (i == WORK_CREATE || i == WORK_TRANSITION) setting_read(c, work_names[i], d.shas[i], SHA_BYTES);
     setting_read(c, "indexes", d.indexes, sizeof d.indexes);
     redisFree(c);
     for (uint64_t i = 0; i < o->connections; i++) {

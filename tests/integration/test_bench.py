@@ -1,8 +1,9 @@
 #!/usr/bin/python3
-"""orderctl bench against a real server: every work runs, its figures add up, what it wrote is there. Rates are not judged."""
+"""orderctl bench and bench/bench.py against a real server: every work runs, its figures add up, what it wrote is there. Rates are not judged."""
 import json
 import os
 import subprocess
+import sys
 
 import orderdb_test as t
 
@@ -69,6 +70,33 @@ def _(server):
     p = subprocess.run([os.path.join(t.BUILD, "orderctl"), "bench", "create", "--server", "127.0.0.1:%d" % t.free_port(), "--seconds", "0.3", "--warm-up", "0"],
                        capture_output=True, text=True, timeout=60)
     t.equal(p.returncode, 3, p.stdout + p.stderr)
+
+
+@t.test("make bench without peers: it starts a server of its own, and prints the table")
+def _():
+    p = subprocess.run([sys.executable, os.path.join(t.ROOT, "bench/bench.py"), t.BUILD, "--quick", "--only", "create", "--peers", "", "--seconds", "0.5", "--population", "400"],
+                       capture_output=True, text=True, timeout=120)
+    t.equal(p.returncode, 0, p.stderr)
+    for part in ("| CREATE | OrderDB |", "CREATE p50 with 1 in flight", "of 2 bars met"):
+        t.true(part in p.stdout, p.stdout)
+    p = subprocess.run([sys.executable, os.path.join(t.ROOT, "bench/bench.py"), t.BUILD, "--only", "creates"], capture_output=True, text=True, timeout=20)
+    t.true(p.returncode == 2 and "creates" in p.stderr, p.stderr)
+
+
+@t.test("the table takes the place of the one before it")
+def _():
+    sys.path.insert(0, os.path.join(t.ROOT, "bench"))
+    import bench as b
+    b.HERE = os.path.join(t.TEMP, "results")
+    os.mkdir(b.HERE)
+    path = os.path.join(b.HERE, "RESULTS.md")
+    with open(path, "w") as f:
+        f.write("# Results\n\nwords\n")
+    for text in ("one", "two"):
+        b.write_results("%s\n%s\n%s\n" % (b.BEGIN, text, b.END))
+        with open(path, "a") as f:
+            f.write("behind %s\n" % text)
+    t.equal(open(path).read(), "# Results\n\nwords\n\n## Side by side with PostgreSQL, MariaDB and Redis\n\n%s\ntwo\n%s\nbehind one\nbehind two\n" % (b.BEGIN, b.END))
 
 
 if __name__ == "__main__":
