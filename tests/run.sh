@@ -34,13 +34,26 @@ arguments() { # of an integration test, in this build; nothing printed and 1: it
   esac
 }
 
+# A sanitizer's build is for what the sanitizer says. What fails in one without its word is mostly the time that a slow build takes on a busy machine, so it may try
+# once more, and that is told. In the plain build nothing is tried again.
+again() { # EXIT LOG
+  [ "$slow" -gt 1 ] && { [ "$1" -eq 124 ] || { [ "$1" -ne 0 ] && [ "$1" -lt 128 ]; }; } && ! grep -qE '[A-Za-z]+Sanitizer|runtime error: |panic|the server has ended' "$2"
+}
 one() { # NAME SECONDS COMMAND...: runs it, leaves a log and a row "ok failed skipped", and prints what there is to say in one piece
   local name=$1 limit=$(($2 * slow)) log rc ok bad skip start=$SECONDS; shift 2
   log=$logs/$(echo "$name" | tr '/ ' '__')
   timeout --kill-after=10 "$limit" "$@" >"$log.log" 2>&1; rc=$?
+  if again $rc "$log.log"; then
+    mv "$log.log" "$log.first.log"
+    timeout --kill-after=10 "$limit" "$@" >"$log.log" 2>&1; rc=$?
+  fi
   ok=$(grep -cE '^(ok |\[       OK \])' "$log.log"); skip=$(grep -cE '^(skip |\[  SKIPPED \] [a-z])' "$log.log")
   bad=$(grep -E '^(not ok |\[  FAILED  \] [a-z])' "$log.log" | sort -u | wc -l)
   {
+    if [ -f "$log.first.log" ]; then
+      echo "   $name: failed at first, no sanitizer said why, and was run again: $log.first.log"
+      grep -E -A4 '^(not ok |\[  FAILED  \] [a-z])' "$log.first.log" | sed 's/^/   | /' | head -40
+    fi
     [ "$bad" -gt 0 ] && grep -E '^(not ok |\[  FAILED  \] [a-z])' "$log.log" | sort -u | sed 's/^/   /'
     if [ $rc -ne 0 ] && [ "$bad" -eq 0 ]; then
       bad=1
@@ -109,6 +122,9 @@ if [ "$failed" -gt 0 ]; then
   echo "failed:"
   for says in "${ran[@]}"; do grep -q ' 0 failed ' "$logs/$says.says" || { cat "$logs/$says.says"; tail -"${FAILED_LINES:-25}" "$logs/$says.log" | sed 's/^/   | /'; }; done
 fi
+twice=0
+for log in "${ran[@]}"; do [ ! -f "$logs/$log.first.log" ] || twice=$((twice + 1)); done
+[ "$twice" -eq 0 ] || echo "$twice programs were run twice (why: above)"
 echo "$times""all $((SECONDS - begun)) s"
 [ "$skipped" -eq 0 ] || echo "$skipped skipped (why: above)"
 echo "$passed passed, $failed failed"

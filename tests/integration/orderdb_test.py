@@ -45,6 +45,7 @@ SLOW = 4 if re.search(r"-(asan|tsan)$", BUILD) else 1
 _base = os.environ.get("ORDERDB_TEST_DIR")
 TEMP = tempfile.mkdtemp(prefix="orderdb-test-", dir=_base)
 _servers = []
+_reports = []  # lines that sanitizers wrote into the logs of servers
 
 
 @atexit.register
@@ -250,6 +251,12 @@ class Server:
     def log_tail(self, lines=30):
         return "\n".join("    | " + line for line in self.log().splitlines()[-lines:])
 
+    def reports(self):
+        """What a sanitizer has said, if one has: a test need not have noticed it."""
+        lines = self.log().splitlines() if os.path.exists(self.log_file) else []
+        first = next((i for i, line in enumerate(lines) if re.search(r"\w+Sanitizer: |runtime error: ", line)), len(lines))
+        return lines[first:first + 60]
+
     def _gone(self):
         code, self.process = self.process.returncode, None
         if self._client:
@@ -291,6 +298,7 @@ class Server:
     def remove(self):
         self.kill()
         _servers.remove(self)
+        _reports.extend(self.reports())
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def __enter__(self):
@@ -485,5 +493,11 @@ def run(server=True, **flags):
         except AssertionError as e:
             bad += 1
             print("not ok the shared server ends cleanly\n#   %s" % e)
+    for s in _servers:
+        _reports.extend(s.reports())
+    if _reports:
+        bad += 1
+        print("not ok no sanitizer has spoken")
+        print("\n".join("#   " + line for line in _reports[:100]))
     sys.stdout.flush()
     sys.exit(1 if bad else 0)
