@@ -37,7 +37,7 @@ arguments() { # of an integration test, in this build; nothing printed and 1: it
 # A sanitizer's build is for what the sanitizer says. What fails in one without its word is mostly the time that a slow build takes on a busy machine, so it may try
 # once more, and that is told. In the plain build nothing is tried again.
 again() { # EXIT LOG
-  [ "$slow" -gt 1 ] && { [ "$1" -eq 124 ] || { [ "$1" -ne 0 ] && [ "$1" -lt 128 ]; }; } && ! grep -qE '[A-Za-z]+Sanitizer|runtime error: |panic|the server has ended' "$2"
+  [ "$slow" -gt 1 ] && { [ "$1" -eq 124 ] || { [ "$1" -ne 0 ] && [ "$1" -lt 128 ]; }; } && ! grep -qE '[A-Za-z]+Sanitizer|runtime error: |check failed: |the server has ended' "$2"
 }
 one() { # NAME SECONDS COMMAND...: runs it, leaves a log and a row "ok failed skipped", and prints what there is to say in one piece
   local name=$1 limit=$(($2 * slow)) log rc ok bad skip start=$SECONDS; shift 2

@@ -252,9 +252,9 @@ class Server:
         return "\n".join("    | " + line for line in self.log().splitlines()[-lines:])
 
     def reports(self):
-        """What a sanitizer has said, if one has: a test need not have noticed it."""
+        """What a sanitizer or a failed check has said, if one has: a test need not have noticed it."""
         lines = self.log().splitlines() if os.path.exists(self.log_file) else []
-        first = next((i for i, line in enumerate(lines) if re.search(r"\w+Sanitizer: |runtime error: ", line)), len(lines))
+        first = next((i for i, line in enumerate(lines) if re.search(r"\w+Sanitizer: |runtime error: |check failed: ", line)), len(lines))
         return lines[first:first + 60]
 
     def _gone(self):
@@ -497,7 +497,7 @@ def run(server=True, **flags):
         _reports.extend(s.reports())
     if _reports:
         bad += 1
-        print("not ok no sanitizer has spoken")
+        print("not ok the servers' logs are without a word of sanitizers or failed checks")
         print("\n".join("#   " + line for line in _reports[:100]))
     sys.stdout.flush()
     sys.exit(1 if bad else 0)
