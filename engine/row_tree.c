@@ -1,0 +1,438 @@
+/* Splits go from the bottom up along the path of the descent. Separators are rows too (the first of the child when it was split off): rows stay where they
+ * are as long as the tree lives, so a node never copies a key.
+ *
+ * Nodes and rows come from different places: of rows the bytes are known before they are put, of nodes only a bound. Reserving nodes
+ * that are then not needed costs nothing but that they wait for the next put. */
+#include "engine/row_tree.h"
+
+#include "proto/base/mem.h"
+
+enum {
+    LEAF_ROWS = 64,
+    CHILDREN = LEAF_ROWS / 2,
+    HEIGHT_MAX = 12, /* 32 * 16^11 rows: far beyond memory */
+    ROW_ALIGN = 8,
+    SLAB_NODES_MAX = 32,
+    SLAB_NODES_MIN = 2,
+};
+
+struct row_node {
+    struct row_node *prev, *next; /* leaves */
+    uint32_t count;
+    uint64_t prefix[LEAF_ROWS];
+    union {
+        struct row *rows[LEAF_ROWS];
+        struct {
+            const struct row *first[CHILDREN]; /* of child 0 it is never looked at: it takes all that is below */
+            struct row_node *children[CHILDREN];
+        };
+    };
+};
+struct row_chunk {
+    struct row_chunk *next;
+    size_t bytes; /* with this header */
+};
+struct row_slab {
+    struct row_slab *next;
+    size_t count, used;
+    struct row_node nodes[];
+};
+
+/* Where a key belongs: the node of each level, root first, and the place of the child taken in it. */
+struct path {
+    struct row_node *nodes[HEIGHT_MAX];
+    unsigned at[HEIGHT_MAX];
+    const struct row *upper; /* the leaf takes keys below this row's; NULL: it is the last leaf */
+};
+
+/* ---- memory */
+
+void row_tree_init(struct row_tree *t, size_t chunk_bytes) { *t = (struct row_tree){.chunk_bytes = chunk_bytes}; }
+
+static void tree_use_chunk(struct row_tree *t, struct row_chunk *c) {
+    t->at = (uint8_t *)(c + 1);
+    t->end = (uint8_t *)c + c->bytes;
+}
+
+void row_tree_reset(struct row_tree *t) {
+    while (t->chunks && (t->chunks->next || t->chunks->bytes > t->chunk_bytes)) {
+        struct row_chunk *c = t->chunks;
+        t->chunks = c->next, t->bytes -= c->bytes;
+        mem_free(c);
+    }
+    while (t->slabs && t->slabs->next) {
+        struct row_slab *s = t->slabs;
+        t->slabs = s->next, t->bytes -= sizeof *s + s->count * sizeof s->nodes[0];
+        mem_free(s);
+    }
+    t->at = t->end = NULL;
+    if (t->chunks) tree_use_chunk(t, t->chunks);
+    t->slab = t->slabs;
+    if (t->slab) t->slab->used = 0;
+    t->nodes_left = t->slab ? t->slab->count : 0;
+    t->root = NULL;
+    t->height = 0;
+    t->row_count = t->row_bytes = t->leaf_count = t->inner_count = 0;
+}
+
+void row_tree_fini(struct row_tree *t) {
+    row_tree_reset(t);
+    mem_free(t->chunks);
+    mem_free(t->slabs);
+    *t = (struct row_tree){.chunk_bytes = t->chunk_bytes};
+}
+
+static size_t row_bytes(size_t key_len, size_t value_len) { return (offsetof(struct row, bytes) + key_len + value_len + ROW_ALIGN - 1) / ROW_ALIGN * ROW_ALIGN; }
+
+/* The next `bytes` of rows lie in one chunk. What was left of the one before is not used any more. */
+static bool tree_reserve_rows(struct row_tree *t, size_t bytes) {
+    if ((size_t)(t->end - t->at) >= bytes) return true;
+    size_t size = MAX_OF(t->chunk_bytes, bytes + sizeof(struct row_chunk));
+    struct row_chunk *c = mem_alloc(size);
+    if (!c) return false;
+    *c = (struct row_chunk){t->chunks, size};
+    t->chunks = c;
+    t->bytes += size;
+    tree_use_chunk(t, c);
+    return true;
+}
+
+static bool tree_reserve_nodes(struct row_tree *t, size_t nodes) {
+    while (t->nodes_left < nodes) {
+        size_t count = MIN_OF(MAX_OF(t->chunk_bytes / sizeof(struct row_node) / 2, (size_t)SLAB_NODES_MIN), (size_t)SLAB_NODES_MAX);
+        size_t size = sizeof(struct row_slab) + count * sizeof(struct row_node);
+        struct row_slab *s = mem_alloc(size);
+        if (!s) return false;
+        s->next = NULL, s->count = count, s->used = 0;
+        if (t->slab) {
+            struct row_slab *last = t->slab;
+            while (last->next) last = last->next;
+            last->next = s;
+        } else {
+            t->slabs = t->slab = s;
+        }
+        t->nodes_left += count;
+        t->bytes += size;
+    }
+    return true;
+}
+
+/* Reserved before. */
+static struct row_node *node_new(struct row_tree *t) {
+    check(t->nodes_left > 0);
+    if (t->slab->used == t->slab->count) t->slab = t->slab->next;
+    t->nodes_left--;
+    struct row_node *n = &t->slab->nodes[t->slab->used++];
+    n->prev = n->next = NULL;
+    n->count = 0;
+    return n;
+}
+
+/* Reserved before. */
+static struct row *row_new(struct row_tree *t, struct slice key, struct slice value, bool deleted, uint64_t seq) {
+    size_t bytes = row_bytes(key.len, value.len);
+    check((size_t)(t->end - t->at) >= bytes);
+    struct row *r = (struct row *)(void *)t->at;
+    t->at += bytes;
+    *r = (struct row){.seq = seq, .value_len = (uint32_t)value.len, .key_len = (uint16_t)key.len, .deleted = deleted};
+    r->value_cap = (uint32_t)(bytes - offsetof(struct row, bytes) - key.len);
+    memcpy(r->bytes, key.data, key.len);
+    if (value.len) memcpy(r->bytes + key.len, value.data, value.len);
+    return r;
+}
+
+/* ---- search */
+
+/* Keys that differ in it are ordered by it. */
+static uint64_t key_prefix(struct slice key) {
+    if (key.len >= 8) return get_be64(key.data);
+    uint8_t padded[8] = {0};
+    if (key.len) memcpy(padded, key.data, key.len);
+    return get_be64(padded);
+}
+
+/* How many of the prefixes are below p, or at most p. */
+static unsigned prefix_count(const uint64_t *prefix, unsigned n, uint64_t p, bool equal_too) {
+    unsigned low = 0;
+    while (n) {
+        unsigned half = n / 2;
+        bool right = prefix[low + half] < p || (equal_too && prefix[low + half] == p);
+        low = right ? low + half + 1 : low;
+        n = right ? n - half - 1 : half;
+    }
+    return low;
+}
+
+/* How many of n rows in order have a key below this one, and whether the next has this very key. */
+static unsigned rows_below(const uint64_t *prefix, const struct row *const *rows, unsigned n, struct slice key, bool *found) {
+    uint64_t p = key_prefix(key);
+    unsigned low = prefix_count(prefix, n, p, false), high = low;
+    while (high < n && prefix[high] == p && high - low < 2) high++;
+    if (high - low == 2) high = low + prefix_count(prefix + low, n - low, p, true); /* many of one prefix */
+    *found = false;
+    while (low < high) {
+        unsigned middle = (low + high) / 2;
+        int c = slice_compare(row_key(rows[middle]), key);
+        if (c == 0) return *found = true, middle;
+        if (c < 0) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+static unsigned leaf_below(const struct row_node *leaf, struct slice key, bool *found) {
+    return rows_below(leaf->prefix, (const struct row *const *)leaf->rows, leaf->count, key, found);
+}
+
+static unsigned child_of(const struct row_node *n, struct slice key) {
+    bool found;
+    unsigned below = rows_below(n->prefix + 1, n->first + 1, n->count - 1, key, &found);
+    return found ? below + 1 : below;
+}
+
+static const struct row_node *leaf_of(const struct row_tree *t, struct slice key) {
+    const struct row_node *n = t->root;
+    for (unsigned level = 1; level < t->height; level++) n = n->children[child_of(n, key)];
+    return n;
+}
+
+static void path_of(const struct row_tree *t, struct slice key, struct path *p) {
+    struct row_node *n = t->root;
+    p->upper = NULL;
+    p->nodes[0] = n;
+    for (unsigned level = 1; level < t->height; level++) {
+        unsigned i = child_of(n, key);
+        if (i + 1 < n->count) p->upper = n->first[i + 1];
+        p->at[level - 1] = i;
+        p->nodes[level] = n = n->children[i];
+    }
+}
+
+static const struct row *row_seen(const struct row *r, uint64_t seq) {
+    while (r && r->seq > seq) r = r->older;
+    return r;
+}
+
+const struct row *row_tree_find(const struct row_tree *t, struct slice key, uint64_t seq) {
+    if (!t->root) return NULL;
+    bool found;
+    const struct row_node *leaf = leaf_of(t, key);
+    unsigned i = leaf_below(leaf, key, &found);
+    return found ? row_seen(leaf->rows[i], seq) : NULL;
+}
+
+unsigned row_tree_above(const struct row_tree *t, struct slice key, bool inclusive, uint64_t seq, const struct row **out, unsigned max) {
+    if (!t->root) return 0;
+    bool found;
+    const struct row_node *leaf = leaf_of(t, key);
+    unsigned n = 0, i = leaf_below(leaf, key, &found);
+    if (found && !inclusive) i++;
+    for (; leaf && n < max; leaf = leaf->next, i = 0)
+        for (; i < leaf->count && n < max; i++) {
+            const struct row *r = row_seen(leaf->rows[i], seq);
+            if (r) out[n++] = r;
+        }
+    return n;
+}
+
+unsigned row_tree_below(const struct row_tree *t, struct slice key, bool inclusive, uint64_t seq, const struct row **out, unsigned max) {
+    if (!t->root) return 0;
+    bool found = false;
+    const struct row_node *leaf = t->root;
+    for (unsigned level = 1; level < t->height; level++) leaf = leaf->children[key.len ? child_of(leaf, key) : leaf->count - 1];
+    unsigned n = 0, i = key.len ? leaf_below(leaf, key, &found) : leaf->count;
+    if (found && inclusive) i++;
+    for (;;) {
+        for (; i > 0 && n < max; i--) {
+            const struct row *r = row_seen(leaf->rows[i - 1], seq);
+            if (r) out[n++] = r;
+        }
+        leaf = leaf->prev;
+        if (!leaf || n == max) return n;
+        i = leaf->count;
+    }
+}
+
+/* ---- puts */
+
+static void leaf_insert(struct row_node *n, unsigned at, struct row *r, uint64_t prefix) {
+    memmove(n->prefix + at + 1, n->prefix + at, (n->count - at) * sizeof n->prefix[0]);
+    memmove(n->rows + at + 1, n->rows + at, (n->count - at) * sizeof n->rows[0]);
+    n->prefix[at] = prefix, n->rows[at] = r;
+    n->count++;
+}
+
+static void child_insert(struct row_node *n, unsigned at, const struct row *first, struct row_node *child) {
+    memmove(n->prefix + at + 1, n->prefix + at, (n->count - at) * sizeof n->prefix[0]);
+    memmove(n->first + at + 1, n->first + at, (n->count - at) * sizeof n->first[0]);
+    memmove(n->children + at + 1, n->children + at, (n->count - at) * sizeof n->children[0]);
+    n->prefix[at] = key_prefix(row_key(first)), n->first[at] = first, n->children[at] = child;
+    n->count++;
+}
+
+/* The upper half goes to a new node on the right, which is returned. */
+static struct row_node *node_split(struct row_tree *t, struct row_node *n, bool leaf) {
+    struct row_node *right = node_new(t);
+    unsigned keep = n->count / 2;
+    right->count = n->count - keep;
+    memcpy(right->prefix, n->prefix + keep, right->count * sizeof n->prefix[0]);
+    if (leaf) {
+        memcpy(right->rows, n->rows + keep, right->count * sizeof n->rows[0]);
+        right->prev = n, right->next = n->next;
+        if (n->next) n->next->prev = right;
+        n->next = right;
+        t->leaf_count++;
+    } else {
+        memcpy(right->first, n->first + keep, right->count * sizeof n->first[0]);
+        memcpy(right->children, n->children + keep, right->count * sizeof n->children[0]);
+        t->inner_count++;
+    }
+    n->count = keep;
+    return right;
+}
+
+/* Splits the leaf at the end of the path, and above it what is full. */
+static void path_split(struct row_tree *t, struct path *p) {
+    unsigned level = t->height - 1;
+    struct row_node *right = node_split(t, p->nodes[level], true);
+    const struct row *first = right->rows[0];
+    while (level > 0) {
+        struct row_node *parent = p->nodes[--level];
+        unsigned at = p->at[level] + 1;
+        if (parent->count < CHILDREN) {
+            child_insert(parent, at, first, right);
+            return;
+        }
+        struct row_node *parent_right = node_split(t, parent, false);
+        bool in_left = at <= parent->count;
+        child_insert(in_left ? parent : parent_right, in_left ? at : at - parent->count, first, right);
+        right = parent_right, first = right->first[0];
+    }
+    struct row_node *root = node_new(t);
+    root->count = 2;
+    root->first[0] = NULL, root->prefix[0] = 0, root->children[0] = t->root;
+    root->first[1] = first, root->prefix[1] = key_prefix(row_key(first)), root->children[1] = right;
+    t->root = root;
+    t->height++;
+    t->inner_count++;
+    check(t->height < HEIGHT_MAX);
+}
+
+/* Over the row that stands there, when nobody reads it and it fits, or in front of it. */
+static void row_replace(struct row_tree *t, struct row **at, struct slice key, struct slice value, bool deleted, uint64_t seq, uint64_t pinned) {
+    struct row *old = *at;
+    bool read = old->seq <= pinned;
+    t->row_bytes += row_bytes(key.len, value.len);
+    t->row_bytes -= row_bytes(old->key_len, old->value_len);
+    if (!read && value.len <= old->value_cap) {
+        if (value.len) memcpy(old->bytes + old->key_len, value.data, value.len);
+        old->value_len = (uint32_t)value.len, old->deleted = deleted, old->seq = seq;
+        return;
+    }
+    struct row *r = row_new(t, key, value, deleted, seq);
+    r->older = read ? old : old->older;
+    *at = r;
+}
+
+/* Room for the row and a split of each level was reserved. The path is that of the key; false: its leaf was split, look again. */
+static bool path_put(struct row_tree *t, struct path *p, struct slice key, struct slice value, bool deleted, uint64_t seq, uint64_t pinned) {
+    bool found;
+    struct row_node *leaf = p->nodes[t->height - 1];
+    unsigned at = leaf_below(leaf, key, &found);
+    if (found) {
+        row_replace(t, &leaf->rows[at], key, value, deleted, seq, pinned);
+    } else if (leaf->count < LEAF_ROWS) {
+        leaf_insert(leaf, at, row_new(t, key, value, deleted, seq), key_prefix(key));
+        t->row_count++;
+        t->row_bytes += row_bytes(key.len, value.len);
+    } else {
+        path_split(t, p);
+        return false;
+    }
+    return true;
+}
+
+static void tree_root(struct row_tree *t) {
+    if (t->root) return;
+    t->root = node_new(t);
+    t->height = t->leaf_count = 1;
+}
+
+bool row_tree_put(struct row_tree *t, struct slice key, struct slice value, bool deleted, uint64_t seq, uint64_t pinned) {
+    if (deleted) value = (struct slice){0};
+    if (!tree_reserve_nodes(t, t->height + 2) || !tree_reserve_rows(t, row_bytes(key.len, value.len))) return false;
+    tree_root(t);
+    struct path p;
+    do path_of(t, key, &p);
+    while (!path_put(t, &p, key, value, deleted, seq, pinned));
+    return true;
+}
+
+/* Each put splits one leaf at most; a leaf that was split takes 32 puts until it is full again; and so the inner nodes, each of which has 16 children or more. */
+static size_t nodes_bound(const struct row_tree *t, size_t rows) {
+    size_t leaves = MIN_OF(rows, t->leaf_count) + rows / (LEAF_ROWS / 2) + 1;
+    return leaves + MIN_OF(leaves * HEIGHT_MAX, t->inner_count) + leaves / (CHILDREN / 2 - 1) + HEIGHT_MAX;
+}
+
+size_t row_tree_put_all_bytes(const struct row_tree *t, const struct row_tree *from) {
+    if (!from->row_count) return 0;
+    size_t nodes = nodes_bound(t, from->row_count), bytes = 0;
+    if (nodes > t->nodes_left) bytes += (nodes - t->nodes_left + SLAB_NODES_MAX) * sizeof(struct row_node);
+    if (from->row_bytes > (size_t)(t->end - t->at)) bytes += MAX_OF(t->chunk_bytes, from->row_bytes + sizeof(struct row_chunk));
+    return bytes;
+}
+
+bool row_tree_put_all(struct row_tree *t, const struct row_tree *from, uint64_t seq, uint64_t pinned) {
+    if (!from->row_count) return true;
+    if (!tree_reserve_nodes(t, nodes_bound(t, from->row_count)) || !tree_reserve_rows(t, from->row_bytes)) return false;
+    tree_root(t);
+    const struct row_node *leaf = from->root;
+    for (unsigned level = 1; level < from->height; level++) leaf = leaf->children[0];
+    struct path p;
+    bool known = false; /* p is the path of the next key: they ascend, and most neighbours share a leaf */
+    for (; leaf; leaf = leaf->next)
+        for (unsigned i = 0; i < leaf->count; i++) {
+            const struct row *r = leaf->rows[i];
+            if (known && p.upper && slice_compare(row_key(r), row_key(p.upper)) >= 0) known = false;
+            do {
+                if (!known) path_of(t, row_key(r), &p);
+                known = path_put(t, &p, row_key(r), row_value(r), r->deleted, seq, pinned);
+            } while (!known);
+        }
+    return true;
+}
+
+/* ---- checks for tests */
+
+static void node_verify(const struct row_tree *t, const struct row_node *n, unsigned level, const struct row *lower, const struct row *upper, size_t *rows, size_t *leaves) {
+    bool leaf = level == t->height;
+    check(n->count > 0);
+    check(n->count <= (leaf ? (unsigned)LEAF_ROWS : (unsigned)CHILDREN));
+    for (unsigned i = 0; i < n->count; i++) {
+        const struct row *r = leaf ? n->rows[i] : n->first[i];
+        if (leaf || i) {
+            check(n->prefix[i] == key_prefix(row_key(r)));
+            check(!lower || slice_compare(row_key(r), row_key(lower)) >= 0);
+            check(!upper || slice_compare(row_key(r), row_key(upper)) < 0);
+        }
+        if (i > (leaf ? 0u : 1u)) check(slice_compare(row_key(leaf ? n->rows[i - 1] : n->first[i - 1]), row_key(r)) < 0);
+        if (!leaf) node_verify(t, n->children[i], level + 1, i ? r : lower, i + 1 < n->count ? n->first[i + 1] : upper, rows, leaves);
+        for (; leaf && r && r->older; r = r->older) check(r->older->seq < r->seq);
+    }
+    if (leaf) *rows += n->count, ++*leaves;
+}
+
+void row_tree_verify(const struct row_tree *t) {
+    size_t rows = 0, leaves = 0, chained = 0, bytes = 0;
+    if (t->root) node_verify(t, t->root, 1, NULL, NULL, &rows, &leaves);
+    check(rows == t->row_count);
+    check(leaves == t->leaf_count);
+    const struct row_node *leaf = t->root, *before = NULL;
+    for (unsigned level = 1; level < t->height; level++) leaf = leaf->children[0];
+    for (; leaf; before = leaf, leaf = leaf->next) {
+        check(leaf->prev == before);
+        for (unsigned i = 0; i < leaf->count; i++, chained++) bytes += row_bytes(leaf->rows[i]->key_len, leaf->rows[i]->value_len);
+    }
+    check(chained == rows);
+    check(bytes == t->row_bytes);
+}

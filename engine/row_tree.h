@@ -1,0 +1,71 @@
+/* An ordered table of rows in memory: what was applied and is not in a file yet, and what a batch will write (docs/STORAGE.md).
+ *
+ * A B+-tree with wide nodes. A leaf holds up to 64 rows: the first 8 bytes of each key, big-endian, as one array that is searched by halves
+ * without a look at any row, and pointers to the rows. Rows lie in chunks; nothing is freed but all at once.
+ *
+ *     inner   prefix[n] | first row of each child [n] | children [n]
+ *     leaf    prefix[n] | rows [n] ------> row: header, key, value ---older---> row ---older---> ...
+ *
+ * One version of a row per key, and older ones as long as a view needs them: each put names its sequence number and the newest one that
+ * somebody still reads (`pinned`). A row above that one is seen by nobody but newest readers, so the next put may write over it where it lies.
+ *
+ * One writer. Others read under whatever lock the writer holds while it writes, or when the tree no longer changes. A row that a view at or above its
+ * sequence number has pinned stays as it is until the tree goes, whatever is put meanwhile. */
+#ifndef ENGINE_ROW_TREE_H
+#define ENGINE_ROW_TREE_H
+
+#include "proto/base/bytes.h"
+
+struct row {
+    struct row *older; /* the version before, or NULL */
+    uint64_t seq;
+    uint32_t value_len, value_cap;
+    uint16_t key_len;
+    bool deleted;
+    uint8_t bytes[]; /* key, value */
+};
+static inline struct slice row_key(const struct row *r) { return slice_of(r->bytes, r->key_len); }
+static inline struct slice row_value(const struct row *r) { return slice_of(r->bytes + r->key_len, r->value_len); }
+
+struct row_node;
+struct row_chunk;
+struct row_slab;
+struct row_tree {
+    size_t bytes;     /* taken from the heap */
+    size_t row_count; /* keys, deleted ones included */
+    size_t row_bytes; /* of their rows, newest versions, as row_tree_row_bytes counts them */
+    /* private */
+    size_t chunk_bytes;
+    struct row_chunk *chunks; /* the first is the one being filled */
+    uint8_t *at, *end;
+    struct row_slab *slabs, *slab; /* all; the one being filled */
+    size_t nodes_left;             /* in it and those behind it */
+    size_t leaf_count, inner_count;
+    unsigned height; /* 0: no root; 1: the root is a leaf */
+    struct row_node *root;
+};
+
+/* Takes nothing from the heap yet. chunk_bytes: how much at a time. */
+void row_tree_init(struct row_tree *t, size_t chunk_bytes);
+void row_tree_reset(struct row_tree *t); /* empty again; keeps one chunk and one slab of nodes */
+void row_tree_fini(struct row_tree *t);
+
+/* false: no memory, nothing changed. A put at or below pinned's versions leaves them to be read. Value: ignored when deleted. */
+bool row_tree_put(struct row_tree *t, struct slice key, struct slice value, bool deleted, uint64_t seq, uint64_t pinned) MUST_USE;
+/* Puts all rows of `from`, newest versions, in the order of their keys. false: no memory, nothing changed: it is reserved first. */
+bool row_tree_put_all(struct row_tree *t, const struct row_tree *from, uint64_t seq, uint64_t pinned) MUST_USE;
+/* What the tree may grow by, at most, when it takes them all. */
+size_t row_tree_put_all_bytes(const struct row_tree *t, const struct row_tree *from);
+
+/* The version that a view at seq sees (deleted: it sees that there is none), or NULL: the tree does not say. UINT64_MAX: the newest. */
+const struct row *row_tree_find(const struct row_tree *t, struct slice key, uint64_t seq);
+/* The first rows at or above key in their order, as a view at seq sees them, deleted ones included. inclusive: the key itself counts. Returns how many, at most max; fewer: there are no more.
+ * An empty key: from the first on. */
+unsigned row_tree_above(const struct row_tree *t, struct slice key, bool inclusive, uint64_t seq, const struct row **out, unsigned max);
+/* The same downwards. An empty key: from the last on. */
+unsigned row_tree_below(const struct row_tree *t, struct slice key, bool inclusive, uint64_t seq, const struct row **out, unsigned max);
+
+/* Checks every order and count of the tree; for tests. */
+void row_tree_verify(const struct row_tree *t);
+
+#endif
