@@ -97,9 +97,11 @@ static bool tree_reserve_rows(struct row_tree *t, size_t bytes) {
     return true;
 }
 
+static size_t slab_nodes(const struct row_tree *t) { return MIN_OF(MAX_OF(t->chunk_bytes / sizeof(struct row_node) / 2, (size_t)SLAB_NODES_MIN), (size_t)SLAB_NODES_MAX); }
+
 static bool tree_reserve_nodes(struct row_tree *t, size_t nodes) {
     while (t->nodes_left < nodes) {
-        size_t count = MIN_OF(MAX_OF(t->chunk_bytes / sizeof(struct row_node) / 2, (size_t)SLAB_NODES_MIN), (size_t)SLAB_NODES_MAX);
+        size_t count = slab_nodes(t);
         size_t size = sizeof(struct row_slab) + count * sizeof(struct row_node);
         struct row_slab *s = mem_alloc(size);
         if (!s) return false;
@@ -371,13 +373,13 @@ bool row_tree_put(struct row_tree *t, struct slice key, struct slice value, bool
 /* Each put splits one leaf at most; a leaf that was split takes 32 puts until it is full again; and so the inner nodes, each of which has 16 children or more. */
 static size_t nodes_bound(const struct row_tree *t, size_t rows) {
     size_t leaves = MIN_OF(rows, t->leaf_count) + rows / (LEAF_ROWS / 2) + 1;
-    return leaves + MIN_OF(leaves * HEIGHT_MAX, t->inner_count) + leaves / (CHILDREN / 2 - 1) + HEIGHT_MAX;
+    return leaves + MIN_OF(leaves * HEIGHT_MAX, t->inner_count) + leaves / (CHILDREN / 2 - 1) + t->height + 2;
 }
 
 size_t row_tree_put_all_bytes(const struct row_tree *t, const struct row_tree *from) {
     if (!from->row_count) return 0;
     size_t nodes = nodes_bound(t, from->row_count), bytes = 0;
-    if (nodes > t->nodes_left) bytes += (nodes - t->nodes_left + SLAB_NODES_MAX) * sizeof(struct row_node);
+    if (nodes > t->nodes_left) bytes += (nodes - t->nodes_left + slab_nodes(t)) * (sizeof(struct row_node) + sizeof(struct row_slab));
     if (from->row_bytes > (size_t)(t->end - t->at)) bytes += MAX_OF(t->chunk_bytes, from->row_bytes + sizeof(struct row_chunk));
     return bytes;
 }

@@ -9,7 +9,7 @@
 #include "proto/base/arena.h"
 #include "proto/status.h"
 
-enum { STORE_KEY_BYTES_MAX = 512, STORE_VALUE_BYTES_MAX = 4 << 20 };
+enum { STORE_KEY_BYTES_MAX = 512, STORE_VALUE_BYTES_MAX = 4 << 20, STORE_GROWING_BYTES_MAX = 16 };
 
 struct store;
 struct store_batch;
@@ -26,11 +26,12 @@ struct store_view {
 };
 
 struct store_config {
-    uint64_t memtable_bytes;   /* of this partition, all memtables together */
+    uint64_t memtable_bytes;    /* of this partition: all tables of rows that are in no file yet, together */
     uint64_t block_cache_bytes; /* RocksDB: shared by all stores of the process through `shared` */
     struct store_shared *shared; /* NULL: own */
+    struct slice growing;       /* keys with this prefix are only ever put in ascending order: they get files of their own. Empty: none */
 };
-/* Block cache and background threads shared by all partitions of a process. */
+/* Block cache and background threads shared by all partitions of a process. NULL: no memory, or no threads. */
 struct store_shared *store_shared_new(uint64_t block_cache_bytes, unsigned background_threads);
 void store_shared_free(struct store_shared *s);
 

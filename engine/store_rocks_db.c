@@ -1,0 +1,280 @@
+/* RocksDB itself: its errors in our words, its options (docs/STORAGE.md says why), what it says of itself. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "engine/store_rocks_local.h"
+#include "proto/base/log.h"
+#include "proto/base/mem.h"
+
+enum {
+    FROZEN_SLOW = 2,   /* our admission refuses bulk, and all writes, before apply has to wait for a run */
+    FROZEN_CLOSED = 3,
+    LEVEL0_SLOW = 24,
+    LEVEL0_CLOSED = 36,
+    LEVEL0_ROCKS_DELAYS = 48,
+    LEVEL0_ROCKS_STOPS = 64,
+    OPEN_FILES_MAX = 256, /* of one store; index and filter blocks are in the block cache, not in the open file */
+    BLOCK_BYTES = 8192,
+    BLOOM_BITS = 10,
+    CACHE_SHARD_BYTES_MIN = 8 << 20, /* far above the largest block (a filter, 300 KB), so that a shard never thrashes */
+    STATS_AGE_MS = 10,
+    READ_ERRORS_LOGGED_MAX = 10,
+};
+#define COMPACTION_DEBT_SLOW (16 * GIB)
+#define COMPACTION_DEBT_CLOSED (32 * GIB)
+#define COMPACTION_DEBT_ROCKS_DELAYS (64 * GIB)
+#define COMPACTION_DEBT_ROCKS_STOPS (256 * GIB)
+static_assert(FROZEN_CLOSED < STORE_TABLES_MAX - 2, "our admission closes first");
+
+/* ---- errors */
+
+/* What a Status::ToString() says (rocksdb/status.cc): the code in words, then the operating system's text. */
+enum status rocks_status(const char *error) {
+    if (!error) return STATUS_OK;
+    if (strstr(error, "No space left") || strstr(error, "Disk quota exceeded") || strstr(error, "Space limit reached")) return STATUS_DISK_FULL;
+    if (strncmp(error, "Corruption", 10) == 0) return STATUS_CHECKSUM_MISMATCH;
+    if (strncmp(error, "Result incomplete", 17) == 0) return STATUS_WOULD_BLOCK;
+    return STATUS_IO_FAILED;
+}
+
+/* Takes the text over. A read's error leaves the store as it is; the first few are logged. */
+enum status rocks_read_error(struct rocks_store *s, char *error) {
+    enum status st = rocks_status(error);
+    if (st && st != STATUS_WOULD_BLOCK && atomic_fetch_add(&s->read_errors, 1) < READ_ERRORS_LOGGED_MAX)
+        log_error("store read", "path=%s err=%s", s->path, error);
+    rocksdb_free(error);
+    return st;
+}
+
+/* Takes the text over. The first failed write decides what later ones answer. */
+enum status rocks_write_error(struct rocks_store *s, const char *what, char *error) {
+    if (!error) return STATUS_OK;
+    int none = STATUS_OK;
+    enum status st = rocks_status(error);
+    if (st == STATUS_WOULD_BLOCK) st = STATUS_IO_FAILED;
+    if (atomic_compare_exchange_strong(&s->failed, &none, (int)st)) log_error(what, "path=%s err=%s", s->path, error);
+    rocksdb_free(error);
+    return (enum status)atomic_load(&s->failed);
+}
+
+/* ---- options */
+
+struct store_shared *store_shared_new(uint64_t block_cache_bytes, unsigned background_threads) {
+    struct store_shared *s = mem_new(struct store_shared);
+    if (!s) return NULL;
+    rocksdb_lru_cache_options_t *o = rocksdb_lru_cache_options_create();
+    int shard_bits = 0;
+    while (shard_bits < 4 && (block_cache_bytes >> (shard_bits + 1)) >= CACHE_SHARD_BYTES_MIN) shard_bits++;
+    rocksdb_lru_cache_options_set_capacity(o, block_cache_bytes);
+    rocksdb_lru_cache_options_set_num_shard_bits(o, shard_bits);
+    s->cache = rocksdb_cache_create_lru_opts(o);
+    rocksdb_lru_cache_options_destroy(o);
+    s->background_threads = MAX_OF(background_threads, 1u);
+    s->env = rocksdb_create_default_env();
+    rocksdb_env_set_background_threads(s->env, (int)s->background_threads);
+    rocksdb_env_set_high_priority_background_threads(s->env, 1); /* for flushes: there are none */
+    if (run_threads_start(s, MIN_OF(s->background_threads, (unsigned)STORE_RUN_THREADS_MAX))) return s;
+    store_shared_free(s);
+    return NULL;
+}
+void store_shared_free(struct store_shared *s) {
+    if (!s) return;
+    run_threads_stop(s);
+    rocksdb_cache_destroy(s->cache);
+    rocksdb_env_destroy(s->env);
+    mem_free(s);
+}
+
+static void options_tables(rocksdb_options_t *o, const struct store_shared *shared) {
+    rocksdb_block_based_table_options_t *t = rocksdb_block_based_options_create();
+    rocksdb_block_based_options_set_block_cache(t, shared->cache);
+    rocksdb_block_based_options_set_cache_index_and_filter_blocks(t, 1);
+    rocksdb_block_based_options_set_cache_index_and_filter_blocks_with_high_priority(t, 1);
+    rocksdb_block_based_options_set_pin_l0_filter_and_index_blocks_in_cache(t, 1);
+    rocksdb_block_based_options_set_filter_policy(t, rocksdb_filterpolicy_create_bloom_full(BLOOM_BITS)); /* owned by t */
+    rocksdb_block_based_options_set_whole_key_filtering(t, 1);
+    rocksdb_block_based_options_set_block_size(t, BLOCK_BYTES);
+    rocksdb_block_based_options_set_format_version(t, 5);
+    rocksdb_block_based_options_set_checksum(t, 4); /* kXXH3 */
+    rocksdb_options_set_block_based_table_factory(o, t);
+    rocksdb_block_based_options_destroy(t);
+}
+
+static void options_levels(rocksdb_options_t *o) {
+    rocksdb_options_set_compression(o, rocksdb_lz4_compression);
+    rocksdb_options_set_level_compaction_dynamic_level_bytes(o, 1);
+    rocksdb_options_set_level0_file_num_compaction_trigger(o, 4);
+    rocksdb_options_set_level0_slowdown_writes_trigger(o, LEVEL0_ROCKS_DELAYS);
+    rocksdb_options_set_level0_stop_writes_trigger(o, LEVEL0_ROCKS_STOPS);
+    rocksdb_options_set_soft_pending_compaction_bytes_limit(o, COMPACTION_DEBT_ROCKS_DELAYS);
+    rocksdb_options_set_hard_pending_compaction_bytes_limit(o, COMPACTION_DEBT_ROCKS_STOPS);
+    rocksdb_options_set_target_file_size_base(o, 32 * MIB);
+    rocksdb_options_set_max_bytes_for_level_base(o, 128 * MIB);
+}
+
+static void options_files(rocksdb_options_t *o, const struct store_shared *shared) {
+    rocksdb_options_set_create_if_missing(o, 1);
+    rocksdb_options_set_paranoid_checks(o, 1);
+    rocksdb_options_set_env(o, shared->env);
+    rocksdb_options_set_max_background_flushes(o, 1);
+    rocksdb_options_set_max_background_compactions(o, (int)shared->background_threads);
+    rocksdb_options_set_max_open_files(o, OPEN_FILES_MAX);
+    rocksdb_options_set_max_file_opening_threads(o, 2);
+    rocksdb_options_set_skip_stats_update_on_db_open(o, 1);
+    rocksdb_options_set_max_manifest_file_size(o, 64 * MIB);
+    rocksdb_options_set_bytes_per_sync(o, 1 * MIB);
+    rocksdb_options_set_avoid_unnecessary_blocking_io(o, 1);
+    rocksdb_options_set_stats_dump_period_sec(o, 0);
+    rocksdb_options_set_stats_persist_period_sec(o, 0);
+    /* One above the last level: not even headers go to the LOG file. The writer behind it asserts (Debian's library has assertions) at the first line after
+     * a write that failed, so a full disk would stop the process. What fails, our own log says. */
+    rocksdb_options_set_info_log_level(o, 6);
+    rocksdb_options_set_keep_log_file_num(o, 1);
+}
+
+static const char *expiry_name(void *state) { return "orderdb.expiry"; }
+static void expiry_destroy(void *state) {}
+static unsigned char expiry_filter_cb(void *state, int level, const char *key, size_t key_len, const char *value, size_t value_len,
+                                      char **new_value, size_t *new_value_len, unsigned char *value_changed) {
+    struct expiry *e = state;
+    return key_len >= 3 && store_row_expired(slice_of(value, value_len), atomic_load_explicit(&e->horizon_us[(uint8_t)key[2]], memory_order_relaxed));
+}
+
+char *rocks_options_make(struct rocks_store *s) {
+    rocksdb_options_t *o = rocksdb_options_create();
+    char *error = NULL;
+    options_levels(o);
+    options_tables(o, s->shared);
+    options_files(o, s->shared);
+    s->filter = rocksdb_compactionfilter_create(&s->expiry, expiry_destroy, expiry_filter_cb, expiry_name);
+    rocksdb_options_set_compaction_filter(o, s->filter);
+    s->options = rocksdb_options_create();
+    /* Has no call of its own in the C API. */
+    rocksdb_get_options_from_string(o, "avoid_flush_during_shutdown=true", s->options, &error);
+    rocksdb_options_destroy(o);
+    for (int cached = 0; cached < 2; cached++) s->read[cached] = rocks_read_options(cached);
+    s->env_options = rocksdb_envoptions_create();
+    s->ingest = rocksdb_ingestexternalfileoptions_create();
+    rocksdb_ingestexternalfileoptions_set_move_files(s->ingest, 1);
+    return error;
+}
+
+void rocks_options_free(struct rocks_store *s) {
+    for (int cached = 0; cached < 2; cached++)
+        if (s->read[cached]) rocksdb_readoptions_destroy(s->read[cached]);
+    if (s->env_options) rocksdb_envoptions_destroy(s->env_options);
+    if (s->ingest) rocksdb_ingestexternalfileoptions_destroy(s->ingest);
+    if (s->options) rocksdb_options_destroy(s->options);
+    if (s->filter) rocksdb_compactionfilter_destroy(s->filter); /* RocksDB borrowed it */
+}
+
+/* Checksums are verified on every read from disk (the default, said here because all rests on it). */
+rocksdb_readoptions_t *rocks_read_options(bool cached_only) {
+    rocksdb_readoptions_t *r = rocksdb_readoptions_create();
+    rocksdb_readoptions_set_verify_checksums(r, 1);
+    rocksdb_readoptions_set_fill_cache(r, 1);
+    rocksdb_readoptions_set_total_order_seek(r, 1);
+    rocksdb_readoptions_set_background_purge_on_iterator_cleanup(r, 1);
+    if (cached_only) rocksdb_readoptions_set_read_tier(r, 1); /* kBlockCacheTier */
+    return r;
+}
+
+/* ---- what the store says of itself */
+
+static uint64_t rocks_property(struct rocks_store *s, const char *name) {
+    uint64_t value = 0;
+    check(rocksdb_property_int(s->db, name, &value) == 0); /* only a misspelt name fails */
+    return value;
+}
+
+uint64_t rocks_files_bytes(struct rocks_store *s) { return rocks_property(s, "rocksdb.live-sst-files-size"); }
+
+/* Of RocksDB: what compactions are behind with. */
+static uint8_t files_pressure(struct rocks_store *s, const struct store_stats *st) {
+    if (st->level0_files >= LEVEL0_CLOSED || st->pending_compaction_bytes >= COMPACTION_DEBT_CLOSED) return 2;
+    if (rocks_property(s, "rocksdb.is-write-stopped") || rocks_property(s, "rocksdb.actual-delayed-write-rate")) return 2;
+    return st->level0_files >= LEVEL0_SLOW || st->pending_compaction_bytes >= COMPACTION_DEBT_SLOW;
+}
+
+/* Of the tables: apply waits when the budget is used up. */
+static uint8_t tables_pressure(const struct rocks_store *s, const struct version *v) {
+    uint64_t bytes = version_bytes(v);
+    unsigned frozen = v->count - 1;
+    if (frozen >= FROZEN_CLOSED || bytes >= s->budget_bytes / 4 * 3) return 2;
+    return frozen >= FROZEN_SLOW || bytes >= s->budget_bytes / 2;
+}
+
+/* A compaction has failed. An empty write, which never waits, is answered with the cause, unless RocksDB goes on writing (a compaction found
+ * no space) or has healed since. It does either for a full disk alone: of all errno its files call only ENOSPC retryable (env/io_posix.cc). */
+static void rocks_background_error(struct rocks_store *s) {
+    rocksdb_writeoptions_t *probe = rocksdb_writeoptions_create();
+    rocksdb_writebatch_t *empty = rocksdb_writebatch_create();
+    char *error = NULL;
+    rocksdb_writeoptions_disable_WAL(probe, 1);
+    rocksdb_writeoptions_set_no_slowdown(probe, 1);
+    rocksdb_write(s->db, probe, empty, &error);
+    rocksdb_writebatch_destroy(empty);
+    rocksdb_writeoptions_destroy(probe);
+    if (error && rocks_status(error) != STATUS_WOULD_BLOCK) {
+        (void)!rocks_write_error(s, "store background write", error);
+        return;
+    }
+    int none = STATUS_OK;
+    if (atomic_compare_exchange_strong(&s->failed, &none, STATUS_DISK_FULL))
+        log_error("store background write", "path=%s err=no space, for a while at least", s->path);
+    rocksdb_free(error);
+}
+
+static void rocks_stats_take(struct rocks_store *s) {
+    struct store_stats *st = &s->stats;
+    st->pending_compaction_bytes = rocks_property(s, "rocksdb.estimate-pending-compaction-bytes");
+    st->table_bytes = rocks_files_bytes(s);
+    char *files = rocksdb_property_value(s->db, "rocksdb.num-files-at-level0");
+    st->level0_files = files ? (uint32_t)strtoul(files, NULL, 10) : 0;
+    rocksdb_free(files);
+    /* RocksDB counts background errors and never forgets one. */
+    if (!atomic_load(&s->failed) && rocks_property(s, "rocksdb.background-errors")) rocks_background_error(s);
+    st->pressure = files_pressure(s, st);
+}
+
+void rocks_get_stats(struct store *base, struct store_stats *out) {
+    struct rocks_store *s = rocks_of(base);
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    uint64_t now_ns = (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
+    pthread_mutex_lock(&s->stats_lock);
+    bool old = !s->stats_ns || now_ns - s->stats_ns >= STATS_AGE_MS * NS_PER_MS;
+    if (old && !atomic_load(&s->ingesting)) rocks_stats_take(s), s->stats_ns = now_ns;
+    *out = s->stats;
+    pthread_mutex_unlock(&s->stats_lock);
+    /* The rest is cheap and always new. */
+    pthread_mutex_lock(&s->lock);
+    if (rocks_owned(s)) rocks_retire(s);
+    const struct version *v = atomic_load_explicit(&s->current, memory_order_relaxed);
+    for (unsigned i = 0; i < v->count; i++) out->unflushed_bytes += v->tables[i]->applied_bytes;
+    out->immutable_memtables = v->count - 1;
+    out->memtable_bytes = version_bytes(v) + s->retired_bytes;
+    out->pressure = MAX_OF(out->pressure, tables_pressure(s, v));
+    pthread_mutex_unlock(&s->lock);
+    out->failure = (enum status)atomic_load(&s->failed);
+    if (out->failure) out->failed = true, out->pressure = 2;
+}
+
+void rocks_drop_range(struct store *base, struct slice lower, struct slice upper) {
+    struct rocks_store *s = rocks_of(base);
+    char *error = NULL;
+    rocksdb_delete_file_in_range(s->db, chars(lower), lower.len, chars(upper), upper.len, &error);
+    if (error) log_warn("files of expired rows could not be dropped", "path=%s err=%s", s->path, error), rocksdb_free(error);
+}
+
+uint64_t rocks_range_bytes(struct store *base, struct slice lower, struct slice upper) {
+    static const char end[] = "\xff\xff\xff\xff\xff\xff\xff\xff";
+    const char *from = chars(lower), *to = upper.len ? chars(upper) : end;
+    size_t from_len = lower.len, to_len = upper.len ? upper.len : sizeof end - 1;
+    uint64_t bytes = 0;
+    char *error = NULL;
+    rocksdb_approximate_sizes(rocks_of(base)->db, 1, &from, &from_len, &to, &to_len, &bytes, &error);
+    if (error) rocks_read_error(rocks_of(base), error), bytes = 0;
+    return bytes;
+}

@@ -1,0 +1,145 @@
+/* The directory of a store, and the files in it that are not RocksDB's: FORMAT, a run on its way to RocksDB, a probe.
+ *
+ * FORMAT, 16 bytes: "ODBSTORE" version(4 be) crc32c(4 be) of the first 12. It is durable before RocksDB is asked to create anything, so a directory without
+ * it that holds files is not ours. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "engine/store_rocks_local.h"
+#include "proto/base/hash.h"
+
+enum {
+    FORMAT_BYTES = 16,
+    FORMAT_VERSION = 1,
+    PROBE_BYTES = 8 << 20,
+    PROBE_WRITE_BYTES = 64 << 10,
+};
+
+static enum status file_error(char error[256], const char *what, const char *name) {
+    snprintf(error, 256, "%s %.150s: %s", what, name, strerror(errno));
+    return errno == ENOSPC || errno == EDQUOT ? STATUS_DISK_FULL : STATUS_IO_FAILED;
+}
+
+static enum status dir_sync(const char *path, char error[256]) {
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    enum status st = fd < 0 || fsync(fd) < 0 ? file_error(error, "sync of directory", path) : STATUS_OK;
+    if (fd >= 0) close(fd);
+    return st;
+}
+
+/* Temporary name, sync, rename, sync of the directory: FORMAT is there whole or not at all. */
+static enum status format_write(const char *path, const char *name, char error[256]) {
+    uint8_t bytes[FORMAT_BYTES] = "ODBSTORE";
+    char temporary[STORE_PATH_BYTES_MAX + 32];
+    put_be32(bytes + 8, FORMAT_VERSION);
+    put_be32(bytes + 12, crc32c(0, bytes, 12));
+    snprintf(temporary, sizeof temporary, "%s.tmp", name);
+    int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0) return file_error(error, "create", temporary);
+    errno = ENOSPC; /* what a short write means */
+    bool written = write(fd, bytes, sizeof bytes) == (ssize_t)sizeof bytes && fsync(fd) == 0;
+    enum status st = written ? STATUS_OK : file_error(error, "write", temporary);
+    close(fd);
+    if (!st && rename(temporary, name) < 0) st = file_error(error, "rename to", name);
+    return st ? st : dir_sync(path, error);
+}
+
+static enum status format_read(const char *name, char error[256]) {
+    uint8_t bytes[FORMAT_BYTES + 1];
+    int fd = open(name, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return errno == ENOENT ? STATUS_ABSENT : file_error(error, "open", name);
+    ssize_t n = read(fd, bytes, sizeof bytes);
+    enum status st = n < 0 ? file_error(error, "read", name) : STATUS_OK;
+    close(fd);
+    if (st) return st;
+    if (n != FORMAT_BYTES || get_be32(bytes + 12) != crc32c(0, bytes, 12)) {
+        snprintf(error, 256, "%.150s: damaged (%zd bytes, checksum wrong)", name, n);
+        return STATUS_CHECKSUM_MISMATCH;
+    }
+    if (memcmp(bytes, "ODBSTORE", 8) != 0 || get_be32(bytes + 8) != FORMAT_VERSION) {
+        snprintf(error, 256, "%.150s: format %.8s version %u, this program knows ODBSTORE version %u", name, (const char *)bytes,
+                 get_be32(bytes + 8), FORMAT_VERSION);
+        return STATUS_FORMAT_UNKNOWN;
+    }
+    return STATUS_OK;
+}
+
+/* What else is in the directory: RocksDB's pointer to its newest state, and tables. */
+static enum status dir_look(const char *path, bool *current, bool *tables, char error[256]) {
+    *current = *tables = false;
+    DIR *dir = opendir(path);
+    if (!dir) return file_error(error, "open directory", path);
+    for (const struct dirent *d; (d = readdir(dir));) {
+        size_t n = strlen(d->d_name);
+        *current |= strcmp(d->d_name, "CURRENT") == 0;
+        *tables |= n > 4 && strcmp(d->d_name + n - 4, ".sst") == 0;
+    }
+    closedir(dir);
+    return STATUS_OK;
+}
+
+/* The directory is ours, of a format that we know, and either empty or whole. */
+enum status rocks_dir_prepare(const char *path, char error[256]) {
+    char name[STORE_PATH_BYTES_MAX + 16], parent[STORE_PATH_BYTES_MAX + 16];
+    if (strlen(path) > STORE_PATH_BYTES_MAX) return errno = ENAMETOOLONG, file_error(error, "open", path);
+    if (mkdir(path, 0700) == 0) {
+        snprintf(parent, sizeof parent, "%s", path);
+        char *slash = strrchr(parent, '/');
+        if (slash == parent) slash[1] = 0;
+        else if (slash) *slash = 0;
+        enum status st = dir_sync(slash ? parent : ".", error);
+        if (st) return st;
+    } else if (errno != EEXIST) {
+        return file_error(error, "create directory", path);
+    }
+    bool current, tables;
+    enum status st = dir_look(path, &current, &tables, error);
+    if (st) return st;
+    snprintf(name, sizeof name, "%s/FORMAT", path);
+    st = format_read(name, error);
+    if (st == STATUS_ABSENT && (current || tables)) {
+        snprintf(error, 256, "%.150s: RocksDB files without a FORMAT file: not a store of OrderDB", path);
+        return STATUS_FORMAT_UNKNOWN;
+    }
+    if (st == STATUS_OK && tables && !current) { /* RocksDB would begin anew beside them, and rows that the log no longer holds be gone */
+        snprintf(error, 256, "%.150s: tables, but CURRENT is missing: restore the directory or remove all of it", path);
+        return STATUS_CHECKSUM_MISMATCH;
+    }
+    return st == STATUS_ABSENT ? format_write(path, name, error) : st;
+}
+
+/* ---- runs */
+
+void rocks_dir_run_name(const char *path, unsigned n, char out[STORE_PATH_BYTES_MAX + 32]) { snprintf(out, STORE_PATH_BYTES_MAX + 32, "%s/RUN-%u", path, n); }
+
+/* What a crash or a failed write left behind: the log has its rows. */
+void rocks_dir_remove_runs(const char *path) {
+    char name[STORE_PATH_BYTES_MAX + 32];
+    for (unsigned n = 0; n < STORE_RUN_FILES_MAX; n++) {
+        rocks_dir_run_name(path, n, name);
+        unlink(name);
+    }
+}
+
+/* ---- is there room again? */
+
+/* Opening needs a new MANIFEST (preallocated by 4 MiB), CURRENT, OPTIONS. */
+enum status rocks_probe(struct store *base, char error[256]) {
+    static const uint8_t zeros[PROBE_WRITE_BYTES];
+    char name[STORE_PATH_BYTES_MAX + 16];
+    error[0] = 0;
+    snprintf(name, sizeof name, "%s/PROBE", rocks_of(base)->path);
+    int fd = open(name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0) return file_error(error, "create", name);
+    bool room = fallocate(fd, 0, 0, PROBE_BYTES) == 0 || errno == EOPNOTSUPP || errno == ENOSYS;
+    if (room) errno = ENOSPC; /* what a short write means */
+    bool written = room && write(fd, zeros, sizeof zeros) == (ssize_t)sizeof zeros && fsync(fd) == 0;
+    enum status st = written ? STATUS_OK : file_error(error, "write", name);
+    close(fd);
+    unlink(name);
+    return st;
+}

@@ -1,0 +1,309 @@
+/* Reads: the batch over the active table over the frozen ones, newest first, over RocksDB. The first that knows a key decides.
+ *
+ * One state out of two parts. RocksDB's part is taken first (its snapshot, an iterator, or that it holds nothing), then the tables are pinned. What was ingested in between could
+ * be in neither, so a table that left the version meanwhile (`runs`) means: once more. What stayed is in the tables, which are asked first. */
+#include "engine/store_rocks_local.h"
+#include "proto/base/mem.h"
+
+enum { SOURCE_ROWS_FIRST = 4, SOURCE_ROWS = 24 };
+
+struct store_snapshot {
+    struct pin pin;
+    const rocksdb_snapshot_t *rocks; /* NULL: RocksDB held nothing */
+    rocksdb_readoptions_t *read[2];  /* [cached_only]; with `rocks` */
+};
+
+/* ---- point reads */
+
+static enum status value_copy(struct arena *arena, const void *data, size_t len, struct slice *value) {
+    *value = arena_copy(arena, slice_of(data, len));
+    return value->data ? STATUS_OK : STATUS_MEMORY_LIMIT;
+}
+static enum status row_copy(const struct row *r, struct arena *arena, struct slice *value) {
+    return r->deleted ? STATUS_ABSENT : value_copy(arena, r->bytes + r->key_len, r->value_len, value);
+}
+
+/* STATUS_WOULD_BLOCK: no table says anything of the key. */
+static enum status tables_get(struct rocks_store *s, const struct store_snapshot *n, struct slice key, struct arena *arena, struct slice *value) {
+    enum status st = STATUS_WOULD_BLOCK;
+    bool owned = rocks_owned(s);
+    if (!owned) pthread_mutex_lock(&s->lock); /* a row that no pin protects is copied under it: the owner may write over it */
+    const struct version *v = n ? n->pin.version : atomic_load_explicit(&s->current, memory_order_acquire);
+    const struct row *r = NULL;
+    for (unsigned i = 0; i < v->count && !r; i++) r = row_tree_find(&v->tables[i]->rows, key, n ? n->pin.seq : UINT64_MAX);
+    if (r) st = row_copy(r, arena, value);
+    if (!owned) pthread_mutex_unlock(&s->lock);
+    return st;
+}
+
+static enum status files_get(const struct store_view *view, struct slice key, struct arena *arena, struct slice *value) {
+    struct rocks_store *s = rocks_of(view->store);
+    if (view->snapshot ? !view->snapshot->rocks : !atomic_load_explicit(&s->has_files, memory_order_acquire)) return STATUS_ABSENT;
+    char *error = NULL;
+    size_t len = 0;
+    enum status st = STATUS_ABSENT;
+    rocksdb_pinnableslice_t *row = rocksdb_get_pinned(s->db, view->snapshot ? view->snapshot->read[view->cached_only] : s->read[view->cached_only], chars(key), key.len, &error);
+    if (row) {
+        const char *data = rocksdb_pinnableslice_value(row, &len);
+        st = value_copy(arena, data, len, value);
+        rocksdb_pinnableslice_destroy(row);
+    }
+    return error ? rocks_read_error(s, error) : st;
+}
+
+enum status rocks_get(const struct store_view *view, struct slice key, struct arena *arena, struct slice *value) {
+    if (view->batch) {
+        const struct row *r = row_tree_find(&container_of(view->batch, struct rocks_batch, base)->rows, key, UINT64_MAX);
+        if (r) return row_copy(r, arena, value);
+    }
+    enum status st = tables_get(rocks_of(view->store), view->snapshot, key, arena, value);
+    return st == STATUS_WOULD_BLOCK ? files_get(view, key, arena, value) : st;
+}
+
+/* ---- snapshots */
+
+/* Pins the newest state, unless RocksDB has taken over a table since `runs` was read. */
+static bool newest_pin(struct rocks_store *s, struct pin *p, uint64_t runs) {
+    pthread_mutex_lock(&s->lock);
+    bool same = atomic_load(&s->runs) == runs;
+    if (same) rocks_pin(s, p, NULL);
+    pthread_mutex_unlock(&s->lock);
+    return same;
+}
+
+struct store_snapshot *rocks_snapshot_get(struct store *base) {
+    struct rocks_store *s = rocks_of(base);
+    struct store_snapshot *n = mem_new(struct store_snapshot);
+    if (!n) return NULL;
+    for (;;) {
+        uint64_t runs = atomic_load(&s->runs);
+        n->rocks = atomic_load(&s->has_files) ? rocksdb_create_snapshot(s->db) : NULL;
+        if (newest_pin(s, &n->pin, runs)) break;
+        if (n->rocks) rocksdb_release_snapshot(s->db, n->rocks);
+    }
+    for (int cached = 0; cached < 2 && n->rocks; cached++) {
+        n->read[cached] = rocks_read_options(cached);
+        rocksdb_readoptions_set_snapshot(n->read[cached], n->rocks);
+    }
+    return n;
+}
+
+void rocks_snapshot_put(struct store *base, struct store_snapshot *n) {
+    struct rocks_store *s = rocks_of(base);
+    pthread_mutex_lock(&s->lock);
+    rocks_unpin(s, &n->pin);
+    pthread_mutex_unlock(&s->lock);
+    for (int cached = 0; cached < 2 && n->rocks; cached++) rocksdb_readoptions_destroy(n->read[cached]);
+    if (n->rocks) rocksdb_release_snapshot(s->db, n->rocks);
+    mem_free(n);
+}
+
+/* ---- iterators: a merge. A source over a table holds the next few rows as its view sees them: pinned rows never change, so they are fetched a few at a
+ * time and it does not matter what is put meanwhile. RocksDB's iterator is the last source. */
+
+struct source {
+    const struct row_tree *rows;
+    bool shared; /* others write it: the lock, when it is not ours */
+    bool more;   /* there may be rows behind those that were fetched */
+    uint64_t seq;
+    unsigned at, count, want;
+    const struct row *fetched[SOURCE_ROWS];
+};
+struct rocks_iter {
+    struct store_iter base;
+    struct pin pin;
+    bool backward;
+    rocksdb_readoptions_t *read; /* holds the bounds: lives as long as the iterator; NULL: RocksDB holds nothing */
+    rocksdb_iterator_t *files;
+    bool files_valid;
+    struct slice files_key;
+    int current; /* the source whose row it stands on; -1: RocksDB's */
+    unsigned source_count;
+    struct source *sources;
+    uint8_t bounds[];
+};
+
+static struct rocks_iter *iter_of(struct store_iter *base) { return container_of(base, struct rocks_iter, base); }
+
+static void files_open(struct rocks_iter *it, const struct store_view *view) {
+    it->read = rocks_read_options(view->cached_only); /* readahead stays automatic: none for a page of a list, growing for a long scan */
+    if (view->bulk) rocksdb_readoptions_set_fill_cache(it->read, 0);
+    if (view->snapshot) rocksdb_readoptions_set_snapshot(it->read, view->snapshot->rocks);
+    if (it->base.upper.len) rocksdb_readoptions_set_iterate_upper_bound(it->read, chars(it->base.upper), it->base.upper.len);
+    if (it->base.lower.len) rocksdb_readoptions_set_iterate_lower_bound(it->read, chars(it->base.lower), it->base.lower.len);
+    it->files = rocksdb_create_iterator(rocks_of(view->store)->db, it->read);
+}
+static void files_close(struct rocks_iter *it) {
+    if (!it->read) return;
+    rocksdb_iter_destroy(it->files);
+    rocksdb_readoptions_destroy(it->read);
+    it->read = NULL;
+}
+
+static void iter_pin(struct rocks_iter *it, const struct store_view *view) {
+    struct rocks_store *s = rocks_of(view->store);
+    if (view->snapshot) {
+        if (view->snapshot->rocks) files_open(it, view);
+        pthread_mutex_lock(&s->lock);
+        rocks_pin(s, &it->pin, &view->snapshot->pin);
+        pthread_mutex_unlock(&s->lock);
+        return;
+    }
+    for (;;) {
+        uint64_t runs = atomic_load(&s->runs);
+        if (atomic_load(&s->has_files)) files_open(it, view);
+        if (newest_pin(s, &it->pin, runs)) return;
+        files_close(it);
+    }
+}
+
+struct store_iter *rocks_iter_open(const struct store_view *view, struct slice lower, struct slice upper) {
+    struct rocks_iter *it = mem_zalloc(sizeof *it + lower.len + upper.len + STORE_KEY_BYTES_MAX);
+    if (!it) return NULL;
+    it->base.store = view->store, it->base.magic = STORE_ITER_MAGIC;
+    if (lower.len) memcpy(it->bounds, lower.data, lower.len);
+    if (upper.len) memcpy(it->bounds + lower.len, upper.data, upper.len);
+    it->base.lower = slice_of(it->bounds, lower.len), it->base.upper = slice_of(it->bounds + lower.len, upper.len);
+    iter_pin(it, view);
+    const struct version *v = it->pin.version;
+    it->sources = mem_alloc((v->count + 1) * sizeof *it->sources);
+    if (!it->sources) return rocks_iter_close(&it->base), NULL;
+    if (view->batch) it->sources[it->source_count++] = (struct source){.rows = &container_of(view->batch, struct rocks_batch, base)->rows, .seq = UINT64_MAX};
+    for (unsigned i = 0; i < v->count; i++) it->sources[it->source_count++] = (struct source){.rows = &v->tables[i]->rows, .shared = i == 0, .seq = it->pin.seq};
+    return &it->base;
+}
+
+void rocks_iter_close(struct store_iter *base) {
+    struct rocks_iter *it = iter_of(base);
+    struct rocks_store *s = rocks_of(base->store);
+    base->magic = 0;
+    files_close(it);
+    pthread_mutex_lock(&s->lock);
+    rocks_unpin(s, &it->pin);
+    pthread_mutex_unlock(&s->lock);
+    mem_free(it->sources);
+    mem_free(it);
+}
+
+/* Few rows first: most iterators take one or two. */
+static void source_fetch(struct rocks_iter *it, struct source *src, struct slice from, bool inclusive) {
+    struct rocks_store *s = rocks_of(it->base.store);
+    bool locked = src->shared && !rocks_owned(s);
+    if (locked) pthread_mutex_lock(&s->lock);
+    src->count = it->backward ? row_tree_below(src->rows, from, inclusive, src->seq, src->fetched, src->want)
+                              : row_tree_above(src->rows, from, inclusive, src->seq, src->fetched, src->want);
+    if (locked) pthread_mutex_unlock(&s->lock);
+    src->at = 0;
+    src->more = src->count == src->want;
+    src->want = MIN_OF(src->want * 3, (unsigned)SOURCE_ROWS);
+}
+static const struct row *source_row(const struct source *src) { return src->at < src->count ? src->fetched[src->at] : NULL; }
+static void source_step(struct rocks_iter *it, struct source *src) {
+    struct slice key = row_key(src->fetched[src->at++]);
+    if (src->at == src->count && src->more) source_fetch(it, src, key, false);
+}
+
+/* Takes over where RocksDB's iterator stands. */
+static void files_stand(struct rocks_iter *it) {
+    it->files_valid = rocksdb_iter_valid(it->files);
+    if (it->files_valid) {
+        it->files_key.data = (const uint8_t *)rocksdb_iter_key(it->files, &it->files_key.len);
+        return;
+    }
+    char *error = NULL;
+    rocksdb_iter_get_error(it->files, &error);
+    if (error) it->base.status = rocks_read_error(rocks_of(it->base.store), error);
+}
+static void files_step(struct rocks_iter *it) {
+    if (it->backward) rocksdb_iter_prev(it->files);
+    else rocksdb_iter_next(it->files);
+    files_stand(it);
+}
+
+/* All sources to the first row from `from` on, in the iterator's direction. An empty key: from the end that it starts at. */
+static void iter_position(struct rocks_iter *it, struct slice from, bool inclusive) {
+    it->base.status = STATUS_OK;
+    for (unsigned i = 0; i < it->source_count; i++) {
+        it->sources[i].want = SOURCE_ROWS_FIRST;
+        source_fetch(it, &it->sources[i], from, inclusive);
+    }
+    if (!it->read) return;
+    if (it->backward && from.len) rocksdb_iter_seek_for_prev(it->files, chars(from), from.len);
+    else if (it->backward) rocksdb_iter_seek_to_last(it->files);
+    else if (from.len) rocksdb_iter_seek(it->files, chars(from), from.len);
+    else rocksdb_iter_seek_to_first(it->files);
+    files_stand(it);
+    if (!inclusive && it->files_valid && slice_equal(it->files_key, from)) files_step(it);
+}
+
+static bool iter_outside(const struct rocks_iter *it, struct slice key) {
+    if (it->backward) return slice_compare(key, it->base.lower) < 0;
+    return it->base.upper.len && slice_compare(key, it->base.upper) >= 0;
+}
+
+/* Past this key, wherever it is. */
+static void iter_pass(struct rocks_iter *it, struct slice key) {
+    for (unsigned i = 0; i < it->source_count; i++) {
+        const struct row *r = source_row(&it->sources[i]);
+        if (r && slice_equal(row_key(r), key)) source_step(it, &it->sources[i]);
+    }
+    if (it->files_valid && slice_equal(it->files_key, key)) files_step(it); /* last: the key may be its own */
+}
+
+/* Stands on the nearest row of all sources that is not deleted. Of several with one key the first source's is the newest. */
+static void iter_settle(struct rocks_iter *it) {
+    struct store_iter *base = &it->base;
+    for (;;) {
+        const struct row *row = NULL;
+        base->valid = false;
+        for (unsigned i = 0; i < it->source_count; i++) {
+            const struct row *r = source_row(&it->sources[i]);
+            if (!r) continue;
+            int c = row ? slice_compare(row_key(r), row_key(row)) : 0;
+            if (!row || (it->backward ? c > 0 : c < 0)) row = r;
+        }
+        if (base->status) return; /* what RocksDB could not read may be nearer than all else */
+        if (it->files_valid) {
+            int c = row ? slice_compare(it->files_key, row_key(row)) : 0;
+            if (!row || (it->backward ? c > 0 : c < 0)) {
+                base->key = it->files_key;
+                base->value.data = (const uint8_t *)rocksdb_iter_value(it->files, &base->value.len);
+                base->valid = !iter_outside(it, base->key);
+                return;
+            }
+        }
+        if (!row || iter_outside(it, row_key(row))) return;
+        base->key = row_key(row), base->value = row_value(row);
+        if (!row->deleted) {
+            base->valid = true;
+            return;
+        }
+        iter_pass(it, base->key);
+    }
+}
+
+static void iter_go(struct rocks_iter *it, bool backward, struct slice from, bool inclusive) {
+    it->backward = backward;
+    it->files_valid = false;
+    iter_position(it, from, inclusive);
+    iter_settle(it);
+}
+void rocks_iter_first(struct store_iter *base) { iter_go(iter_of(base), false, base->lower, true); }
+void rocks_iter_last(struct store_iter *base) { iter_go(iter_of(base), true, base->upper, false); }
+void rocks_iter_seek(struct store_iter *base, struct slice key) { iter_go(iter_of(base), false, key, true); }
+void rocks_iter_seek_back(struct store_iter *base, struct slice key) { iter_go(iter_of(base), true, key, true); }
+
+static void iter_step(struct rocks_iter *it, bool backward) {
+    if (it->backward != backward) {
+        /* Of the other direction: RocksDB moves the key away under us. */
+        uint8_t *from = it->bounds + it->base.lower.len + it->base.upper.len;
+        size_t len = it->base.key.len;
+        memcpy(from, it->base.key.data, len);
+        iter_go(it, backward, slice_of(from, len), false);
+        return;
+    }
+    iter_pass(it, it->base.key);
+    iter_settle(it);
+}
+void rocks_iter_next(struct store_iter *base) { iter_step(iter_of(base), false); }
+void rocks_iter_prev(struct store_iter *base) { iter_step(iter_of(base), true); }

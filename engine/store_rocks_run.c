@@ -1,0 +1,332 @@
+/* Recent rows on their way to RocksDB: tables, the versions that list them, and the threads that write runs.
+ *
+ *     version 7: [active T4, frozen T3, T2]   T2's run is ingested   version 8: [active T4, frozen T3]
+ *
+ * A table is frozen between two batches: when it has its share of the budget (rocks_apply), or store_flush asks. Its run is written in the order of the keys to RUN-0.. beside
+ * RocksDB's files, synced, and ingested by one call, which one record of the MANIFEST makes true: all of the table or nothing. Only then does the table leave the
+ * version. Runs of a store go strictly one after the other, oldest table first, so RocksDB holds a prefix of the batches at every moment.
+ *
+ * The growing prefix: keys that only ever grow overlap nothing older. In a file of their own they sink to the lowest level that has room for them and are not merged with anything;
+ * with the other rows they would be rewritten by every level. When they are few, the file is not worth it. */
+#include <stdio.h>
+#include <unistd.h>
+
+#include "engine/store_rocks_local.h"
+#include "proto/base/log.h"
+#include "proto/base/mem.h"
+
+enum { WALK_ROWS = 128, GROWING_FILE_BYTES_MIN = 2 << 20 };
+
+/* ---- tables and versions */
+
+static struct table *table_new(const struct rocks_store *s) {
+    struct table *t = mem_new(struct table);
+    if (t) row_tree_init(&t->rows, s->chunk_bytes);
+    return t;
+}
+static void table_free(struct table *t) {
+    row_tree_fini(&t->rows);
+    mem_free(t);
+}
+
+/* Its own reference is the caller's. */
+static struct version *version_new(struct table *first, struct table *const *more, unsigned count) {
+    struct version *v = mem_new(struct version);
+    if (!v) return NULL;
+    v->refs = 1;
+    list_init(&v->link);
+    if (first) v->tables[v->count++] = first;
+    for (unsigned i = 0; i < count; i++) v->tables[v->count++] = more[i];
+    return v;
+}
+static void version_hold_tables(struct version *v) {
+    for (unsigned i = 0; i < v->count; i++) v->tables[i]->refs++;
+}
+
+uint64_t version_bytes(const struct version *v) {
+    uint64_t bytes = 0;
+    for (unsigned i = 0; i < v->count; i++) bytes += v->tables[i]->rows.bytes;
+    return bytes;
+}
+
+static void version_put(struct rocks_store *s, struct version *v) {
+    check(v->refs > 0);
+    if (--v->refs == 0) list_push_back(&s->retired, &v->link);
+}
+
+/* Under the lock. Lets go of the tables; those that nobody holds any more go to `dead`, which has room for them. */
+static unsigned version_dismiss(struct version *v, struct table *dead[STORE_TABLES_MAX]) {
+    unsigned n = 0;
+    for (unsigned i = 0; i < v->count; i++)
+        if (--v->tables[i]->refs == 0) dead[n++] = v->tables[i];
+    return n;
+}
+
+static void version_publish(struct rocks_store *s, struct version *v) {
+    struct version *old = atomic_load_explicit(&s->current, memory_order_relaxed);
+    version_hold_tables(v);
+    atomic_store_explicit(&s->current, v, memory_order_release);
+    if (old) version_put(s, old);
+}
+
+static void store_schedule(struct rocks_store *s) {
+    if (s->scheduled || s->closing) return;
+    s->scheduled = true;
+    pthread_mutex_lock(&s->shared->lock);
+    list_push_back(&s->shared->stores, &s->queue_link);
+    pthread_cond_signal(&s->shared->work);
+    pthread_mutex_unlock(&s->shared->lock);
+}
+
+bool rocks_freeze(struct rocks_store *s) {
+    struct version *old = atomic_load_explicit(&s->current, memory_order_relaxed);
+    struct table *active = old->tables[0];
+    if (!active->rows.row_count || old->count == STORE_TABLES_MAX) return false;
+    struct table *fresh = table_new(s);
+    struct version *v = fresh ? version_new(fresh, old->tables, old->count) : NULL;
+    if (!v) {
+        mem_free(fresh);
+        return false;
+    }
+    active->last_seq = s->seq;
+    version_publish(s, v);
+    store_schedule(s);
+    return true;
+}
+
+void rocks_retire(struct rocks_store *s) {
+    if (list_empty(&s->retired)) return;
+    list_splice_back(&s->released, &s->retired);
+    store_schedule(s);
+}
+
+void rocks_pin(struct rocks_store *s, struct pin *p, const struct pin *like) {
+    p->version = like ? like->version : atomic_load_explicit(&s->current, memory_order_relaxed);
+    p->seq = like ? like->seq : s->seq;
+    p->version->refs++;
+    if (like) list_push_front((struct list *)&like->link, &p->link); /* behind it: the list is by seq */
+    else list_push_back(&s->pins, &p->link);
+}
+void rocks_unpin(struct rocks_store *s, struct pin *p) {
+    list_remove(&p->link);
+    version_put(s, p->version);
+}
+uint64_t rocks_pinned(const struct rocks_store *s) { return list_empty(&s->pins) ? 0 : list_entry(s->pins.prev, struct pin, link)->seq; }
+
+bool rocks_tables_init(struct rocks_store *s) {
+    struct table *t = table_new(s);
+    struct version *v = t ? version_new(t, NULL, 0) : NULL;
+    if (!v) {
+        mem_free(t);
+        return false;
+    }
+    version_publish(s, v);
+    return true;
+}
+
+static void versions_free(struct list *versions) {
+    for (struct list *l; (l = list_pop_front(versions));) {
+        struct table *dead[STORE_TABLES_MAX];
+        struct version *v = list_entry(l, struct version, link);
+        for (unsigned n = version_dismiss(v, dead); n; n--) table_free(dead[n - 1]);
+        mem_free(v);
+    }
+}
+void rocks_tables_fini(struct rocks_store *s) {
+    struct version *v = atomic_load_explicit(&s->current, memory_order_relaxed);
+    if (v) version_put(s, v);
+    versions_free(&s->retired);
+    versions_free(&s->released);
+}
+
+/* ---- one run */
+
+struct run {
+    struct rocks_store *store;
+    struct table *table;
+    rocksdb_sstfilewriter_t *writer; /* of the file being written, or NULL */
+    unsigned file_count;
+    bool own_file; /* the growing rows have one */
+    char names[STORE_RUN_FILES_MAX][STORE_PATH_BYTES_MAX + 32];
+};
+
+static enum status run_file_end(struct run *r) {
+    char *error = NULL;
+    if (!r->writer) return STATUS_OK;
+    rocksdb_sstfilewriter_finish(r->writer, &error); /* synced */
+    rocksdb_sstfilewriter_destroy(r->writer);
+    r->writer = NULL;
+    return rocks_write_error(r->store, "store run", error);
+}
+
+static enum status run_file_begin(struct run *r) {
+    char *error = NULL;
+    check(r->file_count < STORE_RUN_FILES_MAX);
+    rocks_dir_run_name(r->store->path, r->file_count, r->names[r->file_count]);
+    r->writer = rocksdb_sstfilewriter_create(r->store->env_options, r->store->options);
+    rocksdb_sstfilewriter_open(r->writer, r->names[r->file_count++], &error);
+    return rocks_write_error(r->store, "store run", error);
+}
+
+/* Are there so many growing rows that a file of their own pays? */
+static bool run_growing_pays(const struct run *r, struct slice from) {
+    const struct row *rows[WALK_ROWS];
+    uint64_t bytes = 0;
+    bool inclusive = true;
+    for (unsigned n; (n = row_tree_above(&r->table->rows, from, inclusive, UINT64_MAX, rows, WALK_ROWS)); from = row_key(rows[n - 1]), inclusive = false)
+        for (unsigned i = 0; i < n; i++) {
+            if (!slice_starts_with(row_key(rows[i]), r->store->growing)) return false;
+            bytes += rows[i]->key_len + rows[i]->value_len;
+            if (bytes >= GROWING_FILE_BYTES_MIN) return true;
+        }
+    return false;
+}
+
+static enum status run_row(struct run *r, const struct row *row, bool *growing) {
+    struct rocks_store *s = r->store;
+    struct slice key = row_key(row), value = row_value(row);
+    bool grows = s->growing.len && slice_starts_with(key, s->growing);
+    enum status st = STATUS_OK;
+    char *error = NULL;
+    if (row->deleted && !atomic_load(&s->has_files)) return STATUS_OK; /* there is nothing below that it would hide */
+    if (grows && !*growing) r->own_file = run_growing_pays(r, key);
+    if (grows != *growing && r->own_file) st = run_file_end(r);
+    *growing = grows;
+    if (!st && !r->writer) st = run_file_begin(r);
+    if (st) return st;
+    if (row->deleted) rocksdb_sstfilewriter_delete(r->writer, chars(key), key.len, &error);
+    else rocksdb_sstfilewriter_put(r->writer, chars(key), key.len, chars(value), value.len, &error);
+    return rocks_write_error(s, "store run", error);
+}
+
+/* STATUS_ABSENT: given up, the store closes or has failed meanwhile. */
+static enum status run_write(struct run *r) {
+    const struct row *rows[WALK_ROWS];
+    struct slice from = {0};
+    bool growing = false;
+    enum status st = STATUS_OK;
+    for (unsigned n; !st && (n = row_tree_above(&r->table->rows, from, false, UINT64_MAX, rows, WALK_ROWS)); from = row_key(rows[n - 1])) {
+        if (atomic_load(&r->store->closing) || atomic_load(&r->store->failed)) st = STATUS_ABSENT;
+        for (unsigned i = 0; i < n && !st; i++) st = run_row(r, rows[i], &growing);
+    }
+    enum status ended = st ? STATUS_OK : run_file_end(r);
+    return st ? st : ended;
+}
+
+static enum status run_ingest(struct run *r) {
+    struct rocks_store *s = r->store;
+    const char *files[STORE_RUN_FILES_MAX];
+    char *error = NULL;
+    if (!r->file_count) return STATUS_OK;
+    for (unsigned i = 0; i < r->file_count; i++) files[i] = r->names[i];
+    atomic_store(&s->ingesting, true);
+    rocksdb_ingest_external_file(s->db, files, r->file_count, s->ingest, &error);
+    atomic_store(&s->ingesting, false);
+    if (!error) atomic_store(&s->has_files, true);
+    return rocks_write_error(s, "store ingest", error);
+}
+
+/* Its rows are RocksDB's now: reads need it no more. Under the lock. */
+static void table_done(struct rocks_store *s, struct table *t, struct version *next) {
+    struct version *old = atomic_load_explicit(&s->current, memory_order_relaxed);
+    check(old->count > 1 && old->tables[old->count - 1] == t);
+    next->count = old->count - 1;
+    memcpy(next->tables, old->tables, next->count * sizeof next->tables[0]);
+    s->durable_seq = t->last_seq;
+    s->retired_bytes += t->rows.bytes;
+    atomic_fetch_add(&s->runs, 1);
+    version_publish(s, next);
+}
+
+static void run_table(struct rocks_store *s, struct table *t) {
+    struct run *r = mem_new(struct run);
+    struct version *next = version_new(NULL, NULL, 0);
+    enum status st = STATUS_MEMORY_LIMIT;
+    if (r && next) {
+        r->store = s, r->table = t;
+        st = run_write(r);
+        if (r->writer) rocksdb_sstfilewriter_destroy(r->writer);
+        if (!st) st = run_ingest(r);
+        if (st) rocks_dir_remove_runs(s->path);
+    }
+    int none = STATUS_OK;
+    if (st == STATUS_MEMORY_LIMIT && atomic_compare_exchange_strong(&s->failed, &none, STATUS_IO_FAILED)) log_error("store run", "path=%s err=no memory", s->path);
+    mem_free(r);
+    pthread_mutex_lock(&s->lock);
+    if (!st) table_done(s, t, next);
+    pthread_mutex_unlock(&s->lock);
+    if (st) mem_free(next);
+}
+
+/* ---- the threads */
+
+static void released_free(struct rocks_store *s) {
+    pthread_mutex_lock(&s->lock);
+    struct list *l = list_pop_front(&s->released);
+    struct table *dead[STORE_TABLES_MAX];
+    struct version *v = l ? list_entry(l, struct version, link) : NULL;
+    unsigned n = v ? version_dismiss(v, dead) : 0;
+    pthread_mutex_unlock(&s->lock);
+    uint64_t bytes = 0;
+    for (unsigned i = 0; i < n; i++) bytes += dead[i]->rows.bytes, table_free(dead[i]);
+    mem_free(v);
+    pthread_mutex_lock(&s->lock);
+    s->retired_bytes -= bytes;
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* Under the lock. */
+static struct table *table_due(struct rocks_store *s) {
+    const struct version *v = atomic_load_explicit(&s->current, memory_order_relaxed);
+    return v->count > 1 && !s->closing && !atomic_load(&s->failed) ? v->tables[v->count - 1] : NULL;
+}
+
+/* One piece of work, then the others' turn. */
+static void store_work(struct rocks_store *s) {
+    pthread_mutex_lock(&s->lock);
+    struct table *t = list_empty(&s->released) ? table_due(s) : NULL;
+    pthread_mutex_unlock(&s->lock);
+    if (t) run_table(s, t);
+    else released_free(s); /* first: it makes room */
+    pthread_mutex_lock(&s->lock);
+    s->scheduled = false;
+    if (!list_empty(&s->released) || table_due(s)) store_schedule(s);
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->lock); /* from here on the store may be closed */
+}
+
+static void *run_thread(void *ctx) {
+    struct store_shared *shared = ctx;
+    pthread_mutex_lock(&shared->lock);
+    while (!shared->stop) {
+        struct list *l = list_pop_front(&shared->stores);
+        if (!l) {
+            pthread_cond_wait(&shared->work, &shared->lock);
+            continue;
+        }
+        pthread_mutex_unlock(&shared->lock);
+        store_work(list_entry(l, struct rocks_store, queue_link));
+        pthread_mutex_lock(&shared->lock);
+    }
+    pthread_mutex_unlock(&shared->lock);
+    return NULL;
+}
+
+bool run_threads_start(struct store_shared *shared, unsigned count) {
+    check(pthread_mutex_init(&shared->lock, NULL) == 0);
+    check(pthread_cond_init(&shared->work, NULL) == 0);
+    list_init(&shared->stores);
+    while (shared->thread_count < count && pthread_create(&shared->threads[shared->thread_count], NULL, run_thread, shared) == 0) shared->thread_count++;
+    return shared->thread_count == count;
+}
+
+void run_threads_stop(struct store_shared *shared) {
+    pthread_mutex_lock(&shared->lock);
+    check(list_empty(&shared->stores)); /* they were closed first */
+    shared->stop = true;
+    pthread_cond_broadcast(&shared->work);
+    pthread_mutex_unlock(&shared->lock);
+    for (unsigned i = 0; i < shared->thread_count; i++) pthread_join(shared->threads[i], NULL);
+    pthread_cond_destroy(&shared->work);
+    pthread_mutex_destroy(&shared->lock);
+}
