@@ -18,15 +18,18 @@ PARTS = [
     ("apply: decide and write (partition_apply)", ["partition_apply"]),
     ("- of it: commands decided, rows read and gathered", ["apply_command"]),
     ("- of it: - the user's list and counts", ["userlist_insert", "userlist_move"]),
-    ("- of it: - store reads, cache and batch included", ["rocks_get"]),
+    ("- of it: - store reads, batch and tables included", ["rocks_get"]),
+    ("- of it: - - of them in RocksDB", ["rocksdb_get_pinned"]),
+    ("- of it: - rows put into the batch", ["rocks_batch_put"]),
     ("- of it: - hash chain (SHA-256)", ["history_chain"]),
-    ("- of it: the batch into RocksDB's memtable", ["rocksdb_write_writebatch_wi"]),
+    ("- of it: the batch into the table of recent rows", ["rocks_apply"]),
     ("queries (partition_read)", ["partition_read"]),
     ("into the log: entries built and staged (partition_stage)", ["partition_stage"]),
     ("requests: scan and unpack", ["scan_unpack"]),
     ("requests: check and encode the command", ["check_create", "check_transition"]),
     ("kernel: all system calls (sockets, log, messages)", ["entry_SYSCALL_64_after_hwframe", "do_syscall_64"]),
-    ("RocksDB's own threads (flush, compaction)", ["rocksdb::ThreadPoolImpl::Impl::BGThreadWrapper"]),
+    ("runs written and ingested (run_thread)", ["run_thread"]),
+    ("RocksDB's own threads (compaction)", ["rocksdb::ThreadPoolImpl::Impl::BGThreadWrapper"]),
 ]
 
 

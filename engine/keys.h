@@ -79,6 +79,8 @@ void key_resource(struct key *k, uint8_t kind, struct slice name);
 /* kind(1) and name: a resource's place in their order. */
 struct slice key_resource_position(struct slice key);
 void key_places(struct key *k, uint16_t slot, int64_t first_seq);
+/* What all keys of change events begin with: they only ever grow. */
+#define KEY_EVENTS_PREFIX SLICE_LIT("\xff\xff" "E")
 void key_events(struct key *k, uint64_t index, uint16_t block);
 void key_events_place(struct slice key, uint64_t *index, uint16_t *block); /* of such a key */
 void key_feed(struct key *k);

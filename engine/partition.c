@@ -563,8 +563,9 @@ void partition_housekeeping(struct partition *p) {
         apply_failed(p, p->record.applied_index, stats.failure);
         return;
     }
-    /* We flush before RocksDB would by itself, so that we know what is durable: at half of the memtables. (engine.c bounds what a restart replays.) */
-    if (stats.unflushed_bytes > p->memtable_share / 2 || e->draining) partition_flush(p);
+    /* We ask before the store writes a run by itself (rows with what is around them have a quarter of the budget by then), so that we know what is durable. engine.c bounds what a
+     * restart replays. */
+    if (stats.unflushed_bytes > p->memtable_share / 6 || e->draining) partition_flush(p);
 }
 
 uint64_t partition_log_unflushed(const struct partition *p) { return p->log_bytes_unflushed - (p->flushing ? p->flush_log_bytes : 0); }

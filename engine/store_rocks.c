@@ -72,9 +72,9 @@ static void apply_wait(struct rocks_store *s, const struct row_tree *rows) {
         struct table *active = v->tables[0];
         size_t more = row_tree_put_all_bytes(&active->rows, rows);
         if (active->rows.bytes >= s->budget_bytes / TABLE_SHARE && rocks_freeze(s)) continue;
+        if (version_bytes(v) + s->retired_bytes + more > s->budget_bytes) rocks_retired_free(s);
         if (version_bytes(v) + more <= s->budget_bytes || v->count == 1 || atomic_load(&s->failed)) return;
         pthread_cond_wait(&s->changed, &s->lock);
-        rocks_retire(s);
     }
 }
 
@@ -199,8 +199,9 @@ enum status store_open_rocks(struct store **out, const char *path, const struct 
         snprintf(error, 256, "%.200s: no memory", path);
         return STATUS_MEMORY_LIMIT;
     }
-    char *rocks_error = rocks_options_make(s);
-    if (!rocks_error) s->db = rocksdb_open(s->options, path, &rocks_error);
+    char *rocks_error = NULL;
+    rocks_options_make(s);
+    s->db = rocksdb_open(s->options, path, &rocks_error);
     if (rocks_error) {
         st = rocks_status(rocks_error);
         if (st == STATUS_WOULD_BLOCK) st = STATUS_IO_FAILED;

@@ -141,23 +141,18 @@ static unsigned char expiry_filter_cb(void *state, int level, const char *key, s
     return key_len >= 3 && store_row_expired(slice_of(value, value_len), atomic_load_explicit(&e->horizon_us[(uint8_t)key[2]], memory_order_relaxed));
 }
 
-char *rocks_options_make(struct rocks_store *s) {
-    rocksdb_options_t *o = rocksdb_options_create();
-    char *error = NULL;
+void rocks_options_make(struct rocks_store *s) {
+    rocksdb_options_t *o = s->options = rocksdb_options_create();
     options_levels(o);
     options_tables(o, s->shared);
     options_files(o, s->shared);
+    rocksdb_options_set_write_buffer_size(o, 64 * KIB); /* nothing is ever written to it */
     s->filter = rocksdb_compactionfilter_create(&s->expiry, expiry_destroy, expiry_filter_cb, expiry_name);
     rocksdb_options_set_compaction_filter(o, s->filter);
-    s->options = rocksdb_options_create();
-    /* Has no call of its own in the C API. */
-    rocksdb_get_options_from_string(o, "avoid_flush_during_shutdown=true", s->options, &error);
-    rocksdb_options_destroy(o);
     for (int cached = 0; cached < 2; cached++) s->read[cached] = rocks_read_options(cached);
     s->env_options = rocksdb_envoptions_create();
     s->ingest = rocksdb_ingestexternalfileoptions_create();
     rocksdb_ingestexternalfileoptions_set_move_files(s->ingest, 1);
-    return error;
 }
 
 void rocks_options_free(struct rocks_store *s) {

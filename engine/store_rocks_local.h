@@ -117,7 +117,7 @@ enum status rocks_read_error(struct rocks_store *s, char *error);
 /* Takes the text over. The first failed write decides what later ones answer. */
 enum status rocks_write_error(struct rocks_store *s, const char *what, char *error);
 enum status rocks_status(const char *error);
-char *rocks_options_make(struct rocks_store *s); /* an error's text, or NULL */
+void rocks_options_make(struct rocks_store *s);
 void rocks_options_free(struct rocks_store *s);
 rocksdb_readoptions_t *rocks_read_options(bool cached_only);
 uint64_t rocks_files_bytes(struct rocks_store *s);
@@ -141,6 +141,7 @@ uint64_t version_bytes(const struct version *v); /* of its tables; under the loc
 /* Under the lock. The active table becomes a frozen one. false: it is empty, too many wait, or there is no memory. */
 bool rocks_freeze(struct rocks_store *s) MUST_USE;
 void rocks_retire(struct rocks_store *s); /* the owner, under the lock: it looks at no version but the current one */
+void rocks_retired_free(struct rocks_store *s); /* the same, and at once, on its own time */
 void rocks_pin(struct rocks_store *s, struct pin *p, const struct pin *like); /* under the lock. like: at that one's state; NULL: at the newest */
 void rocks_unpin(struct rocks_store *s, struct pin *p);                       /* under the lock */
 uint64_t rocks_pinned(const struct rocks_store *s);                           /* the newest seq that is pinned, or 0; under the lock */

@@ -124,19 +124,26 @@ bool rocks_tables_init(struct rocks_store *s) {
     return true;
 }
 
-static void versions_free(struct list *versions) {
+static void versions_free(struct rocks_store *s, struct list *versions) {
     for (struct list *l; (l = list_pop_front(versions));) {
         struct table *dead[STORE_TABLES_MAX];
         struct version *v = list_entry(l, struct version, link);
-        for (unsigned n = version_dismiss(v, dead); n; n--) table_free(dead[n - 1]);
+        for (unsigned n = version_dismiss(v, dead); n; n--) {
+            s->retired_bytes -= dead[n - 1]->rows.bytes;
+            table_free(dead[n - 1]);
+        }
         mem_free(v);
     }
 }
+void rocks_retired_free(struct rocks_store *s) {
+    versions_free(s, &s->retired);
+    versions_free(s, &s->released);
+}
 void rocks_tables_fini(struct rocks_store *s) {
     struct version *v = atomic_load_explicit(&s->current, memory_order_relaxed);
-    if (v) version_put(s, v);
-    versions_free(&s->retired);
-    versions_free(&s->released);
+    if (v) s->retired_bytes += version_bytes(v), version_put(s, v);
+    rocks_retired_free(s);
+    check(s->retired_bytes == 0);
 }
 
 /* ---- one run */

@@ -433,9 +433,7 @@ int main(void) {
         BOTH(test_iterator_moves_inside_its_bounds),
         BOTH(test_iterator_over_a_batch_moves_inside_its_bounds),
         MEM(test_readers_on_other_threads_see_one_state),
-#ifndef ORDERDB_TSAN /* Debian's librocksdb is not instrumented: each row read is a race to TSan */
         ROCKS(test_readers_on_other_threads_see_one_state),
-#endif
         BOTH(test_flushed_rows_survive_a_reopen),
         BOTH(test_unflushed_rows_are_lost_with_the_store),
         BOTH(test_range_bytes_estimate),

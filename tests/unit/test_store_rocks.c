@@ -440,7 +440,7 @@ static void disk_free(struct world *w) {
     assert_int_equal(unlink(path), 0);
 }
 
-/* with_flush: store_flush meets the full disk. Else: RocksDB's own flush of a full memtable does. */
+/* with_flush: store_flush meets the full disk. Else: the run of a full table does. */
 static void run_full_disk(struct world *w, bool with_flush, off_t leave) {
     if (!small_disk(w, "size=32m,mode=0700")) {
         world_open(w); /* for the teardown */
@@ -511,7 +511,7 @@ static void run_full_disk(struct world *w, bool with_flush, off_t leave) {
 }
 static void test_full_disk_met_by_a_flush(void **state) { run_full_disk(*state, true, 0); }
 static void test_full_disk_met_in_the_middle_of_a_flush(void **state) { run_full_disk(*state, true, 300000); }
-static void test_full_disk_met_by_a_full_memtable(void **state) { run_full_disk(*state, false, 0); }
+static void test_full_disk_met_by_a_full_table(void **state) { run_full_disk(*state, false, 0); }
 
 static void test_full_disk_at_creation(void **state) {
     struct world *w = *state;
@@ -581,7 +581,7 @@ static void test_cached_read_of_a_cold_row_would_block(void **state) {
     assert_string_equal(rows_scan(w, &cached, "", "", false), "a=1 b=2");
 }
 
-static void test_pressure_closes_before_rocksdb_stalls(void **state) {
+static void test_pressure_closes_before_apply_waits(void **state) {
     struct world *w = *state;
     world_close(w);
     w->memtable_bytes = 1 * MIB;
@@ -664,11 +664,11 @@ int main(int argc, char **argv) {
         ROCKS(test_failed_write_is_io_failed_until_reopened),
         DISK(test_full_disk_met_by_a_flush),
         DISK(test_full_disk_met_in_the_middle_of_a_flush),
-        DISK(test_full_disk_met_by_a_full_memtable),
+        DISK(test_full_disk_met_by_a_full_table),
         DISK(test_full_disk_at_creation),
         ROCKS(test_expired_rows_go_by_compaction_and_no_others),
         ROCKS(test_cached_read_of_a_cold_row_would_block),
-        ROCKS(test_pressure_closes_before_rocksdb_stalls),
+        ROCKS(test_pressure_closes_before_apply_waits),
         ROCKS(test_allocations_of_the_open_may_fail),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,231 @@
+/* The way of recent rows into RocksDB, behind store.h: what reads see while tables are frozen, written, ingested and freed around them; files and budget. */
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "tests/lib/store_world.h"
+
+/* ---- one state, while tables are frozen, ingested and freed around it */
+
+static void count_put(struct store_batch *b, unsigned key, uint32_t n) {
+    uint8_t k[2] = {(uint8_t)(key >> 8), (uint8_t)key}, v[4];
+    put_be32(v, n);
+    store_batch_put(b, slice_of(k, 2), slice_of(v, 4));
+}
+/* Every key of [0, n) holds `value` but for each seventh, which is deleted; both ways, and by point reads. */
+static void check_counts(struct world *w, const struct store_view *v, unsigned n, uint32_t value) {
+    for (int back = 0; back < 2; back++) {
+        struct store_iter *it = store_iter_open(v, slice_str(""), slice_str(""));
+        unsigned seen = 0, expect = n - (n + 6) / 7;
+        for (back ? store_iter_last(it) : store_iter_first(it); store_iter_valid(it); back ? store_iter_prev(it) : store_iter_next(it), seen++) {
+            unsigned key = get_be16(store_iter_key(it).data);
+            assert_true(key % 7 != 0);
+            assert_int_equal(get_be32(store_iter_value(it).data), value);
+        }
+        assert_int_equal(store_iter_status(it), STATUS_OK);
+        assert_int_equal(seen, expect);
+        store_iter_close(it);
+    }
+    for (unsigned key = 0; key < n; key += 11) {
+        uint8_t k[2] = {(uint8_t)(key >> 8), (uint8_t)key};
+        struct slice row;
+        assert_int_equal(store_get(v, slice_of(k, 2), &w->arena, &row), key % 7 ? STATUS_OK : STATUS_ABSENT);
+        if (key % 7) assert_int_equal(get_be32(row.data), value);
+    }
+    arena_reset(&w->arena);
+}
+static void test_views_stay_as_they_were_across_runs(void **state) {
+    enum { KEYS = 300, ROUNDS = 12 };
+    struct world *w = *state;
+    struct store_batch *b = store_batch_new(w->store);
+    struct store_snapshot *snapshots[ROUNDS];
+    struct store_iter *iters[ROUNDS];
+    for (uint32_t n = 0; n < ROUNDS; n++) {
+        store_batch_clear(b);
+        for (unsigned key = 0; key < KEYS; key++) {
+            uint8_t k[2] = {(uint8_t)(key >> 8), (uint8_t)key};
+            if (key % 7) count_put(b, key, n);
+            else if (n % 2) store_batch_delete(b, slice_of(k, 2));
+            else count_put(b, key, n), store_batch_delete(b, slice_of(k, 2));
+        }
+        assert_int_equal(store_apply(w->store, b), STATUS_OK);
+        struct store_view v = newest(w);
+        snapshots[n] = store_snapshot_get(w->store);
+        iters[n] = store_iter_open(&v, slice_str(""), slice_str(""));
+        store_iter_first(iters[n]);
+        check_counts(w, &v, KEYS, n);
+        if (n % 3 == 2) assert_int_equal(store_flush(w->store), STATUS_OK);
+        check_counts(w, &v, KEYS, n);
+        for (uint32_t i = 0; i <= n; i++) {
+            v.snapshot = snapshots[i];
+            check_counts(w, &v, KEYS, i);
+            for (unsigned step = 0; step < 9; step++) { /* forth, and some of it back */
+                assert_int_equal(get_be32(store_iter_value(iters[i]).data), i);
+                if (step % 3 == 2) store_iter_prev(iters[i]);
+                else store_iter_next(iters[i]);
+            }
+        }
+    }
+    for (uint32_t n = 0; n < ROUNDS; n++) store_iter_close(iters[n]), store_snapshot_put(w->store, snapshots[n]);
+    store_batch_free(b);
+    world_reopen(w);
+    struct store_view v = newest(w);
+    check_counts(w, &v, KEYS, ROUNDS - 1);
+}
+
+/* Rows in the files, in a frozen table, in the active one and in a batch, mixed; against the store in memory, which has one place for all. */
+static void test_merged_reads_are_those_of_one_table(void **state) {
+    struct world *w = *state, *m = world_new(false);
+    struct test_random r = {3};
+    world_open(m);
+    for (unsigned round = 0; round < 60; round++) {
+        struct store_batch *b[2] = {store_batch_new(w->store), store_batch_new(m->store)};
+        struct world *worlds[2] = {w, m};
+        for (unsigned i = 0; i < 30; i++) {
+            uint8_t key[3] = {'k', (uint8_t)test_random_below(&r, 6), (uint8_t)test_random_below(&r, 40)}, value[3];
+            bool deleted = test_random_below(&r, 3) == 0;
+            put_be16(value, (uint16_t)(round * 50 + i));
+            for (unsigned k = 0; k < 2; k++)
+                if (deleted) store_batch_delete(b[k], slice_of(key, 3));
+                else store_batch_put(b[k], slice_of(key, 3), slice_of(value, 2));
+        }
+        for (unsigned over = 0; over < 2; over++) { /* with the batch, and without when it is applied */
+            struct store_iter *it[2];
+            uint8_t lower[2] = {'k', (uint8_t)test_random_below(&r, 3)}, upper[2] = {'k', (uint8_t)(3 + test_random_below(&r, 4))};
+            for (unsigned k = 0; k < 2; k++) {
+                struct store_view v = {.store = worlds[k]->store, .batch = over ? NULL : b[k]};
+                if (over) assert_int_equal(store_apply(worlds[k]->store, b[k]), STATUS_OK);
+                it[k] = store_iter_open(&v, slice_of(lower, 2), slice_of(upper, 2));
+            }
+            for (unsigned step = 0; step < 300; step++) {
+                uint8_t key[3] = {'k', (uint8_t)test_random_below(&r, 7), (uint8_t)test_random_below(&r, 41)};
+                uint64_t move = test_random_below(&r, 20);
+                for (unsigned k = 0; k < 2; k++) {
+                    if (move == 0) store_iter_first(it[k]);
+                    else if (move == 1) store_iter_last(it[k]);
+                    else if (move == 2 || (!store_iter_valid(it[k]) && move % 2)) store_iter_seek(it[k], slice_of(key, 3));
+                    else if (move == 3 || !store_iter_valid(it[k])) store_iter_seek_back(it[k], slice_of(key, 3));
+                    else if (move < 12 + (step & 3)) store_iter_next(it[k]);
+                    else store_iter_prev(it[k]);
+                }
+                assert_int_equal(store_iter_valid(it[0]), store_iter_valid(it[1]));
+                if (!store_iter_valid(it[0])) continue;
+                assert_true(slice_equal(store_iter_key(it[0]), store_iter_key(it[1])));
+                assert_true(slice_equal(store_iter_value(it[0]), store_iter_value(it[1])));
+            }
+            store_iter_close(it[0]), store_iter_close(it[1]);
+        }
+        store_batch_free(b[0]), store_batch_free(b[1]);
+        if (test_random_below(&r, 3) == 0) assert_int_equal(store_flush(w->store), STATUS_OK);
+    }
+    world_free(m);
+}
+
+/* ---- files of runs */
+
+static void run_name(struct world *w, unsigned n, char out[128]) { snprintf(out, 128, "%s/RUN-%u", w->path, n); }
+
+static void test_growing_keys_have_files_of_their_own(void **state) {
+    struct world *w = *state;
+    static uint8_t value[64 << 10];
+    struct test_random r = {9};
+    struct store_config config = {.memtable_bytes = 64 * MIB, .shared = w->shared, .growing = SLICE_LIT("\xff\xff" "E")};
+    char error[256];
+    world_close(w);
+    assert_int_equal(store_open_rocks(&w->store, w->path, &config, error), STATUS_OK);
+    struct store_batch *b = store_batch_new(w->store);
+    struct store_stats stats;
+    for (unsigned run = 0; run < 3; run++) {
+        store_batch_clear(b);
+        rows_put(b, "a", "1"), rows_put(b, "\xff\xff" "A", "2"), rows_put(b, "\xff\xff" "F", "3");
+        for (unsigned i = 0; i < 40; i++) { /* 2.5 MiB, which do not compress */
+            uint8_t key[5] = {0xff, 0xff, 'E', (uint8_t)run, (uint8_t)i};
+            for (size_t at = 0; at < sizeof value; at += 8) put_be64(value + at, test_random_next(&r));
+            store_batch_put(b, slice_of(key, 5), slice_of(value, sizeof value));
+        }
+        assert_int_equal(store_apply(w->store, b), STATUS_OK);
+        assert_int_equal(store_flush(w->store), STATUS_OK);
+    }
+    store_batch_free(b);
+    usleep(12000); /* figures are at most that old */
+    store_get_stats(w->store, &stats);
+    assert_true(stats.level0_files <= 4); /* two of the second run and two of the third: the growing ones are not among them */
+    assert_true(stats.table_bytes > 7 << 20);
+    char name[128];
+    run_name(w, 0, name);
+    assert_int_equal(access(name, F_OK), -1); /* it is RocksDB's now */
+    struct store_view v = newest(w);
+    assert_string_equal(rows_get(w, &v, "a"), "1");
+    assert_string_equal(rows_get(w, &v, "\xff\xff" "A"), "2");
+    assert_string_equal(rows_get(w, &v, "\xff\xff" "F"), "3");
+    struct store_iter *it = store_iter_open(&v, SLICE_LIT("\xff\xff" "E"), SLICE_LIT("\xff\xff" "F"));
+    unsigned rows = 0;
+    for (store_iter_first(it); store_iter_valid(it); store_iter_next(it)) rows++;
+    store_iter_close(it);
+    assert_int_equal(rows, 120);
+}
+
+static void test_files_that_a_crash_left_are_removed(void **state) {
+    struct world *w = *state;
+    char name[128];
+    world_close(w);
+    for (unsigned n = 0; n < 3; n += 2) {
+        run_name(w, n, name);
+        int fd = open(name, O_WRONLY | O_CREAT, 0600);
+        assert_int_equal(write(fd, "half a run", 10), 10);
+        close(fd);
+    }
+    world_open(w);
+    run_name(w, 0, name);
+    assert_int_equal(access(name, F_OK), -1);
+    run_name(w, 2, name);
+    assert_int_equal(access(name, F_OK), -1);
+}
+
+/* Faster than runs can be written, and nobody looks at `pressure`: apply waits, and the budget holds. */
+static void test_apply_waits_when_the_budget_is_full(void **state) {
+    struct world *w = *state;
+    static uint8_t value[3 << 20];
+    struct store_stats stats;
+    world_close(w);
+    w->memtable_bytes = 1 * MIB;
+    world_open(w);
+    struct store_batch *b = store_batch_new(w->store);
+    for (uint32_t n = 0; n < 4000; n++) {
+        store_batch_clear(b);
+        for (unsigned i = 0; i < 4; i++) {
+            uint8_t key[8];
+            put_be32(key, n * 2654435761u), put_be32(key + 4, i);
+            store_batch_put(b, slice_of(key, 8), slice_of(value, 700));
+        }
+        assert_int_equal(store_apply(w->store, b), STATUS_OK);
+        store_get_stats(w->store, &stats);
+        assert_true(stats.memtable_bytes <= w->memtable_bytes * 3 / 2);
+        assert_true(stats.unflushed_bytes <= w->memtable_bytes);
+    }
+    store_batch_clear(b);
+    store_batch_put(b, SLICE_LIT("large"), slice_of(value, sizeof value)); /* larger than all of it: alone */
+    assert_int_equal(store_apply(w->store, b), STATUS_OK);
+    store_batch_clear(b);
+    rows_put(b, "small", "1");
+    assert_int_equal(store_apply(w->store, b), STATUS_OK);
+    store_batch_free(b);
+    struct store_view v = newest(w);
+    struct store_iter *it = store_iter_open(&v, slice_str(""), slice_str(""));
+    unsigned rows = 0;
+    for (store_iter_first(it); store_iter_valid(it); store_iter_next(it)) rows++;
+    store_iter_close(it);
+    assert_int_equal(rows, 16002);
+}
+
+#define ROCKS(test) {#test, test, world_setup_rocks, world_teardown, NULL}
+int main(void) {
+    alarm(120); /* an apply or a close that hangs is a failure, not a long run */
+    const struct CMUnitTest tests[] = {
+        ROCKS(test_views_stay_as_they_were_across_runs),
+        ROCKS(test_merged_reads_are_those_of_one_table),
+        ROCKS(test_growing_keys_have_files_of_their_own),
+        ROCKS(test_files_that_a_crash_left_are_removed),
+        ROCKS(test_apply_waits_when_the_budget_is_full),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
