@@ -19,7 +19,7 @@ enum {
 struct row_node {
     struct row_node *prev, *next; /* leaves */
     uint32_t count;
-    uint64_t prefix[LEAF_ROWS];
+    uint64_t prefix[LEAF_ROWS], second[LEAF_ROWS]; /* bytes 0 to 7 and 8 to 15 of each key, big-endian, zeros behind its end */
     union {
         struct row *rows[LEAF_ROWS];
         struct {
@@ -34,6 +34,7 @@ struct row_chunk {
 };
 struct row_slab {
     struct row_slab *next;
+    size_t bytes; /* with this header */
     size_t count, used;
     struct row_node nodes[];
 };
@@ -62,7 +63,7 @@ void row_tree_reset(struct row_tree *t) {
     }
     while (t->slabs && t->slabs->next) {
         struct row_slab *s = t->slabs;
-        t->slabs = s->next, t->bytes -= sizeof *s + s->count * sizeof s->nodes[0];
+        t->slabs = s->next, t->bytes -= s->bytes;
         mem_free(s);
     }
     t->at = t->end = NULL;
@@ -84,11 +85,14 @@ void row_tree_fini(struct row_tree *t) {
 
 static size_t row_bytes(size_t key_len, size_t value_len) { return (offsetof(struct row, bytes) + key_len + value_len + ROW_ALIGN - 1) / ROW_ALIGN * ROW_ALIGN; }
 
+/* A large tree's memory is of huge pages: a descent through small ones would miss the TLB at each step. */
+static void *tree_alloc(size_t bytes) { return bytes % MEM_HUGE_BYTES ? mem_alloc(bytes) : mem_alloc_huge(bytes); }
+
 /* The next `bytes` of rows lie in one chunk. What was left of the one before is not used any more. */
 static bool tree_reserve_rows(struct row_tree *t, size_t bytes) {
     if ((size_t)(t->end - t->at) >= bytes) return true;
     size_t size = MAX_OF(t->chunk_bytes, bytes + sizeof(struct row_chunk));
-    struct row_chunk *c = mem_alloc(size);
+    struct row_chunk *c = tree_alloc(size);
     if (!c) return false;
     *c = (struct row_chunk){t->chunks, size};
     t->chunks = c;
@@ -97,15 +101,17 @@ static bool tree_reserve_rows(struct row_tree *t, size_t bytes) {
     return true;
 }
 
-static size_t slab_nodes(const struct row_tree *t) { return MIN_OF(MAX_OF(t->chunk_bytes / sizeof(struct row_node) / 2, (size_t)SLAB_NODES_MIN), (size_t)SLAB_NODES_MAX); }
+static size_t slab_bytes(const struct row_tree *t) {
+    if (t->chunk_bytes % MEM_HUGE_BYTES == 0) return t->chunk_bytes;
+    return sizeof(struct row_slab) + MIN_OF(MAX_OF(t->chunk_bytes / sizeof(struct row_node) / 2, (size_t)SLAB_NODES_MIN), (size_t)SLAB_NODES_MAX) * sizeof(struct row_node);
+}
 
 static bool tree_reserve_nodes(struct row_tree *t, size_t nodes) {
     while (t->nodes_left < nodes) {
-        size_t count = slab_nodes(t);
-        size_t size = sizeof(struct row_slab) + count * sizeof(struct row_node);
-        struct row_slab *s = mem_alloc(size);
+        size_t size = slab_bytes(t), count = (size - sizeof(struct row_slab)) / sizeof(struct row_node);
+        struct row_slab *s = tree_alloc(size);
         if (!s) return false;
-        s->next = NULL, s->count = count, s->used = 0;
+        *s = (struct row_slab){.bytes = size, .count = count};
         if (t->slab) {
             struct row_slab *last = t->slab;
             while (last->next) last = last->next;
@@ -146,31 +152,39 @@ static struct row *row_new(struct row_tree *t, struct slice key, struct slice va
 /* ---- search */
 
 /* Keys that differ in it are ordered by it. */
-static uint64_t key_prefix(struct slice key) {
-    if (key.len >= 8) return get_be64(key.data);
+static uint64_t key_word(struct slice key, size_t from) {
+    if (key.len >= from + 8) return get_be64(key.data + from);
     uint8_t padded[8] = {0};
-    if (key.len) memcpy(padded, key.data, key.len);
+    if (key.len > from) memcpy(padded, key.data + from, key.len - from);
     return get_be64(padded);
 }
 
-/* How many of the prefixes are below p, or at most p. */
-static unsigned prefix_count(const uint64_t *prefix, unsigned n, uint64_t p, bool equal_too) {
+/* How many of the words are below w, or at most w. */
+static unsigned words_below(const uint64_t *words, unsigned n, uint64_t w, bool equal_too) {
     unsigned low = 0;
     while (n) {
         unsigned half = n / 2;
-        bool right = prefix[low + half] < p || (equal_too && prefix[low + half] == p);
+        bool right = words[low + half] < w || (equal_too && words[low + half] == w);
         low = right ? low + half + 1 : low;
         n = right ? n - half - 1 : half;
     }
     return low;
 }
 
-/* How many of n rows in order have a key below this one, and whether the next has this very key. */
-static unsigned rows_below(const uint64_t *prefix, const struct row *const *rows, unsigned n, struct slice key, bool *found) {
-    uint64_t p = key_prefix(key);
-    unsigned low = prefix_count(prefix, n, p, false), high = low;
-    while (high < n && prefix[high] == p && high - low < 2) high++;
-    if (high - low == 2) high = low + prefix_count(prefix + low, n - low, p, true); /* many of one prefix */
+/* Of words in order, those from *low to *high that are w. */
+static void words_equal(const uint64_t *words, unsigned *low, unsigned *high, uint64_t w) {
+    unsigned end = *high;
+    *low += words_below(words + *low, end - *low, w, false);
+    *high = *low;
+    while (*high < end && words[*high] == w && *high - *low < 2) ++*high;
+    if (*high - *low == 2) *high = *low + words_below(words + *low, end - *low, w, true); /* many of them */
+}
+
+/* How many of the node's entries from `first` on have a key below this one, and whether the next has this very key. Rows are looked at only when 16 bytes do not tell. */
+static unsigned rows_below(const struct row_node *n, const struct row *const *rows, unsigned first, struct slice key, bool *found) {
+    unsigned low = first, high = n->count;
+    words_equal(n->prefix, &low, &high, key_word(key, 0));
+    if (low < high) words_equal(n->second, &low, &high, key_word(key, 8));
     *found = false;
     while (low < high) {
         unsigned middle = (low + high) / 2;
@@ -182,14 +196,12 @@ static unsigned rows_below(const uint64_t *prefix, const struct row *const *rows
     return low;
 }
 
-static unsigned leaf_below(const struct row_node *leaf, struct slice key, bool *found) {
-    return rows_below(leaf->prefix, (const struct row *const *)leaf->rows, leaf->count, key, found);
-}
+static unsigned leaf_below(const struct row_node *leaf, struct slice key, bool *found) { return rows_below(leaf, (const struct row *const *)leaf->rows, 0, key, found); }
 
 static unsigned child_of(const struct row_node *n, struct slice key) {
     bool found;
-    unsigned below = rows_below(n->prefix + 1, n->first + 1, n->count - 1, key, &found);
-    return found ? below + 1 : below;
+    unsigned at = rows_below(n, n->first, 1, key, &found);
+    return found ? at : at - 1;
 }
 
 static const struct row_node *leaf_of(const struct row_tree *t, struct slice key) {
@@ -257,18 +269,24 @@ unsigned row_tree_below(const struct row_tree *t, struct slice key, bool inclusi
 
 /* ---- puts */
 
-static void leaf_insert(struct row_node *n, unsigned at, struct row *r, uint64_t prefix) {
+static void node_open(struct row_node *n, unsigned at, struct slice key) {
     memmove(n->prefix + at + 1, n->prefix + at, (n->count - at) * sizeof n->prefix[0]);
+    memmove(n->second + at + 1, n->second + at, (n->count - at) * sizeof n->second[0]);
+    n->prefix[at] = key_word(key, 0), n->second[at] = key_word(key, 8);
+}
+
+static void leaf_insert(struct row_node *n, unsigned at, struct row *r) {
+    node_open(n, at, row_key(r));
     memmove(n->rows + at + 1, n->rows + at, (n->count - at) * sizeof n->rows[0]);
-    n->prefix[at] = prefix, n->rows[at] = r;
+    n->rows[at] = r;
     n->count++;
 }
 
 static void child_insert(struct row_node *n, unsigned at, const struct row *first, struct row_node *child) {
-    memmove(n->prefix + at + 1, n->prefix + at, (n->count - at) * sizeof n->prefix[0]);
+    node_open(n, at, row_key(first));
     memmove(n->first + at + 1, n->first + at, (n->count - at) * sizeof n->first[0]);
     memmove(n->children + at + 1, n->children + at, (n->count - at) * sizeof n->children[0]);
-    n->prefix[at] = key_prefix(row_key(first)), n->first[at] = first, n->children[at] = child;
+    n->first[at] = first, n->children[at] = child;
     n->count++;
 }
 
@@ -278,6 +296,7 @@ static struct row_node *node_split(struct row_tree *t, struct row_node *n, bool 
     unsigned keep = n->count / 2;
     right->count = n->count - keep;
     memcpy(right->prefix, n->prefix + keep, right->count * sizeof n->prefix[0]);
+    memcpy(right->second, n->second + keep, right->count * sizeof n->second[0]);
     if (leaf) {
         memcpy(right->rows, n->rows + keep, right->count * sizeof n->rows[0]);
         right->prev = n, right->next = n->next;
@@ -311,9 +330,9 @@ static void path_split(struct row_tree *t, struct path *p) {
         right = parent_right, first = right->first[0];
     }
     struct row_node *root = node_new(t);
-    root->count = 2;
-    root->first[0] = NULL, root->prefix[0] = 0, root->children[0] = t->root;
-    root->first[1] = first, root->prefix[1] = key_prefix(row_key(first)), root->children[1] = right;
+    root->first[0] = NULL, root->prefix[0] = root->second[0] = 0, root->children[0] = t->root;
+    root->count = 1;
+    child_insert(root, 1, first, right);
     t->root = root;
     t->height++;
     t->inner_count++;
@@ -344,7 +363,7 @@ static bool path_put(struct row_tree *t, struct path *p, struct slice key, struc
     if (found) {
         row_replace(t, &leaf->rows[at], key, value, deleted, seq, pinned);
     } else if (leaf->count < LEAF_ROWS) {
-        leaf_insert(leaf, at, row_new(t, key, value, deleted, seq), key_prefix(key));
+        leaf_insert(leaf, at, row_new(t, key, value, deleted, seq));
         t->row_count++;
         t->row_bytes += row_bytes(key.len, value.len);
     } else {
@@ -379,7 +398,10 @@ static size_t nodes_bound(const struct row_tree *t, size_t rows) {
 size_t row_tree_put_all_bytes(const struct row_tree *t, const struct row_tree *from) {
     if (!from->row_count) return 0;
     size_t nodes = nodes_bound(t, from->row_count), bytes = 0;
-    if (nodes > t->nodes_left) bytes += (nodes - t->nodes_left + slab_nodes(t)) * (sizeof(struct row_node) + sizeof(struct row_slab));
+    if (nodes > t->nodes_left) {
+        size_t slab = slab_bytes(t), each = (slab - sizeof(struct row_slab)) / sizeof(struct row_node);
+        bytes += (nodes - t->nodes_left + each - 1) / each * slab;
+    }
     if (from->row_bytes > (size_t)(t->end - t->at)) bytes += MAX_OF(t->chunk_bytes, from->row_bytes + sizeof(struct row_chunk));
     return bytes;
 }
@@ -413,7 +435,8 @@ static void node_verify(const struct row_tree *t, const struct row_node *n, unsi
     for (unsigned i = 0; i < n->count; i++) {
         const struct row *r = leaf ? n->rows[i] : n->first[i];
         if (leaf || i) {
-            check(n->prefix[i] == key_prefix(row_key(r)));
+            check(n->prefix[i] == key_word(row_key(r), 0));
+            check(n->second[i] == key_word(row_key(r), 8));
             check(!lower || slice_compare(row_key(r), row_key(lower)) >= 0);
             check(!upper || slice_compare(row_key(r), row_key(upper)) < 0);
         }

@@ -1,10 +1,10 @@
 /* An ordered table of rows in memory: what was applied and is not in a file yet, and what a batch will write (docs/STORAGE.md).
  *
- * A B+-tree with wide nodes. A leaf holds up to 64 rows: the first 8 bytes of each key, big-endian, as one array that is searched by halves
+ * A B+-tree with wide nodes. A leaf holds up to 64 rows: the first 16 bytes of each key, as two arrays of big-endian words that are searched by halves
  * without a look at any row, and pointers to the rows. Rows lie in chunks; nothing is freed but all at once.
  *
- *     inner   prefix[n] | first row of each child [n] | children [n]
- *     leaf    prefix[n] | rows [n] ------> row: header, key, value ---older---> row ---older---> ...
+ *     inner   words[n][2] | first row of each child [n] | children [n]
+ *     leaf    words[n][2] | rows [n] ------> row: header, key, value ---older---> row ---older---> ...
  *
  * One version of a row per key, and older ones as long as a view needs them: each put names its sequence number and the newest one that
  * somebody still reads (`pinned`). A row above that one is seen by nobody but newest readers, so the next put may write over it where it lies.

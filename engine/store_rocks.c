@@ -25,8 +25,8 @@ enum {
     TABLE_SHARE = 4, /* of the budget: an active table of that size is frozen */
     CHUNKS = 64,     /* of the budget */
     CHUNK_BYTES_MIN = 16 << 10,
-    CHUNK_BYTES_MAX = 1 << 20,
-    BATCH_CHUNK_BYTES = 64 << 10,
+    CHUNK_BYTES_MAX = MEM_HUGE_BYTES,
+    BATCH_CHUNK_BYTES = 256 << 10,
 };
 #define BUDGET_BYTES_MIN (256 * KIB)
 

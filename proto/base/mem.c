@@ -31,6 +31,13 @@ void *mem_alloc_aligned(size_t alignment, size_t bytes) {
     return mem_refuse() || posix_memalign(&p, alignment, bytes) != 0 ? NULL : p;
 }
 
+void *mem_alloc_huge(size_t bytes) {
+    check(bytes % MEM_HUGE_BYTES == 0);
+    void *p = mem_alloc_aligned(MEM_HUGE_BYTES, bytes);
+    if (p) (void)madvise(p, bytes, MADV_HUGEPAGE); /* a wish */
+    return p;
+}
+
 char *mem_strdup(const char *s) {
     size_t n = strlen(s) + 1;
     char *p = mem_alloc(n);

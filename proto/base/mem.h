@@ -15,6 +15,9 @@ size_t mem_usable_bytes(void *p); /* what the block really takes: its size class
 /* A block of mem_alloc_aligned(MEM_PAGE_BYTES, ...): its whole pages go back to the system until they are written again; what they held is lost. */
 enum { MEM_PAGE_BYTES = 4096 };
 void mem_discard(void *p);
+/* For large tables that are walked at random: the system may back them by pages of 2 MiB. bytes: a multiple. */
+enum { MEM_HUGE_BYTES = 2 << 20 };
+void *mem_alloc_huge(size_t bytes) MUST_USE;
 #define mem_new(type) ((type *)mem_zalloc(sizeof(type)))
 
 /* For tests, per thread: the n-th allocation from now fails (1 = the next), once; 0 = never. */
