@@ -73,6 +73,7 @@ static enum status place(struct applying *x, const struct placement *p)
     *head = (struct order_head){
         .order_id = order_id,
         .version = last->version,
+        .seq = slot.last_seq,
         .create_us = first->time_us,
         .update_us = last->time_us,
         .machine = machine_id(p->machine),

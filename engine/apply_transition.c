@@ -148,6 +148,7 @@ enum status apply_commit(struct applying *x, const struct commit *c)
     };
     history_chain(entry, head->order_id, head->chain_hash, x->a->machines);
     head->version = entry->version;
+    head->seq = slot.last_seq;
     head->status = entry->to;
     head->update_us = entry->time_us;
     memcpy(head->chain_hash, entry->chain_hash, SHA256_BYTES);

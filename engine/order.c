@@ -5,11 +5,12 @@
 
 /* Layouts (numbers big-endian, texts and nested rows counted by a varint; every row must be used up to its last byte):
  *
- *   head     format(1) order_id(8) version(8) create_us(8) update_us(8) machine(2) status(2) chain_hash(32) user_id(counted) [timers(counted)]
+ *   head     format(1) order_id(8) version(8) create_us(8) update_us(8) machine(2) status(2) chain_hash(32) user_id(counted) [seq(varint)] [timers(counted)]
  *   history  format(1) version(8) time_us(8) from(2) to(2) chain_hash(32) event operator reason request_id traceparent (each counted) [timers(counted)]
  *   body     format(1) history row of version 1 (counted) summary (counted) detail (counted)
  *
- * The format is 2 where there are timers, 1 where there are none: an order without timers is stored as it was before there were any.
+ * The format is 2 where there are timers, 1 where there are none: an order without timers is stored as it was before there were any. A head that knows the seq of its newest
+ * commit has 4 and 3 instead.
  * A row that does not decode was damaged below us: RocksDB's own checksums passed, so answer CHECKSUM_MISMATCH rather than guess. */
 
 enum { HEAD_FIXED_BYTES = 1 + 8 + 8 + 8 + 8 + 2 + 2 + SHA256_BYTES, HISTORY_FIXED_BYTES = 1 + 8 + 8 + 2 + 2 + SHA256_BYTES, COUNT_BYTES_MAX = 10 };
@@ -44,11 +45,11 @@ static struct slice read_timers(struct reader *r, uint8_t format)
     return timers;
 }
 
-size_t order_head_bytes_max(const struct order_head *h) { return HEAD_FIXED_BYTES + 2 * COUNT_BYTES_MAX + h->user_id.len + h->timers.len; }
+size_t order_head_bytes_max(const struct order_head *h) { return HEAD_FIXED_BYTES + 2 * COUNT_BYTES_MAX + varint_len((uint64_t)h->seq) + h->user_id.len + h->timers.len; }
 
 void order_head_encode(const struct order_head *h, struct writer *w)
 {
-    write_u8(w, format_of(h->timers));
+    write_u8(w, (uint8_t)(format_of(h->timers) + (h->seq ? ORDER_FORMAT_SEQ : 0)));
     write_be64(w, (uint64_t)h->order_id);
     write_be64(w, (uint64_t)h->version);
     write_be64(w, (uint64_t)h->create_us);
@@ -57,6 +58,7 @@ void order_head_encode(const struct order_head *h, struct writer *w)
     write_be16(w, h->status);
     write_hash(w, h->chain_hash);
     write_counted(w, h->user_id);
+    if (h->seq) write_varint(w, (uint64_t)h->seq);
     write_timers(w, h->timers);
 }
 
@@ -64,7 +66,8 @@ enum status order_head_decode(struct slice row, struct order_head *out)
 {
     struct reader r = reader_of(row);
     uint8_t format = read_u8(&r);
-    if (format != ORDER_FORMAT && format != ORDER_FORMAT_TIMERS) return STATUS_CHECKSUM_MISMATCH;
+    if (format < ORDER_FORMAT || format > ORDER_FORMAT_TIMERS + ORDER_FORMAT_SEQ) return STATUS_CHECKSUM_MISMATCH;
+    bool has_seq = format > ORDER_FORMAT_SEQ;
     *out = (struct order_head){0};
     out->order_id = (int64_t)read_be64(&r);
     out->version = (int64_t)read_be64(&r);
@@ -74,7 +77,8 @@ enum status order_head_decode(struct slice row, struct order_head *out)
     out->status = read_be16(&r);
     read_hash(&r, out->chain_hash);
     out->user_id = read_counted(&r);
-    out->timers = read_timers(&r, format);
+    if (has_seq && (out->seq = (int64_t)read_varint(&r)) < 1) return STATUS_CHECKSUM_MISMATCH;
+    out->timers = read_timers(&r, has_seq ? format - ORDER_FORMAT_SEQ : format);
     return out->order_id < 1 || out->version < 1 ? STATUS_CHECKSUM_MISMATCH : row_end(&r);
 }
 

@@ -13,11 +13,12 @@
 #include "proto/base/arena.h"
 #include "proto/base/hash.h"
 
-/* HEAD_BYTES_MAX, HEAD_WIRE_BYTES_MAX: without timers. FORMAT_TIMERS: of a head or a history entry that has some. */
-enum { ORDER_FORMAT = 1, ORDER_FORMAT_TIMERS = 2, ORDER_HEAD_BYTES_MAX = 192, ORDER_HEAD_WIRE_BYTES_MAX = 512 };
+/* HEAD_BYTES_MAX, HEAD_WIRE_BYTES_MAX: without timers. FORMAT_TIMERS: of a head or a history entry that has some. FORMAT_SEQ is added to it for a head that knows its seq. */
+enum { ORDER_FORMAT = 1, ORDER_FORMAT_TIMERS = 2, ORDER_FORMAT_SEQ = 2, ORDER_HEAD_BYTES_MAX = 192, ORDER_HEAD_WIRE_BYTES_MAX = 512 };
 
 struct order_head {
     int64_t order_id, version;
+    int64_t seq;                  /* of its newest commit, in its slot. 0: not known (written before heads had it) */
     int64_t create_us, update_us; /* Unix microseconds, log time (imports: their own) */
     uint16_t machine, status;
     struct slice user_id;

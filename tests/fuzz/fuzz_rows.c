@@ -23,7 +23,7 @@ static void try_head(struct slice row, struct writer *w) {
     if (order_head_decode(row, &h)) return;
     within(h.user_id, row), within(h.timers, row);
     order_head_encode(&h, w);
-    check(w->full || (order_head_decode(writer_slice(w), &again) == STATUS_OK && again.order_id == h.order_id && again.version == h.version && again.status == h.status));
+    check(w->full || (order_head_decode(writer_slice(w), &again) == STATUS_OK && again.order_id == h.order_id && again.version == h.version && again.status == h.status && again.seq == h.seq));
 }
 
 static void try_body(struct slice row, struct writer *w) {
