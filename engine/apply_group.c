@@ -219,11 +219,20 @@ enum status apply_group(struct applying *x)
 
 /* ---- a partition's copy */
 
+/* What came before is in the orders that it tells. start_us: since when it has them to tell. */
+static void begin_with_snapshot(const struct applying *x, struct consumer_group_row *row)
+{
+    row->flags |= CONSUMER_SNAPSHOT;
+    row->start_place = x->a->index + 1;
+    row->start_us = x->now_us;
+}
+
 /* Where a group begins here: in this partition's stream as it is when the group comes. */
 static void begin_at_start(const struct applying *x, const struct consumer_definition *d, struct consumer_group_row *row)
 {
     row->start_place = d->start == START_LATEST ? x->a->index + 1 : x->a->kept.first_place;
     row->start_us = d->start == START_AT_TIME && d->start_us > 0 ? (uint64_t)d->start_us : 0;
+    if (d->start == START_SNAPSHOT) begin_with_snapshot(x, row);
 }
 
 enum status apply_group_bring(struct applying *x)
@@ -254,36 +263,44 @@ enum status apply_group_bring(struct applying *x)
 
 /* ---- positions */
 
-static enum status settle_slot(struct applying *x, const struct consumer_group_row *group, uint16_t slot, struct slice bytes)
+/* Orders above fresh_after are told by this (INT64_MAX: none is). *taken false: what it says is of another history, and changes nothing. */
+static enum status settle_slot(struct applying *x, const struct consumer_group_row *group, uint16_t slot, struct slice bytes, int64_t fresh_after, bool *taken)
 {
     struct consumer_position told, known, joined;
     struct slot_record record;
     x->slot = slot;
+    *taken = false;
     enum status st = consumer_position_decode(bytes, x->a->scratch, &told);
     if (!st) st = apply_load_slot(x, &record);
     if (!st) st = load_position(x, group, slot, &known);
     if (st) return st;
-    if (told.epoch != group->epoch || told.through > record.last_seq) return STATUS_OK; /* of another history: it would settle what has not happened */
+    if (told.epoch != group->epoch || told.through > record.last_seq) return STATUS_OK; /* it would settle what has not happened */
     st = consumer_position_join(&known, &told, x->a->scratch, &joined);
+    if (!st) st = consumer_told_join(&known, &told, fresh_after, x->a->scratch, &joined);
     if (st == STATUS_LIMIT_EXCEEDED) return STATUS_OK;
+    *taken = true;
     return st ? st : put_position(x, group, slot, &joined);
 }
 
-static enum status put_progress(struct applying *x)
+/* In the group's epoch. */
+static enum status load_progress(struct applying *x, const struct consumer_group_row *group, struct consumer_progress *p)
 {
-    const struct command_group_settle *c = &x->command->settle;
-    struct consumer_progress p;
     struct key k;
     struct slice bytes;
-    struct writer w = row_writer(x, CONSUMER_PROGRESS_BYTES);
-    key_progress(&k, c->group_id);
+    key_progress(&k, group->group_id);
     enum status st = get(x, &k, &bytes);
-    if (!st) st = consumer_progress_decode(bytes, &p);
+    if (!st) st = consumer_progress_decode(bytes, p);
     if (st && st != STATUS_ABSENT) return st;
-    if (st == STATUS_ABSENT || p.epoch != c->epoch) p = (struct consumer_progress){.epoch = c->epoch};
-    p.settled_place = MAX_OF(p.settled_place, MIN_OF(c->settled_place, x->a->index)); /* of nothing that is not there yet */
-    p.settled_us = MAX_OF(p.settled_us, MIN_OF(c->settled_us, x->now_us));
-    if (w.data) consumer_progress_encode(&p, &w);
+    if (st || p->epoch != group->epoch) *p = (struct consumer_progress){.epoch = group->epoch, .scanning = group->flags & CONSUMER_SNAPSHOT};
+    return STATUS_OK;
+}
+
+static enum status put_progress(struct applying *x, const struct consumer_group_row *group, const struct consumer_progress *p)
+{
+    struct key k;
+    struct writer w = row_writer(x, CONSUMER_PROGRESS_BYTES_MAX);
+    key_progress(&k, group->group_id);
+    if (w.data) consumer_progress_encode(p, &w);
     return put(x, &k, &w);
 }
 
@@ -291,15 +308,21 @@ enum status apply_group_settle(struct applying *x)
 {
     const struct command_group_settle *c = &x->command->settle;
     struct consumer_group_row group;
+    struct consumer_progress p;
     struct reader r = reader_of(c->packed);
+    bool taken;
     enum status st;
     if (!find_group(x, c->group_id, &group, &st) || c->epoch != group.epoch) return st;
     for (unsigned i = 0; i < c->count && !st; i++) {
         uint16_t slot = read_be16(&r);
         arena_reset(x->a->scratch); /* lists of up to CONSUMER_LISTED_MAX, for each slot: all of them together would overfill it */
-        st = settle_slot(x, &group, slot, read_counted(&r));
+        st = settle_slot(x, &group, slot, read_counted(&r), INT64_MAX, &taken);
     }
-    return st ? st : put_progress(x);
+    if (!st) st = load_progress(x, &group, &p);
+    if (st) return st;
+    p.settled_place = MAX_OF(p.settled_place, MIN_OF(c->settled_place, x->a->index)); /* of nothing that is not there yet */
+    p.settled_us = MAX_OF(p.settled_us, MIN_OF(c->settled_us, x->now_us));
+    return put_progress(x, &group, &p);
 }
 
 enum status apply_group_seek(struct applying *x)
@@ -312,6 +335,7 @@ enum status apply_group_seek(struct applying *x)
     x->out->group.group_id = c->group_id;
     if (c->epoch && c->epoch != group.epoch) return apply_refuse(x, STATUS_VERSION_MISMATCH);
     group.epoch++;
+    group.flags &= (uint8_t)~CONSUMER_SNAPSHOT;
     group.start_place = x->a->kept.first_place; /* what is let go later is missed, and said so; what is gone now is passed over */
     group.start_us = 0;
     st = put_group(x, &group);
@@ -332,10 +356,49 @@ enum status apply_group_seek(struct applying *x)
     return st;
 }
 
+/* ---- snapshots */
+
+static enum status snapshot_restart(struct applying *x, struct consumer_group_row *group)
+{
+    uint64_t epoch = x->command->snapshot.epoch;
+    x->out->group.group_id = group->group_id;
+    if (epoch && epoch != group->epoch) return apply_refuse(x, STATUS_VERSION_MISMATCH);
+    group->epoch++;
+    begin_with_snapshot(x, group);
+    x->out->group.epoch = group->epoch;
+    tell(x, GROUP_EFFECT_ROW, group->group_id, 0, 0);
+    return put_group(x, group);
+}
+
+/* Where one slot's position is not taken the scan stays: what the others say settles nothing that is not settled, and is told anew. */
+enum status apply_group_snapshot(struct applying *x)
+{
+    const struct command_group_snapshot *c = &x->command->snapshot;
+    struct consumer_group_row group;
+    struct consumer_progress p;
+    struct reader r = reader_of(c->packed);
+    bool taken = true;
+    enum status st;
+    if (!find_group(x, c->group_id, &group, &st)) return st;
+    if (c->restart) return snapshot_restart(x, &group);
+    if (c->epoch != group.epoch || !(group.flags & CONSUMER_SNAPSHOT)) return STATUS_OK;
+    if ((st = load_progress(x, &group, &p)) || p.scan.slot != c->from_slot || p.scan.after != c->from_after) return st;
+    for (unsigned i = 0; i < c->count && !st && taken; i++) {
+        uint16_t slot = read_be16(&r);
+        arena_reset(x->a->scratch);
+        st = settle_slot(x, &group, slot, read_counted(&r), consumer_scan_through(&p.scan, slot), &taken);
+    }
+    if (st || !taken) return st;
+    p.scan = (struct consumer_scan){.slot = c->to_slot, .after = c->to_after};
+    p.told += c->told;
+    x->out->group.count = 1;
+    return put_progress(x, &group, &p);
+}
+
 /* ---- letters */
 
 /* An event that is settled becomes a letter only when it was one that is given out again. */
-static enum status die(struct applying *x, const struct consumer_group_row *group, uint16_t slot, int64_t seq, struct consumer_letter *l)
+static enum status die(struct applying *x, const struct consumer_group_row *group, uint16_t slot, int64_t seq, int64_t last_seq, struct consumer_letter *l)
 {
     struct consumer_position p, settled;
     struct consumer_letter known;
@@ -343,10 +406,12 @@ static enum status die(struct applying *x, const struct consumer_group_row *grou
     if (st) return st;
     st = load_letter(x, group->group_id, slot, seq, &known);
     if (st && st != STATUS_ABSENT) return st;
-    bool there = st == STATUS_OK, done = consumer_position_settled(&p, seq);
+    const struct consumer_told *told = consumer_told_find(&p, seq);
+    if (!told && seq > last_seq) return STATUS_OK;
+    bool there = st == STATUS_OK, done = !told && consumer_position_settled(&p, seq);
     if (done && (!there || known.state == LETTER_DEAD)) return x->out->group.count++, STATUS_OK;
     if (!done) {
-        st = consumer_position_settle(&p, seq, x->a->scratch, &settled);
+        st = told ? consumer_told_settle(&p, told, x->a->scratch, &settled) : consumer_position_settle(&p, seq, x->a->scratch, &settled);
         if (st) return st == STATUS_LIMIT_EXCEEDED ? STATUS_OK : st;
         p = settled;
     }
@@ -375,7 +440,7 @@ enum status apply_group_letters(struct applying *x)
         st = consumer_letter_decode(read_counted(&r), &l);
         x->slot = slot;
         if (!st) st = apply_load_slot(x, &record);
-        if (!st && seq <= record.last_seq) st = die(x, &group, slot, seq, &l);
+        if (!st) st = die(x, &group, slot, seq, record.last_seq, &l);
     }
     return st;
 }
@@ -499,9 +564,11 @@ static enum status ack_load(struct applying *x, struct consumer_group_row *group
     *letter = false;
     enum status st = load_live(x, ack->group_id, group);
     if (!st) st = apply_load_slot(x, &slot);
-    if (!st && ack->seq > slot.last_seq) st = STATUS_ABSENT;
     if (!st) st = load_position(x, group, ack->slot, &p);
     if (st) return st;
+    const struct consumer_told *told = consumer_told_find(&p, ack->seq);
+    if (told) return consumer_told_settle(&p, told, x->a->scratch, after);
+    if (ack->seq > slot.last_seq) return STATUS_ABSENT;
     if (!consumer_position_settled(&p, ack->seq)) return consumer_position_settle(&p, ack->seq, x->a->scratch, after);
     st = load_letter(x, ack->group_id, ack->slot, ack->seq, &l);
     if (!st && l.state == LETTER_DEAD) st = STATUS_ABSENT;

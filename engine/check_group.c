@@ -103,7 +103,6 @@ static void check_filter(struct checker *c, const char *text)
 static void check_start(struct checker *c, const struct path *at, const Orderdb__V1__ConsumerGroup *m, struct consumer_definition *d)
 {
     d->start = (enum consumer_start)check_enum(c, AT(at, "start"), m->start, START_EARLIEST, START_SNAPSHOT);
-    if (d->start == START_SNAPSHOT) check_not_built(c, "group.start = SNAPSHOT_THEN_TAIL");
     if (d->start == START_AT_TIME && !m->start_time) check_violation(c, STATUS_FIELD_INVALID, AT(at, "start_time"), "is required by start AT_TIME");
     if (d->start != START_AT_TIME && m->start_time) check_violation(c, STATUS_FIELD_INVALID, AT(at, "start_time"), "goes with start AT_TIME alone");
     if (d->start == START_AT_TIME && m->start_time) (void)check_time(c, AT(at, "start_time"), m->start_time, &d->start_us);

@@ -5,8 +5,7 @@
 #include "engine/consumer_row.h"
 #include "orderdb/v1/stream.pb-c.h"
 
-/* The command (COMMAND_GROUP) of a new group, into the arena. false: *f says why, with every violation: FIELD_INVALID, LIMIT_EXCEEDED, FILTER_INVALID; NOT_BUILT_YET:
- * SNAPSHOT_THEN_TAIL. */
+/* The command (COMMAND_GROUP) of a new group, into the arena. false: *f says why, with every violation: FIELD_INVALID, LIMIT_EXCEEDED, FILTER_INVALID. */
 bool check_group_create(const Orderdb__V1__ConsumerGroup *m, struct arena *arena, struct slice *command, struct failure *f) MUST_USE;
 /* Of a group as it will be: `before` (as stored) with the fields of the mask from m. name, start and start_time never change; an empty mask stands for all that may. */
 bool check_group_update(const Orderdb__V1__UpdateConsumerGroupRequest *m, const struct consumer_definition *before, struct arena *arena, struct slice *command, struct failure *f) MUST_USE;

@@ -35,6 +35,7 @@ enum command_type {
     COMMAND_GROUP_SEEK = 22,
     COMMAND_GROUP_SWEEP = 23,
     COMMAND_ACKED = 24,         /* on the wire alone: a transition or patch with an ack */
+    COMMAND_GROUP_SNAPSHOT = 25,
 };
 enum { COMMAND_STATUSES_MAX = 64, COMMAND_BATCH_MAX = 1000, COMMAND_FIRE_MAX = 256, GROUP_REFS_MAX = 1000, ENTRY_FORMAT = 1 };
 
@@ -161,6 +162,18 @@ struct command_group_seek {
     unsigned count;      /* 0 to SLOT_COUNT */
     struct slice packed; /* { slot(2) behind(varint) }*, slots ascending */
 };
+/* The snapshot of a group that begins with one goes on: orders from one place of its scan to the next are told, all of this or (the scan is not there any more, another
+ * epoch) nothing. Or, `restart`: the group begins anew with a snapshot, as by a seek. */
+struct command_group_snapshot {
+    uint32_t group_id;
+    uint64_t epoch;      /* restart: that it is at, or 0: any */
+    bool restart;        /* the rest is not there then */
+    uint16_t from_slot, to_slot;
+    int64_t from_after, to_after; /* struct consumer_scan */
+    uint64_t told;       /* orders between them */
+    unsigned count;      /* slots */
+    struct slice packed; /* { slot(2) position row as counted bytes }*, with the orders that are told now among those that are not settled */
+};
 /* A removed group's next rows go. */
 struct command_group_sweep {
     uint32_t group_id;
@@ -195,6 +208,7 @@ struct command {
         struct command_group_letters letters;
         struct command_group_redrive redrive;
         struct command_group_seek seek;
+        struct command_group_snapshot snapshot;
         struct command_group_sweep sweep;
     };
 };

@@ -8,11 +8,12 @@
  *   letters   group(4) epoch(8) count(varint) { slot(2) seq(8) letter }*
  *   redrive   group(4) action(1) milli(4) count(varint) { slot(2) seq(8) }*
  *   seek      group(4) epoch(8) count(varint) { slot(2) behind(varint) }*
+ *   snapshot  group(4) epoch(8) restart(1) [from_slot(2) from_after(8) to_slot(2) to_after(8) told(varint) count(varint) { slot(2) position }*]
  *   sweep     group(4)
  *
  * Lists are found here, not yet decoded: whoever applies them walks them once more, item by item. */
 
-bool command_is_group(enum command_type type) { return type >= COMMAND_GROUP && type <= COMMAND_GROUP_SWEEP; }
+bool command_is_group(enum command_type type) { return (type >= COMMAND_GROUP && type <= COMMAND_GROUP_SWEEP) || type == COMMAND_GROUP_SNAPSHOT; }
 
 size_t command_group_bytes_max(const struct command *c)
 {
@@ -24,6 +25,7 @@ size_t command_group_bytes_max(const struct command *c)
     case COMMAND_GROUP_LETTERS: return FIXED_MAX + COUNTED + c->letters.packed.len;
     case COMMAND_GROUP_REDRIVE: return FIXED_MAX + COUNTED + c->redrive.packed.len;
     case COMMAND_GROUP_SEEK: return FIXED_MAX + COUNTED + c->seek.packed.len;
+    case COMMAND_GROUP_SNAPSHOT: return FIXED_MAX + 2 * COUNTED + c->snapshot.packed.len;
     default: return FIXED_MAX;
     }
 }
@@ -32,6 +34,20 @@ static void encode_list(struct writer *w, unsigned count, struct slice packed)
 {
     write_varint(w, count);
     write_slice(w, packed);
+}
+
+static void encode_snapshot(const struct command_group_snapshot *s, struct writer *w)
+{
+    write_be32(w, s->group_id);
+    write_be64(w, s->epoch);
+    write_u8(w, s->restart);
+    if (s->restart) return;
+    write_be16(w, s->from_slot);
+    write_be64(w, (uint64_t)s->from_after);
+    write_be16(w, s->to_slot);
+    write_be64(w, (uint64_t)s->to_after);
+    write_varint(w, s->told);
+    encode_list(w, s->count, s->packed);
 }
 
 void command_group_encode(const struct command *c, struct writer *w)
@@ -71,6 +87,7 @@ void command_group_encode(const struct command *c, struct writer *w)
         write_be64(w, c->seek.epoch);
         encode_list(w, c->seek.count, c->seek.packed);
         return;
+    case COMMAND_GROUP_SNAPSHOT: encode_snapshot(&c->snapshot, w); return;
     default: write_be32(w, c->sweep.group_id);
     }
 }
@@ -112,6 +129,22 @@ static void item_behind(struct reader *r)
     if ((int64_t)read_varint(r) < 0) r->bad = true;
 }
 
+static void decode_snapshot(struct reader *r, struct command_group_snapshot *s)
+{
+    s->group_id = read_be32(r);
+    s->epoch = read_be64(r);
+    s->restart = read_flag(r);
+    if (s->restart) return;
+    s->from_slot = read_be16(r);
+    s->from_after = (int64_t)read_be64(r);
+    s->to_slot = read_be16(r);
+    s->to_after = (int64_t)read_be64(r);
+    s->told = read_varint(r);
+    s->packed = read_list(r, SLOT_COUNT, &s->count, item_position);
+    bool forward = s->to_slot > s->from_slot || (s->to_slot == s->from_slot && s->to_after > s->from_after);
+    if (s->to_slot > SLOT_COUNT || s->from_after < 0 || s->to_after < 0 || !forward) r->bad = true;
+}
+
 void command_group_decode(struct reader *r, struct command *c)
 {
     switch (c->type) {
@@ -151,6 +184,7 @@ void command_group_decode(struct reader *r, struct command *c)
         c->seek.epoch = read_be64(r);
         c->seek.packed = read_list(r, SLOT_COUNT, &c->seek.count, item_behind);
         return;
+    case COMMAND_GROUP_SNAPSHOT: decode_snapshot(r, &c->snapshot); return;
     default: c->sweep.group_id = read_be32(r);
     }
 }

@@ -39,7 +39,7 @@ static void window_clear(struct consumer *c)
         c->entries[i] = (struct consumer_entry){.list_next = i + 1 < c->window ? i + 1 : CONSUMER_NONE};
         c->keys[i] = (struct consumer_key){.list_next = i + 1 < c->window ? i + 1 : CONSUMER_NONE};
     }
-    for (uint32_t i = 0; i < c->slot_count; i++) c->slots[i] = (struct consumer_slot){.first = CONSUMER_NONE, .last = CONSUMER_NONE, .next_dirty = UINT16_MAX};
+    for (uint32_t i = 0; i < c->slot_count; i++) c->slots[i] = (struct consumer_slot){.first = CONSUMER_NONE, .last = CONSUMER_NONE, .told = {CONSUMER_NONE, CONSUMER_NONE}, .next_dirty = UINT16_MAX};
     struct consumer_list none = {CONSUMER_NONE, CONSUMER_NONE};
     c->free_entry = c->free_key = 0;
     c->free_entries = c->window;
@@ -77,6 +77,7 @@ static enum status define(struct consumer *c, const struct consumer_group_row *r
     c->revision = row->revision;
     c->start_place = row->start_place;
     c->start_us = row->start_us;
+    c->snapshot = row->flags & CONSUMER_SNAPSHOT;
     return STATUS_OK;
 }
 
@@ -281,8 +282,12 @@ void consumer_settled(struct consumer *c, struct consumer_entry *e)
     window_key_update(c, k);
     e->state = ENTRY_SETTLED;
     if (e->flags & ENTRY_LETTER) return;
-    window_order_remove(c, e);
     consumer_mark_dirty(c, e->slot);
+    if (e->flags & ENTRY_TOLD) {
+        told_remove(c, e);
+        return;
+    }
+    window_order_remove(c, e);
     window_slot_advance(c, e->slot);
 }
 
@@ -373,10 +378,7 @@ bool consumer_settle(struct consumer *c, struct consumer_member *m, const struct
     return true;
 }
 
-bool consumer_holds(const struct consumer *c, uint16_t slot, int64_t seq)
-{
-    return window_find_given(c, slot, seq) != NULL;
-}
+const struct consumer_entry *consumer_held(const struct consumer *c, uint16_t slot, int64_t seq) { return window_find_given(c, slot, seq); }
 
 void consumer_acked(struct consumer *c, uint16_t slot, int64_t seq)
 {
@@ -465,5 +467,5 @@ enum status consumer_position_now(struct consumer *c, uint16_t slot, struct aren
     }
     out->listed = listed;
     s->told_through = MAX_OF(s->told_through, through);
-    return STATUS_OK;
+    return c->snapshot ? told_position(c, slot, arena, out) : STATUS_OK;
 }

@@ -13,7 +13,8 @@
  *
  * A key's list holds its entries that are not settled, in order: first those that are given out (at most key_window, all to one member), then the rest. Only the first of the
  * rest may be given out. A slot's list holds the entries in order of seq, SETTLED ones too while one in front of them is not: so the slot's position is what its first
- * entry says. A redriven letter is an entry of a key alone: its slot's position has settled it long ago.
+ * entry says. A redriven letter is an entry of a key alone: its slot's position has settled it long ago. An order of a snapshot (ENTRY_TOLD) is in a list of its slot's own, by order id,
+ * until it is settled; the events of orders that were not told yet are passed over.
  *
  * Memory: CONSUMER_WINDOW_EVENTS entries and keys, a stash, of all partitions of a node together; about 10 MiB for each group that is read (consumer_bytes). Everything is taken
  * when it opens: no event allocates. */
@@ -37,17 +38,17 @@ enum {
 #define CONSUMER_NONE UINT32_MAX
 
 enum entry_state { ENTRY_FREE, ENTRY_WAITING, ENTRY_READING, ENTRY_GIVEN, ENTRY_DYING, ENTRY_SETTLED };
-enum { ENTRY_UNSEEN = 1, ENTRY_LETTER = 2, ENTRY_BEHIND = 4, ENTRY_AWAY = 8 }; /* content is kept elsewhere, the filter has not seen it; a redriven letter; dies only because its key is parked; being read, or its letter written: in neither c->reading nor c->dying */
+enum { ENTRY_UNSEEN = 1, ENTRY_LETTER = 2, ENTRY_BEHIND = 4, ENTRY_AWAY = 8, ENTRY_TOLD = 16 }; /* content is kept elsewhere, the filter has not seen it; a redriven letter; dies only because its key is parked; being read, or its letter written: in neither c->reading nor c->dying; an order of the snapshot */
 
 struct consumer_entry {
     int64_t seq;
-    uint64_t index;                     /* place: entry of the log, block, number in it */
+    uint64_t index;                     /* place: entry of the log, block, number in it. TOLD: order id */
     uint64_t until_ns;                  /* GIVEN: the lease's end */
-    uint64_t commit_us;                 /* of a letter that was acked: its key's hash */
+    uint64_t commit_us;                 /* of a letter that was acked: its key's hash. TOLD: the order's version */
     uint64_t stash;                     /* where its bytes were put, and one; 0: nowhere */
     char *error;                        /* DYING: of the nack that did it; NULL: none */
     uint32_t number, key, attempts;
-    uint32_t key_prev, key_next, slot_next, order_prev, order_next, list_prev, list_next, hash_next;
+    uint32_t key_prev, key_next, slot_next, order_prev, order_next, list_prev, list_next, hash_next; /* order_: of the stream, in c->order; TOLD: in its slot's */
     uint16_t block, slot, member;
     uint8_t state, flags;
 };
@@ -67,6 +68,8 @@ struct consumer_key {
     bool pinned;                           /* READY: in the list of that member */
 };
 
+struct consumer_list { uint32_t first, last; };
+
 struct consumer_slot {
     int64_t seen;                       /* last seq looked at */
     int64_t known_through;              /* of the position that it began with */
@@ -74,6 +77,8 @@ struct consumer_slot {
     const struct consumer_unsettled *known, *known_end; /* listed there, from the next one on */
     uint32_t first, last;               /* entries */
     uint32_t letters;                   /* rows 'Q' */
+    struct consumer_list told;          /* entries: orders of the snapshot that are not settled, by id */
+    uint32_t told_stored, told_sent;    /* as many are listed in its stored position; in the one that is under way */
     uint16_t next_dirty;
     bool dirty, wanted;                 /* its position has changed; its letters are to be looked through */
 };
@@ -97,8 +102,6 @@ struct consumer_parked {
     uint64_t hash;
     uint32_t dead, rest; /* letters that park it; others of it (waiting, redriven). Both 0: free */
 };
-
-struct consumer_list { uint32_t first, last; };
 
 struct consumer {
     uint32_t group_id;
@@ -126,6 +129,10 @@ struct consumer {
     struct consumer_parked *parked;        /* NULL until there are */
     uint32_t parked_count;
     uint32_t letters_loaded;
+    bool snapshot;                         /* the epoch begins with one: */
+    struct consumer_scan scan;             /* as it is stored */
+    uint32_t told_stored;                  /* of all slots */
+    uint32_t reserved;                     /* entries that are kept for orders which are about to be told */
     struct consumer_member **members;      /* [members_cap]; holes */
     uint32_t members_cap, member_count;
     uint16_t buckets[CONSUMER_BUCKETS];    /* member, by the key's hash; UINT16_MAX: there is none */
@@ -178,18 +185,36 @@ uint64_t consumer_oldest(const struct consumer *c, uint64_t *commit_us); /* plac
 bool consumer_settle(struct consumer *c, struct consumer_member *m, const struct consumer_settle *s, uint64_t now_ns);
 /* Acked by a transition's commit, whoever has it. */
 void consumer_acked(struct consumer *c, uint16_t slot, int64_t seq);
-bool consumer_holds(const struct consumer *c, uint16_t slot, int64_t seq); /* GIVEN */
+/* NULL, or the entry that is GIVEN. */
+const struct consumer_entry *consumer_held(const struct consumer *c, uint16_t slot, int64_t seq);
+
+/* ---- consumer_told.c: orders of a snapshot */
+
+struct consumer_order { /* to be given out: told, and stored so */
+    uint16_t slot;
+    uint32_t attempts;
+    int64_t order_id, version, seq;
+    uint64_t key;
+    struct consumer_bytes { /* an event, FULL, and where its parts end */
+        struct slice framed;
+        uint32_t base, brief;
+    } bytes;                /* framed.data NULL: to be read, and the filter asked again */
+};
+/* What the ordering key of an event comes to. */
+uint64_t consumer_key_hash(enum consumer_ordering ordering, struct slice user_id, int64_t order_id, uint16_t slot, int64_t seq);
+/* In ascending order of ids within a slot. false: the window is full. */
+bool consumer_tell(struct consumer *c, const struct consumer_order *o, uint64_t now_ns);
+/* There are orders that were not told, or not settled. */
+static inline bool consumer_snapshot_open(const struct consumer *c) { return c->snapshot && (!consumer_scan_over(&c->scan) || c->told_stored); }
+/* The position that was told last is stored: as many orders are listed in it. */
+void consumer_told_is_stored(struct consumer *c, uint16_t slot);
 
 /* ---- what is read and written elsewhere, and comes back. An item names its entry by slot and seq: it may have gone meanwhile. */
 
-struct consumer_bytes { /* an event, FULL, and where its parts end */
-    struct slice framed;
-    uint32_t base, brief;
-};
 struct consumer_wanted {
     uint32_t entry;
     uint16_t slot, block;
-    int64_t seq;
+    int64_t seq, version; /* version: of an order of the snapshot, whose id is `index` */
     uint64_t index;
     uint32_t number;
     uint8_t flags;

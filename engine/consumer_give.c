@@ -151,22 +151,29 @@ bool give(struct consumer *c, struct consumer_key *k, struct consumer_entry *e, 
 
 /* ---- out of the stream */
 
-bool consumer_hungry(const struct consumer *c) { return !list_empty(&c->able) && c->free_entries > 0; }
+bool consumer_hungry(const struct consumer *c) { return !list_empty(&c->able) && c->free_entries > c->reserved; }
 
-static uint64_t key_of(const struct consumer *c, const struct event_view *v)
+/* Fields of ChangeEvent that stand in its base. */
+enum { FIELD_ORDER_ID = 5, FIELD_USER_ID = 6 };
+
+static void owner_of(const struct event_view *v, int64_t *order_id, struct slice *user_id)
+{
+    struct reader r = reader_of(v->base);
+    *order_id = 0;
+    *user_id = (struct slice){0};
+    for (struct pb_field f; pb_next(&r, &f) && f.number <= FIELD_USER_ID;) {
+        if (f.number == FIELD_ORDER_ID) *order_id = (int64_t)f.value;
+        if (f.number == FIELD_USER_ID) *user_id = f.bytes;
+    }
+}
+
+uint64_t consumer_key_hash(enum consumer_ordering ordering, struct slice user_id, int64_t order_id, uint16_t slot, int64_t seq)
 {
     uint8_t own[10];
-    put_be16(own, v->slot);
-    put_be64(own + 2, (uint64_t)v->seq);
-    struct slice name = slice_of(own, sizeof own);
-    struct reader r = reader_of(v->base);
-    uint32_t wanted = c->definition.ordering == ORDERING_USER ? 6 : c->definition.ordering == ORDERING_ORDER ? 5 : 0;
-    for (struct pb_field f; wanted && pb_next(&r, &f) && f.number <= wanted;) {
-        if (f.number != wanted) continue;
-        if (f.wire_type == PB_LEN) name = f.bytes;
-        else put_be64(own + 2, f.value), name = slice_of(own + 2, 8);
-    }
-    return hash64(name);
+    if (ordering == ORDERING_USER) return hash64(user_id);
+    put_be16(own, slot);
+    put_be64(own + 2, (uint64_t)(ordering == ORDERING_ORDER ? order_id : seq));
+    return hash64(ordering == ORDERING_ORDER ? slice_of(own + 2, 8) : slice_of(own, sizeof own));
 }
 
 /* Of an event that nobody has looked at before. false: it is none of the group's, or settled. */
@@ -187,19 +194,39 @@ static bool wanted(const struct consumer *c, const struct event_view *v)
     return !c->filter || v->flags & EVENT_REFERS || filter_match(c->filter, inner_of(&b));
 }
 
+void give_new(struct consumer *c, struct consumer_key *k, struct consumer_entry *e, const struct consumer_bytes *b, uint64_t now_ns)
+{
+    if (c->parked_count && consumer_parked(c, k->hash)) {
+        consumer_hold_back(c, k);
+        return;
+    }
+    if (e->attempts >= c->definition.max_attempts) {
+        if (k->next == entry_index(c, e)) consumer_exhausted(c, e, SLICE_LIT("the attempts are used up"));
+        return;
+    }
+    bool next = k->next == entry_index(c, e) && k->state == KEY_IDLE && k->in_flight < c->definition.key_window && (e->key_prev == CONSUMER_NONE || c->entries[e->key_prev].state == ENTRY_GIVEN);
+    if (next && b && give(c, k, e, b, now_ns)) return;
+    if (b) stash_put(c, e, b);
+    window_key_update(c, k);
+}
+
 static void take_event(struct consumer *c, const struct event_view *v, uint64_t index, uint16_t block, uint32_t number, uint64_t log_time_us, uint64_t now_ns)
 {
     struct consumer_slot *s = consumer_slot(c, v->slot);
+    struct slice user_id;
+    int64_t order_id;
     uint32_t attempts;
     if (!s || v->seq <= s->seen) return;
     s->seen = v->seq;
+    owner_of(v, &order_id, &user_id);
+    if (c->snapshot && !consumer_scan_told(&c->scan, v->slot, order_id)) return; /* it will be in what the order is told as */
     if (!unsettled(c, s, v->seq, index, log_time_us, &attempts)) return;
     if (!wanted(c, v)) {
         consumer_mark_dirty(c, v->slot);
         return;
     }
     struct consumer_entry *e = window_new(c, v->slot, v->seq);
-    struct consumer_key *k = window_key(c, key_of(c, v));
+    struct consumer_key *k = window_key(c, consumer_key_hash(c->definition.ordering, user_id, order_id, v->slot, v->seq));
     e->index = index, e->block = block, e->number = number;
     e->commit_us = log_time_us;
     e->attempts = attempts;
@@ -207,19 +234,8 @@ static void take_event(struct consumer *c, const struct event_view *v, uint64_t 
     window_slot_append(c, e);
     window_order_append(c, e);
     window_key_append(c, k, e);
-    if (c->parked_count && consumer_parked(c, k->hash)) {
-        consumer_hold_back(c, k);
-        return;
-    }
-    if (attempts >= c->definition.max_attempts) {
-        if (k->next == entry_index(c, e)) consumer_exhausted(c, e, SLICE_LIT("the attempts are used up"));
-        return;
-    }
     struct consumer_bytes b = {v->framed, (uint32_t)v->base.len, (uint32_t)v->brief.len};
-    bool next = k->next == entry_index(c, e) && k->state == KEY_IDLE && k->in_flight < c->definition.key_window && (e->key_prev == CONSUMER_NONE || c->entries[e->key_prev].state == ENTRY_GIVEN);
-    if (next && !(e->flags & ENTRY_UNSEEN) && give(c, k, e, &b, now_ns)) return;
-    if (!(e->flags & ENTRY_UNSEEN)) stash_put(c, e, &b);
-    window_key_update(c, k);
+    give_new(c, k, e, e->flags & ENTRY_UNSEEN ? NULL : &b, now_ns);
 }
 
 enum status consumer_take_block(struct consumer *c, uint64_t index, uint16_t block, struct slice row, uint64_t now_ns, unsigned events_max, bool *used_up)
@@ -280,7 +296,8 @@ unsigned consumer_want(struct consumer *c, struct consumer_list *list, struct co
         struct consumer_entry *e = &c->entries[list->first];
         window_list_remove(c, list, e);
         e->flags |= ENTRY_AWAY;
-        out[n++] = (struct consumer_wanted){.entry = entry_index(c, e), .slot = e->slot, .block = e->block, .seq = e->seq, .index = e->index, .number = e->number, .flags = e->flags};
+        out[n++] = (struct consumer_wanted){.entry = entry_index(c, e), .slot = e->slot, .block = e->block, .seq = e->seq, .index = e->index, .number = e->number, .flags = e->flags,
+                                           .version = e->flags & ENTRY_TOLD ? (int64_t)e->commit_us : 0};
     }
     return n;
 }
@@ -372,7 +389,7 @@ bool consumer_add_letter(struct consumer *c, uint16_t slot, int64_t seq, uint64_
 {
     struct consumer_entry *e = window_find_letter(c, slot, seq);
     if (e) return true; /* under way already. The event itself may be there too: before it died, or sought again */
-    if (c->letters_loaded >= CONSUMER_LETTERS_LOADED_MAX) return false;
+    if (c->letters_loaded >= CONSUMER_LETTERS_LOADED_MAX || c->free_entries <= c->reserved) return false;
     e = window_new(c, slot, seq);
     if (!e) return false;
     struct consumer_key *k = window_key(c, key);

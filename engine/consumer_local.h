@@ -44,7 +44,14 @@ bool stash_get(const struct consumer *c, const struct consumer_entry *e, struct 
 struct consumer_member *give_choose(struct consumer *c, const struct consumer_key *k);
 /* The key's next entry, to a member that is able. false: nobody is. */
 bool give(struct consumer *c, struct consumer_key *k, struct consumer_entry *e, const struct consumer_bytes *b, uint64_t now_ns);
+/* An entry is new to its key: given out at once, or it waits, its bytes (NULL: to be read) in the stash; or its attempts are used up. */
+void give_new(struct consumer *c, struct consumer_key *k, struct consumer_entry *e, const struct consumer_bytes *b, uint64_t now_ns);
 void give_able(struct consumer *c, struct consumer_member *m); /* it is looked at again */
+
+/* ---- consumer_told.c */
+void told_remove(struct consumer *c, struct consumer_entry *e);
+/* The slot's orders that are not settled, into its position. */
+enum status told_position(struct consumer *c, uint16_t slot, struct arena *arena, struct consumer_position *out) MUST_USE;
 
 /* ---- consumer.c */
 /* Takes back what is given out of a key, from this entry on. */

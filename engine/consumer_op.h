@@ -17,6 +17,8 @@
  * filter or ordering key, a lost lead (poll answers NOT_LEADER or GROUP_NOT_FOUND: attach again, or give up). What the session held in that partition is then given out again.
  * After any refusal of POLL or SETTLE but OVERLOADED the session is no member of that partition any more; DETACH is still due before its memory goes.
  *
+ * A group that begins with a snapshot (START_SNAPSHOT) is told the partition's orders first, by events of their own (docs/STREAM.md): to whoever takes and settles them they are events.
+ *
  * Delivery. Per key in order, redelivery included; a key is with one member at a time. Each event carries delivery_attempt. Every event until it is settled: acked
  * (durable within a second), dead-lettered, or left out by the filter. */
 #ifndef ENGINE_CONSUMER_OP_H
@@ -79,8 +81,9 @@ struct consumer_request {
 /* op.lag: OP_GROUP_LAG, of one partition. What was acked within the last second may still be in it. */
 struct consumer_lag {
     uint32_t group_id;
-    uint64_t oldest_us;          /* commit time of the oldest event that is not settled; 0: none */
+    uint64_t oldest_us;          /* commit time of the oldest event that is not settled; 0: none. While a snapshot is not settled: when it began, at the latest */
     uint64_t events;             /* not settled, dead letters left out. Those that nobody has looked at yet count whatever the filter says */
+    uint64_t orders_left;        /* of a snapshot: not told yet, whatever the filter says, or not settled. In `events` too */
     uint64_t in_flight, blocked_keys, dead_letters;
     uint32_t members;            /* attached here; a subscription is attached everywhere */
 };
@@ -110,6 +113,8 @@ struct consumer_positions {
     const int64_t *target;  /* in, or NULL: the seq behind the reader after the seek (OP_FEED_SEEK makes such vectors) */
     uint64_t redelivered;   /* out: events that are settled and would come again. Neither of these asks the filter */
     uint64_t skipped;       /* out: events that are not settled and would never come */
+    uint64_t orders;        /* out: all there are: what a snapshot would tell */
+    uint64_t orders_left;   /* out: of a snapshot that is not over: not told, or not settled; in `skipped` too. Then `behind` does not say where the group is */
     uint64_t epoch;         /* out: for command_group_seek.epoch, so that of two racing seeks one is refused; */
 };
 

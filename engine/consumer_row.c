@@ -2,7 +2,7 @@
 
 #include "proto/pbwire.h"
 
-enum { ROW_FORMAT = 1, ROW_COUNT_BYTES_MAX = 10 };
+enum { ROW_FORMAT = 1, ROW_FORMAT_SNAPSHOT = 2, ROW_COUNT_BYTES_MAX = 10 };
 
 /* ---- definition: orderdb.v1.ConsumerGroup. Numbers of its fields, and of RetryPolicy's. */
 
@@ -131,44 +131,50 @@ enum status consumer_group_row_decode(struct slice row, struct consumer_group_ro
     out->redrive_milli = read_be32(&r);
     out->sweep_slot = read_be16(&r);
     out->definition = read_counted(&r);
-    return !r.bad && !reader_left(&r) && format == ROW_FORMAT && out->flags <= CONSUMER_REMOVING ? STATUS_OK : STATUS_CHECKSUM_MISMATCH;
+    return !r.bad && !reader_left(&r) && format == ROW_FORMAT && out->flags <= (CONSUMER_REMOVING | CONSUMER_SNAPSHOT) ? STATUS_OK : STATUS_CHECKSUM_MISMATCH;
 }
 
 void consumer_progress_encode(const struct consumer_progress *p, struct writer *w)
 {
-    write_u8(w, ROW_FORMAT);
+    write_u8(w, p->scanning ? ROW_FORMAT_SNAPSHOT : ROW_FORMAT);
     write_be64(w, p->epoch);
     write_be64(w, p->settled_place);
     write_be64(w, p->settled_us);
+    if (!p->scanning) return;
+    write_be16(w, p->scan.slot);
+    write_be64(w, (uint64_t)p->scan.after);
+    write_be64(w, p->told);
 }
 
 enum status consumer_progress_decode(struct slice row, struct consumer_progress *out)
 {
     struct reader r = reader_of(row);
-    if (row.len != CONSUMER_PROGRESS_BYTES || read_u8(&r) != ROW_FORMAT) return STATUS_CHECKSUM_MISMATCH;
-    out->epoch = read_be64(&r);
+    uint8_t format = read_u8(&r);
+    *out = (struct consumer_progress){.epoch = read_be64(&r), .scanning = format == ROW_FORMAT_SNAPSHOT};
     out->settled_place = read_be64(&r);
     out->settled_us = read_be64(&r);
-    return STATUS_OK;
+    if (out->scanning) out->scan.slot = read_be16(&r), out->scan.after = (int64_t)read_be64(&r), out->told = read_be64(&r);
+    bool good = (format == ROW_FORMAT || format == ROW_FORMAT_SNAPSHOT) && out->scan.slot <= SLOT_COUNT && out->scan.after >= 0;
+    return good && !r.bad && !reader_left(&r) ? STATUS_OK : STATUS_CHECKSUM_MISMATCH;
 }
 
 /* ---- positions */
 
 size_t consumer_position_bytes_max(const struct consumer_position *p)
 {
-    size_t n = 1 + 8 + 3 * ROW_COUNT_BYTES_MAX;
+    size_t n = 1 + 8 + 5 * ROW_COUNT_BYTES_MAX;
     int64_t before = 0;
     for (unsigned i = 0; i < p->count; i++) {
         n += varint_len((uint64_t)(p->listed[i].seq - before)) + varint_len(p->listed[i].attempts);
         before = p->listed[i].seq;
     }
-    return n;
+    return n + p->told_count * (3 * ROW_COUNT_BYTES_MAX + 5);
 }
 
 void consumer_position_encode(const struct consumer_position *p, struct writer *w)
 {
     int64_t before = 0;
-    write_u8(w, ROW_FORMAT);
+    write_u8(w, p->told_through ? ROW_FORMAT_SNAPSHOT : ROW_FORMAT);
     write_be64(w, p->epoch);
     write_varint(w, (uint64_t)p->through);
     write_varint(w, p->letters);
@@ -178,6 +184,37 @@ void consumer_position_encode(const struct consumer_position *p, struct writer *
         write_varint(w, p->listed[i].attempts);
         before = p->listed[i].seq;
     }
+    if (!p->told_through) return;
+    write_varint(w, (uint64_t)p->told_through);
+    write_varint(w, p->told_count);
+    before = 0;
+    for (unsigned i = 0; i < p->told_count; i++) {
+        const struct consumer_told *t = &p->told[i];
+        write_varint(w, (uint64_t)(t->order_id - before));
+        write_varint(w, (uint64_t)t->version);
+        write_varint(w, (uint64_t)t->seq);
+        write_varint(w, t->attempts);
+        before = t->order_id;
+    }
+}
+
+static enum status decode_told(struct reader *r, struct arena *arena, struct consumer_position *out)
+{
+    out->told_through = (int64_t)read_varint(r);
+    uint64_t count = read_varint(r), id = 0;
+    if (r->bad || out->told_through < 1 || count > reader_left(r) / 4 || count > CONSUMER_LISTED_MAX) return STATUS_CHECKSUM_MISMATCH;
+    struct consumer_told *told = count ? arena_alloc(arena, count * sizeof *told) : NULL;
+    if (count && !told) return STATUS_MEMORY_LIMIT;
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t delta = read_varint(r), version = read_varint(r), seq = read_varint(r), attempts = read_varint(r);
+        bool numbers = version >= 1 && version <= INT64_MAX && seq >= 1 && seq <= INT64_MAX && attempts <= UINT32_MAX;
+        if (r->bad || !numbers || delta == 0 || delta > (uint64_t)out->told_through - id) return STATUS_CHECKSUM_MISMATCH;
+        id += delta;
+        told[i] = (struct consumer_told){.order_id = (int64_t)id, .version = (int64_t)version, .seq = (int64_t)seq, .attempts = (uint32_t)attempts};
+    }
+    out->told_count = (unsigned)count;
+    out->told = told;
+    return STATUS_OK;
 }
 
 enum status consumer_position_decode(struct slice row, struct arena *arena, struct consumer_position *out)
@@ -188,7 +225,7 @@ enum status consumer_position_decode(struct slice row, struct arena *arena, stru
     out->through = (int64_t)read_varint(&r);
     out->letters = read_varint(&r);
     uint64_t count = read_varint(&r), seq = 0;
-    if (r.bad || format != ROW_FORMAT || out->through < 0 || count > reader_left(&r) / 2 || count > CONSUMER_LISTED_MAX) return STATUS_CHECKSUM_MISMATCH;
+    if (r.bad || (format != ROW_FORMAT && format != ROW_FORMAT_SNAPSHOT) || out->through < 0 || count > reader_left(&r) / 2 || count > CONSUMER_LISTED_MAX) return STATUS_CHECKSUM_MISMATCH;
     struct consumer_unsettled *listed = count ? arena_alloc(arena, count * sizeof *listed) : NULL;
     if (count && !listed) return STATUS_MEMORY_LIMIT;
     for (uint64_t i = 0; i < count; i++) {
@@ -199,7 +236,8 @@ enum status consumer_position_decode(struct slice row, struct arena *arena, stru
     }
     out->count = (unsigned)count;
     out->listed = listed;
-    return reader_left(&r) ? STATUS_CHECKSUM_MISMATCH : STATUS_OK;
+    enum status st = format == ROW_FORMAT_SNAPSHOT ? decode_told(&r, arena, out) : STATUS_OK;
+    return st ? st : reader_left(&r) ? STATUS_CHECKSUM_MISMATCH : STATUS_OK;
 }
 
 static const struct consumer_unsettled *listed_find(const struct consumer_position *p, int64_t seq)
@@ -219,7 +257,7 @@ bool consumer_position_settled(const struct consumer_position *p, int64_t seq) {
 enum status consumer_position_join(const struct consumer_position *a, const struct consumer_position *b, struct arena *arena, struct consumer_position *out)
 {
     check(a->epoch == b->epoch);
-    *out = (struct consumer_position){.epoch = a->epoch, .through = MAX_OF(a->through, b->through), .letters = a->letters};
+    *out = (struct consumer_position){.epoch = a->epoch, .through = MAX_OF(a->through, b->through), .letters = a->letters, .told_through = a->told_through, .told_count = a->told_count, .told = a->told};
     struct consumer_unsettled *listed = a->count + b->count ? arena_alloc(arena, (a->count + b->count) * sizeof *listed) : NULL;
     if (a->count + b->count && !listed) return STATUS_MEMORY_LIMIT;
     for (unsigned i = 0, k = 0; i < a->count || k < b->count;) {
@@ -247,6 +285,51 @@ enum status consumer_position_settle(const struct consumer_position *p, int64_t 
         if (p->listed[i].seq != seq) listed[out->count++] = p->listed[i];
     for (uint64_t i = 1; i <= more; i++) listed[out->count++] = (struct consumer_unsettled){.seq = p->through + (int64_t)i};
     out->through = MAX_OF(p->through, seq);
+    return STATUS_OK;
+}
+
+/* ---- told orders */
+
+enum status consumer_told_join(const struct consumer_position *known, const struct consumer_position *told, int64_t fresh_after, struct arena *arena, struct consumer_position *out)
+{
+    unsigned most = known->told_count + told->told_count;
+    struct consumer_told *left = most ? arena_alloc(arena, most * sizeof *left) : NULL;
+    if (most && !left) return STATUS_MEMORY_LIMIT;
+    out->told = left;
+    out->told_count = 0;
+    unsigned k = 0;
+    for (unsigned i = 0; i < known->told_count && known->told[i].order_id <= fresh_after; i++) {
+        const struct consumer_told *t = &known->told[i];
+        while (k < told->told_count && told->told[k].order_id < t->order_id) k++;
+        bool there = k < told->told_count && told->told[k].order_id == t->order_id;
+        if (!there && t->order_id <= told->told_through) continue; /* settled */
+        left[out->told_count] = *t;
+        if (there) left[out->told_count].attempts = MAX_OF(t->attempts, told->told[k].attempts);
+        out->told_count++;
+    }
+    for (k = 0; k < told->told_count; k++)
+        if (told->told[k].order_id > fresh_after) left[out->told_count++] = told->told[k];
+    out->told_through = out->told_count ? left[out->told_count - 1].order_id : 0;
+    return out->told_count > CONSUMER_LISTED_MAX ? STATUS_LIMIT_EXCEEDED : STATUS_OK;
+}
+
+const struct consumer_told *consumer_told_find(const struct consumer_position *p, int64_t seq)
+{
+    for (unsigned i = 0; i < p->told_count; i++)
+        if (p->told[i].seq == seq) return &p->told[i];
+    return NULL;
+}
+
+enum status consumer_told_settle(const struct consumer_position *p, const struct consumer_told *t, struct arena *arena, struct consumer_position *out)
+{
+    struct consumer_told *left = arena_alloc(arena, p->told_count * sizeof *left);
+    if (!left) return STATUS_MEMORY_LIMIT;
+    *out = *p;
+    out->told = left;
+    out->told_count = 0;
+    for (unsigned i = 0; i < p->told_count; i++)
+        if (&p->told[i] != t) left[out->told_count++] = p->told[i];
+    if (!out->told_count) out->told_through = 0;
     return STATUS_OK;
 }
 

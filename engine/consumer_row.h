@@ -1,8 +1,9 @@
 /* Consumer groups as rows: what survives (docs/STREAM.md). Pure.
  *
  *   0xffff 'G' group(4)       = format(1) revision(8) epoch(8) flags(1) start_place(8) start_us(8) redrive_milli(4) sweep_slot(2) definition(counted)
- *   0xffff 'J' group(4)       = format(1) epoch(8) settled_place(8) settled_us(8)                                          progress
- *   slot   'G' group(4)       = format(1) epoch(8) through(varint) letters(varint) count(varint) { seq delta(varint) attempts(varint) }*     position
+ *   0xffff 'J' group(4)       = format(1) epoch(8) settled_place(8) settled_us(8) [scan slot(2) scan after(8) told(8)]     progress; format 2: with a scan
+ *   slot   'G' group(4)       = format(1) epoch(8) through(varint) letters(varint) count(varint) { seq delta(varint) attempts(varint) }*
+ *                               [told_through(varint) count(varint) { order id delta(varint) version(varint) seq(varint) attempts(varint) }*]     position; format 2: with orders
  *   slot   'Q' group(4) seq(8) = format(1) state(1) attempts(varint) time_us(8) key(8) parks(1) base(varint) brief(varint) error(counted) event(counted)   letter
  *
  * In the meta partition, 0xffff 'G' 0 is the last group id given: format(1) id(4).
@@ -12,11 +13,17 @@
  * own. A position of another epoch counts as absent, but for its letters.
  * Events before the group's start are none of its own, whatever a position says.
  *
- * Golden bytes: tests/golden/group_row.hex, group_progress.hex, group_position.hex, group_letter.hex; decoders are fuzzed (fuzz_rows). */
+ * Snapshot. A group that begins with one (CONSUMER_SNAPSHOT) is told every order of the partition, by slot and order id; the scan says how far. An order is told as it is behind some
+ * entry of the log, by an event of its own (slot, seq of the order's newest commit then), which is listed in the slot's position until it is settled. What is listed and what the scan
+ * says change together, by compare and swap of the scan (COMMAND_GROUP_SNAPSHOT), together with a position of the slot that has settled every change up to that
+ * entry, of orders behind the scan. So an order's version is fixed once, and the changes that follow are those above it.
+ *
+ * Golden bytes: tests/golden/group_row.hex, group_progress.hex, group_progress_scan.hex, group_position.hex, group_position_told.hex, group_letter.hex; decoders are fuzzed (fuzz_rows). */
 #ifndef ENGINE_CONSUMER_ROW_H
 #define ENGINE_CONSUMER_ROW_H
 
 #include "proto/base/arena.h"
+#include "proto/route.h"
 #include "proto/status.h"
 
 enum {
@@ -52,7 +59,10 @@ enum status consumer_definition_decode(struct slice bytes, struct consumer_defin
 /* Whoever is at work can't go on with the new one: what an event's key is, or whether it is wanted, has changed. */
 bool consumer_definition_restarts(const struct consumer_definition *before, const struct consumer_definition *after);
 
-enum { CONSUMER_REMOVING = 1 }; /* flags: the group is gone; its rows go in steps */
+enum {
+    CONSUMER_REMOVING = 1, /* flags: the group is gone; its rows go in steps */
+    CONSUMER_SNAPSHOT = 2, /* this epoch begins with every order */
+};
 struct consumer_group_row {
     uint32_t group_id;      /* of the key */
     uint64_t revision;      /* of the definition: how many changes it has seen in the meta partition, from 1 */
@@ -68,15 +78,33 @@ enum { CONSUMER_GROUP_ROW_HEAD_BYTES_MAX = 1 + 8 + 8 + 1 + 8 + 8 + 4 + 2 + 10 };
 void consumer_group_row_encode(const struct consumer_group_row *r, struct writer *w);
 enum status consumer_group_row_decode(struct slice row, struct consumer_group_row *out) MUST_USE; /* group_id stays 0 */
 
+/* How far a snapshot has come: every order of slots below `slot`, and of this one up to `after`. slot SLOT_COUNT: it is over. */
+struct consumer_scan {
+    uint16_t slot;
+    int64_t after;
+};
+static inline bool consumer_scan_over(const struct consumer_scan *s) { return s->slot >= SLOT_COUNT; }
+static inline bool consumer_scan_told(const struct consumer_scan *s, uint16_t slot, int64_t order_id) { return slot < s->slot || (slot == s->slot && order_id <= s->after); }
+/* The last order id of the slot that it has passed; 0: none. */
+static inline int64_t consumer_scan_through(const struct consumer_scan *s, uint16_t slot) { return slot < s->slot ? INT64_MAX : slot == s->slot ? s->after : 0; }
+
 struct consumer_progress {
     uint64_t epoch, settled_place, settled_us; /* every event of entries before the place, and every one committed before the time, is settled */
+    bool scanning;                             /* the epoch begins with a snapshot: */
+    struct consumer_scan scan;
+    uint64_t told;                             /* orders that it has passed */
 };
-enum { CONSUMER_PROGRESS_BYTES = 1 + 8 + 8 + 8 };
+enum { CONSUMER_PROGRESS_BYTES_MAX = 1 + 8 + 8 + 8 + 2 + 8 + 8 };
 void consumer_progress_encode(const struct consumer_progress *p, struct writer *w);
 enum status consumer_progress_decode(struct slice row, struct consumer_progress *out) MUST_USE;
 
 struct consumer_unsettled {
     int64_t seq;
+    uint32_t attempts;
+};
+/* An order of the snapshot that was told and is not settled. */
+struct consumer_told {
+    int64_t order_id, version, seq; /* seq: of its event, that of the commit which made the version */
     uint32_t attempts;
 };
 struct consumer_position {
@@ -85,17 +113,29 @@ struct consumer_position {
     uint64_t letters; /* rows 'Q' of the slot */
     unsigned count;
     const struct consumer_unsettled *listed; /* [count], seq ascending, all at or below `through` */
+    /* Of a snapshot. Who tells what is left says up to which order he knows that; stored, 0 where none is listed. */
+    int64_t told_through;
+    unsigned told_count;
+    const struct consumer_told *told;        /* [told_count], order_id ascending, all at or below told_through */
 };
 size_t consumer_position_bytes_max(const struct consumer_position *p);
 void consumer_position_encode(const struct consumer_position *p, struct writer *w);
 enum status consumer_position_decode(struct slice row, struct arena *arena, struct consumer_position *out) MUST_USE; /* MEMORY_LIMIT */
 /* listed NULL, attempts 0: no. */
 bool consumer_position_settled(const struct consumer_position *p, int64_t seq);
-/* Both of the same epoch; letters are those of a. MEMORY_LIMIT. */
+/* Both of the same epoch; letters are those of a. Of events; not of told orders. MEMORY_LIMIT. */
 enum status consumer_position_join(const struct consumer_position *a, const struct consumer_position *b, struct arena *arena, struct consumer_position *out) MUST_USE;
 
 /* As p, and `seq` settled. LIMIT_EXCEEDED: more events than CONSUMER_LISTED_MAX would be listed; MEMORY_LIMIT. */
 enum status consumer_position_settle(const struct consumer_position *p, int64_t seq, struct arena *arena, struct consumer_position *out) MUST_USE;
+
+/* Told orders of `known`, of which `told` says what is left, up to its told_through; above fresh_after, what `told` has is new, and what is known is of no account. Into out->told*.
+ * LIMIT_EXCEEDED, MEMORY_LIMIT. */
+enum status consumer_told_join(const struct consumer_position *known, const struct consumer_position *told, int64_t fresh_after, struct arena *arena, struct consumer_position *out) MUST_USE;
+/* NULL: no order is told by this event, or it is settled. */
+const struct consumer_told *consumer_told_find(const struct consumer_position *p, int64_t seq);
+/* As p, without this one. MEMORY_LIMIT. */
+enum status consumer_told_settle(const struct consumer_position *p, const struct consumer_told *t, struct arena *arena, struct consumer_position *out) MUST_USE;
 
 /* Stored: never renumber. */
 enum consumer_letter_state {

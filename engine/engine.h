@@ -88,6 +88,7 @@ struct op {
     uint64_t index;           /* private */
     uint64_t group_last_index;     /* private: of an OP_GROUP* that reads */
     struct feed_record group_kept; /* private */
+    uint64_t group_orders;         /* private: orders of the partition */
 };
 
 struct engine_config {
@@ -108,6 +109,7 @@ struct engine_config {
     uint64_t feed_tail_bytes;      /* newest change events in memory, of all partitions of this engine together */
     uint64_t feed_retention_us;    /* older events are let go; 0: never by age */
     uint64_t feed_bytes_max;       /* of the events' tables, all partitions of this engine together; 0: any */
+    uint32_t snapshot_orders_max;  /* read and told at once to a group that begins with a snapshot; 0: 1,024 */
     uint64_t disk_reserve_bytes;   /* below this much free disk, writes answer DISK_FULL */
     /* Opens the partition's store: RocksDB in the server, in memory in the simulator. */
     enum status (*store_open)(void *ctx, uint32_t partition, uint64_t memtable_bytes, struct store **out, char error[256]);

@@ -40,6 +40,8 @@ static struct dispatcher *dispatcher_new(struct partition *p, uint32_t group_id)
     write_init(&d->settle, 4 * MIB);
     write_init(&d->letter, 8 * MIB);
     write_init(&d->acked, 1 * MIB);
+    write_init(&d->telling, 4 * MIB);
+    arena_init(&d->orders.arena, 8 * MIB);
     d->settling = mem_alloc(SETTLE_SLOTS_MAX * sizeof *d->settling);
     if (!d->settling) {
         mem_free(d);
@@ -62,6 +64,8 @@ static void dispatcher_free(struct dispatcher *d)
     arena_fini(&d->settle.arena);
     arena_fini(&d->letter.arena);
     arena_fini(&d->acked.arena);
+    arena_fini(&d->telling.arena);
+    arena_fini(&d->orders.arena);
     mem_free(d->settling);
     mem_free(d);
 }
@@ -184,6 +188,8 @@ void dispatcher_loaded(struct dispatcher *d)
         s->known_through = s->told_through = pos->through;
         s->known = pos->listed, s->known_end = pos->listed + pos->count;
         s->letters = (uint32_t)MIN_OF(pos->letters, (uint64_t)UINT32_MAX);
+        s->told_stored = pos->told_count;
+        c->told_stored += pos->told_count;
         if (s->letters) d->letters_full = true;
     }
     d->parked_known = !d->letters_full;
@@ -191,6 +197,12 @@ void dispatcher_loaded(struct dispatcher *d)
     d->settled_us = d->progress.settled_us;
     d->redrive_milli = d->row.redrive_milli;
     d->redrive_ns = p->engine->now_ns;
+    c->scan = d->progress.scan;
+    for (unsigned i = 0; i < d->told_count; i++)
+        if (!consumer_tell(c, &d->told[i], p->engine->now_ns)) {
+            dispatcher_end(d, STATUS_MEMORY_LIMIT, "more orders were told and not settled than the window holds");
+            return;
+        }
     d->state = DISPATCHER_RUNNING;
     attach_all(d);
 }
@@ -296,15 +308,20 @@ static bool in_tail(const struct dispatcher *d)
     return t->complete_from && d->consumer.at.index >= t->complete_from;
 }
 
+/* The last entry that may be looked at: orders that are about to be told were read behind it. */
+static uint64_t last_place(const struct dispatcher *d) { return d->orders.some ? MIN_OF(d->orders.place, d->partition->record.applied_index) : d->partition->record.applied_index; }
+
 static enum status run_tail(struct dispatcher *d, unsigned *events)
 {
     struct partition *p = d->partition;
     const struct feed_tail *t = &p->tail;
     uint64_t now = p->engine->now_ns, until = p->engine->env->ops->mono_ns(p->engine->env) + DISPATCH_SLICE_NS;
     size_t i = feed_tail_find(t, d->consumer.at.index, d->consumer.at.block);
+    uint64_t last = last_place(d);
     bool used_up = true;
     while (i < t->count && consumer_hungry(&d->consumer) && *events && used_up) {
         const struct feed_block *b = feed_tail_block(t, i);
+        if (b->index > last) break;
         unsigned before = d->consumer.at.index == b->index && d->consumer.at.block == b->block ? d->consumer.at.event : 0;
         enum status st = consumer_take_block(&d->consumer, b->index, b->block, slice_of(b->data, b->bytes), now, *events, &used_up);
         if (st) return st;
@@ -312,16 +329,20 @@ static enum status run_tail(struct dispatcher *d, unsigned *events)
         if (used_up) i++;
         if (p->engine->env->ops->mono_ns(p->engine->env) >= until) *events = 0;
     }
-    if (i == t->count && used_up) d->consumer.at = (struct feed_position){.index = p->record.applied_index + 1};
+    if (used_up && (i == t->count || feed_tail_block(t, i)->index > last)) d->consumer.at = (struct feed_position){.index = last + 1};
     return STATUS_OK;
 }
 
 static enum status run_blocks(struct dispatcher *d, unsigned *events)
 {
-    uint64_t now = d->partition->engine->now_ns;
+    uint64_t now = d->partition->engine->now_ns, last = last_place(d);
     bool used_up = true;
     while (dispatcher_has_blocks(d) && consumer_hungry(&d->consumer) && *events) {
         const struct dispatcher_block *b = &d->blocks[d->block_next];
+        if (b->index > last) {
+            d->consumer.at = (struct feed_position){.index = last + 1};
+            return STATUS_OK;
+        }
         unsigned before = d->consumer.at.index == b->index && d->consumer.at.block == b->block ? d->consumer.at.event : 0;
         enum status st = consumer_take_block(&d->consumer, b->index, b->block, b->row, now, *events, &used_up);
         if (st) return st;
@@ -335,8 +356,8 @@ static enum status run_blocks(struct dispatcher *d, unsigned *events)
 
 static enum status take(struct dispatcher *d, unsigned *events)
 {
+    if (d->consumer.at.index > last_place(d)) return STATUS_OK;
     if (dispatcher_has_blocks(d)) return run_blocks(d, events);
-    if (d->consumer.at.index > d->partition->record.applied_index) return STATUS_OK;
     return in_tail(d) ? run_tail(d, events) : STATUS_OK; /* else a job's work */
 }
 
@@ -350,7 +371,7 @@ static void polls_end(struct dispatcher *d)
     }
 }
 
-static void reload(struct dispatcher *d)
+void dispatcher_reload(struct dispatcher *d)
 {
     dispatcher_end(d, STATUS_NOT_LEADER, "the group begins anew in this partition: attach again");
 }
@@ -372,12 +393,12 @@ void dispatcher_run(struct dispatcher *d)
         return;
     }
     if (c->at.index < p->kept.first_place && consumer_hungry(c)) {
-        reload(d); /* which finds what is missing */
+        dispatcher_reload(d); /* which finds what is missing */
         return;
     }
     bool away = dispatcher_jobs(d);
     dispatcher_writes(d);
-    bool more = dispatcher_has_blocks(d) || (c->at.index <= p->record.applied_index && in_tail(d));
+    bool more = c->at.index <= last_place(d) && (dispatcher_has_blocks(d) || in_tail(d));
     d->busy = consumer_hungry(c) && d->parked_known && more && !(away && d->kind == JOB_BLOCKS);
 }
 
@@ -432,10 +453,10 @@ static void row_changed(struct dispatcher *d)
     if (st == STATUS_ABSENT) {
         dispatcher_end(d, STATUS_GROUP_NOT_FOUND, "the consumer group was deleted");
     } else if (st || d->state != DISPATCHER_RUNNING || row.epoch != d->consumer.epoch || consumer_definition_restarts(&d->consumer.definition, &definition)) {
-        reload(d);
+        dispatcher_reload(d);
     } else if (row.revision != d->consumer.revision) {
         if (consumer_redefine(&d->consumer, &row, p->engine->now_ns)) {
-            reload(d);
+            dispatcher_reload(d);
             return;
         }
         for (uint32_t i = 0; i < d->consumer.members_cap; i++)
@@ -480,12 +501,12 @@ void partition_group_ack(struct partition *p, struct op *op)
     if (!command_ack_of(op->command, &ack)) return;
     struct dispatcher *d = dispatcher_find(p, ack.group_id);
     struct consumer_slot *s = d && d->state == DISPATCHER_RUNNING ? consumer_slot(&d->consumer, ack.slot) : NULL;
-    bool held = s && consumer_holds(&d->consumer, ack.slot, ack.seq);
-    if (held && ack.seq - s->told_through > SETTLE_GAP_MAX) {
+    const struct consumer_entry *held = s ? consumer_held(&d->consumer, ack.slot, ack.seq) : NULL;
+    if (held && !(held->flags & ENTRY_TOLD) && ack.seq - s->told_through > SETTLE_GAP_MAX) {
         consumer_mark_dirty(&d->consumer, ack.slot);
         (void)dispatcher_settle_now(d); /* goes into the log in front of it, so that apply need not list everything in between */
     }
-    command_ack_set_held(op->command, held);
+    command_ack_set_held(op->command, held != NULL);
 }
 
 /* ---- housekeeping */

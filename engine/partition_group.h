@@ -19,6 +19,8 @@ enum {
     SETTLE_SLOTS_MAX = 2048, SETTLE_LISTED_MAX = 8192, SETTLE_GAP_MAX = 4096,
     LETTERS_BYTES_MAX = 1 << 20,
     EVICTED_MAX = 64,
+    SNAPSHOT_ORDERS_MAX = 1024,        /* told at once; a quarter of the window at most */
+    SNAPSHOT_SLOTS_MAX = 256, SNAPSHOT_LOOKED_AT_MAX = 8192, SNAPSHOT_BYTES = 256 << 10,
 };
 #define DISPATCH_SLICE_NS 250000ull
 #define SETTLE_PAUSE_NS (200 * NS_PER_MS)
@@ -28,7 +30,7 @@ enum {
 #define RETRY_PAUSE_NS (100 * NS_PER_MS)    /* after a refused write or a failed job */
 
 enum dispatcher_state { DISPATCHER_LOADING, DISPATCHER_RUNNING, DISPATCHER_CLOSING };
-enum dispatcher_job { JOB_LOAD, JOB_BLOCKS, JOB_EVENTS, JOB_LETTERS };
+enum dispatcher_job { JOB_LOAD, JOB_BLOCKS, JOB_EVENTS, JOB_LETTERS, JOB_ORDERS };
 
 struct dispatcher_block {
     uint64_t index;
@@ -46,6 +48,22 @@ struct dispatcher_write {
     struct arena arena;
     bool away;
     uint64_t retry_ns;
+};
+
+/* Orders on their way from the store to the window: read as they were behind one entry of the log; when the stream has come to there, stored as told (COMMAND_GROUP_SNAPSHOT);
+ * then the stream goes on. */
+struct dispatcher_orders {
+    bool some;                       /* there are; the stream goes up to `place` and not further */
+    struct arena arena;
+    enum consumer_ordering ordering; /* the group's, for the job */
+    struct consumer_scan from, to;
+    uint64_t place, looked_at;       /* looked_at: orders between from and to */
+    unsigned max, count, slot_count;
+    struct consumer_order *orders;   /* [count], by slot and id: those that the filter wants */
+    struct told_slot {               /* slots that have any */
+        uint16_t slot;
+        int64_t last_seq;            /* at the place */
+    } *slots;
 };
 
 struct dispatcher {
@@ -84,6 +102,8 @@ struct dispatcher {
     struct consumer_group_row row;
     struct consumer_progress progress;
     struct consumer_position *positions; /* [slot_count] */
+    struct consumer_order *told;         /* those that the positions list; without bytes */
+    unsigned told_count;
     uint64_t start_index;
     /* BLOCKS: of the stream, not looked at yet. The job's while it is away: dispatcher_has_blocks() */
     struct arena blocks_arena;
@@ -112,8 +132,10 @@ struct dispatcher {
     unsigned parked_count;
     uint64_t redrive_ns;                 /* up to when letters were let through, at redrive_milli */
     uint32_t redrive_milli;
+    /* ORDERS */
+    struct dispatcher_orders orders;
     /* writes */
-    struct dispatcher_write settle, letter, acked;
+    struct dispatcher_write settle, letter, acked, telling; /* never settle and telling at once: each says what a slot's position lists */
     uint16_t *settling;                  /* slots, [SETTLE_SLOTS_MAX] */
     unsigned settling_count;
     uint64_t settle_ns, settling_us, settled_us; /* when it was last proposed; what that says; what is written */
@@ -125,6 +147,7 @@ struct dispatcher {
 };
 
 /* partition_group.c */
+void dispatcher_reload(struct dispatcher *d);                               /* its members are to attach again */
 void dispatcher_run(struct dispatcher *d);
 void dispatcher_end(struct dispatcher *d, enum status st, const char *why); /* CLOSING: whoever waits is told */
 void dispatcher_put(struct dispatcher *d);                                  /* CLOSING and nothing away: it goes */
@@ -142,5 +165,15 @@ void dispatcher_blocks_end(struct dispatcher *d); /* with none left: on to what 
 void dispatcher_writes(struct dispatcher *d);    /* what is due */
 bool dispatcher_settle_now(struct dispatcher *d); /* positions, now. false: they are on their way already */
 bool dispatcher_writing(const struct dispatcher *d);
+bool dispatcher_submit(struct dispatcher *d, struct dispatcher_write *w, const struct command *c, void (*done)(struct op *op)); /* false: not now */
+
+/* partition_group_snapshot.c */
+bool dispatcher_orders_begin(struct dispatcher *d);  /* reads the next orders, if some are due. true: a job is away */
+void dispatcher_orders_home(struct dispatcher *d);
+void dispatcher_orders_write(struct dispatcher *d);  /* if the stream has come to them */
+/* On the job's thread. */
+enum status dispatcher_orders_read(const struct feed_read *f, struct dispatcher *d) MUST_USE;
+enum status dispatcher_told_read(const struct feed_read *f, struct consumer_wanted *x) MUST_USE;                        /* one of them again, as it was told */
+enum status dispatcher_told_load(const struct feed_read *f, struct dispatcher *d, enum consumer_ordering ordering) MUST_USE; /* d->told */
 
 #endif

@@ -24,7 +24,7 @@ static void job_home(struct env_job *job)
         return;
     }
     d->held = true; /* what comes of it may be its end */
-    bool failed = d->job_status && d->job_status != STATUS_ABSENT && d->job_status != STATUS_CURSOR_EXPIRED && d->job_status != STATUS_NOT_BUILT_YET && d->kind == JOB_LOAD;
+    bool failed = d->job_status && d->job_status != STATUS_ABSENT && d->job_status != STATUS_CURSOR_EXPIRED && d->kind == JOB_LOAD;
     if (failed) log_warn("a consumer group can't be read", "partition=%s group=%u status=%s", p->name, d->group_id, status_name(d->job_status));
     switch (d->kind) {
     case JOB_LOAD:
@@ -37,6 +37,7 @@ static void job_home(struct env_job *job)
         break;
     case JOB_EVENTS: events_home(d); break;
     case JOB_LETTERS: letters_home(d); break;
+    case JOB_ORDERS: dispatcher_orders_home(d); break;
     }
     d->held = false;
     if (d->state == DISPATCHER_RUNNING) dispatcher_run(d);
@@ -109,8 +110,9 @@ bool dispatcher_jobs(struct dispatcher *d)
     struct consumer *c = &d->consumer;
     const struct feed_tail *t = &d->partition->tail;
     if (d->away || d->state != DISPATCHER_RUNNING || now_of(d) < d->job_retry_ns) return d->away;
-    if (events_begin(d) || letters_begin(d)) return true;
-    bool behind = c->at.index <= d->partition->record.applied_index && !(t->complete_from && c->at.index >= t->complete_from);
+    if (events_begin(d) || letters_begin(d) || dispatcher_orders_begin(d)) return true;
+    uint64_t last = d->orders.some ? d->orders.place : d->partition->record.applied_index;
+    bool behind = c->at.index <= last && !(t->complete_from && c->at.index >= t->complete_from);
     if (!consumer_hungry(c) || dispatcher_has_blocks(d) || !behind) return false;
     d->blocks_at = c->at;
     dispatcher_begin(d, JOB_BLOCKS);
@@ -154,7 +156,7 @@ static void letter_done(struct op *op)
     d->busy = true;
 }
 
-static bool write_submit(struct dispatcher *d, struct dispatcher_write *w, const struct command *c, void (*done)(struct op *op))
+bool dispatcher_submit(struct dispatcher *d, struct dispatcher_write *w, const struct command *c, void (*done)(struct op *op))
 {
     struct partition *p = d->partition;
     struct slice command = command_encode(c, &w->arena);
@@ -178,7 +180,7 @@ static bool letters_encode(struct dispatcher *d, struct command_group_letters *c
         struct consumer_wanted *x = &d->wanted[i];
         struct consumer_letter *l = &d->dying[d->dying_count];
         struct consumer_slot *s = consumer_slot(&d->consumer, x->slot);
-        bool far = !(x->flags & ENTRY_LETTER) && x->seq - s->told_through > SETTLE_GAP_MAX;
+        bool far = !(x->flags & (ENTRY_LETTER | ENTRY_TOLD)) && x->seq - s->told_through > SETTLE_GAP_MAX;
         if (far) consumer_mark_dirty(&d->consumer, x->slot), (void)dispatcher_settle_now(d);
         if (x->status || far || !data || taken > LETTERS_BYTES_MAX || !consumer_letter_of(&d->consumer, x, l)) {
             consumer_die_again(&d->consumer, x);
@@ -211,7 +213,7 @@ static void letters_write(struct dispatcher *d)
         d->letter.retry_ns = now_of(d) + RETRY_PAUSE_NS;
         return;
     }
-    if (write_submit(d, &d->letter, &c, letter_done)) return;
+    if (dispatcher_submit(d, &d->letter, &c, letter_done)) return;
     for (unsigned i = 0; i < d->dying_count; i++) consumer_die_again(&d->consumer, &d->died[i]);
     d->dying_count = 0;
     d->letter.retry_ns = now_of(d) + RETRY_PAUSE_NS;
@@ -303,7 +305,7 @@ static void acked_write(struct dispatcher *d)
     struct writer w = writer_of(data, data ? d->acked_count * 10 : 0);
     for (unsigned i = 0; i < d->acked_count; i++) write_be16(&w, d->acked_refs[i].slot), write_be64(&w, (uint64_t)d->acked_refs[i].seq);
     c.redrive = (struct command_group_redrive){.group_id = d->group_id, .action = LETTERS_ACKED, .count = d->acked_count, .packed = writer_slice(&w)};
-    if (!w.full && write_submit(d, &d->acked, &c, acked_done)) return;
+    if (!w.full && dispatcher_submit(d, &d->acked, &c, acked_done)) return;
     for (unsigned i = 0; i < d->acked_count; i++) consumer_letter_stays(&d->consumer, d->acked_refs[i].slot, d->acked_refs[i].seq);
     d->acked.retry_ns = now_of(d) + RETRY_PAUSE_NS;
 }
@@ -316,8 +318,12 @@ static void settle_done(struct op *op)
     bool failed = op->failure.status;
     d->settle.away = false;
     if (d->state == DISPATCHER_RUNNING) {
-        if (failed) for (unsigned i = 0; i < d->settling_count; i++) consumer_mark_dirty(&d->consumer, d->settling[i]);
-        else d->settled_us = MAX_OF(d->settled_us, d->settling_us);
+        if (!failed) d->settled_us = MAX_OF(d->settled_us, d->settling_us);
+        for (unsigned i = 0; i < d->settling_count; i++) {
+            if (failed) consumer_mark_dirty(&d->consumer, d->settling[i]);
+            else consumer_told_is_stored(&d->consumer, d->settling[i]);
+        }
+        d->busy |= d->consumer.snapshot; /* orders that were waiting for it may be read */
     }
     if (failed) d->settle.retry_ns = now_of(d) + RETRY_PAUSE_NS;
     d->settling_count = 0;
@@ -325,14 +331,14 @@ static void settle_done(struct op *op)
     dispatcher_put(d);
 }
 
-/* Everything committed before this is settled: up to the oldest that is not; or, at the end of the stream, up to the entry applied last. */
+/* Everything committed before this is settled, once every order of a snapshot is: up to the oldest that is not; or, at the end of the stream, up to the entry applied last. */
 static void claim(const struct dispatcher *d, struct command_group_settle *c, uint64_t *us)
 {
     const struct partition *p = d->partition;
     uint64_t oldest_us;
     c->settled_place = consumer_oldest(&d->consumer, &oldest_us);
     bool end = d->consumer.at.index > p->record.applied_index;
-    *us = oldest_us ? oldest_us : end ? p->record.log_time_us : d->consumer.seen_us;
+    *us = consumer_snapshot_open(&d->consumer) ? 0 : oldest_us ? oldest_us : end ? p->record.log_time_us : d->consumer.seen_us;
     c->settled_us = *us;
 }
 
@@ -357,7 +363,7 @@ bool dispatcher_settle_now(struct dispatcher *d)
     struct consumer *c = &d->consumer;
     struct command command = {.type = COMMAND_GROUP_SETTLE};
     enum { PACKED_MAX = 1 << 20 };
-    if (d->settle.away || now_of(d) < d->settle.retry_ns || d->state != DISPATCHER_RUNNING) return false;
+    if (d->settle.away || d->telling.away || now_of(d) < d->settle.retry_ns || d->state != DISPATCHER_RUNNING) return false;
     arena_reset(&d->settle.arena);
     uint8_t *data = arena_alloc(&d->settle.arena, PACKED_MAX);
     struct writer w = writer_of(data, data ? PACKED_MAX : 0);
@@ -374,7 +380,7 @@ bool dispatcher_settle_now(struct dispatcher *d)
     if (c->dirty_count) command.settle.settled_place = command.settle.settled_us = d->settling_us = 0; /* what the rest says is not written yet */
     d->settling_count = n;
     d->settle_ns = now_of(d);
-    if (good && write_submit(d, &d->settle, &command, settle_done)) return true;
+    if (good && dispatcher_submit(d, &d->settle, &command, settle_done)) return true;
     for (unsigned i = 0; i < n; i++) consumer_mark_dirty(c, d->settling[i]);
     d->settling_count = 0;
     d->settle.retry_ns = now_of(d) + RETRY_PAUSE_NS;
@@ -388,9 +394,10 @@ void dispatcher_writes(struct dispatcher *d)
 {
     if (d->state != DISPATCHER_RUNNING || d->partition->engine->draining) return;
     acked_write(d);
+    dispatcher_orders_write(d);
     uint64_t waited = now_of(d) - d->settle_ns;
     bool tick = d->consumer.member_count && waited >= DISPATCHER_TICK_NS; /* an idle stream has to say so too */
     if ((d->consumer.dirty_count && waited >= settle_pause_ns(d)) || tick) (void)dispatcher_settle_now(d);
 }
 
-bool dispatcher_writing(const struct dispatcher *d) { return d->settle.away || d->letter.away || d->acked.away; }
+bool dispatcher_writing(const struct dispatcher *d) { return d->settle.away || d->letter.away || d->acked.away || d->telling.away; }

@@ -27,10 +27,10 @@ static enum status load_row(const struct feed_read *f, struct dispatcher *d)
     d->row.group_id = d->group_id;
     if (d->row.flags & CONSUMER_REMOVING) return STATUS_ABSENT;
     key_progress(&k, d->group_id);
-    d->progress = (struct consumer_progress){.epoch = d->row.epoch};
+    struct consumer_progress none = d->progress = (struct consumer_progress){.epoch = d->row.epoch, .scanning = d->row.flags & CONSUMER_SNAPSHOT};
     st = store_get(&f->view, key_slice(&k), f->arena, &bytes);
     if (!st) st = consumer_progress_decode(bytes, &d->progress);
-    if (st == STATUS_ABSENT || (!st && d->progress.epoch != d->row.epoch)) return d->progress = (struct consumer_progress){.epoch = d->row.epoch}, STATUS_OK;
+    if (st == STATUS_ABSENT || (!st && d->progress.epoch != d->row.epoch)) return d->progress = none, STATUS_OK;
     return st;
 }
 
@@ -99,7 +99,8 @@ static enum status load_slots(const struct feed_read *f, struct dispatcher *d, s
         uint16_t slot = (uint16_t)(config.first_slot + i);
         arena_reset(scratch);
         st = load_position(&own, d->group_id, d->row.epoch, slot, &d->positions[i]);
-        if (!st && look) st = begin_slot(&quick, d, slot, &d->positions[i], bound, &place);
+        bool told = !(d->row.flags & CONSUMER_SNAPSHOT) || consumer_scan_through(&d->progress.scan, slot); /* else its events are in the orders that it will be told */
+        if (!st && look && told) st = begin_slot(&quick, d, slot, &d->positions[i], bound, &place);
         first = MIN_OF(first, place);
     }
     d->start_index = look ? MAX_OF(first, bound) : bound;
@@ -118,12 +119,12 @@ static enum status run_load(struct dispatcher *d)
     if (st) return st;
     struct consumer_definition definition;
     st = consumer_definition_decode(d->row.definition, &definition);
-    if (!st && definition.start == START_SNAPSHOT) st = STATUS_NOT_BUILT_YET;
     if (st) return st;
     arena_init(&scratch, 64 * KIB);
     st = load_slots(&f, d, &scratch);
     arena_fini(&scratch);
-    if (!st && d->row.start_us) st = feed_seek_time(&f, d->row.start_us, &at);
+    if (!st) st = dispatcher_told_load(&f, d, definition.ordering);
+    if (!st && d->row.start_us && !(d->row.flags & CONSUMER_SNAPSHOT)) st = feed_seek_time(&f, d->row.start_us, &at);
     if (st) return st;
     d->start_index = MAX_OF(MAX_OF(d->start_index, at.index), d->kept.first_place);
     if (!d->missing_slots) return STATUS_OK;
@@ -217,10 +218,11 @@ static enum status read_letter(const struct feed_read *f, uint32_t group_id, str
 static enum status read_event(const struct feed_read *f, const struct filter *filter, struct walk *w, struct consumer_wanted *x)
 {
     struct event_view e;
-    enum status st = find_event(f, w, x, &e);
-    if (!st) st = feed_whole(f, &e, &x->bytes.framed, &x->bytes.brief);
+    bool told = x->flags & ENTRY_TOLD;
+    enum status st = told ? dispatcher_told_read(f, x) : find_event(f, w, x, &e);
+    if (!st && !told) st = feed_whole(f, &e, &x->bytes.framed, &x->bytes.brief);
     if (st) return st;
-    x->bytes.base = (uint32_t)e.base.len;
+    if (!told) x->bytes.base = (uint32_t)e.base.len;
     if (!filter || !(x->flags & ENTRY_UNSEEN)) return STATUS_OK;
     struct reader r = reader_of(x->bytes.framed);
     (void)read_u8(&r);
@@ -318,6 +320,12 @@ static enum status run_letters(struct dispatcher *d)
     return st;
 }
 
+static enum status run_orders(struct dispatcher *d)
+{
+    struct feed_read f = read_of(d, &d->orders.arena);
+    return dispatcher_orders_read(&f, d);
+}
+
 void dispatcher_job_run(struct env_job *job)
 {
     struct dispatcher *d = container_of(job, struct dispatcher, job);
@@ -326,5 +334,6 @@ void dispatcher_job_run(struct env_job *job)
     case JOB_BLOCKS: d->job_status = run_blocks(d); break;
     case JOB_EVENTS: d->job_status = run_events(d); break;
     case JOB_LETTERS: d->job_status = run_letters(d); break;
+    case JOB_ORDERS: d->job_status = run_orders(d); break;
     }
 }

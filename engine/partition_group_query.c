@@ -12,6 +12,7 @@ struct query_of {
     struct consumer_group_row row;
     struct consumer_progress progress;
     uint64_t begin_place;        /* events in front of it are none of the group's */
+    uint64_t orders_left;        /* that a snapshot has not told */
 };
 
 static enum status query_begin(struct query_of *q, struct partition *p, struct op *op, const struct store_view *view, struct arena *scratch, uint32_t group_id)
@@ -26,7 +27,7 @@ static enum status query_begin(struct query_of *q, struct partition *p, struct o
     if (!st) st = consumer_group_row_decode(bytes, &q->row);
     if (!st && q->row.flags & CONSUMER_REMOVING) st = STATUS_ABSENT;
     if (st == STATUS_ABSENT) return failure_set(&op->failure, STATUS_GROUP_NOT_FOUND, "there is no such consumer group");
-    if (!st && q->row.start_us) st = feed_seek_time(&q->feed, q->row.start_us, &at);
+    if (!st && q->row.start_us && !(q->row.flags & CONSUMER_SNAPSHOT)) st = feed_seek_time(&q->feed, q->row.start_us, &at);
     if (st) return st;
     q->row.group_id = group_id;
     q->begin_place = MAX_OF(MAX_OF(q->row.start_place, at.index), q->feed.kept.first_place);
@@ -34,7 +35,8 @@ static enum status query_begin(struct query_of *q, struct partition *p, struct o
     st = store_get(view, key_slice(&k), scratch, &bytes);
     if (!st) st = consumer_progress_decode(bytes, &q->progress);
     if (st && st != STATUS_ABSENT) return st;
-    if (st || q->progress.epoch != q->row.epoch) q->progress = (struct consumer_progress){0};
+    if (st || q->progress.epoch != q->row.epoch) q->progress = (struct consumer_progress){.scanning = q->row.flags & CONSUMER_SNAPSHOT};
+    if (q->progress.scanning && !consumer_scan_over(&q->progress.scan)) q->orders_left = op->group_orders > q->progress.told ? op->group_orders - q->progress.told : 0;
     q->begin_place = MAX_OF(q->begin_place, q->progress.settled_place);
     return STATUS_OK;
 }
@@ -67,7 +69,7 @@ static enum status slot_of(struct query_of *q, uint16_t slot, struct slot_view *
     if (st) return st;
     int64_t next = v->position.count ? v->position.listed[0].seq : v->position.through + 1;
     v->begin = v->record.last_seq + 1;
-    if (next > v->record.last_seq) return STATUS_OK;
+    if (next > v->record.last_seq || (q->progress.scanning && !consumer_scan_through(&q->progress.scan, slot))) return STATUS_OK; /* or all of it is in orders that it will be told */
     struct feed_record from = {.first_place = q->begin_place};
     st = feed_first_kept(&q->feed.view, q->feed.arena, slot, v->record.last_seq, &v->record.places, &from, &v->begin);
     v->begin = MAX_OF(v->begin, next);
@@ -118,20 +120,23 @@ static enum status lag(struct query_of *q, struct consumer_lag *out)
     uint64_t oldest = UINT64_MAX, place;
     enum status st = STATUS_OK;
     out->events = out->dead_letters = out->oldest_us = 0;
+    out->orders_left = q->orders_left;
     for (uint32_t slot = slots.first_slot; slot <= slots.last_slot && !st; slot++) {
         struct slot_view v;
         if ((st = slot_of(q, (uint16_t)slot, &v))) break;
         out->events += unsettled_between(&v, v.begin, v.record.last_seq);
+        out->orders_left += v.position.told_count;
         if (v.position.letters) st = count_letters(q, (uint16_t)slot, &out->dead_letters);
         if (st || v.begin > v.record.last_seq) continue;
         st = feed_place(&q->feed.view, q->feed.arena, (uint16_t)slot, v.begin, v.record.last_seq, &v.record.places, &q->feed.kept, &place);
         if (!st) oldest = MIN_OF(oldest, place);
         if (st == STATUS_ABSENT) st = STATUS_OK; /* let go: the next subscriber hears of it */
     }
-    if (st || oldest == UINT64_MAX) return st;
-    struct feed_record at;
-    st = feed_block_from(&q->feed, oldest, &at);
+    struct feed_record at = {0};
+    if (!st && oldest != UINT64_MAX) st = feed_block_from(&q->feed, oldest, &at);
     out->oldest_us = at.first_time_us;
+    out->events += out->orders_left;
+    if (out->orders_left && (!out->oldest_us || q->row.start_us < out->oldest_us)) out->oldest_us = q->row.start_us; /* since then they wait to be told */
     return st;
 }
 
@@ -150,23 +155,27 @@ void partition_group_live(struct partition *p, struct op *op)
 
 /* ---- positions */
 
-static enum status positions(struct query_of *q, struct consumer_positions *out)
+static enum status positions(struct query_of *q, uint64_t op_orders, struct consumer_positions *out)
 {
     struct consumer_config slots = dispatcher_config(q->partition);
     enum status st = STATUS_OK;
     out->epoch = q->row.epoch;
     out->redelivered = out->skipped = 0;
+    out->orders = op_orders;
+    out->orders_left = q->orders_left;
     for (uint32_t slot = slots.first_slot; slot <= slots.last_slot && !st; slot++) {
         struct slot_view v;
         int64_t first;
         if ((st = slot_of(q, (uint16_t)slot, &v))) break;
         out->behind[slot] = v.begin - 1;
+        out->orders_left += v.position.told_count;
         if (!out->target || !v.record.last_seq) continue;
         if ((st = feed_first_kept(&q->feed.view, q->feed.arena, (uint16_t)slot, v.record.last_seq, &v.record.places, &q->feed.kept, &first))) break;
         int64_t target = MIN_OF(MAX_OF(out->target[slot], first - 1), v.record.last_seq);
         out->skipped += unsettled_between(&v, 1, target);
         out->redelivered += (uint64_t)(v.record.last_seq - target) - unsettled_between(&v, target + 1, v.record.last_seq);
     }
+    if (out->target) out->skipped += out->orders_left;
     return st;
 }
 
@@ -309,6 +318,7 @@ enum status partition_group_query(struct partition *p, struct op *op, const stru
     if (view->cached_only) {
         op->group_last_index = p->record.applied_index;
         op->group_kept = p->kept;
+        op->group_orders = (uint64_t)p->record.order_count;
         return STATUS_WOULD_BLOCK;
     }
     if (op->kind == OP_GROUPS) return groups(op, view);
@@ -317,7 +327,7 @@ enum status partition_group_query(struct partition *p, struct op *op, const stru
     enum status st = query_begin(&q, p, op, view, &scratch, group_id);
     if (!st && op->kind == OP_GROUP_LAG) st = lag(&q, &op->lag);
     if (!st && op->kind == OP_GROUP_LETTERS) st = letters(&q, op);
-    if (!st && op->kind == OP_GROUP_POSITIONS) st = positions(&q, &op->positions);
+    if (!st && op->kind == OP_GROUP_POSITIONS) st = positions(&q, op->group_orders, &op->positions);
     arena_fini(&scratch);
     return st;
 }

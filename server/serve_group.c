@@ -275,6 +275,7 @@ static void lag_reply(struct call *call, const struct consumer_lag *lag) {
     pb_int64(&w, 4, (int64_t)lag->blocked_keys);
     pb_int64(&w, 5, (int64_t)lag->dead_letters);
     pb_int64(&w, 6, lag->members);
+    pb_int64(&w, 7, (int64_t)lag->orders_left);
     check(!w.full);
     serve_reply(call, writer_slice(&w));
 }
@@ -288,6 +289,7 @@ static void on_lag(struct call *call, struct call_op *o) {
     if (failed(call, g)) return;
     if (one->oldest_us && (!sum->oldest_us || one->oldest_us < sum->oldest_us)) sum->oldest_us = one->oldest_us;
     sum->events += one->events;
+    sum->orders_left += one->orders_left;
     sum->in_flight += one->in_flight;
     sum->blocked_keys += one->blocked_keys;
     sum->dead_letters += one->dead_letters;

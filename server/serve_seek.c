@@ -4,6 +4,8 @@
  *   LOOK       OP_GROUP_POSITIONS: where the group is now, and what would come again or be left out        -> previous, counts; dry_run ends here
  *   MOVE       COMMAND_GROUP_SEEK, of the epoch that LOOK saw: of two seeks at once one is refused (VERSION_MISMATCH)
  *
+ * Back to the snapshot (start SNAPSHOT_THEN_TAIL) there is nothing to seek: LOOK counts the orders that will be told, MOVE is COMMAND_GROUP_SNAPSHOT.
+ *
  * Each partition moves by itself. A call that is cut off between two has moved some and not others: the same seek again moves all. */
 #include "engine/check.h"
 #include "engine/cursor.h"
@@ -15,6 +17,8 @@
 #include "server/serve_group.h"
 
 struct seeking {
+    bool snapshot;     /* to the beginning of one */
+    bool in_snapshot;  /* it is within one: no cursor says where */
     enum feed_from from;
     uint64_t time_us;
     struct cursor target, previous;
@@ -36,7 +40,7 @@ static void seek_reply(struct call *call, struct group_call *g) {
         serve_fail_memory(call);
         return;
     }
-    size_t len = cursor_encode(&s->previous, (struct slice){0}, token_key(call_core(call)->node), cursor);
+    size_t len = s->in_snapshot ? 0 : cursor_encode(&s->previous, (struct slice){0}, token_key(call_core(call)->node), cursor);
     struct writer w = writer_of(bytes, CAP);
     pb_int64(&w, 1, (int64_t)s->redelivered);
     pb_int64(&w, 2, (int64_t)s->skipped);
@@ -91,8 +95,9 @@ static void seek_move(struct call *call, struct group_call *g) {
     }
     struct op *op = serve_group_op(call, g, OP_WRITE);
     struct command c = {.type = COMMAND_GROUP_SEEK, .seek = {.group_id = g->row.group_id, .epoch = s->epochs[g->partition]}};
-    c.seek.packed = seek_packed(s, partition_first_slot(g->partition, partitions), partition_last_slot(g->partition, partitions), g->arena, &c.seek.count);
-    op->command = c.seek.packed.data ? command_encode(&c, g->arena) : (struct slice){0};
+    if (s->snapshot) c = (struct command){.type = COMMAND_GROUP_SNAPSHOT, .snapshot = {.group_id = g->row.group_id, .epoch = s->epochs[g->partition], .restart = true}};
+    else c.seek.packed = seek_packed(s, partition_first_slot(g->partition, partitions), partition_last_slot(g->partition, partitions), g->arena, &c.seek.count);
+    op->command = s->snapshot || c.seek.packed.data ? command_encode(&c, g->arena) : (struct slice){0};
     if (op->command.data) call_submit(call, &g->op, on_moved);
     else serve_fail_memory(call);
 }
@@ -102,7 +107,8 @@ static void on_looked(struct call *call, struct call_op *o) {
     struct seeking *s = g->own;
     const Orderdb__V1__SeekConsumerGroupRequest *m = g->message;
     if (!succeeded(call, o)) return;
-    s->redelivered += o->op.positions.redelivered;
+    s->redelivered += s->snapshot ? o->op.positions.orders : o->op.positions.redelivered;
+    s->in_snapshot |= o->op.positions.orders_left > 0;
     s->skipped += o->op.positions.skipped;
     s->epochs[g->partition++] = o->op.positions.epoch;
     if (!at_end(call, g)) {
@@ -119,7 +125,7 @@ static void on_looked(struct call *call, struct call_op *o) {
 
 static void seek_look(struct call *call, struct group_call *g) {
     struct seeking *s = g->own;
-    serve_group_op(call, g, OP_GROUP_POSITIONS)->positions = (struct consumer_positions){.group_id = g->row.group_id, .behind = s->previous.seq, .target = s->target.seq};
+    serve_group_op(call, g, OP_GROUP_POSITIONS)->positions = (struct consumer_positions){.group_id = g->row.group_id, .behind = s->previous.seq, .target = s->snapshot ? NULL : s->target.seq};
     call_submit(call, &g->op, on_looked);
 }
 
@@ -147,10 +153,8 @@ static bool read_start(struct seeking *s, Orderdb__V1__ConsumerGroup__Start star
     switch (start) {
     case ORDERDB__V1__CONSUMER_GROUP__START__EARLIEST: return s->from = FEED_EARLIEST, true;
     case ORDERDB__V1__CONSUMER_GROUP__START__LATEST: return s->from = FEED_LATEST, true;
-    case ORDERDB__V1__CONSUMER_GROUP__START__SNAPSHOT_THEN_TAIL:
-        failure_meta(f, "field", "start = SNAPSHOT_THEN_TAIL");
-        return failure_set(f, STATUS_NOT_BUILT_YET, "start = SNAPSHOT_THEN_TAIL is not built yet"), false;
-    default: return failure_violation(f, STATUS_FIELD_INVALID, "start", "must be 1 (EARLIEST) or 2 (LATEST), not %d; for a time there is `time`", (int)start), false;
+    case ORDERDB__V1__CONSUMER_GROUP__START__SNAPSHOT_THEN_TAIL: return s->snapshot = true;
+    default: return failure_violation(f, STATUS_FIELD_INVALID, "start", "must be 1 (EARLIEST), 2 (LATEST) or 4 (SNAPSHOT_THEN_TAIL), not %d; for a time there is `time`", (int)start), false;
     }
 }
 
@@ -176,7 +180,9 @@ static bool read_to(struct seeking *s, const Orderdb__V1__SeekConsumerGroupReque
 static void seek_found(struct call *call, struct group_call *g) {
     g->own = *call_state(call);
     g->arena = call_arena_take(call);
-    if (g->arena) seek_from(call, g);
+    const struct seeking *s = g->own;
+    if (g->arena && s->snapshot) seek_look(call, g);
+    else if (g->arena) seek_from(call, g);
     else serve_fail_memory(call);
 }
 

@@ -41,7 +41,7 @@ struct word {
 static const struct word keys[] = {{"user", ORDERDB__V1__CONSUMER_GROUP__ORDERING_KEY__USER}, {"order", ORDERDB__V1__CONSUMER_GROUP__ORDERING_KEY__ORDER}, {"none", ORDERDB__V1__CONSUMER_GROUP__ORDERING_KEY__NONE}, {NULL}};
 static const struct word payloads[] = {{"summary", ORDERDB__V1__ORDER_VIEW__ORDER_VIEW_SUMMARY}, {"full", ORDERDB__V1__ORDER_VIEW__ORDER_VIEW_FULL}, {NULL}};
 static const struct word exhausted[] = {{"letter", ORDERDB__V1__RETRY_POLICY__ON_EXHAUSTED__DEAD_LETTER}, {"park", ORDERDB__V1__RETRY_POLICY__ON_EXHAUSTED__DEAD_LETTER_AND_PARK_KEY}, {"block", ORDERDB__V1__RETRY_POLICY__ON_EXHAUSTED__BLOCK}, {NULL}};
-static const struct word starts[] = {{"earliest", ORDERDB__V1__CONSUMER_GROUP__START__EARLIEST}, {"latest", ORDERDB__V1__CONSUMER_GROUP__START__LATEST}, {NULL}};
+static const struct word starts[] = {{"earliest", ORDERDB__V1__CONSUMER_GROUP__START__EARLIEST}, {"latest", ORDERDB__V1__CONSUMER_GROUP__START__LATEST}, {"snapshot", ORDERDB__V1__CONSUMER_GROUP__START__SNAPSHOT_THEN_TAIL}, {NULL}};
 
 static int value_of(const struct word *words, const char *text) {
     for (; words->text; words++)
@@ -92,7 +92,7 @@ static bool read_start(struct cli *cli, Group *g, struct arena *a) {
     if (!g->start_time) return false;
     google__protobuf__timestamp__init(g->start_time);
     if (cli_parse_time(define.start, g->start_time, a)) return true;
-    cli_usage(cli, "--start is earliest, latest, how long ago (30m, 7d) or a time (2026-11-28T08:00:00Z), not %s", define.start);
+    cli_usage(cli, "--start is earliest, latest, snapshot, how long ago (30m, 7d) or a time (2026-11-28T08:00:00Z), not %s", define.start);
     return false;
 }
 
@@ -283,6 +283,8 @@ static enum cli_exit lag_of(struct cli *cli, char *name, struct lags *l, struct 
     table_cell(&l->table, "%s", name);
     table_cell(&l->table, "%.1fs", lag->age ? (double)lag->age->seconds + lag->age->nanos / 1e9 : 0.0);
     table_cell(&l->table, "%lld", (long long)lag->events);
+    if (lag->snapshot_orders_left) table_cell(&l->table, "%lld left", (long long)lag->snapshot_orders_left);
+    else table_cell(&l->table, "-");
     table_cell(&l->table, "%lld", (long long)lag->in_flight);
     table_cell(&l->table, "%lld", (long long)lag->blocked_keys);
     table_cell(&l->table, "%lld", (long long)lag->dead_letters);
@@ -302,7 +304,7 @@ static enum cli_exit lag_of_all(struct cli *cli, struct lags *l, struct arena *a
 }
 
 static enum cli_exit group_lag(struct cli *cli, int argc, char **argv, struct arena *a) {
-    static const struct table_column columns[] = {{"GROUP", .shrinks_to = 16}, {"AGE", .right = true}, {"EVENTS", .right = true}, {"IN FLIGHT", .right = true},
+    static const struct table_column columns[] = {{"GROUP", .shrinks_to = 16}, {"AGE", .right = true}, {"EVENTS", .right = true}, {"SNAPSHOT", .right = true}, {"IN FLIGHT", .right = true},
                                                   {"BLOCKED KEYS", .right = true}, {"DEAD", .right = true}, {"MEMBERS", .right = true}};
     struct lags l = {.first = true};
     enum cli_exit e = CLI_OK;
@@ -348,7 +350,9 @@ static enum cli_exit seek(struct cli *cli, Orderdb__V1__SeekConsumerGroupRequest
     enum cli_exit e;
     const Orderdb__V1__SeekConsumerGroupResponse *m = cli_call(cli, SERVICE "SeekConsumerGroup", &r->base, &orderdb__v1__seek_consumer_group_response__descriptor, a, &e);
     if (!m) return e;
-    if (undo && !write_cursor(undo, &m->previous_cursor)) {
+    bool within = m->previous_cursor.len == 0;
+    if (within) fprintf(stderr, "orderctl: %s in the middle of a snapshot, where no cursor leads back to: --to snapshot begins it anew\n", r->dry_run ? "the group is" : "the group was");
+    if (undo && !within && !write_cursor(undo, &m->previous_cursor)) {
         fprintf(stderr, "orderctl: the group has moved, but where it was could not be written to the file\n");
         e = CLI_REFUSED;
     }
@@ -362,7 +366,7 @@ static enum cli_exit group_seek(struct cli *cli, int argc, char **argv, struct a
     Orderdb__V1__SeekConsumerGroupRequest r = ORDERDB__V1__SEEK_CONSUMER_GROUP_REQUEST__INIT;
     Google__Protobuf__Timestamp time = GOOGLE__PROTOBUF__TIMESTAMP__INIT;
     r.group = argv[0], r.dry_run = dry_run;
-    if (!to == !cursor_path) return cli_usage(cli, "say where: --to earliest, latest, 2h (so long ago) or a time; or --cursor FILE");
+    if (!to == !cursor_path) return cli_usage(cli, "say where: --to earliest, latest, snapshot, 2h (so long ago) or a time; or --cursor FILE");
     int start = to ? value_of(starts, to) : 0;
     if (cursor_path) {
         r.to_case = ORDERDB__V1__SEEK_CONSUMER_GROUP_REQUEST__TO_CURSOR;
@@ -373,7 +377,7 @@ static enum cli_exit group_seek(struct cli *cli, int argc, char **argv, struct a
     } else {
         r.to_case = ORDERDB__V1__SEEK_CONSUMER_GROUP_REQUEST__TO_TIME;
         r.time = &time;
-        if (!cli_parse_time(to, &time, a)) return cli_usage(cli, "--to is earliest, latest, how long ago (30m, 7d) or a time (2026-11-28T08:00:00Z), not %s", to);
+        if (!cli_parse_time(to, &time, a)) return cli_usage(cli, "--to is earliest, latest, snapshot, how long ago (30m, 7d) or a time (2026-11-28T08:00:00Z), not %s", to);
     }
     FILE *undo = undo_path ? fopen(undo_path, "w") : NULL;
     if (undo_path && !undo) return cli_usage(cli, "%s can't be written", undo_path);
@@ -406,11 +410,12 @@ RUN(group_delete)
     {"--on-exhausted", NULL, ARG_TEXT, &define.on_exhausted, "letter|park|block", "letter: dead letter, the key goes on; park: its later events wait for the redrive; block: all of the key waits (default: letter)"}
 
 static const struct arg create_flags[] = {DEFINE_FLAGS,
-    {"--start", NULL, ARG_TEXT, &define.start, "WHERE", "earliest, latest, 2h (so long ago) or a time (default: earliest)"},
+    {"--start", NULL, ARG_TEXT, &define.start, "WHERE", "earliest, latest, 2h (so long ago), a time, or snapshot: every order there is, then its changes (default: earliest)"},
+    {"--from", NULL, ARG_TEXT, &define.start, "WHERE", "the same as --start"},
     {"--paused", NULL, ARG_SWITCH, &define.paused, NULL, "gives nothing out until group resume"}, {NULL}};
 static const struct arg update_flags[] = {DEFINE_FLAGS, {NULL}};
 static const struct arg seek_flags[] = {
-    {"--to", NULL, ARG_TEXT, &to, "WHERE", "earliest, latest, 2h (so long ago) or a time"},
+    {"--to", NULL, ARG_TEXT, &to, "WHERE", "earliest, latest, 2h (so long ago), a time, or snapshot: all orders again"},
     {"--cursor", NULL, ARG_TEXT, &cursor_path, "FILE", "behind this cursor: of stream tail, or of --undo"},
     {"--undo", NULL, ARG_TEXT, &undo_path, "FILE", "write where the group was, for a --cursor"},
     {"--dry-run", NULL, ARG_SWITCH, &dry_run, NULL, "count what would come of it, change nothing"}, {NULL}};

@@ -315,7 +315,7 @@ DEFINITION = merged({
     under("retry.min_backoff", span(86400)), under("retry.max_backoff", span(86400)), under("ack_timeout", span(7 * 86400)))
 START = merged({
     "start": [Bad("none", put(5), FIELD, 5), Bad("without a time", both(put(1)), FIELD, "AT_TIME", at="group.start_time"),
-              Bad("not built", both(put(4), lambda parent, _: parent.ClearField("start_time")), "NOT_BUILT_YET", at="", meta=["field"])],
+              Bad("a snapshot of a time", put(4), FIELD, "AT_TIME", at="group.start_time"), Edge(both(put(4), lambda parent, _: parent.ClearField("start_time")))],
     "start_time": [Bad("missing", clear, FIELD, "AT_TIME")]}, under("start_time", TIME))
 
 
@@ -503,7 +503,7 @@ CALLS = {
     "SeekConsumerGroup": Call("SeekConsumerGroup", lambda: stream.SeekConsumerGroupRequest(group="matrix", start=stream.ConsumerGroup.EARLIEST, dry_run=True), merged({
         "group": GROUP_NAME, "dry_run": [Any("both are meant")],
         "cursor": [Bad("short", put(b"x"), "CURSOR_INVALID"), Bad("made up", put(b"x" * 60), "CURSOR_INVALID"), Bad("long", put(b"x" * 200000), "CURSOR_INVALID")],
-        "start": [Bad("none", put(0), FIELD, 0), Bad("a time", put(3), FIELD, "time"), Bad("far out", put(7), FIELD, 7), Bad("not built", put(4), "NOT_BUILT_YET", at="", meta=["field"]), Edge(put(2))]}, under("time", TIME))),
+        "start": [Bad("none", put(0), FIELD, 0), Bad("a time", put(3), FIELD, "time"), Bad("far out", put(7), FIELD, 7), Edge(put(2)), Edge(put(4))]}, under("time", TIME))),
     "ListDeadLetters": Call("ListDeadLetters", lambda: stream.ListDeadLettersRequest(group="matrix", filter='type = "CREATED"', page_size=1), {
         "group": GROUP_NAME, "filter": FILTER_ALONE, "page_size": PAGE_SIZE,
         "page_token": [r for r in page_token("group_token", "resource_token", clear) if isinstance(r, Bad) and r.kind != "of another query"]}),

@@ -27,6 +27,7 @@ struct engine_rig {
     struct arena commands;
     unsigned requests;
     uint64_t tail_bytes, retention_us; /* of the change stream; set before it is opened */
+    uint32_t snapshot_orders;          /* told at once by a group; likewise */
 };
 
 static inline enum status open_store(void *ctx, uint32_t partition, uint64_t memtable_bytes, struct store **out, char error[256]) {
@@ -44,7 +45,7 @@ static inline void rig_run(struct engine_rig *r, uint64_t ns) {
 static inline void rig_open_with(struct engine_rig *r, uint32_t partition_count, uint64_t memtable_bytes) {
     static const uint32_t partitions[PARTITIONS_MAX] = {0, 1};
     char error[256] = "";
-    *r = (struct engine_rig){.world = sim_world_new(1), .machines = machines_new(), .tail_bytes = r->tail_bytes, .retention_us = r->retention_us};
+    *r = (struct engine_rig){.world = sim_world_new(1), .machines = machines_new(), .tail_bytes = r->tail_bytes, .retention_us = r->retention_us, .snapshot_orders = r->snapshot_orders};
     for (unsigned i = 0; i < PARTITIONS_MAX; i++) r->stores[i] = store_mem_disk_new();
     r->store = r->stores[0];
     arena_init(&r->commands, 16 << 20);
@@ -64,6 +65,7 @@ static inline void rig_open_with(struct engine_rig *r, uint32_t partition_count,
         .queue_bytes_max = 4 << 20,
         .feed_tail_bytes = r->tail_bytes,
         .feed_retention_us = r->retention_us,
+        .snapshot_orders_max = r->snapshot_orders,
         .store_open = open_store,
         .store_ctx = r,
         .election_ms = 1000,
@@ -75,7 +77,7 @@ static inline void rig_open_with(struct engine_rig *r, uint32_t partition_count,
 
 /* One partition; *r need not be initialised. */
 static inline void rig_open(struct engine_rig *r) {
-    r->tail_bytes = r->retention_us = 0;
+    r->tail_bytes = r->retention_us = r->snapshot_orders = 0;
     rig_open_with(r, 1, 1 << 20);
 }
 

@@ -90,7 +90,8 @@ struct got {
         int64_t seq, order_id;
         int attempt;
         char user[32];
-        bool items;
+        bool items, snapshot;
+        int64_t version; /* of the order behind it */
     } at[4096];
     enum status status;
     uint64_t complete_to_us;
@@ -108,7 +109,8 @@ static inline void member_take(struct member *m, struct got *g)
     for (size_t i = 0; i < b->n_events; i++) {
         const Orderdb__V1__ChangeEvent *e = b->events[i];
         struct got_event *x = &g->at[g->n++];
-        *x = (struct got_event){.slot = (uint16_t)e->slot, .seq = e->seq, .order_id = e->order_id, .attempt = e->delivery_attempt, .items = e->after && e->after->n_items};
+        *x = (struct got_event){.slot = (uint16_t)e->slot, .seq = e->seq, .order_id = e->order_id, .attempt = e->delivery_attempt, .items = e->after && e->after->n_items,
+                                 .snapshot = e->type == ORDERDB__V1__CHANGE_EVENT__TYPE__SNAPSHOT, .version = e->after ? e->after->version : 0};
         snprintf(x->user, sizeof x->user, "%s", e->user_id);
     }
     orderdb__v1__read_changes_response__free_unpacked(b, NULL);
@@ -160,7 +162,7 @@ static inline void rig_restart(struct engine_rig *r)
     r->env = sim_env_open(r->world, r->disk);
     struct engine_config config = {.node_id = 1, .partition_count = 1, .partitions = partitions, .owned_count = 1, .machines = r->machines, .log_live_bytes_max = 1 << 20, .log_segment_bytes = 64 << 10,
                                    .memtable_bytes = 1 << 20, .queue_ops_max = 100, .queue_target_ns = 20 * NS_PER_MS, .queue_bytes_max = 4 << 20, .feed_tail_bytes = r->tail_bytes,
-                                   .feed_retention_us = r->retention_us, .store_open = open_store, .store_ctx = r, .election_ms = 1000, .heartbeat_ms = 100};
+                                   .feed_retention_us = r->retention_us, .snapshot_orders_max = r->snapshot_orders, .store_open = open_store, .store_ctx = r, .election_ms = 1000, .heartbeat_ms = 100};
     assert_int_equal(engine_open(&r->engine, r->env, &config, error), STATUS_OK);
     while (!engine_ready(r->engine)) rig_run(r, NS_PER_MS);
 }

@@ -31,11 +31,23 @@ static struct slice group_bytes(void)
 static struct slice progress_bytes(void)
 {
     struct consumer_progress p = {1, 2, 3};
-    struct writer w = writer_of(arena_alloc(&arena, CONSUMER_PROGRESS_BYTES), CONSUMER_PROGRESS_BYTES);
+    struct writer w = writer_of(arena_alloc(&arena, CONSUMER_PROGRESS_BYTES_MAX), CONSUMER_PROGRESS_BYTES_MAX);
     consumer_progress_encode(&p, &w);
     assert_false(w.full);
     return writer_slice(&w);
 }
+
+static struct slice scan_bytes(uint16_t slot)
+{
+    struct consumer_progress p = {.epoch = 1, .settled_place = 2, .settled_us = 3, .scanning = true, .scan = {slot, 0x0102030405060708}, .told = 9};
+    struct writer w = writer_of(arena_alloc(&arena, CONSUMER_PROGRESS_BYTES_MAX), CONSUMER_PROGRESS_BYTES_MAX);
+    consumer_progress_encode(&p, &w);
+    assert_false(w.full);
+    return writer_slice(&w);
+}
+
+static const struct consumer_told told_orders[] = {{0x1000, 1, 7, 0}, {0x2000, 300, 5, 2}};
+static const struct consumer_position told = {.epoch = 4, .through = 9, .told_through = 0x2000, .told_count = 2, .told = told_orders};
 
 static struct slice position_bytes(const struct consumer_position *p)
 {
@@ -93,6 +105,20 @@ static void rows_come_back(void **state)
         assert_int_equal(p.listed[i].seq, listed[i].seq);
         assert_int_equal(p.listed[i].attempts, listed[i].attempts);
     }
+    assert_int_equal(consumer_progress_decode(scan_bytes(SLOT_COUNT), &pr), STATUS_OK);
+    assert_true(pr.scanning);
+    assert_true(consumer_scan_over(&pr.scan));
+    assert_int_equal(pr.told, 9);
+    assert_int_equal(consumer_progress_decode(scan_bytes(SLOT_COUNT + 1), &pr), STATUS_CHECKSUM_MISMATCH);
+    assert_int_equal(consumer_position_decode(position_bytes(&told), &arena, &p), STATUS_OK);
+    assert_int_equal(p.told_through, 0x2000);
+    assert_int_equal(p.told_count, 2);
+    for (unsigned i = 0; i < p.told_count; i++) {
+        assert_int_equal(p.told[i].order_id, told_orders[i].order_id);
+        assert_int_equal(p.told[i].version, told_orders[i].version);
+        assert_int_equal(p.told[i].seq, told_orders[i].seq);
+        assert_int_equal(p.told[i].attempts, told_orders[i].attempts);
+    }
     assert_int_equal(consumer_letter_decode(letter_bytes(), &l), STATUS_OK);
     assert_int_equal(l.state, LETTER_WAITING);
     assert_int_equal(l.attempts, 300);
@@ -112,6 +138,9 @@ static struct command sample(enum command_type type)
     case COMMAND_GROUP_LETTERS: c.letters = (struct command_group_letters){1, 2, 1, SLICE_LIT("\x01\x02\0\0\0\0\0\0\0\x07\x02le")}; break;
     case COMMAND_GROUP_REDRIVE: c.redrive = (struct command_group_redrive){1, LETTERS_PURGE, 9, 1, SLICE_LIT("\x01\x02\0\0\0\0\0\0\0\x07")}; break;
     case COMMAND_GROUP_SEEK: c.seek = (struct command_group_seek){1, 2, 1, SLICE_LIT("\x01\x02\x05")}; break;
+    case COMMAND_GROUP_SNAPSHOT:
+        c.snapshot = (struct command_group_snapshot){.group_id = 1, .epoch = 2, .from_slot = 3, .from_after = 4, .to_slot = 5, .to_after = 6, .told = 300, .count = 1, .packed = SLICE_LIT("\x01\x02\x03pos")};
+        break;
     case COMMAND_GROUP_SWEEP: c.sweep.group_id = 1; break;
     default:
         c.type = COMMAND_TRANSITION;
@@ -121,7 +150,7 @@ static struct command sample(enum command_type type)
     return c;
 }
 
-static const enum command_type types[] = {COMMAND_GROUP, COMMAND_GROUP_BRING, COMMAND_GROUP_SETTLE, COMMAND_GROUP_LETTERS, COMMAND_GROUP_REDRIVE, COMMAND_GROUP_SEEK, COMMAND_GROUP_SWEEP, COMMAND_ACKED};
+static const enum command_type types[] = {COMMAND_GROUP, COMMAND_GROUP_BRING, COMMAND_GROUP_SETTLE, COMMAND_GROUP_LETTERS, COMMAND_GROUP_REDRIVE, COMMAND_GROUP_SEEK, COMMAND_GROUP_SWEEP, COMMAND_ACKED, COMMAND_GROUP_SNAPSHOT};
 
 /* Encoded, decoded and encoded again: the same bytes. And no cut or longer one is taken. */
 static void commands_come_back(void **state)
@@ -146,7 +175,7 @@ static void commands_come_back(void **state)
 static void the_bytes_are_golden(void **state)
 {
     static const char *const names[] = {"command_group", "command_group_bring", "command_group_settle", "command_group_letters", "command_group_redrive", "command_group_seek", "command_group_sweep",
-                                        "command_acked"};
+                                        "command_acked", "command_group_snapshot"};
     for (size_t i = 0; i < ARRAY_LEN(types); i++) {
         struct command c = sample(types[i]);
         assert_golden(names[i], command_encode(&c, &arena));
@@ -158,6 +187,8 @@ static void the_bytes_are_golden(void **state)
     assert_golden("group_progress", progress_bytes());
     assert_golden("group_position", position_bytes(&position));
     assert_golden("group_letter", letter_bytes());
+    assert_golden("group_progress_scan", scan_bytes(5));
+    assert_golden("group_position_told", position_bytes(&told));
     key_group(&k, 1), write_slice(&w, key_slice(&k));
     key_progress(&k, 1), write_slice(&w, key_slice(&k));
     key_position(&k, 2, 1), write_slice(&w, key_slice(&k));
@@ -171,11 +202,11 @@ static void damaged_rows_are_refused(void **state)
     struct consumer_progress pr;
     struct consumer_position p;
     struct consumer_letter l;
-    struct slice rows[] = {group_bytes(), progress_bytes(), position_bytes(&position), letter_bytes()};
+    struct slice rows[] = {group_bytes(), progress_bytes(), position_bytes(&position), letter_bytes(), scan_bytes(5), position_bytes(&told)};
     for (unsigned i = 0; i < ARRAY_LEN(rows); i++)
         for (size_t n = 0; n < rows[i].len; n++) {
             struct slice cut = slice_of(rows[i].data, n);
-            enum status st = i == 0 ? consumer_group_row_decode(cut, &g) : i == 1 ? consumer_progress_decode(cut, &pr) : i == 2 ? consumer_position_decode(cut, &arena, &p) : consumer_letter_decode(cut, &l);
+            enum status st = i == 0 ? consumer_group_row_decode(cut, &g) : i == 1 || i == 4 ? consumer_progress_decode(cut, &pr) : i == 3 ? consumer_letter_decode(cut, &l) : consumer_position_decode(cut, &arena, &p);
             assert_int_equal(st, STATUS_CHECKSUM_MISMATCH);
         }
     /* More events than the bytes could list; one above `through`. */
@@ -241,6 +272,45 @@ static void to_join_is_to_settle_what_either_has(void **state)
     assert_int_equal(consumer_position_settle(&far, CONSUMER_LISTED_MAX + 2, &arena, &out), STATUS_LIMIT_EXCEEDED);
 }
 
+/* ---- told orders */
+
+static bool is_told(const struct consumer_position *p, int64_t order_id)
+{
+    for (unsigned i = 0; i < p->told_count; i++)
+        if (p->told[i].order_id == order_id) return true;
+    return false;
+}
+
+static void told_orders_only_become_fewer_unless_they_are_new(void **state)
+{
+    const struct consumer_told three[] = {{10, 1, 1, 0}, {20, 2, 2, 1}, {30, 3, 3, 0}}, left[] = {{20, 9, 9, 2}, {30, 3, 3, 0}}, more[] = {{10, 1, 1, 0}, {30, 3, 3, 0}, {40, 4, 4, 0}};
+    struct consumer_position known = {.told_through = 30, .told_count = 3, .told = three}, out = {0}, one = {0};
+    /* Who knows of orders up to 20 says nothing of 30. Versions and seqs are those that were stored; attempts the larger. */
+    struct consumer_position says = {.told_through = 20, .told_count = 1, .told = left};
+    assert_int_equal(consumer_told_join(&known, &says, INT64_MAX, &arena, &out), STATUS_OK);
+    assert_int_equal(out.told_count, 2);
+    assert_false(is_told(&out, 10));
+    assert_int_equal(out.told[0].version, 2);
+    assert_int_equal(out.told[0].attempts, 2);
+    assert_int_equal(out.told_through, 30);
+    /* What is settled stays so, whatever an older one lists; and nothing is new unless it is said to be. */
+    says = (struct consumer_position){.told_through = 40, .told_count = 3, .told = more};
+    struct consumer_position fewer = {.told_through = 30, .told_count = 1, .told = &three[2]};
+    assert_int_equal(consumer_told_join(&fewer, &says, INT64_MAX, &arena, &out), STATUS_OK);
+    assert_int_equal(out.told_count, 1);
+    assert_int_equal(consumer_told_join(&fewer, &says, 30, &arena, &out), STATUS_OK);
+    assert_int_equal(out.told_count, 2);
+    assert_true(is_told(&out, 40));
+    /* What was listed above the scan, by a command that came to half its end, is listed anew. */
+    assert_int_equal(consumer_told_join(&known, &says, 10, &arena, &out), STATUS_OK);
+    assert_int_equal(out.told_count, 3);
+    assert_false(is_told(&out, 20));
+    /* None is left: the row is as if there had been no snapshot. */
+    assert_int_equal(consumer_told_settle(&fewer, consumer_told_find(&fewer, 3), &arena, &one), STATUS_OK);
+    assert_int_equal(one.told_count + one.told_through, 0);
+    assert_null(consumer_told_find(&one, 3));
+}
+
 static int setup(void **state) { return arena_init(&arena, 16 << 20), 0; }
 static int teardown(void **state) { return arena_fini(&arena), 0; }
 
@@ -252,6 +322,7 @@ int main(void)
         cmocka_unit_test(the_bytes_are_golden),
         cmocka_unit_test(damaged_rows_are_refused),
         cmocka_unit_test(to_join_is_to_settle_what_either_has),
+        cmocka_unit_test(told_orders_only_become_fewer_unless_they_are_new),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
