@@ -129,6 +129,8 @@ class Bench:
         r = s.run(work, "--population", self.o.population, "--seed", self.seed, "--connections", clients[0], "--inflight", clients[1], "--seconds", seconds, "--warm-up", warm, "--zipf", self.o.zipf, *more)
         if "--fill" not in more:
             self.others.append(r["others_cores"])
+        if r["used_up"]:
+            self.notes.append("a run of %s %s ended after %.1f s for want of orders" % (s.name, work.upper(), r["seconds"]))
         return r
 
     def setup(self):

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 
+RUN_SECONDS_MAX = 600
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -36,7 +37,7 @@ def output_of(command, **more):
 
 def figures_of(command):
     """A run of the generator. Refused calls make it end with 1; they are in its figures."""
-    r = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    r = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=RUN_SECONDS_MAX)
     try:
         figures = json.loads(r.stdout)
     except ValueError:
