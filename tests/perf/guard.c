@@ -1,16 +1,17 @@
-/* guard DIRECTORY: what tests/perf/guard.py counts the instructions of. The server's work for CREATE, TRANSITION, GET (order and history) and LIST, from HTTP/2 bytes to
- * HTTP/2 bytes: sessions, calls, checks, log, apply, and the store that the server uses, in a directory of its own. One thread, a simulated clock and disk for
+/* guard DIRECTORY: what tests/perf/guard.py counts the instructions of. The server's work for CREATE, TRANSITION, GET (order and history) and LIST, and what writing an
+ * order's rows into files takes later, from HTTP/2 bytes to HTTP/2 bytes: sessions, calls, checks, log, apply, and the store that the server uses, in a directory of its own. One thread, a simulated clock and disk for
  * the log (call_world.h), requests drawn from a fixed seed, IN_FLIGHT at a time so that entries are batches as they are under load.
  *
  * Each guard_<work>() is a function of its own, so that callgrind can write its counters when one returns; counted is only what runs inside the server's entry points
  * (guard.py names them), not this client. Whatever is answered is checked, so that a cheap error isn't taken for progress. */
 #define WORLD_OWN_STORE
+#define WORLD_MEMTABLE_BYTES (96 << 20) /* so that nothing is flushed before it is told */
 #include "tests/lib/call_world.h"
 
 #include "orderdb/v1/order.pb-c.h"
 #include "proto/scan.h"
 
-enum { USERS = 20, ORDERS_PER_USER = 48, LISTED_ORDERS = 200, IN_FLIGHT = 32, WRITES = 512, READS = 512, LISTS = 256, ITEMS = 3, MEMTABLE_BYTES = 256 << 20, REQUEST_BYTES_MAX = 2048 };
+enum { USERS = 20, ORDERS_PER_USER = 48, LISTED_ORDERS = 200, IN_FLIGHT = 32, WRITES = 512, READS = 512, LISTS = 256, ITEMS = 3, REQUEST_BYTES_MAX = 2048 };
 
 static const char *directory;
 static struct world w;
@@ -24,12 +25,17 @@ void guard_create(void);
 void guard_transition(void);
 void guard_get(void);
 void guard_list(void);
+void guard_flush(void);
+void guard_get_flushed(void);
+void guard_list_flushed(void);
 
 static enum status open_store(void *ctx, uint32_t partition, uint64_t memtable_bytes, struct store **out, char error[256]) {
     char path[512];
     snprintf(path, sizeof path, "%s/part-%u", directory, (unsigned)MIN_OF(partition, (uint32_t)PARTITIONS));
-    const struct store_config sc = {.memtable_bytes = MEMTABLE_BYTES, .block_cache_bytes = 64 << 20, .shared = shared};
-    return store_open_rocks(out, path, &sc, error);
+    const struct store_config sc = {.memtable_bytes = memtable_bytes, .block_cache_bytes = 64 << 20, .shared = shared, .growing = KEY_EVENTS_PREFIX};
+    enum status st = store_open_rocks(out, path, &sc, error);
+    server.stores[MIN_OF(partition, (uint32_t)PARTITIONS)] = *out;
+    return st;
 }
 
 /* ---- requests */
@@ -163,7 +169,7 @@ __attribute__((noinline)) void guard_transition(void) {
 }
 
 /* As make bench counts it: the order with its items, and its history, two calls. */
-__attribute__((noinline)) void guard_get(void) {
+static void gets(void) {
     struct sent sent[IN_FLIGHT];
     for (unsigned done = 0; done < READS; done += IN_FLIGHT / 2) {
         for (unsigned i = 0; i < IN_FLIGHT; i += 2) {
@@ -174,7 +180,7 @@ __attribute__((noinline)) void guard_get(void) {
     }
 }
 
-__attribute__((noinline)) void guard_list(void) {
+static void lists(void) {
     struct sent sent[IN_FLIGHT];
     char user[24];
     for (unsigned done = 0; done < LISTS; done += IN_FLIGHT) {
@@ -182,6 +188,16 @@ __attribute__((noinline)) void guard_list(void) {
         exchange(sent, IN_FLIGHT);
     }
 }
+
+/* First all rows are in memory, not in any file yet; then none is. */
+__attribute__((noinline)) void guard_get(void) { gets(); }
+__attribute__((noinline)) void guard_list(void) { lists(); }
+/* The store's own thread does it: guard.py counts what is behind its first function. */
+__attribute__((noinline)) void guard_flush(void) {
+    for (unsigned i = 0; i < STORES; i++) check(store_flush(server.stores[i]) == STATUS_OK);
+}
+__attribute__((noinline)) void guard_get_flushed(void) { gets(); }
+__attribute__((noinline)) void guard_list_flushed(void) { lists(); }
 
 int main(int argc, char **argv) {
     if (argc != 2) return fprintf(stderr, "usage: guard DIRECTORY\n"), 2;
@@ -197,7 +213,11 @@ int main(int argc, char **argv) {
     guard_transition();
     guard_get();
     guard_list();
-    printf("operations create %d transition %d get %d list %d\n", WRITES, WRITES, READS, LISTS);
+    jobs_home();
+    guard_flush();
+    guard_get_flushed();
+    guard_list_flushed();
+    printf("operations create %d transition %d get %d list %d flush %u get_flushed %d list_flushed %d\n", WRITES, WRITES, READS, LISTS, order_count, READS, LISTS);
     world_close(&w);
     server_close();
     store_shared_free(shared);
