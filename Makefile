@@ -133,9 +133,9 @@ integration: all $(RIGS) $(LOADS) ## real processes alone
 check: all unit tidy ## what each commit must pass: builds, unit tests, tidy
 
 # BENCH=quick: a look in two or three minutes, nothing written. BENCH_ARGS='--only create --peers pg,redis': parts (bench/bench.py says which).
-bench: all ## OrderDB beside PostgreSQL, MariaDB and Redis, on a quiet machine: installs them, writes bench/RESULTS.md (under 30 minutes; BENCH=quick: under 3)
+bench: deps ## OrderDB beside PostgreSQL, MariaDB and Redis, on a quiet machine: installs them, writes bench/RESULTS.md (under 30 minutes; BENCH=quick: under 3)
 	@tools/setup.sh bench
-	@$(MAKE) --no-print-directory $(JOBS) $(PEERS)
+	@$(MAKE) --no-print-directory $(JOBS) all $(PEERS)
 	@bench/bench.py $(B) $(if $(filter quick,$(BENCH)),--quick) $(BENCH_ARGS)
 
 figures: all $(LOADS) ## 5,000,000 orders: throughput by tenths, memory, restart times (about 5 minutes)
