@@ -1,7 +1,8 @@
 /* consume: members of a consumer group that ack every event, as fast as they come, each on a connection of its own, all on one thread.
  *
  * As in bench/follow.c, messages are walked over their frames alone. A batch's events are acked in one message, which gives their credit back as well. The run ends
- * when as many events as told have come and been acked, and the members have said good-bye: a server settles what a stream has acked before it ends it. */
+ * when as many events as told have come and been acked (with --live: after so many seconds), and the members have said good-bye: a server settles what a stream has acked
+ * before it ends it. With --latency the time from commit to arrival is taken too. */
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
@@ -9,11 +10,11 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#include "bench/arrival.h"
 #include "client/channel.h"
 #include "orderdb/v1/stream.pb-c.h"
 #include "proto/base/buf.h"
 #include "proto/base/mem.h"
-#include "proto/pbwire.h"
 
 enum {
     MEMBERS_MAX = 64, CREDIT_MAX = 1000000,
@@ -24,6 +25,7 @@ enum {
 static struct {
     const char *server, *group;
     uint64_t members, events, credit, seconds;
+    bool live, latency;
 } opt = {.server = "127.0.0.1:7400", .members = 1, .credit = 8192, .seconds = 60};
 
 struct member {
@@ -36,6 +38,7 @@ static struct {
     struct member members[MEMBERS_MAX];
     struct buf ids, out;
     uint64_t started_ns, events, messages, bytes, stale, live;
+    struct histogram latency;
     bool ending, failed;
 } run;
 
@@ -63,7 +66,7 @@ static bool send_credit(struct member *m, uint64_t events) {
 /* Acks them all, and gives their credit back. */
 static void take_batch(struct member *m, struct slice batch) {
     struct reader events = reader_of(batch);
-    uint64_t count = 0;
+    uint64_t count = 0, now_us = opt.latency ? wall_us() : 0;
     run.ids.len = 0;
     for (struct pb_field e; pb_next(&events, &e);) {
         if (e.number != FIELD_EVENTS) continue;
@@ -75,6 +78,7 @@ static void take_batch(struct member *m, struct slice batch) {
         pb_bytes(&w, FIELD_ACK_IDS, id.bytes);
         run.ids.len += writer_slice(&w).len;
         count++;
+        if (opt.latency) arrival_note(&run.latency, e.bytes, now_us);
     }
     if (events.bad) return (void)fail("a malformed batch");
     m->events += count, run.events += count;
@@ -97,7 +101,7 @@ static void answer_cb(void *user, const struct channel_answer *a) {
     struct member *m = user;
     m->call = NULL;
     run.live--;
-    if (a->code == GRPC_OK && run.events >= opt.events) return;
+    if (a->code == GRPC_OK && run.ending) return;
     fprintf(stderr, "consume: status %d: %.*s\n", (int)a->code, (int)a->message.len, (const char *)a->message.data);
     run.failed = true;
 }
@@ -127,12 +131,13 @@ static void consume(void) {
     uint64_t until_ns = run.started_ns + opt.seconds * NS_PER_S;
     while (run.live && !run.failed) {
         channel_loop_turn(run.loop, 10 * NS_PER_MS);
-        if (run.events >= opt.events && !run.ending) {
+        bool late = channel_now_ns() > until_ns;
+        if ((opt.live ? late : run.events >= opt.events) && !run.ending) {
             run.ending = true;
             for (uint64_t i = 0; i < opt.members; i++)
                 if (run.members[i].call) channel_send_end(run.members[i].call);
         }
-        if (channel_now_ns() > until_ns) (void)!fail("not done in time");
+        if (late && channel_now_ns() > until_ns + (opt.live ? 10 * NS_PER_S : 0)) (void)!fail("not done in time");
     }
 }
 
@@ -140,8 +145,10 @@ static void report(void) {
     struct rusage u;
     check(getrusage(RUSAGE_SELF, &u) == 0);
     double s = (double)(channel_now_ns() - run.started_ns) / 1e9, cpu = (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
-    printf("consume: members=%llu events=%llu messages=%llu stale=%llu rate=%.0f mb_s=%.1f cpu_s=%.3f\n", (unsigned long long)opt.members, (unsigned long long)run.events,
+    printf("consume: members=%llu events=%llu messages=%llu stale=%llu rate=%.0f mb_s=%.1f cpu_s=%.3f", (unsigned long long)opt.members, (unsigned long long)run.events,
            (unsigned long long)run.messages, (unsigned long long)run.stale, (double)run.events / s, (double)run.bytes / s / 1e6, cpu);
+    arrival_print(&run.latency);
+    printf("\n");
 }
 
 static const char help[] =
@@ -151,6 +158,8 @@ static const char help[] =
     "  --events N            how many to take and ack before the end\n"
     "  --members N           1 (default) to 64, a connection each\n"
     "  --credit N            events that a member may hold: 8192 (default), at most 1000000\n"
+    "  --live                instead of --events: for --seconds\n"
+    "  --latency             from commit to arrival, by the event's commit time and this machine's clock\n"
     "  --seconds S           fail when it takes longer (60)\n\n"
     "Exit code 0: done; 1: something failed; 2: usage.\n";
 
@@ -162,7 +171,7 @@ static bool number_read(const char *text, uint64_t most, uint64_t *out) {
 }
 
 static bool flags_read(int argc, char **argv) {
-    static const struct option options[] = {{"server", 1, 0, 's'}, {"group", 1, 0, 'g'}, {"events", 1, 0, 'e'}, {"members", 1, 0, 'n'}, {"credit", 1, 0, 'c'}, {"seconds", 1, 0, 't'}, {"help", 0, 0, 'h'}, {0}};
+    static const struct option options[] = {{"server", 1, 0, 's'}, {"group", 1, 0, 'g'}, {"events", 1, 0, 'e'}, {"members", 1, 0, 'n'}, {"credit", 1, 0, 'c'}, {"seconds", 1, 0, 't'}, {"live", 0, 0, 'l'}, {"latency", 0, 0, 'y'}, {"help", 0, 0, 'h'}, {0}};
     bool ok = true;
     for (int flag; ok && (flag = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
         switch (flag) {
@@ -172,11 +181,13 @@ static bool flags_read(int argc, char **argv) {
         case 'n': ok = number_read(optarg, MEMBERS_MAX, &opt.members); break;
         case 'c': ok = number_read(optarg, CREDIT_MAX, &opt.credit); break;
         case 't': ok = number_read(optarg, 86400, &opt.seconds); break;
+        case 'l': opt.live = true; break;
+        case 'y': opt.latency = true; break;
         case 'h': fputs(help, stdout); exit(0);
         default: ok = false;
         }
     }
-    if (ok && optind == argc && opt.group && opt.events) return true;
+    if (ok && optind == argc && opt.group && (opt.live || opt.events)) return true;
     return fprintf(stderr, "consume: a bad flag or value; see --help\n"), false;
 }
 

@@ -9,16 +9,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
 
-#include "bench/histogram.h"
+#include "bench/arrival.h"
 #include "client/channel.h"
 #include "orderdb/v1/stream.pb-c.h"
 #include "proto/base/buf.h"
 #include "proto/base/mem.h"
-#include "proto/pbwire.h"
 
-enum { READERS_MAX = 64, FIELD_EVENTS = 1, FIELD_COMMIT_TIME = 11 };
+enum { READERS_MAX = 64, FIELD_EVENTS = 1 };
 
 static struct {
     const char *server;
@@ -41,29 +39,6 @@ static struct {
 
 /* ---- messages */
 
-static uint64_t wall_us(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
-}
-
-static uint64_t timestamp_us(struct slice message) {
-    struct reader r = reader_of(message);
-    uint64_t us = 0;
-    for (struct pb_field f; pb_next(&r, &f);) us += f.number == 1 ? f.value * 1000000 : f.value / 1000;
-    return us;
-}
-
-static void latency_note(struct slice event, uint64_t now_us) {
-    struct reader r = reader_of(event);
-    for (struct pb_field f; pb_next_of(&r, pb_number_bit(FIELD_COMMIT_TIME), &f);) {
-        if (f.number != FIELD_COMMIT_TIME) continue;
-        uint64_t at_us = timestamp_us(f.bytes);
-        histogram_add(&run.latency, now_us > at_us ? (now_us - at_us) * NS_PER_US : 0);
-        return;
-    }
-}
-
 static bool message_cb(void *user, struct slice message) {
     struct follower *f = user;
     struct reader r = reader_of(message);
@@ -73,7 +48,7 @@ static bool message_cb(void *user, struct slice message) {
     for (struct pb_field p; pb_next(&r, &p);) {
         if (p.number != FIELD_EVENTS) continue;
         f->events++;
-        if (opt.latency) latency_note(p.bytes, now_us);
+        if (opt.latency) arrival_note(&run.latency, p.bytes, now_us);
     }
     if (r.bad) fprintf(stderr, "follow: a malformed message\n"), run.failed = true;
     return !opt.hang;
@@ -140,8 +115,7 @@ static void report(void) {
     double cpu = (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
     printf("follow: readers=%llu events=%llu messages=%llu rate_each=%.0f rate_all=%.0f mb_s_all=%.1f cpu_s=%.3f", (unsigned long long)opt.readers, (unsigned long long)events,
            (unsigned long long)messages, rates / (double)opt.readers, rates, bytes / 1e6, cpu);
-    if (run.latency.count)
-        printf(" p50_ms=%.2f p99_ms=%.2f p999_ms=%.2f", histogram_ms(&run.latency, 0.5), histogram_ms(&run.latency, 0.99), histogram_ms(&run.latency, 0.999));
+    arrival_print(&run.latency);
     printf("\n");
 }
 
