@@ -24,7 +24,7 @@
 #include "server/serve_common.h"
 
 enum {
-    RUN_BYTES = 256 << 10,       /* of one partition's read */
+    RUN_BYTES = 512 << 10,       /* of one partition's read */
     RUN_EVENTS_MAX = 16384,      /* looked at by one read: a filter that wants nothing is no endless op */
     MESSAGE_BYTES_FULL = 64 << 10, /* so much is sent without waiting for company */
     MESSAGE_PARTS_MAX = CALL_PARTS_MAX - 2, /* cursor: its head and itself */
