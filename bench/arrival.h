@@ -2,6 +2,7 @@
 #ifndef BENCH_ARRIVAL_H
 #define BENCH_ARRIVAL_H
 
+#include <stdio.h>
 #include <time.h>
 
 #include "bench/histogram.h"
