@@ -2,7 +2,7 @@
 """Instructions of CREATE, TRANSITION, GET and LIST on a fixed input (rows in memory; then in files), and of an order's share of a flush, against the numbers in guard.json: tests/perf/guard.py BUILD_DIR [--record].
 
 valgrind counts what tests/perf/guard.c does, and only inside the server's entry points, so neither load nor clock nor other threads are in the figures: two runs differ
-by a few hundredths of a percent. More than 5 % above the recorded number is a failure; a change that means it records again, in the same commit. Numbers
+by half a percent at most. More than 5 % above the recorded number is a failure; a change that means it records again, in the same commit. Numbers
 made with other versions of compiler or libraries don't compare: then it is skipped, and says so."""
 import glob, json, os, re, shutil, subprocess, sys, tempfile
 
