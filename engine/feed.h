@@ -17,6 +17,8 @@
 #include "proto/route.h"
 
 enum { FEED_CHUNK = 16 };
+/* Metadata `missing` of CURSOR_EXPIRED: "slot:from-to,...", so many ranges; `missing_slots` counts the slots. */
+enum { FEED_MISSING_TOLD = 20, FEED_MISSING_BYTES_MAX = 48 };
 
 /* Places of the newest events of a slot: at[(seq - 1) % FEED_CHUNK]. 0: not kept (written before there were events). */
 struct feed_places {

@@ -12,7 +12,7 @@
 #include "proto/base/log.h"
 #include "proto/base/mem.h"
 
-enum { SLOT_READ_EVENTS_MAX = 2048, MISSING_RANGES_TOLD = 20, RETENTION_STEPS = 40 };
+enum { SLOT_READ_EVENTS_MAX = 2048, RETENTION_STEPS = 40 };
 #define RETENTION_PAUSE_NS (10 * NS_PER_S)
 
 struct retention {
@@ -110,20 +110,20 @@ enum status partition_slot_load(const struct store_view *view, struct arena *are
 
 /* The seqs that a reader has missed: behind[slot] + 1 to the first one kept. */
 struct missing {
-    char text[MISSING_RANGES_TOLD * 48];
+    char text[FEED_MISSING_TOLD * FEED_MISSING_BYTES_MAX];
     size_t len;
     unsigned slots;
 };
 static void missing_add(struct missing *m, uint16_t slot, int64_t from, int64_t to)
 {
-    if (m->slots++ < MISSING_RANGES_TOLD)
+    if (m->slots++ < FEED_MISSING_TOLD)
         m->len += (size_t)snprintf(m->text + m->len, sizeof m->text - m->len, "%s%u:%lld-%lld", m->len ? "," : "", slot, (long long)from, (long long)to);
 }
 static enum status missing_fail(const struct missing *m, struct failure *f)
 {
     failure_meta(f, "missing", "%s", m->text);
     failure_meta(f, "missing_slots", "%u", m->slots);
-    return failure_set(f, STATUS_CURSOR_EXPIRED, "events of %u slots behind this cursor are no longer kept: %s%s", m->slots, m->text, m->slots > MISSING_RANGES_TOLD ? ", ..." : "");
+    return failure_set(f, STATUS_CURSOR_EXPIRED, "events of %u slots behind this cursor are no longer kept: %s%s", m->slots, m->text, m->slots > FEED_MISSING_TOLD ? ", ..." : "");
 }
 
 struct slots {

@@ -1,8 +1,9 @@
 /* ReadChanges: the stream without a group; the caller keeps the cursor.
  *
  *   each partition:  SEEK --> READ <--> (has events: READY --> gathered into a message)
- *                              |
- *                              '--> ENDED (stop_at_end, and it is at its end)
+ *                      |       |
+ *                      |       '--> ENDED (stop_at_end, and it is at its end)
+ *                      '--> EXPIRED (retention has overtaken the cursor: when every partition has sought, the call fails with what is missing in any of them)
  *
  * One op is away for each partition, with an arena of its own; a read waits at the end of the stream for a second at most, so that a call that has gone does not hold its op for
  * long. Answers of several partitions make one message. HTTP/2's windows are the only queue: while a message is on its way nothing more is gathered, and partitions that are
@@ -12,6 +13,7 @@
  *
  * A cursor of all slots is some 27 KB and 60 us, so messages are not made of single events when there are many: PACE_NS pass between two, unless there is much to send. */
 #include <stdio.h>
+#include <string.h>
 
 #include "engine/check.h"
 #include "engine/cursor.h"
@@ -34,7 +36,7 @@ enum {
 #define WAIT_NS NS_PER_S
 #define PACE_NS (5 * NS_PER_MS)
 
-enum feeder_state { FEEDER_SEEK, FEEDER_READ, FEEDER_READY, FEEDER_ENDED };
+enum feeder_state { FEEDER_SEEK, FEEDER_READ, FEEDER_READY, FEEDER_ENDED, FEEDER_EXPIRED };
 
 struct changes;
 struct feeder {
@@ -46,7 +48,7 @@ struct feeder {
 };
 struct changes {
     struct call *call;
-    uint32_t count, ended, ready;
+    uint32_t count, ended, ready, seeking, expired; /* feeders: all; in these states */
     const struct filter *filter;
     struct slice user_id;
     enum feed_payload payload;
@@ -168,10 +170,58 @@ static void on_pace(struct timer *t) { changes_pump(container_of(t, struct chang
 
 /* ---- a partition's ops */
 
+static struct slice meta_of(const struct failure *f, const char *key) {
+    for (const struct failure_meta *m = f->metas; m; m = m->next)
+        if (strcmp(m->key, key) == 0) return m->value;
+    return (struct slice){0};
+}
+
+static unsigned number_of(struct slice digits) {
+    unsigned n = 0;
+    for (size_t i = 0; i < digits.len; i++) n = 10 * n + (unsigned)(digits.data[i] - '0');
+    return n;
+}
+
+/* Ranges of partitions one after the other, "slot:from-to,...": as many as one partition would tell. */
+static void fail_expired(struct changes *c) {
+    struct failure *f = call_failure(c->call);
+    char text[FEED_MISSING_TOLD * FEED_MISSING_BYTES_MAX];
+    unsigned slots = 0, told = 0;
+    size_t len = 0;
+    for (uint32_t i = 0; i < c->count; i++) {
+        const struct failure *one = &c->feeders[i].op.op.failure;
+        if (c->feeders[i].state != FEEDER_EXPIRED) continue;
+        struct slice ranges = meta_of(one, "missing"), n = meta_of(one, "missing_slots");
+        slots += number_of(n);
+        for (size_t at = 0; at < ranges.len && told < FEED_MISSING_TOLD; told++) {
+            const uint8_t *end = memchr(ranges.data + at, ',', ranges.len - at);
+            size_t bytes = end ? (size_t)(end - ranges.data) - at : ranges.len - at;
+            len += (size_t)snprintf(text + len, sizeof text - len, "%s%.*s", len ? "," : "", (int)bytes, (const char *)ranges.data + at);
+            at += bytes + 1;
+        }
+    }
+    failure_meta(f, "missing", "%.*s", (int)len, text);
+    failure_meta(f, "missing_slots", "%u", slots);
+    failure_set(f, STATUS_CURSOR_EXPIRED, "events of %u slots behind this cursor are no longer kept: %.*s%s", slots, (int)len, text, slots > told ? ", ..." : "");
+    call_fail(c->call);
+}
+
+/* true: the call goes on, and this partition with it. */
+static bool sought(struct changes *c, struct feeder *f) {
+    enum status st = f->op.op.failure.status;
+    c->seeking--;
+    if (st == STATUS_CURSOR_EXPIRED) f->state = FEEDER_EXPIRED, c->expired++;
+    else if (st) return serve_fail_with(c->call, &f->op.op.failure), false;
+    if (c->expired && !c->seeking) fail_expired(c);
+    return !c->expired;
+}
+
 static void feeder_home(struct call *call, struct call_op *o) {
     struct feeder *f = container_of(o, struct feeder, op);
     struct changes *c = f->changes;
     struct op *op = &o->op;
+    if (f->state == FEEDER_SEEK && !sought(c, f)) return;
+    if (c->expired) return; /* the others are waited for */
     if (op->failure.status) return serve_fail_with(call, &op->failure);
     if (f->state == FEEDER_SEEK) {
         op->feed = (struct feed_request){.at = op->seek.at};
@@ -272,7 +322,7 @@ static struct changes *changes_new(struct call *call, uint32_t partitions) {
     struct changes *c = a ? arena_zalloc(a, sizeof *c + partitions * sizeof c->feeders[0]) : NULL;
     if (!c || !(c->behind = arena_new(a, struct cursor)) || !(c->told = arena_new(a, struct cursor)) || !(c->cursor = arena_alloc(a, CURSOR_ROOM))) return NULL;
     c->call = call;
-    c->count = partitions;
+    c->count = c->seeking = partitions;
     c->pace.fire = on_pace;
     for (uint32_t i = 0; i < partitions; i++) {
         struct feeder *f = &c->feeders[i];

@@ -214,6 +214,8 @@ def _():
         events, cursor = read(s)
         equal(len(events), 5)
         _, early = read(s, user_id="ev-10")
+        missed = [created(s, user_id="ev-10-%d" % i) for i in range(8)]  # of both partitions
+        missed_slots = {(o.order_id >> 8) % 16384 for o in missed}
         created(s, user_id="ev-11")  # an entry behind, or there is nothing to keep
 
         def gone():
@@ -221,6 +223,11 @@ def _():
             return len(read(s, user_id="ev-10")[0]) == 0
         t.until(gone, wait_s=40, step_s=1, what="retention")
         equal(read(s, user_id="ev-10", cursor=early)[0], [], "nothing was missed: all of it had been read")
+        f = refused(lambda: read(s, cursor=cursor), "OUT_OF_RANGE", "CURSOR_EXPIRED")
+        told = {int(r.split(":")[0]) for r in f.metadata["missing"].split(",")}
+        true(missed_slots <= told, "slots %s were missed, told are %s" % (sorted(missed_slots), f.metadata))
+        true(min(told) < 8192 <= max(told), "of both partitions")
+        true(len(told) <= int(f.metadata["missing_slots"]) <= len(missed_slots) + 1, f.metadata)
         start, _ = read(s)
         true(all(e.user_id != "ev-10" for e in start))
         true(start and start[0].seq > 1, "it begins at the earliest kept")
