@@ -33,7 +33,7 @@ enum {
     POLL_BYTES = CONSUMER_POLL_BYTES_MAX,
     MESSAGE_PARTS_MAX = CALL_PARTS_MAX - 1, /* the head */
     STALE_TEXT_BYTES = 2 + 28,
-    PEER_TIMEOUT_MS = 2000,
+    PEER_TIMEOUT_MS = 1500, /* from when something is sent that is not acknowledged, within a second of the silence: leases are back in less than 3 s */
 };
 #define DELAY_US_MAX ((uint64_t)86400 * US_PER_S)
 #define WAIT_NS NS_PER_S

@@ -1,131 +1,15 @@
 #!/usr/bin/python3
-"""Consumer groups through a stock gRPC client (docs/STREAM.md): delivery in order, sharing, retries, dead letters, seek, crashes. A Member is one Subscribe call."""
-import collections
+"""Consumer groups through a stock gRPC client (docs/STREAM.md): delivery in order, sharing, retries, dead letters, seek, crashes."""
 import queue
 import socket
 import struct
 import threading
 import time
 
-
-
 import orderdb_test as t
-from orderdb_test import grpc, pb, stream_pb2 as st
-from google.protobuf import duration_pb2, field_mask_pb2
-
-WAIT_S = 20 * t.SLOW
-
-
-def duration(s):
-    return duration_pb2.Duration(seconds=int(s), nanos=int(round(s % 1 * 1e9)))
-
-
-def group(server, name, **fields):
-    return server.call("CreateConsumerGroup", group=st.ConsumerGroup(group=name, **fields))
-
-
-class Member:
-    """A subscription: what came is in `events`, in order; `error` is how it ended, `ended` that it did."""
-
-    def __init__(self, server, name, member_id="m-1", credit=1000, client=None, open_=None):
-        self.out, self.events, self.stale, self.progress = queue.Queue(), [], [], []
-        self.changed, self.ended, self.error = threading.Condition(), False, None
-        self.client = client or server.new_client()
-        self.send(open=open_ or st.SubscribeRequest.Open(group=name, member_id=member_id))
-        if credit:
-            self.send(credit=st.SubscribeRequest.Credit(events=credit))
-        self.call = self.client.stub("Subscribe")(iter(self.out.get, None))
-        self.thread = threading.Thread(target=self._read, daemon=True)
-        self.thread.start()
-
-    def _read(self):
-        error = None
-        try:
-            for r in self.call:
-                with self.changed:
-                    self.events += r.batch.events
-                    self.stale += r.stale.event_ids
-                    if r.HasField("progress"):
-                        self.progress.append(t.seconds_of(r.progress.complete_to))
-                    self.changed.notify_all()
-        except grpc.RpcError as e:
-            error = t.Failure(e)
-        with self.changed:
-            self.ended, self.error = True, error
-            self.changed.notify_all()
-
-    def send(self, **message):
-        self.out.put(st.SubscribeRequest(**message))
-
-    def until(self, condition, what):
-        with self.changed:
-            t.true(self.changed.wait_for(condition, WAIT_S), "%s; %d events, ended %s %s" % (what, len(self.events), self.ended, self.error))
-        return self
-
-    def wait(self, n):
-        return self.until(lambda: len(self.events) >= n, "%d events" % n)
-
-    def ack(self, *events):
-        self.send(ack=st.SubscribeRequest.Ack(event_ids=[e if isinstance(e, str) else e.event_id for e in events]))
-
-    def nack(self, event, **fields):
-        self.send(nack=st.SubscribeRequest.Nack(event_id=event.event_id, **fields))
-
-    def half_close(self):
-        self.out.put(None)
-        self.until(lambda: self.ended, "the end")
-        return self.error
-
-    def cancel(self):
-        self.call.cancel()
-        self.out.put(None)
-        self.client.close()
-
-    def refused(self, code, reason):
-        self.until(lambda: self.ended, "a refusal")
-        t.true(self.error, "it ended well")
-        t.equal((self.error.code_name, self.error.reason), (code, reason))
-        self.out.put(None)
-        return self.error
-
-
-def consume(server, name, n, member_id="m-1", credit=1000):
-    """Reads and acks until n events have come; half-closes. The credit is for the whole time."""
-    m = Member(server, name, member_id, credit)
-    done = 0
-    while done < n:
-        m.wait(done + 1)
-        new = m.events[done:]
-        done += len(new)
-        m.ack(*new)
-    t.equal(m.half_close(), None)
-    return m.events
-
-
-_users = iter("user-%d" % i for i in range(10**9))
-
-
-def orders(server, user, n):
-    return [server.call("CreateOrder", t.create_request(user_id=user)).order.order_id for _ in range(n)]
-
-
-def in_order(events):
-    """Per slot seqs ascend, each once."""
-    last = collections.defaultdict(int)
-    for e in events:
-        t.true(e.seq > last[e.slot], "%s after seq %d" % (e.event_id, last[e.slot]))
-        last[e.slot] = e.seq
-
-
-def lag_is(server, name, **fields):
-    deadline = time.monotonic() + WAIT_S
-    while True:
-        lag = server.call("GetGroupLag", group=name)
-        if all(getattr(lag, k) == v for k, v in fields.items()) or time.monotonic() > deadline:
-            break
-        time.sleep(0.02)
-    t.equal({k: getattr(lag, k) for k in fields}, fields, "lag")
-    return lag
+from members import WAIT_S, Member, consume, duration, group, in_order, lag_is, orders, users_
+from orderdb_test import pb, stream_pb2 as st
+from google.protobuf import field_mask_pb2
 
 
 # ---- definitions
@@ -161,7 +45,7 @@ def _(server):
 @t.test("everything once, in order per user; a half-close ends with OK; nothing is left")
 def _(server):
     group(server, "once", start=st.ConsumerGroup.LATEST)
-    users = [next(_users) for _ in range(10)]
+    users = [next(users_) for _ in range(10)]
     expected = [o for u in users for o in orders(server, u, 5)]
     events = consume(server, "once", 50)
     t.equal(sorted(e.order_id for e in events), sorted(expected))
@@ -175,7 +59,7 @@ def _(server):
 @t.test("credit is the limit, and one key has one event in flight")
 def _(server):
     group(server, "credit", start=st.ConsumerGroup.LATEST)
-    a, b = next(_users), next(_users)
+    a, b = next(users_), next(users_)
     orders(server, a, 3), orders(server, b, 3)
     m = Member(server, "credit", credit=1).wait(1)
     first = m.events[0]
@@ -197,7 +81,7 @@ def _(server):
     group(server, "two", start=st.ConsumerGroup.LATEST)
     a, b = Member(server, "two", "a"), Member(server, "two", "b")
     lag_is(server, "two", members=2)
-    users = [next(_users) for _ in range(20)]
+    users = [next(users_) for _ in range(20)]
     for u in users:
         orders(server, u, 1)
     deadline = time.monotonic() + WAIT_S
@@ -253,7 +137,7 @@ def _(server):
     group(server, "cut", start=st.ConsumerGroup.LATEST)
     wire = Wire(server)
     lost = Member(server, "cut", "lost", client=t.Client(wire.address))
-    user = next(_users)
+    user = next(users_)
     orders(server, user, 1)
     lost.wait(1)
     lag_is(server, "cut", members=1, in_flight=1)
@@ -271,7 +155,7 @@ def _(server):
 @t.test("a nack with a delay holds up its own key alone, and counts an attempt")
 def _(server):
     group(server, "nack", start=st.ConsumerGroup.LATEST)
-    slow, fast = next(_users), next(_users)
+    slow, fast = next(users_), next(users_)
     orders(server, slow, 2), orders(server, fast, 3)
     m = Member(server, "nack").wait(2)
     first = next(e for e in m.events if e.user_id == slow)
@@ -291,7 +175,7 @@ def _(server):
 @t.test("what is not acked in time comes again, the late ack is stale; an extension keeps it")
 def _(server):
     group(server, "late", start=st.ConsumerGroup.LATEST, ack_timeout=duration(1))
-    user, kept = next(_users), next(_users)
+    user, kept = next(users_), next(users_)
     orders(server, user, 1)
     m = Member(server, "late").wait(1)
     m.wait(2)
@@ -318,7 +202,7 @@ def _(server):
     group(server, "twice", start=st.ConsumerGroup.LATEST)
     first = Member(server, "twice", "same")
     lag_is(server, "twice", members=1)
-    orders(server, next(_users), 1)
+    orders(server, next(users_), 1)
     first.wait(1)
     second = Member(server, "twice", "same")
     first.refused("ABORTED", "MEMBER_REPLACED")
@@ -330,7 +214,7 @@ def _(server):
 @t.test("a paused group gives nothing out; a deleted one ends its streams")
 def _(server):
     group(server, "paused", start=st.ConsumerGroup.LATEST, paused=True)
-    orders(server, next(_users), 1)
+    orders(server, next(users_), 1)
     m = Member(server, "paused")
     lag_is(server, "paused", members=1, events=1)
     time.sleep(0.2)
@@ -345,7 +229,7 @@ def _(server):
 def _(server):
     group(server, "filter", start=st.ConsumerGroup.LATEST, filter='type = "TRANSITIONED" AND entry.to_status = "PAID"')
     m = Member(server, "filter")
-    order_ids = orders(server, next(_users), 3)
+    order_ids = orders(server, next(users_), 3)
     server.call("TransitionOrder", t.transition_request(order_ids[1], "pay"))
     m.wait(1)
     t.equal((m.events[0].order_id, m.events[0].after.status), (order_ids[1], "PAID"))
@@ -391,7 +275,7 @@ def _(server):
     requests.put(st.SubscribeRequest(credit=st.SubscribeRequest.Credit(events=100000)))
     call = client.stub("Subscribe")(iter(requests.get, None))  # and nobody reads
     group(server, "reads", start=st.ConsumerGroup.LATEST)
-    users = [next(_users) for _ in range(300)]
+    users = [next(users_) for _ in range(300)]
     for u in users:
         server.call("CreateOrder", t.create_request(user_id=u, item_count=40))
     t.equal(len(consume(server, "reads", 300)), 300)
@@ -405,7 +289,7 @@ def _(server):
 @t.test("a transition acks its event in the same commit, alone and in a batch; both or neither")
 def _(server):
     group(server, "acks", start=st.ConsumerGroup.LATEST, filter='type = "CREATED"', key_window=4)
-    user, other = next(_users), next(_users)
+    user, other = next(users_), next(users_)
     a, b, c = orders(server, user, 3)
     orders(server, other, 1)
     m = Member(server, "acks").wait(4)
@@ -454,7 +338,7 @@ def letters(server, name, **fields):
 def _(server):
     group(server, "dead", start=st.ConsumerGroup.LATEST, retry=st.RetryPolicy(max_attempts=2, min_backoff=duration(0.01), max_backoff=duration(0.02)))
     group(server, "other", start=st.ConsumerGroup.LATEST)
-    users = [next(_users) for _ in range(5)]
+    users = [next(users_) for _ in range(5)]
     for u in users:
         orders(server, u, 2)
     m, done = Member(server, "dead"), 0
@@ -494,7 +378,7 @@ def _(server):
 @t.test("nack dead makes a dead letter at once; PARK keeps the key back until the redrive")
 def _(server):
     group(server, "park", start=st.ConsumerGroup.LATEST, retry=st.RetryPolicy(on_exhausted=st.RetryPolicy.DEAD_LETTER_AND_PARK_KEY))
-    user, other = next(_users), next(_users)
+    user, other = next(users_), next(users_)
     orders(server, user, 2), orders(server, other, 2)
     m = Member(server, "park").wait(2)
     first = next(e for e in m.events if e.user_id == user)
@@ -520,7 +404,7 @@ def _(server):
 @t.test("seek: the dry run counts what then happens, previous_cursor undoes it")
 def _(server):
     group(server, "seek", start=st.ConsumerGroup.LATEST)
-    users = [next(_users) for _ in range(4)]
+    users = [next(users_) for _ in range(4)]
     for u in users:
         orders(server, u, 1)
     early = consume(server, "seek", 4)
@@ -565,7 +449,7 @@ def _(server):
 def _():
     with t.Server(cores=1, partitions=2) as server:
         group(server, "crash")
-        users = [next(_users) for _ in range(20)]
+        users = [next(users_) for _ in range(20)]
         expected = {o for u in users for o in orders(server, u, 5)}
         m = Member(server, "crash")
         done = 0
@@ -633,6 +517,58 @@ def _():
         lag_is(server, "drain", members=1)
         t.equal(server.stop(), 0)
         m.refused("UNAVAILABLE", "DRAINING")
+
+
+# ---- definitions that were half written
+def half_made(server, name, cut):
+    """Creates a group, and cuts the call off as soon as the authority has it: cut(future). true: some partition has it not."""
+    client = server.new_client()
+    future = client.stub("CreateConsumerGroup").future(st.CreateConsumerGroupRequest(group=st.ConsumerGroup(group=name)))
+    while name not in [g.group for g in server.call("ListConsumerGroups", page_size=1000).groups]:
+        t.true(not future.done() or future.exception() is None, "the create was refused")
+    cut(future)
+    client.close()
+    try:
+        server.call("GetGroupLag", group=name)  # asks every partition
+        return False
+    except t.Failure as f:
+        t.equal(f.reason, "GROUP_NOT_FOUND")
+        return True
+
+
+def whole(server, name):
+    def asked():
+        try:
+            return server.call("GetGroupLag", group=name)
+        except t.Failure as f:
+            t.equal(f.reason, "GROUP_NOT_FOUND")
+            return None
+    t.until(asked, WAIT_S, "every partition has the group")
+
+
+@t.test("a create that is cut off half way is finished by the node, and one that a kill -9 cut off when it starts again")
+def _():
+    with t.Server(cores=1, partitions=64) as server:
+        halves = []
+        for n in range(40):
+            if half_made(server, "half-%d" % n, lambda future: future.cancel()):
+                halves.append("half-%d" % n)
+                if len(halves) == 2:
+                    break
+        t.true(halves, "no create was cut off half way in 40 tries")
+        for name in halves:
+            whole(server, name)
+        orders(server, "half", 3)
+        t.equal(len(consume(server, halves[0], 3)), 3)
+
+        def killed(future):
+            server.kill()
+            future.cancel()
+            server.start()
+        half_made(server, "half-killed", killed)  # whatever was written of it
+        whole(server, "half-killed")
+        t.equal(len(consume(server, "half-killed", 3)), 3)
+        t.equal(server.stop(), 0)
 
 
 if __name__ == "__main__":
