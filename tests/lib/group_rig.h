@@ -154,7 +154,7 @@ static inline void rig_restart(struct engine_rig *r)
 {
     static const uint32_t partitions[PARTITIONS_MAX] = {0, 1};
     char error[256] = "";
-    while (r->engine->partitions[0].reads_away) rig_run(r, NS_PER_MS / 10); /* an engine is closed when its jobs are home */
+    while (r->engine->partitions[0].reads_away || r->engine->partitions[0].flushing) rig_run(r, NS_PER_MS / 10); /* an engine is closed when its jobs are home */
     sim_disk_crash(r->disk);
     engine_close(r->engine);
     sim_world_settle(r->world);

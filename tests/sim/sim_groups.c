@@ -508,7 +508,7 @@ static void sim_run(uint64_t seed)
     everything_is_settled(false);
     for (int i = 0; i < 3; i++) redrive(), drain();
     everything_is_settled(true);
-    while (s.rig.engine->partitions[0].reads_away) rig_run(&s.rig, NS_PER_MS);
+    while (s.rig.engine->partitions[0].reads_away || s.rig.engine->partitions[0].flushing) rig_run(&s.rig, NS_PER_MS);
     rig_close(&s.rig);
 }
 
