@@ -246,7 +246,7 @@ static void engine_propose(struct engine *e) {
     for (uint32_t i = 0; i < e->held_count; i++) partition_log_committed(&e->partitions[i]);
 }
 
-/* A restart applies again what is not flushed, some 30 us a command: a quarter of the log, whatever the number of partitions, bounds it to a few seconds. Whoever
+/* A restart applies again what is not flushed, some 20 us a command: a quarter of the log, whatever the number of partitions, bounds it to a few seconds. Whoever
  * has most of it flushes first. */
 static void engine_bound_replay(struct engine *e) {
     uint64_t sum = 0, most = 0;

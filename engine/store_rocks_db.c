@@ -10,6 +10,8 @@
 enum {
     FROZEN_SLOW = 2,   /* our admission refuses bulk, and all writes, before apply has to wait for a run */
     FROZEN_CLOSED = 3,
+    LEVEL0_COMPACTS = 4,
+    LEVEL0_COMPACTS_GROWING = 6, /* a run leaves two files there, what is below the growing keys and above */
     LEVEL0_SLOW = 24,
     LEVEL0_CLOSED = 36,
     LEVEL0_ROCKS_DELAYS = 48,
@@ -101,10 +103,10 @@ static void options_tables(rocksdb_options_t *o, const struct store_shared *shar
     rocksdb_block_based_options_destroy(t);
 }
 
-static void options_levels(rocksdb_options_t *o) {
+static void options_levels(rocksdb_options_t *o, const struct rocks_store *s) {
     rocksdb_options_set_compression(o, rocksdb_lz4_compression);
     rocksdb_options_set_level_compaction_dynamic_level_bytes(o, 1);
-    rocksdb_options_set_level0_file_num_compaction_trigger(o, 4);
+    rocksdb_options_set_level0_file_num_compaction_trigger(o, s->growing.len ? LEVEL0_COMPACTS_GROWING : LEVEL0_COMPACTS);
     rocksdb_options_set_level0_slowdown_writes_trigger(o, LEVEL0_ROCKS_DELAYS);
     rocksdb_options_set_level0_stop_writes_trigger(o, LEVEL0_ROCKS_STOPS);
     rocksdb_options_set_soft_pending_compaction_bytes_limit(o, COMPACTION_DEBT_ROCKS_DELAYS);
@@ -143,7 +145,7 @@ static unsigned char expiry_filter_cb(void *state, int level, const char *key, s
 
 void rocks_options_make(struct rocks_store *s) {
     rocksdb_options_t *o = s->options = rocksdb_options_create();
-    options_levels(o);
+    options_levels(o, s);
     options_tables(o, s->shared);
     options_files(o, s->shared);
     rocksdb_options_set_write_buffer_size(o, 64 * KIB); /* nothing is ever written to it */
