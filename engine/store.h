@@ -81,7 +81,7 @@ void store_batch_clear(struct store_batch *b);
 void store_batch_put(struct store_batch *b, struct slice key, struct slice value);
 void store_batch_delete(struct store_batch *b, struct slice key);
 size_t store_batch_bytes(const struct store_batch *b);
-/* All or nothing; the batch keeps its rows until cleared. DISK_FULL, IO_FAILED or CHECKSUM_MISMATCH (see
+/* All or nothing; the batch keeps its rows until cleared. Waits for room when memtable_bytes are full, which who heeds `pressure` does not meet. DISK_FULL, IO_FAILED or CHECKSUM_MISMATCH (see
  * store_stats.failure): nothing was written, the store takes no more writes until reopened; reads go on. MEMORY_LIMIT: nothing was written. */
 enum status store_apply(struct store *s, struct store_batch *b) MUST_USE;
 
@@ -96,8 +96,8 @@ void store_set_expiry(struct store *s, uint8_t kind, uint64_t horizon_us); /* se
 
 struct store_stats {
     uint64_t memtable_bytes, unflushed_bytes, table_bytes, pending_compaction_bytes, snapshots, iterators;
-    uint32_t level0_files, immutable_memtables;
-    /* 0: go on; 1: slow down soon (refuse bulk); 2: refuse writes, or RocksDB would stall. */
+    uint32_t level0_files, immutable_memtables; /* the latter: full tables of recent rows that wait for their file */
+    /* 0: go on; 1: slow down soon (refuse bulk); 2: refuse writes, or apply will have to wait for room. */
     uint8_t pressure;
     bool failed; /* a background write failed: reopen when the cause is gone */
     enum status failure; /* the cause, when failed: DISK_FULL, IO_FAILED, or CHECKSUM_MISMATCH (a compaction met damage: reopening won't help) */

@@ -116,6 +116,14 @@ enum status rocks_dir_prepare(const char *path, char error[256]) {
 
 void rocks_dir_run_name(const char *path, unsigned n, char out[STORE_PATH_BYTES_MAX + 32]) { snprintf(out, STORE_PATH_BYTES_MAX + 32, "%s/RUN-%u", path, n); }
 
+/* SstFileWriter drops what it wrote from the page cache, and applies would then wait for the disk at the first look at each block. */
+void rocks_dir_warm(const char *name) {
+    int fd = open(name, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return;
+    (void)posix_fadvise(fd, 0, 0, POSIX_FADV_WILLNEED);
+    close(fd);
+}
+
 /* What a crash or a failed write left behind: the log has its rows. */
 void rocks_dir_remove_runs(const char *path) {
     char name[STORE_PATH_BYTES_MAX + 32];

@@ -130,6 +130,7 @@ uint64_t rocks_range_bytes(struct store *base, struct slice lower, struct slice 
 enum status rocks_dir_prepare(const char *path, char error[256]);
 /* Where the n-th file of a run is written before it becomes RocksDB's. */
 void rocks_dir_run_name(const char *path, unsigned n, char out[STORE_PATH_BYTES_MAX + 32]);
+void rocks_dir_warm(const char *name); /* its bytes into the page cache */
 void rocks_dir_remove_runs(const char *path);
 enum status rocks_probe(struct store *base, char error[256]);
 

@@ -163,6 +163,7 @@ static enum status run_file_end(struct run *r) {
     rocksdb_sstfilewriter_finish(r->writer, &error); /* synced */
     rocksdb_sstfilewriter_destroy(r->writer);
     r->writer = NULL;
+    if (!error) rocks_dir_warm(r->names[r->file_count - 1]);
     return rocks_write_error(r->store, "store run", error);
 }
 
