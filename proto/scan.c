@@ -36,7 +36,7 @@ struct scan_level {
     const ProtobufCMessageDescriptor *type;
     const ProtobufCFieldDescriptor *field; /* the one that is being looked at; NULL: an unknown one */
     uint32_t depth;                        /* 1: the request itself */
-    uint32_t counts[FIELDS_MAX];            /* elements, for repeated ones */
+    uint32_t counts[FIELDS_MAX];            /* elements, for repeated ones; of the type's fields alone they are set */
 };
 struct scan {
     const struct scan_limits *limits;
@@ -160,8 +160,10 @@ static enum status scan_unknown(struct scan *s, const struct scan_level *at, siz
 }
 
 static enum status scan_fields(struct scan *s, const struct scan_level *parent, const ProtobufCMessageDescriptor *type, struct slice wire) {
-    struct scan_level level = {.parent = parent, .type = type, .depth = parent ? parent->depth + 1 : 1};
+    struct scan_level level;
     check(type->n_fields <= FIELDS_MAX);
+    level.parent = parent, level.type = type, level.field = NULL, level.depth = parent ? parent->depth + 1 : 1;
+    memset(level.counts, 0, type->n_fields * sizeof level.counts[0]); /* all of it is most of the cost of an empty message */
     if (level.depth > s->limits->depth_max) return refuse(s, parent, STATUS_LIMIT_EXCEEDED, "nested deeper than %u messages", s->limits->depth_max);
     enum status st = charge(s, &level, type->sizeof_message);
     struct reader r = reader_of(wire);

@@ -243,7 +243,7 @@ static void collect(struct call *call, struct slice in) {
         call->head_len += (uint32_t)n;
         in = slice_of(in.data + n, in.len - n);
         if (call->head_len < GRPC_FRAME_HEAD) return;
-        if (!check_prefix(call, call->head, &call->message_len)) return;
+        if (!check_prefix(call, call->head, &call->message_len)) return h2_on_unreadable(&call->stream, 0);
         call->arena.bytes_max = arena_cap(call, call->message_len);
         if (call->message_len <= PROMISED_BYTES_MAX && !(call->message_data = arena_alloc(&call->arena, call->message_len))) return call_fail_memory(call);
     }
@@ -522,6 +522,7 @@ void call_submit(struct call *call, struct call_op *op, void (*next)(struct call
 }
 
 /* ---- what handlers ask */
+void call_unreadable(struct call *call) { h2_on_unreadable(&call->stream, call->message.len); }
 struct arena *call_arena(struct call *call) { return &call->arena; }
 struct core *call_core(struct call *call) { return call->core; }
 struct failure *call_failure(struct call *call) { return &call->failure; }

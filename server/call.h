@@ -34,6 +34,7 @@ struct arena *call_arena(struct call *call);
 struct core *call_core(struct call *call);
 struct failure *call_failure(struct call *call); /* initialised; fill it, then call_fail */
 struct slice call_message(const struct call *call); /* the message being handled; wire bytes; until the handler returns, or for unary until the end */
+void call_unreadable(struct call *call); /* its message is none: beside the answer it counts against the connection */
 bool call_half_closed(const struct call *call);
 uint64_t call_deadline_ns(const struct call *call);   /* monotonic; clamped; 0: none */
 struct slice call_traceparent(const struct call *call); /* W3C trace context, validated; empty: none */

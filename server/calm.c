@@ -7,6 +7,7 @@ enum {
     STRIKES_MAX = 2,
     DATA_BYTES_MIN = 32, /* smaller frames are for the end of a message, and a request has few of them */
     WORK_TOKENS = 4,   /* a window update for the stream and the connection, a ping and a SETTINGS: what clients send with one DATA frame at most */
+    UNREADABLE_BYTES = 16 << 10,
     WORK_BURSTS = 4,   /* what work gives back is kept up to so many bursts: windows of 16 MiB are opened frame by frame, long after */
 };
 
@@ -14,7 +15,8 @@ void calm_init(struct calm *c, const struct calm_limits *l, uint64_t now_ns) {
     *c = (struct calm){.resets = {l->reset_burst, now_ns}, .control = {l->control_burst, now_ns}};
 }
 
-static bool take(struct calm_bucket *b, uint32_t burst, uint32_t per_s, uint64_t now_ns) {
+/* More than there are: all of them. */
+static bool take(struct calm_bucket *b, uint64_t n, uint32_t burst, uint32_t per_s, uint64_t now_ns) {
     uint64_t seconds = now_ns > b->filled_ns ? (now_ns - b->filled_ns) / NS_PER_S : 0;
     if (seconds) {
         uint64_t filled = b->tokens + MIN_OF(seconds, UINT32_MAX) * per_s;
@@ -22,7 +24,7 @@ static bool take(struct calm_bucket *b, uint32_t burst, uint32_t per_s, uint64_t
         b->filled_ns += seconds * NS_PER_S;
     }
     if (b->tokens == 0) return false;
-    b->tokens--;
+    b->tokens -= MIN_OF(n, b->tokens);
     return true;
 }
 
@@ -31,7 +33,7 @@ static void worked(struct calm *c, const struct calm_limits *l, uint32_t tokens)
 }
 
 static enum cut on_control(struct calm *c, const struct calm_limits *l, uint64_t now_ns) {
-    return take(&c->control, l->control_burst, l->control_per_s, now_ns) ? CUT_NONE : CUT_CONTROL_FRAMES;
+    return take(&c->control, 1, l->control_burst, l->control_per_s, now_ns) ? CUT_NONE : CUT_CONTROL_FRAMES;
 }
 
 static enum cut on_ping(struct calm *c, const struct calm_limits *l, uint64_t now_ns) {
@@ -65,13 +67,18 @@ void calm_on_answer(struct calm *c, const struct calm_limits *l) {
 }
 
 enum cut calm_on_fault(struct calm *c, const struct calm_limits *l, uint64_t now_ns) {
-    return take(&c->resets, l->reset_burst, l->reset_per_s, now_ns) ? CUT_NONE : CUT_RESETS;
+    return take(&c->resets, 1, l->reset_burst, l->reset_per_s, now_ns) ? CUT_NONE : CUT_RESETS;
+}
+
+enum cut calm_on_unreadable(struct calm *c, const struct calm_limits *l, uint64_t now_ns, uint64_t bytes) {
+    return take(&c->resets, 1 + bytes / UNREADABLE_BYTES, l->reset_burst, l->reset_per_s, now_ns) ? CUT_NONE : CUT_UNREADABLE;
 }
 
 const char *calm_text(enum cut why) {
     switch (why) {
     case CUT_PINGS: return "too_many_pings";
     case CUT_RESETS: return "too many streams reset";
+    case CUT_UNREADABLE: return "too many messages that can't be read";
     case CUT_CONTROL_FRAMES: return "too many frames that bring no work";
     case CUT_CONTINUATIONS: return "too many CONTINUATION frames";
     case CUT_HEADER_BYTES: return "a header list far beyond SETTINGS_MAX_HEADER_LIST_SIZE";

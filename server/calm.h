@@ -2,7 +2,7 @@
  * (GOAWAY, ENHANCE_YOUR_CALM). No HTTP/2 library here: h2.c asks.
  *
  * Two buckets of tokens, each filled by time:
- *   resets    a stream that the peer resets, or makes us reset (CVE-2023-44487, CVE-2025-8671)
+ *   resets    a stream that the peer resets, or makes us reset (CVE-2023-44487, CVE-2025-8671); a message that can't be read
  *   control   PING, SETTINGS, PRIORITY, WINDOW_UPDATE, DATA that is empty, tiny or padded, unknown types (CVE-2019-9511..9518). Honest peers send these with work, so a request and each
  *             real DATA frame either way gives some back
  * Pings without any answer of ours between them are keepalive, and are to come no more often than ping_interval_ns; the third that does ends it, as in gRPC's servers. */
@@ -33,6 +33,8 @@ enum cut calm_on_frame(struct calm *c, const struct calm_limits *l, uint64_t now
 void calm_on_answer(struct calm *c, const struct calm_limits *l);
 /* We had to reset a stream, or to overlook a frame. */
 enum cut calm_on_fault(struct calm *c, const struct calm_limits *l, uint64_t now_ns) MUST_USE;
+/* A message of so many bytes could not be read (too long, malformed, nested): it costs as a reset does, and as much again for each 16 KiB that came in vain. */
+enum cut calm_on_unreadable(struct calm *c, const struct calm_limits *l, uint64_t now_ns, uint64_t bytes) MUST_USE;
 /* What GOAWAY says; "too_many_pings" is what gRPC's clients look for, to ping less often. */
 const char *calm_text(enum cut why);
 

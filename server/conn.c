@@ -108,6 +108,7 @@ struct conn {
     struct tls *tls;        /* NULL: cleartext, or closing */
     bool in_handshake;      /* counted in handshake_count */
     struct visitor *visitor; /* NULL: no door */
+    bool worked;             /* the door knows that it has had a call served */
     union {
         struct sockaddr any;
         struct sockaddr_in in;
@@ -144,7 +145,7 @@ bool conn_open_with(struct core *core, const struct conn_limits *limits) {
     return true;
 }
 
-enum { RESET_BURST_S = 30, CONTROL_BURST_S = 20 }; /* what a peer may do at once, in seconds' worth */
+enum { RESET_BURST_S = 10, CONTROL_BURST_S = 20 }; /* what a peer may do at once, in seconds' worth */
 
 bool conn_open(struct core *core) {
     const struct limits *l = &core->node->limits;
@@ -226,7 +227,27 @@ static void tell_of(struct core *core, enum cut why, const struct sockaddr *peer
     if (cuts[why].hostile) tell_hostile(core, why, address);
 }
 
+/* What costs us CPU, as against what merely takes its time; a handshake that fails is a client with a wrong certificate more often than not, and has limits of its own. */
+static bool is_strike(enum cut why) {
+    switch (why) {
+    case CUT_PINGS:
+    case CUT_RESETS:
+    case CUT_UNREADABLE:
+    case CUT_CONTROL_FRAMES:
+    case CUT_CONTINUATIONS:
+    case CUT_HEADER_BYTES:
+    case CUT_CONNECTION_MEMORY:
+    case CUT_PROTOCOL: return true;
+    default: return false;
+    }
+}
+
 static void conn_tell(struct conn *c, enum cut why) {
+    struct door *door = c->core->conns->limits.door;
+    if (c->visitor && is_strike(why)) {
+        if (c->worked) c->worked = false, door_working(door, c->visitor, false, c->core->now_ns);
+        door_strike(door, c->visitor, c->core->now_ns);
+    }
     metric_cut(&c->core->metrics, why);
     tell_of(c->core, why, &c->peer.any);
 }
@@ -245,6 +266,7 @@ static void conn_free_when_idle(struct conn *c) {
     timer_clear(&c->core->timers, &c->timer);
     list_remove(&c->link);
     list_remove(&c->flush_link);
+    if (c->worked) door_working(c->core->conns->limits.door, c->visitor, false, c->core->now_ns);
     if (c->visitor) door_leave(c->core->conns->limits.door, c->visitor, c->core->now_ns);
     check(c->core->connection_count > 0);
     c->core->connection_count--;
@@ -468,6 +490,7 @@ static void conn_flush(struct conn *c) {
         }
         return;
     }
+    if (!c->worked && c->visitor && h2_served(c->h2) && !c->told) c->worked = true, door_working(c->core->conns->limits.door, c->visitor, true, c->core->now_ns);
     c->output = o;
     c->sending = true;
     c->send.done = on_sent;

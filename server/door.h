@@ -13,6 +13,7 @@ struct visitor; /* an address with connections, or that had some a moment ago */
 struct door_limits {
     uint32_t connections_max, address_connections_max, address_handshakes_max;
     uint32_t per_s, address_per_s; /* new connections */
+    uint64_t penalty_ns_max;       /* 0: no penalties */
 };
 struct door *door_new(const struct door_limits *limits); /* NULL: no memory */
 void door_free(struct door *d);                          /* nobody is in */
@@ -20,6 +21,11 @@ void door_free(struct door *d);                          /* nobody is in */
 /* One more connection of this peer: *out is its address, until door_leave. Else why not. */
 enum cut door_enter(struct door *d, const struct sockaddr_storage *peer, bool handshake, uint64_t now_ns, struct visitor **out) MUST_USE;
 void door_handshake_over(struct door *d, struct visitor *v);
+/* Penalties. A connection of this address was cut off for what costs us CPU (door_strike, before it leaves); it has had a call served (door_working), until it leaves or was cut off. After
+ * three strikes, when there are more of them than of connections that worked, new connections of the address are refused: for 250 ms, and twice as long with each further strike, up to
+ * penalty_ns_max. Both counts fade by half every ten seconds. An address with a working connection is let in once a second all the same: who shares it with an attacker is slowed down, not locked out. */
+void door_strike(struct door *d, struct visitor *v, uint64_t now_ns);
+void door_working(struct door *d, struct visitor *v, bool on, uint64_t now_ns);
 void door_leave(struct door *d, struct visitor *v, uint64_t now_ns);
 uint32_t door_address_count(struct door *d); /* remembered now */
 

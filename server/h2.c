@@ -752,6 +752,11 @@ void h2_reset(struct h2_stream *s, enum h2_reset why) {
     h2_check_submit(s->h2, nghttp2_submit_rst_stream(s->h2->session, NGHTTP2_FLAG_NONE, s->id, codes[why]));
 }
 
+void h2_on_unreadable(struct h2_stream *s, uint64_t bytes) {
+    struct h2 *h2 = s->h2;
+    if (h2) h2_judge(h2, calm_on_unreadable(&h2->calm, &h2->limits.calm, h2->core->now_ns, bytes));
+}
+
 void h2_consume(struct h2_stream *s, size_t n) {
     if (!s->open || n == 0) return;
     h2_check_submit(s->h2, nghttp2_session_consume_stream(s->h2->session, s->id, n));

@@ -103,6 +103,8 @@ enum h2_reset { H2_RESET_CANCEL, H2_RESET_REFUSED, H2_RESET_INTERNAL };
 void h2_reset(struct h2_stream *s, enum h2_reset why);
 /* What the stream waits for now. A message that follows another begins anew when H2_WAIT_NOT was between them. */
 void h2_wait(struct h2_stream *s, enum h2_wait what);
+/* Its message, of which so many bytes came, can't be read: counted (calm.h), and the connection may end for it. */
+void h2_on_unreadable(struct h2_stream *s, uint64_t bytes);
 /* Opens the stream's window again by n bytes of request that were taken. */
 void h2_consume(struct h2_stream *s, size_t n);
 /* The answer was given (h2_send_end) and needs nothing of the call: the stream ends by itself, nothing more is told of it, and the call may end now. */

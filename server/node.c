@@ -528,6 +528,7 @@ static struct door *make_door(const struct config *c) {
         .address_handshakes_max = (uint32_t)c->tls_handshakes_per_address,
         .per_s = (uint32_t)c->connection_rate,
         .address_per_s = (uint32_t)c->connection_rate_per_address,
+        .penalty_ns_max = c->address_penalty_max * NS_PER_MS,
     };
     return door_new(&limits);
 }

@@ -15,6 +15,7 @@ uint32_t serve_retry_delay_ms(const struct failure *f) {
 
 ProtobufCMessage *serve_decode(struct call *call, const ProtobufCMessageDescriptor *type) {
     ProtobufCMessage *m = scan_unpack(type, call_message(call), &scan_limits_default, call_failure(call));
+    if (!m && call_failure(call)->status != STATUS_MEMORY_LIMIT) call_unreadable(call);
     if (!m) call_fail(call);
     return m;
 }

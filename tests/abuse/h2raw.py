@@ -29,6 +29,18 @@ def frame(kind, flags=0, stream=0, payload=b"", length=None):
     return struct.pack(">I", len(payload) if length is None else length)[1:] + bytes((kind, flags)) + struct.pack(">I", stream) + payload
 
 
+def varint(n):
+    out = bytearray()
+    while n >= 128:
+        out.append(n & 127 | 128)
+        n >>= 7
+    return bytes(out) + bytes((n,))
+
+
+DEEP = b"\x0a" + varint(8000) + b"\xfb\x07" * 2000 + b"\xfc\x07" * 2000  # groups (of an unknown field) within groups, in the order
+EMPTY_PARTS = b"\x0a" + varint(3900000) + b"\xa2\x01\x00" * 1300000  # items of the order, all of them empty
+
+
 def settings(*pairs):
     return frame(SETTINGS, 0, 0, b"".join(struct.pack(">HI", k, v) for k, v in pairs))
 

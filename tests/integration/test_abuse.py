@@ -6,7 +6,6 @@ import ssl
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../abuse"))
-import attack  # noqa: E402
 import h2raw as h  # noqa: E402
 import idle  # noqa: E402
 import run as abuse  # noqa: E402
@@ -16,7 +15,7 @@ from orderdb_test import equal, true  # noqa: E402
 CREATE, GET = h.SERVICE + "CreateOrder", h.SERVICE + "GetOrder"
 # Patience in seconds instead of minutes: what is late is cut off within a few of them (slow streams are looked at every two).
 FLAGS = {"first_request_timeout": "1s", "slow_grace": "1s", "min_rate": "64KiB", "tls_handshake_timeout": "1s", "connections_per_address": 200, "connection_rate_per_address": 100,
-         "log_level": "debug"}
+         "address_penalty_max": "0s", "log_level": "debug"}
 SOON_S = 8 * t.SLOW
 
 
@@ -234,9 +233,9 @@ def _(server):
     w = ready(server)
     nested = b""
     for _ in range(5000):
-        nested = b"\x0a" + attack.varint(len(nested)) + nested
+        nested = b"\x0a" + h.varint(len(nested)) + nested
     # Groups within groups; items of the order, all of them empty: 64 times as much when unpacked.
-    for stream, (message, codes) in enumerate(((nested, "3"), (attack.DEEP, "3"), (attack.EMPTY_PARTS, "38"), (b"\xff" * 1000, "3"))):
+    for stream, (message, codes) in enumerate(((nested, "3"), (h.DEEP, "3"), (h.EMPTY_PARTS, "38"), (b"\xff" * 1000, "3"))):
         w.upload(3 + 2 * stream, CREATE, message)
         true(w.answer(3 + 2 * stream, wait_s=SOON_S)[0].get("grpc-status") in tuple(codes), "message %d is refused" % stream)
     before = server.rss_bytes()
