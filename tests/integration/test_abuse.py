@@ -270,6 +270,32 @@ def _(server):
                 break
 
 
+@t.test("unreadable messages end the connection; an address that goes on is refused for a while, others are not, and who works from it gets in again")
+def _():
+    with t.Server(**{**FLAGS, "address_penalty_max": "30s"}) as s:
+        def cut_off(source):
+            w = h.Wire(s.port, source=source)
+            for stream in range(1, 2001, 2):
+                if not w.send(h.request(stream, GET, b"\xff\xff")):
+                    break
+            w.until_closed(SOON_S)
+        for _ in range(3):
+            cut_off("127.0.0.9")
+        true(hits(s, "cut", "unreadable") == 3)
+        w = h.Wire(s.port, source="127.0.0.9")
+        true(w.until_closed(SOON_S) is not None and not w.goaway, "it is not let in")
+        true(hits(s, "refuse", "penalty") > 0)
+        honest(s)
+        for _ in range(4):
+            cut_off("127.0.0.1")  # honest ones' address: they are let in after a second at most
+        def gets_in():
+            try:
+                return s.call("ListOrders", user_id="nobody").total_size == 0
+            except t.Failure:
+                return False
+        t.until(gets_in, wait_s=SOON_S, what="an honest client gets in")
+
+
 @t.test("TLS: half handshakes and garbage are cut off, and counted by address")
 def _():
     cert, key, ca = abuse.certificates()

@@ -100,12 +100,24 @@ static void test_continuations_of_one_block_are_few(void **state) {
     assert_int_equal(frame(CONTINUATION, 0, 0), CUT_CONTINUATIONS);
 }
 
+/* The burst is 10: a message of 4 MiB takes all of it. */
+static void test_unreadable_messages_cost_by_their_bytes(void **state) {
+    for (unsigned i = 0; i < 10; i++) assert_int_equal(calm_on_unreadable(&calm, &limits, now_ns, 100), CUT_NONE);
+    assert_int_equal(calm_on_unreadable(&calm, &limits, now_ns, 100), CUT_UNREADABLE);
+    now_ns += 10 * NS_PER_S;
+    assert_int_equal(calm_on_unreadable(&calm, &limits, now_ns, 4 << 20), CUT_NONE);
+    assert_int_equal(calm_on_fault(&calm, &limits, now_ns), CUT_RESETS); /* the same bucket */
+    now_ns += NS_PER_S;
+    assert_int_equal(calm_on_unreadable(&calm, &limits, now_ns, 100), CUT_NONE);
+}
+
 int main(void) {
 #define T(f) cmocka_unit_test_setup(f, setup)
     const struct CMUnitTest tests[] = {
         T(test_resets_have_a_bucket_that_time_fills), T(test_resets_that_we_make_are_in_the_same_bucket), T(test_what_brings_no_work_is_counted_together),
         T(test_work_gives_tokens_back), T(test_what_work_gives_is_bounded), T(test_pings_without_work_are_to_keep_their_distance), T(test_an_answer_forgives_pings),
         T(test_continuations_of_one_block_are_few),
+        cmocka_unit_test_setup_teardown(test_unreadable_messages_cost_by_their_bytes, setup, NULL),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,7 +7,7 @@
 #include "proto/base/mem.h"
 #include "server/door.h"
 
-static const struct door_limits limits = {.connections_max = 9, .address_connections_max = 3, .address_handshakes_max = 2, .per_s = 20, .address_per_s = 2};
+static const struct door_limits limits = {.connections_max = 9, .address_connections_max = 3, .address_handshakes_max = 2, .per_s = 20, .address_per_s = 2, .penalty_ns_max = 4 * NS_PER_S};
 static struct door *door;
 static uint64_t now_ns;
 
@@ -131,11 +131,71 @@ static void test_no_memory_refuses(void **state) {
     mem_fail_nth(0);
 }
 
+/* Comes, is cut off, goes; refused: how long after it the address is not let in. Time stands still for who is let in. */
+static uint64_t struck(const char *address) {
+    struct visitor *v;
+    assert_int_equal(enter(address, false, &v), CUT_NONE);
+    door_strike(door, v, now_ns);
+    door_leave(door, v, now_ns);
+    uint64_t begun_ns = now_ns;
+    while (enter(address, false, &v) == CUT_REFUSED_PENALTY) now_ns += 50 * NS_PER_MS;
+    door_leave(door, v, now_ns);
+    uint64_t refused_ns = now_ns - begun_ns;
+    now_ns += NS_PER_S; /* for the rate of the address */
+    return refused_ns;
+}
+
+static void test_penalties_double_and_have_a_bound(void **state) {
+    static const uint64_t expected_ms[] = {0, 0, 250, 500, 1000, 2000, 4000};
+    for (size_t i = 0; i < ARRAY_LEN(expected_ms); i++) assert_int_equal(struck("10.0.0.1"), expected_ms[i] * NS_PER_MS);
+    struct visitor *v;
+    assert_int_equal(enter("10.0.0.2", false, &v), CUT_NONE); /* others are not touched */
+    door_leave(door, v, now_ns);
+    now_ns += 60 * NS_PER_S;
+    assert_int_equal(struck("10.0.0.1"), 0);
+    assert_int_equal(struck("10.0.0.1"), 0);
+    assert_int_equal(struck("10.0.0.1"), 250 * NS_PER_MS);
+}
+
+/* An attacker behind the address of honest ones: they go on, and get in. */
+static void test_who_shares_an_address_is_not_locked_out(void **state) {
+    struct visitor *honest, *v;
+    assert_int_equal(enter("10.0.0.1", false, &honest), CUT_NONE);
+    door_working(door, honest, true, now_ns);
+    assert_int_equal(struck("10.0.0.1"), 0);
+    assert_int_equal(struck("10.0.0.1"), 0); /* no more strikes than connections that worked and work */
+    for (unsigned i = 0; i < 8; i++) assert_true(struck("10.0.0.1") <= NS_PER_S);
+    assert_int_equal(enter("10.0.0.1", false, &v), CUT_NONE);
+    door_strike(door, v, now_ns);
+    door_leave(door, v, now_ns);
+    assert_int_equal(enter("10.0.0.1", false, &v), CUT_NONE); /* once a second all the same */
+    door_leave(door, v, now_ns);
+    assert_int_equal(enter("10.0.0.1", false, &v), CUT_REFUSED_PENALTY);
+    door_working(door, honest, false, now_ns);
+    door_leave(door, honest, now_ns);
+}
+
+static void test_penalties_are_forgotten_and_bounded(void **state) {
+    for (unsigned i = 0; i < 3; i++) (void)struck("10.0.0.1");
+    assert_int_equal(door_address_count(door), 1);
+    struct visitor *v;
+    now_ns += 9 * NS_PER_S; /* twice the longest is over */
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(enter("10.0.0.2", false, &v), CUT_NONE);
+        door_leave(door, v, now_ns);
+        now_ns += NS_PER_S;
+    }
+    assert_int_equal(door_address_count(door), 1);
+}
+
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
         T(test_connections_of_an_address_are_counted), T(test_connections_are_counted_in_all), T(test_an_ipv6_host_is_its_64), T(test_handshakes_of_an_address_are_counted_until_they_end),
         T(test_rates_hold_five_seconds_worth), T(test_addresses_are_forgotten), T(test_no_memory_refuses),
+        cmocka_unit_test_setup_teardown(test_penalties_double_and_have_a_bound, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_who_shares_an_address_is_not_locked_out, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_penalties_are_forgotten_and_bounded, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
