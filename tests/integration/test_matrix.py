@@ -6,6 +6,7 @@ shape of a request decides takes no entry of the log at all, what the state deci
 request_id, with which a valid one succeeds at the end. What holds for any field of a type is made from the descriptors here: wrong wire types, bad UTF-8, NUL,
 messages that are malformed or come twice."""
 import re
+import time
 
 import matrix
 import orderdb_test as t
@@ -321,7 +322,14 @@ def base(name):
 
 
 def applied(server):
-    return sum(r.applied_index for p in server.call("GetTopology").partitions for r in p.replicas)
+    """Entries of all partitions, once what goes on behind the answers (groups on their way to partitions, rows of deleted ones) has come to rest."""
+    last, since, deadline = None, time.monotonic(), time.monotonic() + 20 * t.SLOW
+    while time.monotonic() - since < 0.3 and time.monotonic() < deadline:
+        now = sum(r.applied_index for p in server.call("GetTopology").partitions for r in p.replicas)
+        if now != last:
+            last, since = now, time.monotonic()
+        time.sleep(0.02)
+    return last
 
 
 def seq_of(server):

@@ -80,17 +80,6 @@ def _(server):
     true(full["after"]["items"] and "items" not in everything[0]["after"])
 
 
-@test("bench/stream: counts every event, raw and unpacked")
-def _(server):
-    program = os.path.join(t.BUILD, "bench", "stream")
-    if not os.path.exists(program):
-        t.skip("bench/stream is not built")
-    n = len(server.orderctl("stream", "tail", "--stop-at-end", "-o", "json").stdout.splitlines())
-    for mode in ("raw", "unpack"):
-        p = subprocess.run([program, "--server", server.address, "--mode", mode, "--seconds", "60"], check=True, capture_output=True, text=True, timeout=90)
-        equal([c.strip() for c in p.stdout.split("|")][1:4], [mode, "summary", str(n)])
-
-
 @test("stream tail: what is wrong is told, and where")
 def _(server):
     for arguments, code, words in [
