@@ -110,7 +110,7 @@ struct conn {
     struct visitor *visitor; /* NULL: no door */
     bool worked;             /* the door knows that it has had a call served */
     union {
-        struct sockaddr any;
+        _Alignas(struct sockaddr_storage) struct sockaddr any; /* address_format reads it as one */
         struct sockaddr_in in;
         struct sockaddr_in6 in6;
     } peer;
