@@ -23,7 +23,7 @@ enum { IDLE_MS_MAX = 250, MEETING_MS_MAX = 3 };
 
 /* New bytes are looked at for so long a turn; while committed work waits to be applied, for a share of what the last turn took (an entry of 500 commands makes it long): a
  * third, which is more than it costs to take in what is served, or a sixteenth while calls are refused: then it is refusals that the time would go to. */
-enum { RECEIVE_SLICE_NS = 1000000, RECEIVE_SLICE_LEAST_NS = 50000, RECEIVE_SHARE = 3, RECEIVE_SHARE_REFUSING = 16, LOW_SHARE = 4, REFUSALS_PER_S = 15000, REFUSALS_BURST = 150, WRITE_SHARE_OF_TIGHTEST = 2 };
+enum { RECEIVE_SLICE_NS = 1000000, RECEIVE_SLICE_LEAST_NS = 50000, RECEIVE_SHARE = 3, RECEIVE_SHARE_REFUSING = 16, LOW_SHARE = 4, REFUSALS_PER_S = 15000, REFUSALS_BURST = 150 };
 
 struct core *core_new(struct node *node, uint32_t id) {
     struct core *core = mem_new(struct core);
@@ -78,9 +78,9 @@ static void count_cycle(struct core *core) {
     metric_time(&core->metrics, METRIC_CYCLE_NS, busy_ns);
 }
 
-/* A turn old at most: the doors of all cores go by the sum. A core adds what the tightest one bears and as much again, not more: at the door nobody knows yet to which core a call goes, and
- * what is let in for the room of one core and finds the queue of another is refused after it was decoded, which costs ten times as much. Twice, so that the others
- * keep room beside a core that is overloaded alone. */
+/* A turn old at most: the doors of all cores go by the sum. A core adds what the tightest one bears and half as much again, not more: at the door nobody knows yet to which core a call goes, and
+ * what is let in for the room of one core and finds the queue of another is refused after it was decoded, which costs ten times as much. Half, so that of two
+ * cores the tighter one stays below its own door (1.5 x) when calls are spread evenly, and the other one keeps room when they are not. */
 static void share_queues(struct core *core) {
     const struct node *node = core->node;
     struct engine_queue own = engine_write_queue(core->engine);
@@ -91,7 +91,7 @@ static void share_queues(struct core *core) {
         tightest = MIN_OF(tightest, __atomic_load_n(&node->cores[i]->write_limit, __ATOMIC_RELAXED));
         least_ns = MIN_OF(least_ns, __atomic_load_n(&node->cores[i]->write_delay_ns, __ATOMIC_RELAXED));
     }
-    for (uint32_t i = 0; i < node->core_count; i++) limit += MIN_OF(__atomic_load_n(&node->cores[i]->write_limit, __ATOMIC_RELAXED), WRITE_SHARE_OF_TIGHTEST * tightest);
+    for (uint32_t i = 0; i < node->core_count; i++) limit += MIN_OF(__atomic_load_n(&node->cores[i]->write_limit, __ATOMIC_RELAXED), tightest + tightest / 2);
     core->write_limit_all = limit;
     core->write_delay_least_ns = least_ns;
     core->write_target_ns = node->limits.queue_target_ns;
@@ -107,6 +107,7 @@ static uint64_t refusals_from_ns(struct core *core, uint64_t refused) {
     return full && core->refusals_left < 0 ? core->now_ns + (uint64_t)-core->refusals_left / REFUSALS_PER_S : 0;
 }
 
+/* While calls are refused most connections are low ones by turns: they get as much as the others, or the calls that wait on them would be the slow ones. */
 static void limit_receives(struct core *core) {
     uint64_t refused = core->shed_count - core->shed_count_seen, slice_ns = RECEIVE_SLICE_NS;
     core->shed_count_seen = core->shed_count;
@@ -114,7 +115,7 @@ static void limit_receives(struct core *core) {
         slice_ns = MAX_OF(core->turn_ns / (refused ? RECEIVE_SHARE_REFUSING : RECEIVE_SHARE), (uint64_t)RECEIVE_SLICE_LEAST_NS);
         slice_ns = MIN_OF(slice_ns, (uint64_t)RECEIVE_SLICE_NS * 4);
     }
-    const struct ring_receives limits = {.slice_ns = slice_ns, .low_ns = MAX_OF(slice_ns / LOW_SHARE, (uint64_t)RECEIVE_SLICE_LEAST_NS), .low_from_ns = refusals_from_ns(core, refused)};
+    const struct ring_receives limits = {.slice_ns = slice_ns, .low_ns = refused ? slice_ns : MAX_OF(slice_ns / LOW_SHARE, (uint64_t)RECEIVE_SLICE_LEAST_NS), .low_from_ns = refusals_from_ns(core, refused)};
     ring_limit_receives(core->ring, &limits);
 }
 
