@@ -154,6 +154,33 @@ def _():
         true("subject=CN=app-1,O=shop" in s.log(), "the subject is known")
 
 
+@t.test("a limit by principal: who showed a certificate has a bucket of his own, over all his connections; who showed none shares another")
+def _():
+    with server(tls_client_ca=path("ca.pem"), tls_require_client_cert="no") as s:
+        app, other, nobody = client(s, cert="client"), client(s, cert="client"), client(s)
+        limit = t.admin_pb2.RateLimit(name="caller", scope="principal", method="OrderService/ListOrders", per_second=0.001, burst=3)
+        app.call("ApplyResource", resource=t.admin_pb2.Resource(limit=limit))
+
+        def served(c, times):
+            """How many of so many calls were served; the rest names the limit."""
+            n = 0
+            for _ in range(times):
+                try:
+                    c.call("ListOrders", user_id="tls-5")
+                    n += 1
+                except t.Failure as f:
+                    equal((f.code_name, f.reason, f.metadata["limit"], f.metadata["scope"]), ("RESOURCE_EXHAUSTED", "RATE_LIMITED", "caller", "principal"))
+            return n
+        t.until(lambda: served(nobody, 1) == 0, what="the limit is there, and whoever showed nothing has used it up")
+        equal(served(app, 2), 2)
+        equal(served(other, 5), 1, "the same subject on another connection")
+        equal(served(app, 3), 0)
+        equal(served(nobody, 3), 0)
+        app.call("GetTopology")  # operators get in
+        for c in (app, other, nobody):
+            c.close()
+
+
 @t.test("SIGHUP: new connections get the new certificate, old ones go on; a bad file changes nothing and is logged")
 def _():
     shutil.copy(path("server.pem"), path("live.pem")), shutil.copy(path("server.key"), path("live.key"))
