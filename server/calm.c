@@ -71,7 +71,8 @@ enum cut calm_on_fault(struct calm *c, const struct calm_limits *l, uint64_t now
 }
 
 enum cut calm_on_unreadable(struct calm *c, const struct calm_limits *l, uint64_t now_ns, uint64_t bytes) {
-    return take(&c->resets, 1 + bytes / UNREADABLE_BYTES, l->reset_burst, l->reset_per_s, now_ns) ? CUT_NONE : CUT_UNREADABLE;
+    uint64_t cost = bytes ? bytes / UNREADABLE_BYTES : 1;
+    return !cost || take(&c->resets, cost, l->reset_burst, l->reset_per_s, now_ns) ? CUT_NONE : CUT_UNREADABLE;
 }
 
 const char *calm_text(enum cut why) {

@@ -208,11 +208,16 @@ class Ledger:
     def again(self, stub, request, order_id, version):
         """An acknowledged request, sent again, gets its first answer."""
         method = stub.TransitionOrder if hasattr(request, "event") else stub.CreateOrder
-        try:
-            got = method(request, timeout=20)
-        except grpc.RpcError as e:
-            assert e.code() == grpc.StatusCode.UNAVAILABLE, "acknowledged request %s is now refused: %s" % (request.options.request_id, e.details())
-            raise
+        for attempt in range(50):
+            try:
+                got = method(request, timeout=20)
+                break
+            except grpc.RpcError as e:
+                if e.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and attempt < 49:
+                    time.sleep(0.1)  # the log is at its limit, which is small here: after the next flush
+                    continue
+                assert e.code() == grpc.StatusCode.UNAVAILABLE, "acknowledged request %s is now refused: %s" % (request.options.request_id, e.details())
+                raise
         assert (got.order.order_id, got.order.version, got.replayed) == (order_id, version, True), "%s was answered order %d version %d, now order %d version %d%s" % (
             request.options.request_id, order_id, version, got.order.order_id, got.order.version, "" if got.replayed else ", not as a replay")
 

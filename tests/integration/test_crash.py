@@ -160,7 +160,8 @@ def _():
         slowest = max(slowest, time.time() - begin)
         finish()
         assert code == 0, "exit %s" % code
-        cut_off = [f for f in ledger.failures if "ailed to connect" not in f and "DRAINING" not in f]
+        # "GOAWAY received": the client's library had the call waiting when it heard, and never sent it.
+        cut_off = [f for f in ledger.failures if "ailed to connect" not in f and "DRAINING" not in f and "GOAWAY received" not in f]
         assert not cut_off, "calls under way were cut off: %s" % cut_off[:3]
         server.start()
         check_some(ledger, server, rng)
