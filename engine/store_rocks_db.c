@@ -75,6 +75,7 @@ struct store_shared *store_shared_new(uint64_t block_cache_bytes, unsigned backg
     s->background_threads = MAX_OF(background_threads, 1u);
     s->env = rocksdb_create_default_env();
     rocksdb_env_set_background_threads(s->env, (int)s->background_threads);
+    rocksdb_env_lower_thread_pool_cpu_priority(s->env); /* nice 19: compactions have time, cores have none */
     rocksdb_env_set_high_priority_background_threads(s->env, 1); /* for flushes: there are none */
     if (run_threads_start(s, MIN_OF(s->background_threads, (unsigned)STORE_RUN_THREADS_MAX))) return s;
     store_shared_free(s);

@@ -9,13 +9,14 @@
  * The growing prefix: keys that only ever grow overlap nothing older. In a file of their own they sink to the lowest level that has room for them and are not merged with anything;
  * with the other rows they would be rewritten by every level. When they are few, the file is not worth it. */
 #include <stdio.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "engine/store_rocks_local.h"
 #include "proto/base/log.h"
 #include "proto/base/mem.h"
 
-enum { WALK_ROWS = 128, GROWING_FILE_BYTES_MIN = 2 << 20 };
+enum { WALK_ROWS = 128, GROWING_FILE_BYTES_MIN = 2 << 20, RUN_NICE = 10 };
 
 /* ---- tables and versions */
 
@@ -311,6 +312,7 @@ static void store_work(struct rocks_store *s) {
 
 static void *run_thread(void *ctx) {
     struct store_shared *shared = ctx;
+    (void)!setpriority(PRIO_PROCESS, (id_t)gettid(), RUN_NICE); /* Linux: of this thread alone */
     pthread_mutex_lock(&shared->lock);
     while (!shared->stop) {
         struct list *l = list_pop_front(&shared->stores);
