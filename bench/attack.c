@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "bench/number.h"
 #include "proto/base/mem.h"
 #include "proto/grpc.h"
 #include "proto/tls.h"
@@ -472,13 +473,6 @@ static const char help[] =
     "  --same-address        all from 127.0.0.1; without it each from an address of its own, 127.0.1.x\n"
     "  --burn SHARE          no attack: that share of a CPU\n";
 
-static bool number_read(const char *text, uint64_t least, uint64_t most, uint64_t *out) {
-    char *end;
-    errno = 0;
-    *out = strtoull(text, &end, 10);
-    return *text >= '0' && *text <= '9' && !*end && !errno && *out >= least && *out <= most;
-}
-
 static bool kind_known(const char *name) {
     for (size_t i = 0; i < ARRAY_LEN(kinds); i++)
         if (strcmp(kinds[i].name, name) == 0) return true;
@@ -487,10 +481,10 @@ static bool kind_known(const char *name) {
 
 static bool flag_read(int flag, const char *text) {
     switch (flag) {
-    case 'p': return number_read(text, 1, 65535, &opt.port);
-    case 'c': return number_read(text, 1, CONNECTIONS_MAX, &opt.connections);
-    case 's': return number_read(text, 1, 100000, &opt.seconds);
-    case 'm': return number_read(text, 1, 10000, &opt.pace_ms);
+    case 'p': return number_read(text, 10, 1, 65535, &opt.port);
+    case 'c': return number_read(text, 10, 1, CONNECTIONS_MAX, &opt.connections);
+    case 's': return number_read(text, 10, 1, 100000, &opt.seconds);
+    case 'm': return number_read(text, 10, 1, 10000, &opt.pace_ms);
     case 'b': return (opt.burn = strtod(text, NULL)) > 0 && opt.burn <= 1;
     case 'a': return (opt.ca = text) != NULL;
     case 'o': return kind_known(opt.only = text);

@@ -11,6 +11,7 @@
 #include <sys/resource.h>
 
 #include "bench/arrival.h"
+#include "bench/number.h"
 #include "client/channel.h"
 #include "orderdb/v1/stream.pb-c.h"
 #include "proto/base/buf.h"
@@ -163,13 +164,6 @@ static const char help[] =
     "  --seconds S           fail when it takes longer (60)\n\n"
     "Exit code 0: done; 1: something failed; 2: usage.\n";
 
-static bool number_read(const char *text, uint64_t most, uint64_t *out) {
-    char *end;
-    errno = 0;
-    *out = strtoull(text, &end, 10);
-    return *text >= '1' && *text <= '9' && !*end && !errno && *out <= most;
-}
-
 static bool flags_read(int argc, char **argv) {
     static const struct option options[] = {{"server", 1, 0, 's'}, {"group", 1, 0, 'g'}, {"events", 1, 0, 'e'}, {"members", 1, 0, 'n'}, {"credit", 1, 0, 'c'}, {"seconds", 1, 0, 't'}, {"live", 0, 0, 'l'}, {"latency", 0, 0, 'y'}, {"help", 0, 0, 'h'}, {0}};
     bool ok = true;
@@ -177,10 +171,10 @@ static bool flags_read(int argc, char **argv) {
         switch (flag) {
         case 's': opt.server = optarg; break;
         case 'g': opt.group = optarg; break;
-        case 'e': ok = number_read(optarg, UINT64_MAX, &opt.events); break;
-        case 'n': ok = number_read(optarg, MEMBERS_MAX, &opt.members); break;
-        case 'c': ok = number_read(optarg, CREDIT_MAX, &opt.credit); break;
-        case 't': ok = number_read(optarg, 86400, &opt.seconds); break;
+        case 'e': ok = count_read(optarg, UINT64_MAX, &opt.events); break;
+        case 'n': ok = count_read(optarg, MEMBERS_MAX, &opt.members); break;
+        case 'c': ok = count_read(optarg, CREDIT_MAX, &opt.credit); break;
+        case 't': ok = count_read(optarg, 86400, &opt.seconds); break;
         case 'l': opt.live = true; break;
         case 'y': opt.latency = true; break;
         case 'h': fputs(help, stdout); exit(0);

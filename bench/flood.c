@@ -23,6 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "bench/number.h"
 #include "orderdb/v1/order.pb-c.h"
 #include "proto/base/buf.h"
 #include "proto/base/mem.h"
@@ -368,22 +369,15 @@ static const char help[] =
     "  --timeout-ms MS       deadline of a call, default 1000\n"
     "  --users U             default 100000\n";
 
-static bool number_read(const char *text, uint64_t least, uint64_t most, uint64_t *out) {
-    char *end;
-    errno = 0;
-    *out = strtoull(text, &end, 10);
-    return *text >= '0' && *text <= '9' && !*end && !errno && *out >= least && *out <= most;
-}
-
 static bool flag_read(int flag, const char *text) {
     switch (flag) {
-    case 'p': return number_read(text, 1, 65535, &opt.port);
+    case 'p': return number_read(text, 10, 1, 65535, &opt.port);
     case 'r': return (opt.rate = strtod(text, NULL)) > 0;
-    case 'c': return number_read(text, 1, CONNECTIONS_MAX, &opt.connections);
-    case 'i': return number_read(text, 1, SLOTS_MAX, &opt.inflight);
-    case 't': return number_read(text, 1, 100000, &opt.seconds);
-    case 'd': return number_read(text, 1, 99999, &opt.timeout_ms);
-    case 'u': return number_read(text, 1, 99999999, &opt.users);
+    case 'c': return number_read(text, 10, 1, CONNECTIONS_MAX, &opt.connections);
+    case 'i': return number_read(text, 10, 1, SLOTS_MAX, &opt.inflight);
+    case 't': return number_read(text, 10, 1, 100000, &opt.seconds);
+    case 'd': return number_read(text, 10, 1, 99999, &opt.timeout_ms);
+    case 'u': return number_read(text, 10, 1, 99999999, &opt.users);
     default: return false;
     }
 }

@@ -11,6 +11,7 @@
 #include <sys/resource.h>
 
 #include "bench/arrival.h"
+#include "bench/number.h"
 #include "client/channel.h"
 #include "orderdb/v1/stream.pb-c.h"
 #include "proto/base/buf.h"
@@ -132,13 +133,6 @@ static const char help[] =
     "  --hang                with --live: from the earliest event, but take one message and no more\n\n"
     "Exit code 0: done; 1: something failed; 2: usage.\n";
 
-static bool number_read(const char *text, uint64_t most, uint64_t *out) {
-    char *end;
-    errno = 0;
-    *out = strtoull(text, &end, 10);
-    return *text >= '1' && *text <= '9' && !*end && !errno && *out <= most;
-}
-
 static bool flags_read(int argc, char **argv) {
     static const struct option options[] = {
         {"server", 1, 0, 's'}, {"full", 0, 0, 'f'}, {"readers", 1, 0, 'n'}, {"live", 0, 0, 'l'}, {"seconds", 1, 0, 't'}, {"latency", 0, 0, 'y'}, {"hang", 0, 0, 'H'}, {"help", 0, 0, 'h'}, {0},
@@ -148,9 +142,9 @@ static bool flags_read(int argc, char **argv) {
         switch (flag) {
         case 's': opt.server = optarg; break;
         case 'f': opt.full = true; break;
-        case 'n': ok = number_read(optarg, READERS_MAX, &opt.readers); break;
+        case 'n': ok = count_read(optarg, READERS_MAX, &opt.readers); break;
         case 'l': opt.live = true; break;
-        case 't': ok = number_read(optarg, 86400, &opt.seconds); break;
+        case 't': ok = count_read(optarg, 86400, &opt.seconds); break;
         case 'y': opt.latency = true; break;
         case 'H': opt.hang = true; break;
         case 'h': fputs(help, stdout); exit(0);

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "bench/histogram.h"
+#include "bench/number.h"
 #include "client/channel.h"
 #include "orderdb/v1/order.pb-c.h"
 #include "proto/base/buf.h"
@@ -501,13 +502,6 @@ static const char help[] =
     "  --progress            a line per second on stderr\n\n"
     "Exit code 0: done; 1: something failed (with --reconnect: nothing was acknowledged); 2: usage.\n";
 
-static bool number_read(const char *text, uint64_t least, uint64_t most, uint64_t *out) {
-    char *end;
-    errno = 0;
-    *out = strtoull(text, &end, 0);
-    return *text >= '0' && *text <= '9' && !*end && !errno && *out >= least && *out <= most;
-}
-
 static bool mode_read(const char *text) {
     for (int i = 0; i < MODE_COUNT; i++) {
         if (strcmp(mode_names[i], text) == 0) return opt.mode = (enum mode)i, true;
@@ -520,16 +514,16 @@ static bool flag_read(int flag, const char *text) {
     case 's': opt.server = text; return true;
     case 'T': opt.tls_ca = text; return true;
     case 'm': return mode_read(text);
-    case 'c': return number_read(text, 1, 10000, &opt.connections);
-    case 'i': return number_read(text, 1, 10000, &opt.inflight);
-    case 'n': return number_read(text, 1, UINT64_MAX / TENTHS / 2, &opt.orders);
-    case 't': return number_read(text, 1, 1000000, &opt.seconds);
+    case 'c': return number_read(text, 0, 1, 10000, &opt.connections);
+    case 'i': return number_read(text, 0, 1, 10000, &opt.inflight);
+    case 'n': return number_read(text, 0, 1, UINT64_MAX / TENTHS / 2, &opt.orders);
+    case 't': return number_read(text, 0, 1, 1000000, &opt.seconds);
     case 'r': return (opt.rate = strtod(text, NULL)) > 0;
-    case 'u': return number_read(text, 1, 9999999, &opt.users);
-    case 'k': return number_read(text, 1, ITEMS_MAX, &opt.items);
-    case 'p': return number_read(text, 1, KNOWN_MAX, &opt.prefill);
-    case 'd': return number_read(text, 1, 3600000, &opt.timeout_ms);
-    case 'e': return number_read(text, 0, UINT64_MAX, &opt.seed);
+    case 'u': return number_read(text, 0, 1, 9999999, &opt.users);
+    case 'k': return number_read(text, 0, 1, ITEMS_MAX, &opt.items);
+    case 'p': return number_read(text, 0, 1, KNOWN_MAX, &opt.prefill);
+    case 'd': return number_read(text, 0, 1, 3600000, &opt.timeout_ms);
+    case 'e': return number_read(text, 0, 0, UINT64_MAX, &opt.seed);
     case 'l': opt.ledger = text; return true;
     case 'f': opt.from = text; return true;
     case 'R': return opt.reconnect = true;

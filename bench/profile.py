@@ -37,11 +37,6 @@ def option(name, default):
     return next((int(a.split("=")[1]) for a in sys.argv if a.startswith("--%s=" % name)), default)
 
 
-def cpu_s(pid):
-    f = open("/proc/%d/stat" % pid).read().rsplit(")", 1)[1].split()
-    return (int(f[11]) + int(f[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def shares(data):
     out = subprocess.run(["perf", "report", "-i", data, "--children", "--sort", "symbol", "-g", "none", "--stdio"], capture_output=True, text=True).stdout
     found = {}
@@ -71,9 +66,9 @@ def main():
                                  "--inflight", str(option("inflight", 32)), "--seconds", str(seconds + 8)], stdout=subprocess.PIPE, text=True)
         time.sleep(5)
         before, begin = server.metrics(), time.monotonic()
-        cpu = cpu_s(server.pid)
+        cpu = t.cpu_s(server.pid)
         subprocess.run(["perf", "record", "-e", "cpu-clock", "-g", "-F", "499", "-p", str(server.pid), "-o", data, "--", "sleep", str(seconds)], capture_output=True)
-        cpu, after = cpu_s(server.pid) - cpu, server.metrics()
+        cpu, after = t.cpu_s(server.pid) - cpu, server.metrics()
         elapsed = time.monotonic() - begin
         ops = sum(after[k] - before[k] for k in after if k.startswith("orderdb_engine_ops_total"))
         syncs = sum(after[k] - before[k] for k in after if k.startswith("orderdb_log_sync_seconds_count"))

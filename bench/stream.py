@@ -49,11 +49,6 @@ def run(name, *arguments):
     return p.stdout
 
 
-def cpu_s(pid):
-    f = open("/proc/%d/stat" % pid).read().rsplit(")", 1)[1].split()
-    return (int(f[11]) + int(f[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def load_start(server, *arguments):
     return subprocess.Popen([program("load"), "--server", server.address, "--mode", "create", "--connections", "8", "--inflight", "32", "--items", "1", *map(str, arguments)],
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -126,9 +121,9 @@ def create_cost(orders, current, base):
             if not server:
                 continue
             server.start()
-            cpu = cpu_s(server.pid)
+            cpu = t.cpu_s(server.pid)
             acked, rate = load_end(load_start(server, "--orders", orders))
-            us[name].append((cpu_s(server.pid) - cpu) * 1e6 / acked)
+            us[name].append((t.cpu_s(server.pid) - cpu) * 1e6 / acked)
             if name == "with":
                 rates.append(rate)
             say("creates %s events: %.1f us, %d/s" % (name, us[name][-1], rate))
@@ -146,11 +141,11 @@ def catch_up(server, peers, events):
     for _ in range(TURNS):
         for name, job in jobs:
             pid = next((p.process.pid for p in peers if p.name == name), server.pid)
-            cpu = cpu_s(pid)
+            cpu = t.cpu_s(pid)
             r = job()
             assert r["events"] == events, (name, r)
             rate, mb = (r["rate_all"], r["mb_s_all"]) if "rate_all" in r else (r["rate"], r["mb_s"])
-            rows.setdefault(name, []).append((rate, mb, (cpu_s(pid) - cpu) * 1e6 / events))
+            rows.setdefault(name, []).append((rate, mb, (t.cpu_s(pid) - cpu) * 1e6 / events))
             say("catch-up %s: %.0f/s" % (name, rate))
     return {name: tuple(statistics.median(v[i] for v in values) for i in range(3)) for name, values in rows.items()}
 
@@ -178,9 +173,9 @@ def acked(server, peers, events):
     jobs += [("Redis XREADGROUP and XACK", p.process.pid, lambda p=p: p.do("group", events)["rate"]) for p in peers if p.name == "redis"]
     for _ in range(TURNS):
         for name, pid, job in jobs:
-            cpu = cpu_s(pid)
+            cpu = t.cpu_s(pid)
             rate = job()
-            rows.setdefault(name, []).append((rate, (cpu_s(pid) - cpu) * 1e6 / events))
+            rows.setdefault(name, []).append((rate, (t.cpu_s(pid) - cpu) * 1e6 / events))
             say("acked, %s: %.0f/s" % (name, rate))
     for i in range(n):
         server.call("DeleteConsumerGroup", group="bench-%d" % (i + 1))

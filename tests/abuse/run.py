@@ -38,7 +38,7 @@ class Phase:
                 self.peak_bytes = max(self.peak_bytes, rig.held_bytes())
         watcher = threading.Thread(target=watch)
         watcher.start()
-        other, honest, cpu_s = None, None, rig.cpu_s()
+        other, honest, cpu_s = None, None, s.cpu_s()
         try:
             honest = subprocess.Popen(load, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             if beside:
@@ -58,7 +58,7 @@ class Phase:
         self.rate = int(re.search(r", (\d+)/s;", out).group(1))
         self.failed = int(re.search(r"; (\d+) failed", out).group(1))
         self.p99_ms = float(re.search(r"create .*p99 ([\d.]+) ms", out).group(1))
-        self.cpu_s = rig.cpu_s() - cpu_s
+        self.cpu_s = s.cpu_s() - cpu_s
         self.grown_bytes = self.peak_bytes - self.before_bytes
         assert s.running(), "the server has ended\n" + s.log_tail()
         self.clean_after_s = rig.wait_clean()
@@ -73,9 +73,6 @@ class Rig:
 
     def attackers(self, connections=50, more=()):
         return ["--port=%d" % self.server.port, "--connections=%d" % connections, *(["--ca=" + self.ca] if self.ca else []), *more]
-
-    def cpu_s(self):
-        return self.server.cpu_s()
 
     def held_bytes(self):
         """Resident memory but for the rows that wait for their run: those are the honest load's, and bounded by a budget of their own."""

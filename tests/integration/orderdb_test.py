@@ -189,6 +189,13 @@ def free_port():
             return port
 
 
+def cpu_s(pid):
+    """What a process has used so far, all threads, user and system."""
+    with open("/proc/%d/stat" % pid) as f:
+        fields = f.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Server:
     """One orderd. Flags as keyword arguments: Server(cores=2, memory_budget="600MiB"). Stopped and started again it keeps directory and ports."""
 
@@ -341,10 +348,7 @@ class Server:
             return int(re.search(r"VmRSS:\s+(\d+) kB", f.read()).group(1)) * 1024
 
     def cpu_s(self):
-        """What the process has used, user and system."""
-        with open("/proc/%d/stat" % self.pid) as f:
-            fields = f.read().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_s(self.pid)
 
     def orderctl(self, *arguments, check=True, input=None, timeout=60):
         """Runs orderctl against this server; answers CompletedProcess with text."""
