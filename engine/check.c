@@ -156,6 +156,7 @@ bool check_create(Orderdb__V1__CreateOrderRequest *m, struct slice traceparent, 
     check_assigned(&c, AT(at, "status"), order->status[0] != 0);
     check_assigned(&c, AT(at, "version"), order->version != 0);
     check_assigned(&c, AT(at, "timers"), order->n_timers != 0);
+    check_assigned(&c, AT(at, "history"), order->n_history != 0);
     check_assigned(&c, AT(at, "create_time"), order->create_time != NULL);
     check_assigned(&c, AT(at, "update_time"), order->update_time != NULL);
     check_assigned(&c, AT(at, "archived"), order->archived);

@@ -144,6 +144,7 @@ bool check_import(Orderdb__V1__ImportOrdersRequest *m, const struct machines *ms
     struct walk walk = {.ms = ms, .machine = machines_find(ms, slice_str(order->machine))};
     check_assigned(&c, AT(at, "order_id"), order->order_id != 0);
     check_assigned(&c, AT(at, "timers"), order->n_timers != 0);
+    check_assigned(&c, AT(at, "history"), order->n_history != 0);
     check_assigned(&c, AT(at, "archived"), order->archived);
     check_order(&c, at, order);
     /* One command, one log entry: what comes with the order counts as the order does. */

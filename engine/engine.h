@@ -59,7 +59,7 @@ struct op {
             struct slice command;    /* OP_WRITE, OP_VALIDATE: encoded (command.h) */
             size_t answer_bytes_max; /* 0: any. An order that takes more is answered without items, address and extension; then by its head alone; then without timers */
         };
-        struct { int64_t order_id; bool full, has_as_of; int64_t as_of_us; } get;
+        struct get_request get;
         struct { const int64_t *order_ids; unsigned count; bool full; } get_many; /* all of the slot's partition */
         struct list_request list;
         struct history_request history;

@@ -14,9 +14,7 @@ static void read_run(struct partition *p, struct op *op, const struct store_view
     };
     enum status st = STATUS_INTERNAL;
     switch (op->kind) {
-    case OP_GET:
-        st = op->get.has_as_of ? query_get_as_of(&q, op->get.order_id, op->get.full, op->get.as_of_us, &op->answer) : query_get(&q, op->get.order_id, op->get.full, &op->answer);
-        break;
+    case OP_GET: st = query_get(&q, &op->get, &op->answer); break;
     case OP_GET_MANY: st = query_get_many(&q, op->get_many.order_ids, op->get_many.count, op->get_many.full, &op->orders); break;
     case OP_LIST: st = query_list(&q, &op->list, &op->answer); break;
     case OP_HISTORY: st = query_history(&q, &op->history, &op->answer); break;

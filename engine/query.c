@@ -118,37 +118,19 @@ static enum status entry_at(const struct query *q, const struct order_head *head
     return STATUS_OK;
 }
 
-enum status query_get_as_of(const struct query *q, int64_t order_id, bool full, int64_t as_of_us, struct slice *order) {
-    if (!order_id_ok(q, order_id)) return q->failure->status;
-    struct order_head head;
-    struct order_body body;
+/* Head and body made what they were after the last commit that is not later; ABSENT: before its first. */
+static enum status order_at(const struct query *q, int64_t as_of_us, struct order_head *head, struct order_body *body) {
     struct history_entry then;
-    enum status st = head_get(q, q->arena, order_id, &head);
-    if (st == STATUS_ABSENT || (!st && as_of_us < head.create_us)) return query_not_found(q, order_id);
-    if (st) return query_fault(q, st, "head", order_id);
-    if ((st = body_get(q, q->arena, order_id, &body))) return query_fault(q, st, "body", order_id);
-    if (as_of_us < head.update_us) {
-        if ((st = entry_at(q, &head, &body.origin, as_of_us, &then))) return query_fault(q, st, "history", order_id);
-        if ((st = query_content_at(&q->view, q->arena, order_id, then.version, &body))) return query_fault(q, st, "content", order_id);
-        head.version = then.version;
-        head.status = then.to;
-        head.update_us = then.time_us;
-        head.timers = then.timers;
-    }
-    *order = query_order_wire(&head, &body, full, q->machines, q->arena);
-    return order->data ? STATUS_OK : query_memory(q);
-}
-
-enum status query_get(const struct query *q, int64_t order_id, bool full, struct slice *order) {
-    if (!order_id_ok(q, order_id)) return q->failure->status;
-    struct order_head head;
-    struct order_body body;
-    enum status st = head_get(q, q->arena, order_id, &head);
-    if (st == STATUS_ABSENT) return query_not_found(q, order_id);
-    if (st) return query_fault(q, st, "head", order_id);
-    if ((st = body_get(q, q->arena, order_id, &body))) return query_fault(q, st, "body", order_id);
-    *order = query_order_wire(&head, &body, full, q->machines, q->arena);
-    return order->data ? STATUS_OK : query_memory(q);
+    if (as_of_us < head->create_us) return query_not_found(q, head->order_id);
+    if (as_of_us >= head->update_us) return STATUS_OK;
+    enum status st = entry_at(q, head, &body->origin, as_of_us, &then);
+    if (st) return query_fault(q, st, "history", head->order_id);
+    if ((st = query_content_at(&q->view, q->arena, head->order_id, then.version, body))) return query_fault(q, st, "content", head->order_id);
+    head->version = then.version;
+    head->status = then.to;
+    head->update_us = then.time_us;
+    head->timers = then.timers;
+    return STATUS_OK;
 }
 
 /* ---- pages ---- */
@@ -418,9 +400,10 @@ static struct hash128 history_fingerprint(int64_t order_id) {
     return hash128(slice_of(bytes, sizeof bytes));
 }
 
-static enum status history_add(const struct query *q, struct pieces *p, const struct history_entry *e) {
+/* field: of the message that holds the entries. */
+static enum status history_add(const struct query *q, struct pieces *p, uint32_t field, const struct history_entry *e) {
     struct slice wire = history_wire(e, q->machines, q->arena);
-    struct slice piece = wire.data ? framed(q, 1, wire) : (struct slice){0};
+    struct slice piece = wire.data ? framed(q, field, wire) : (struct slice){0};
     if (!piece.data) return query_memory(q);
     pieces_add(p, piece);
     return STATUS_OK;
@@ -430,11 +413,11 @@ static enum status history_add(const struct query *q, struct pieces *p, const st
 static enum status history_first(const struct query *q, int64_t order_id, struct pieces *p) {
     struct order_body body;
     enum status st = body_get(q, q->arena, order_id, &body);
-    return st ? query_fault(q, st, "body", order_id) : history_add(q, p, &body.origin);
+    return st ? query_fault(q, st, "body", order_id) : history_add(q, p, 1, &body.origin);
 }
 
 /* Versions first .. last from the rows, each of which must be there. */
-static enum status history_rows(const struct query *q, int64_t order_id, int64_t first, int64_t last, struct pieces *p) {
+static enum status history_rows(const struct query *q, int64_t order_id, int64_t first, int64_t last, uint32_t field, struct pieces *p) {
     struct key lower, upper;
     key_history(&lower, order_id, first);
     key_history(&upper, order_id, last + 1);
@@ -445,7 +428,7 @@ static enum status history_rows(const struct query *q, int64_t order_id, int64_t
         struct history_entry e;
         st = history_decode(store_iter_value(it), &e);
         if (!st && e.version != version) st = STATUS_CHECKSUM_MISMATCH;
-        st = st ? query_fault(q, st, "history", order_id) : history_add(q, p, &e);
+        st = st ? query_fault(q, st, "history", order_id) : history_add(q, p, field, &e);
     }
     if (!st) st = query_fault(q, store_iter_status(it), "history", order_id);
     if (!st && version != last + 1) st = query_fault(q, STATUS_CHECKSUM_MISMATCH, "history", order_id);
@@ -467,8 +450,42 @@ enum status query_history(const struct query *q, const struct history_request *r
     if (!pieces_begin(&pieces, q->arena, page_size + 1)) return query_memory(q);
     int64_t first = token.position[0] + 1, last = MIN_OF(head.version, token.position[0] + page_size);
     if (first == 1) st = history_first(q, r->order_id, &pieces), first++;
-    if (!st && first <= last) st = history_rows(q, r->order_id, first, last, &pieces);
+    if (!st && first <= last) st = history_rows(q, r->order_id, first, last, 1, &pieces);
     token.position[0] = last;
     if (!st && last < head.version && !token_add(q, &pieces, &token)) st = query_memory(q);
     return st ? st : pieces_join(q, &pieces, response);
+}
+
+/* ---- one order ---- */
+
+enum { ORDER_HISTORY_FIELD = 50 };
+
+static enum status order_with_history(const struct query *q, const struct order_head *head, const struct order_body *body, int32_t entries, struct pieces *p) {
+    int64_t first = MAX_OF(head->version - entries, 0) + 1;
+    enum status st = STATUS_OK;
+    if (first == 1) st = history_add(q, p, ORDER_HISTORY_FIELD, &body->origin), first++;
+    return st || first > head->version ? st : history_rows(q, head->order_id, first, head->version, ORDER_HISTORY_FIELD, p);
+}
+
+enum status query_get(const struct query *q, const struct get_request *r, struct slice *order) {
+    bool id_ok = order_id_ok(q, r->order_id);
+    if (r->history_entries < 0) failure_violation(q->failure, STATUS_FIELD_INVALID, "history_entries", "must not be negative, got %d", r->history_entries);
+    if (r->history_entries > QUERY_GET_HISTORY_MAX)
+        failure_violation(q->failure, STATUS_LIMIT_EXCEEDED, "history_entries", "at most %d, got %d: ListOrderHistory has all", QUERY_GET_HISTORY_MAX, r->history_entries);
+    if (!id_ok || q->failure->status) return q->failure->status;
+    struct order_head head;
+    struct order_body body;
+    struct pieces pieces;
+    enum status st = head_get(q, q->arena, r->order_id, &head);
+    if (st == STATUS_ABSENT) return query_not_found(q, r->order_id);
+    if (st) return query_fault(q, st, "head", r->order_id);
+    if ((st = body_get(q, q->arena, r->order_id, &body))) return query_fault(q, st, "body", r->order_id);
+    if (r->has_as_of && (st = order_at(q, r->as_of_us, &head, &body))) return st;
+    *order = query_order_wire(&head, &body, r->full, q->machines, q->arena);
+    if (!order->data) return query_memory(q);
+    if (!r->history_entries) return STATUS_OK;
+    if (!pieces_begin(&pieces, q->arena, (size_t)r->history_entries + 1)) return query_memory(q);
+    pieces_add(&pieces, *order);
+    st = order_with_history(q, &head, &body, r->history_entries, &pieces);
+    return st ? st : pieces_join(q, &pieces, order);
 }

@@ -9,6 +9,7 @@
 enum {
     QUERY_PAGE_SIZE_DEFAULT = 20,
     QUERY_PAGE_SIZE_MAX = 1000,
+    QUERY_GET_HISTORY_MAX = 100, /* entries of an order's history that come with it */
     QUERY_TOKEN_BYTES_MAX = 256,
     QUERY_BATCH_BYTES_MAX = (4 << 20) - (64 << 10), /* of the orders that one BatchGetOrders answers; the rest of a message is for missing ids */
 };
@@ -23,10 +24,15 @@ struct query {
 
 /* Every call: OK; WOULD_BLOCK (cached_only: ask again on a reader thread; arena use is wasted, nothing else); any other is in *failure too. */
 
-/* Order's wire bytes. full = false: SUMMARY. */
-enum status query_get(const struct query *q, int64_t order_id, bool full, struct slice *order) MUST_USE;
-/* The order as it was at that time: after the last commit not later than it. Before its first one: ORDER_NOT_FOUND. */
-enum status query_get_as_of(const struct query *q, int64_t order_id, bool full, int64_t as_of_us, struct slice *order) MUST_USE;
+struct get_request { /* as sent, shape unchecked */
+    int64_t order_id;
+    bool full;               /* else SUMMARY */
+    int32_t history_entries; /* the newest so many entries of its history too, in Order.history; at most QUERY_GET_HISTORY_MAX */
+    bool has_as_of;          /* the order, and its history, as they were after the last commit not later than as_of_us. Before its first one: ORDER_NOT_FOUND */
+    int64_t as_of_us;
+};
+/* Order's wire bytes. */
+enum status query_get(const struct query *q, const struct get_request *r, struct slice *order) MUST_USE;
 /* body: an order's newest content, made what it was at that version. */
 enum status query_content_at(const struct store_view *view, struct arena *arena, int64_t order_id, int64_t version, struct order_body *body) MUST_USE;
 /* Several orders, ids above zero. (*orders)[i] is the wire bytes of the field `orders` (1) for ids[i]; data NULL: there is no such order. Together above

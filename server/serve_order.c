@@ -248,20 +248,16 @@ static bool time_bound(struct call *call, const Google__Protobuf__Timestamp *t, 
 void serve_get_order(struct call *call) {
     Orderdb__V1__GetOrderRequest *m = (void *)serve_decode(call, &orderdb__v1__get_order_request__descriptor);
     if (!m) return;
-    bool full, has_as_of;
-    int64_t as_of_us = 0;
-    bool ok = serve_read_options(call, m->read, true, &full);
-    ok &= time_bound(call, m->as_of, "as_of", &has_as_of, &as_of_us);
+    struct get_request r = {.order_id = m->order_id, .history_entries = m->history_entries};
+    bool ok = serve_read_options(call, m->read, true, &r.full);
+    ok &= time_bound(call, m->as_of, "as_of", &r.has_as_of, &r.as_of_us);
     if (!ok) {
         call_fail(call);
         return;
     }
     struct call_op *o = call_op_new(call, OP_GET, order_id_slot(m->order_id));
     if (!o) return;
-    o->op.get.order_id = m->order_id;
-    o->op.get.full = full;
-    o->op.get.has_as_of = has_as_of;
-    o->op.get.as_of_us = as_of_us;
+    o->op.get = r;
     call_submit(call, o, answer_done);
 }
 

@@ -48,6 +48,7 @@ static struct {
     struct content_flags content;
 } update;
 static const char *as_of, *outcome_user;
+static int64_t history_entries;
 static bool full;
 
 /* ---- printing */
@@ -160,6 +161,26 @@ static void print_shipments(const Order *o) {
     table_fini(&t);
 }
 
+static void entries_print(Orderdb__V1__HistoryEntry *const *entries, size_t n) {
+    static const struct table_column columns[] = {
+        {"VER", .right = true}, {"EVENT", .shrinks_to = 10}, {"STATUS", .shrinks_to = 10}, {"TIME"}, {"BY", .shrinks_to = 6}, {"REASON", .shrinks_to = 6}};
+    struct table t;
+    char time[TIME_TEXT_BYTES];
+    table_init(&t, columns, ARRAY_LEN(columns));
+    for (size_t i = 0; i < n; i++) {
+        const Orderdb__V1__HistoryEntry *h = entries[i];
+        time_text_short(h->time, true, time);
+        table_cell(&t, "%lld", (long long)h->version);
+        table_cell(&t, "%s", h->event);
+        table_cell(&t, "%s", h->to_status);
+        table_cell(&t, "%s", time);
+        table_cell(&t, "%s", h->operator_);
+        table_cell(&t, "%s", h->reason);
+    }
+    table_print(&t, stdout, TABLE_WIDTH);
+    table_fini(&t);
+}
+
 static void print_order(const Order *o) {
     char id[24], version[24];
     snprintf(id, sizeof(id), "%lld", (long long)o->order_id);
@@ -189,6 +210,7 @@ static void print_order(const Order *o) {
     print_items(o);
     print_payments(o);
     print_shipments(o);
+    if (o->n_history) putchar('\n'), entries_print(o->history, o->n_history);
 }
 
 /* ---- order create */
@@ -355,6 +377,8 @@ static enum cli_exit get_run(struct cli *cli, int argc, char **argv) {
     Google__Protobuf__Timestamp then = GOOGLE__PROTOBUF__TIMESTAMP__INIT;
     if (as_of && !time_read(cli, "--as-of", as_of, &then)) return CLI_USAGE;
     if (as_of) r.as_of = &then;
+    if (history_entries < INT32_MIN || history_entries > INT32_MAX) return cli_usage(cli, "--history is out of range");
+    r.history_entries = (int32_t)history_entries;
     Order *o = orderdb_get_order(cli->db, &r, NULL);
     if (!o) return cli_error(cli);
     enum cli_exit e = CLI_OK;
@@ -557,23 +581,7 @@ static enum cli_exit update_run(struct cli *cli, int argc, char **argv) {
 /* ---- order history */
 
 static void history_print(const Orderdb__V1__ListOrderHistoryResponse *answer) {
-    static const struct table_column columns[] = {
-        {"VER", .right = true}, {"EVENT", .shrinks_to = 10}, {"STATUS", .shrinks_to = 10}, {"TIME"}, {"BY", .shrinks_to = 6}, {"REASON", .shrinks_to = 6}};
-    struct table t;
-    char time[TIME_TEXT_BYTES];
-    table_init(&t, columns, ARRAY_LEN(columns));
-    for (size_t i = 0; i < answer->n_entries; i++) {
-        const Orderdb__V1__HistoryEntry *h = answer->entries[i];
-        time_text_short(h->time, true, time);
-        table_cell(&t, "%lld", (long long)h->version);
-        table_cell(&t, "%s", h->event);
-        table_cell(&t, "%s", h->to_status);
-        table_cell(&t, "%s", time);
-        table_cell(&t, "%s", h->operator_);
-        table_cell(&t, "%s", h->reason);
-    }
-    table_print(&t, stdout, TABLE_WIDTH);
-    table_fini(&t);
+    entries_print(answer->entries, answer->n_entries);
     if (answer->next_page_token && *answer->next_page_token) {
         printf("more: --page-token ");
         text_print(stdout, answer->next_page_token);
@@ -620,6 +628,7 @@ static const struct arg create_flags[] = {
 };
 static const struct arg get_flags[] = {
     {"--as-of", NULL, ARG_TEXT, &as_of, "TIME", "as it was then"},
+    {"--history", NULL, ARG_NUMBER, &history_entries, "N", "its newest N history entries too, at most 100"},
     {NULL},
 };
 static const struct arg outcome_flags[] = {
@@ -668,7 +677,7 @@ const struct cli_command order_commands[] = {
      "    \"unit_price\": {\"currency_code\": \"CNY\", \"minor_units\": \"1999\"}}]}' |\n"
      "    orderctl order create -f -\n",
      create_flags, 0, 0, create_run},
-    {"order", "get", "ORDER_ID", "show an order", "Examples:\n  orderctl order get 1234567890\n  orderctl order get 1234567890 -o json\n  orderctl order get 1234567890 --as-of 2026-01-31T08:00:00Z\n",
+    {"order", "get", "ORDER_ID", "show an order", "Examples:\n  orderctl order get 1234567890\n  orderctl order get 1234567890 -o json\n  orderctl order get 1234567890 --history 10\n  orderctl order get 1234567890 --as-of 2026-01-31T08:00:00Z\n",
      get_flags, 1, 1, get_run},
     {"order", "batch-get", "ORDER_ID...", "show several orders, a line each", "Examples:\n  orderctl order batch-get 1234567890 1234567891 -o json\n", NULL, 1, BATCH_GET_MAX,
      batch_get_run},

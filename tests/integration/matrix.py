@@ -179,7 +179,8 @@ CONTENT = merged(
 TIMER = pb.Timer(timer_id="t", fire_time=t.timestamp(2e9))
 CREATED = merged(CONTENT, {
     "order_id": assigned(5), "status": assigned("PAID"), "version": assigned(1), "archived": assigned(True), "timers": assigned([TIMER]),
-    "timers[].**": [Any("a timer is refused as a whole")], "create_time": assigned(t.timestamp(1e9)), "create_time.**": ANY_TIME["**"],
+    "timers[].**": [Any("a timer is refused as a whole")], "history": assigned([pb.HistoryEntry(version=1)]), "history[].**": [Any("a history is refused as a whole")],
+    "create_time": assigned(t.timestamp(1e9)), "create_time.**": ANY_TIME["**"],
     "update_time": assigned(t.timestamp(1e9)), "update_time.**": ANY_TIME["**"]})
 
 
@@ -332,7 +333,7 @@ def changed(order):
     """Content that an update_mask names, of UpdateOrder's order or of a transition's patch."""
     return merged(under(order, PARTS), {
         **{order + "." + name: [Any("no mask can name it")] for name in NOT_LOOKED_AT},
-        **{order + ".%s.**" % name: [Any("no mask can name it")] for name in ("items_total", "freight", "discount_total", "payable", "items[]", "timers[]", "create_time", "update_time")},
+        **{order + ".%s.**" % name: [Any("no mask can name it")] for name in ("items_total", "freight", "discount_total", "payable", "items[]", "timers[]", "history[]", "create_time", "update_time")},
         order + ".payments": [
             Bad("in another currency than the order", lambda parent, _: [setattr(p.amount, "currency_code", "USD") for p in parent.payments], INVARIANT, "currency", log=True)],
         "update_mask.paths": [Bad("missing", clear, FIELD, "required", at=".."), Bad("an amount", add("payable"), FIELD, "cannot be updated", at="+[6]"),
@@ -369,6 +370,7 @@ ENTRY = merged({
     "time": [Bad("missing", clear, FIELD, "required"), Bad("before the one before", put(t.timestamp(1)), INVARIANT, "before")]}, under("time", TIME))
 IMPORT = merged({"order": [Bad("missing", clear, FIELD, "required")]}, under("order", CONTENT), under("history[]", ENTRY), {
     "order.order_id": assigned(5), "order.archived": assigned(True), "order.timers": assigned([TIMER]), "order.timers[].**": [Any("a timer is refused as a whole")],
+    "order.history": assigned([pb.HistoryEntry(version=1)]), "order.history[].**": [Any("a history is refused as a whole")],
     "order.client_order_no": [Bad("missing", clear, FIELD, "required")],
     "order.machine": [Bad("no machine", put("nothing"), "MACHINE_NOT_FOUND", at="", meta=["machine"])],
     "order.status": [Bad("not the history's", put("SHIPPED"), INVARIANT, "PAID")],
@@ -410,8 +412,8 @@ CALLS = {
             "requests[].options.validate_only": [Bad("one of two", put(True), INVARIANT, "requests[0]")],
             "requests[].order.client_order_no": [
                 Bad("twice", lambda parent, name: [put("same")(r.order, name) for r in WORLD["top"].requests], INVARIANT, "requests[0]")]})),
-    "GetOrder": Call("GetOrder", lambda: pb.GetOrderRequest(order_id=WORLD["order"].order_id, read=read_options(), as_of=t.timestamp(3e9)), merged(
-        {"order_id": order_id(log=False), "as_of": [Bad("before it was", put(t.timestamp(1e9)), "ORDER_NOT_FOUND", at="", meta=["order_id"])]}, under("as_of", TIME), under("read", READ))),
+    "GetOrder": Call("GetOrder", lambda: pb.GetOrderRequest(order_id=WORLD["order"].order_id, read=read_options(), as_of=t.timestamp(3e9), history_entries=5), merged(
+        {"order_id": order_id(log=False), "history_entries": [Bad("negative", put(-1), FIELD, -1), Bad("too many", put(101), LIMIT, [100, 101]), Edge(put(100)), Edge(put(0))], "as_of": [Bad("before it was", put(t.timestamp(1e9)), "ORDER_NOT_FOUND", at="", meta=["order_id"])]}, under("as_of", TIME), under("read", READ))),
     "BatchGetOrders": Call("BatchGetOrders", lambda: pb.BatchGetOrdersRequest(order_ids=[WORLD["order"].order_id, NO_ORDER], read=read_options()), merged(
         {"order_ids": [Bad("too many", times(1001), LIMIT, [1000, 1001]), Edge(times(1000)), Bad("zero", add(0), FIELD, 0, at="+[2]"), Bad("negative", add(-5), FIELD, -5, at="+[2]"),
                        Bad("far too many", times(65537), LIMIT, 65536, at="+[0]")]}, under("read", READ))),

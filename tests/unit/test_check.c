@@ -293,9 +293,9 @@ static const struct {
     {CREATE, "order.timers=#1", BAD, "order.timers"},
     {CREATE, "order.create_time=new", BAD, "order.create_time"},
     {CREATE, "order.update_time=new", BAD, "order.update_time"},
-    {CREATE, "order.archived=1", BAD, "order.archived"},
+    {CREATE, "order.archived=1", BAD, "order.archived"}, {CREATE, "order.history=#1", BAD, "order.history"},
     {IMPORT, "order.order_id=1", BAD, "order.order_id"},
-    {IMPORT, "order.timers=#1", BAD, "order.timers"},
+    {IMPORT, "order.timers=#1", BAD, "order.timers"}, {IMPORT, "order.history=#1", BAD, "order.history"},
     {IMPORT, "order.archived=1", BAD, "order.archived"},
     {IMPORT, "history[2].chain_hash=x", BAD, "history[2].chain_hash"},
     /* lengths: at the limit and beyond */

@@ -89,7 +89,7 @@ static void expect_refusal(const struct list_request *r, enum status st, const c
 static void get_answers_the_order(void **state) {
     struct query q = query();
     struct slice out;
-    assert_int_equal(query_get(&q, ids[4], true, &out), STATUS_OK);
+    assert_int_equal(query_get(&q, &(struct get_request){.order_id = ids[4], .full = true}, &out), STATUS_OK);
     Orderdb__V1__Order *o = orderdb__v1__order__unpack(NULL, out.len, out.data);
     assert_int_equal(o->order_id, ids[4]);
     assert_string_equal(o->user_id, "alice");
@@ -100,7 +100,7 @@ static void get_answers_the_order(void **state) {
     assert_int_equal(o->update_time->seconds, created_us(4) / US_PER_S + 1);
     assert_int_equal(o->extension.len, 9);
     orderdb__v1__order__free_unpacked(o, NULL);
-    assert_int_equal(query_get(&q, ids[4], false, &out), STATUS_OK);
+    assert_int_equal(query_get(&q, &(struct get_request){.order_id = ids[4]}, &out), STATUS_OK);
     o = orderdb__v1__order__unpack(NULL, out.len, out.data);
     assert_int_equal(o->extension.len, 0);
     assert_string_equal(o->user_id, "alice");
@@ -110,14 +110,14 @@ static void get_answers_the_order(void **state) {
 static void get_refuses_wrong_ids(void **state) {
     struct query q = query();
     struct slice out;
-    assert_int_equal(query_get(&q, 0, true, &out), STATUS_FIELD_INVALID);
+    assert_int_equal(query_get(&q, &(struct get_request){.order_id = 0, .full = true}, &out), STATUS_FIELD_INVALID);
     assert_string_equal(failure.violations->field, "order_id");
     q = query();
-    assert_int_equal(query_get(&q, -5, true, &out), STATUS_FIELD_INVALID);
+    assert_int_equal(query_get(&q, &(struct get_request){.order_id = -5, .full = true}, &out), STATUS_FIELD_INVALID);
     const int64_t wrong[] = {ids[0] + 1, ids[0] ^ 1 << 8, INT64_MAX, 1}; /* another sequence number, another slot, nonsense */
     for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
         q = query();
-        assert_int_equal(query_get(&q, wrong[i], true, &out), STATUS_ORDER_NOT_FOUND);
+        assert_int_equal(query_get(&q, &(struct get_request){.order_id = wrong[i], .full = true}, &out), STATUS_ORDER_NOT_FOUND);
         assert_string_equal(failure.metas->key, "order_id");
         char text[32];
         snprintf(text, sizeof text, "%lld", (long long)wrong[i]);
@@ -380,6 +380,43 @@ static void history_is_oldest_first_and_gapless(void **state) {
     history_free(m);
 }
 
+/* The newest entries, oldest first, are those of ListOrderHistory up to the version that is shown; the order is what it is without them. */
+static void history_comes_with_an_order(void **state) {
+    for (int64_t versions = 1; versions <= 7; versions += 2) {
+        int64_t id = put_long_history(versions), times[8] = {0};
+        Orderdb__V1__ListOrderHistoryResponse *h = history(&(struct history_request){.order_id = id});
+        for (size_t i = 0; i < h->n_entries; i++) times[i + 1] = h->entries[i]->time->seconds * US_PER_S + h->entries[i]->time->nanos / 1000;
+        for (int64_t v = 1; v <= versions; v++) {
+            for (int32_t wanted = 0; wanted <= 9; wanted++) {
+                struct query q = query();
+                struct slice with, without;
+                struct get_request r = {.order_id = id, .full = true, .has_as_of = v < versions, .as_of_us = times[v], .history_entries = wanted};
+                assert_int_equal(query_get(&q, &r, &with), STATUS_OK);
+                r.history_entries = 0;
+                assert_int_equal(query_get(&q, &r, &without), STATUS_OK);
+                assert_memory_equal(with.data, without.data, without.len);
+                Orderdb__V1__Order *o = orderdb__v1__order__unpack(NULL, with.len, with.data);
+                assert_int_equal(o->n_history, MIN_OF((int64_t)wanted, o->version));
+                for (size_t i = 0; i < o->n_history; i++) {
+                    const Orderdb__V1__HistoryEntry *e = o->history[i], *same = h->entries[(size_t)o->version - o->n_history + i];
+                    assert_int_equal(e->version, same->version);
+                    assert_string_equal(e->to_status, same->to_status);
+                    assert_memory_equal(e->chain_hash.data, same->chain_hash.data, same->chain_hash.len);
+                }
+                orderdb__v1__order__free_unpacked(o, NULL);
+            }
+        }
+        history_free(h);
+    }
+    struct query q = query();
+    struct slice out;
+    assert_int_equal(query_get(&q, &(struct get_request){.order_id = ids[0], .history_entries = -1}, &out), STATUS_FIELD_INVALID);
+    q = query();
+    assert_int_equal(query_get(&q, &(struct get_request){.order_id = ids[0], .history_entries = QUERY_GET_HISTORY_MAX}, &out), STATUS_OK);
+    q = query();
+    assert_int_equal(query_get(&q, &(struct get_request){.order_id = ids[0], .history_entries = QUERY_GET_HISTORY_MAX + 1}, &out), STATUS_LIMIT_EXCEEDED);
+}
+
 static void as_of_shows_the_version_of_that_time(void **state) {
     for (int64_t versions = 1; versions <= 9; versions++) {
         int64_t id = put_long_history(versions), times[10] = {0};
@@ -390,7 +427,7 @@ static void as_of_shows_the_version_of_that_time(void **state) {
             while (newest < versions && times[newest + 1] == times[v]) newest++;
             struct query q = query();
             struct slice out;
-            assert_int_equal(query_get_as_of(&q, id, true, times[v], &out), STATUS_OK);
+            assert_int_equal(query_get(&q, &(struct get_request){.order_id = id, .full = true, .has_as_of = true, .as_of_us = times[v]}, &out), STATUS_OK);
             Orderdb__V1__Order *o = orderdb__v1__order__unpack(NULL, out.len, out.data);
             assert_int_equal(o->version, newest);
             assert_string_equal(o->status, h->entries[newest - 1]->to_status);
@@ -399,17 +436,17 @@ static void as_of_shows_the_version_of_that_time(void **state) {
         }
         struct query q = query();
         struct slice out;
-        assert_int_equal(query_get_as_of(&q, id, true, times[1] - 1, &out), STATUS_ORDER_NOT_FOUND);
+        assert_int_equal(query_get(&q, &(struct get_request){.order_id = id, .full = true, .has_as_of = true, .as_of_us = times[1] - 1}, &out), STATUS_ORDER_NOT_FOUND);
         history_free(h);
     }
     struct query q = query();
     struct slice out;
-    assert_int_equal(query_get_as_of(&q, 0, true, 0, &out), STATUS_FIELD_INVALID);
+    assert_int_equal(query_get(&q, &(struct get_request){.order_id = 0, .full = true, .has_as_of = true, .as_of_us = 0}, &out), STATUS_FIELD_INVALID);
     q = query();
-    assert_int_equal(query_get_as_of(&q, ids[0] + 1, true, INT64_MAX, &out), STATUS_ORDER_NOT_FOUND);
+    assert_int_equal(query_get(&q, &(struct get_request){.order_id = ids[0] + 1, .full = true, .has_as_of = true, .as_of_us = INT64_MAX}, &out), STATUS_ORDER_NOT_FOUND);
     store_mem_disk_set_read_fault(disk, STATUS_IO_FAILED);
     q = query();
-    assert_int_equal(query_get_as_of(&q, ids[0], true, INT64_MAX, &out), STATUS_IO_FAILED);
+    assert_int_equal(query_get(&q, &(struct get_request){.order_id = ids[0], .full = true, .has_as_of = true, .as_of_us = INT64_MAX}, &out), STATUS_IO_FAILED);
     store_mem_disk_set_read_fault(disk, STATUS_OK);
 }
 
@@ -451,9 +488,9 @@ static void damage_is_told_never_papered_over(void **state) {
     check(store_apply(store, batch) == STATUS_OK);
     assert_int_equal(query_history(&q, &(struct history_request){.order_id = id}, &out), STATUS_CHECKSUM_MISMATCH);
     q = query();
-    assert_int_equal(query_get(&q, ids[90], true, &out), STATUS_CHECKSUM_MISMATCH);
+    assert_int_equal(query_get(&q, &(struct get_request){.order_id = ids[90], .full = true}, &out), STATUS_CHECKSUM_MISMATCH);
     q = query();
-    assert_int_equal(query_get(&q, ids[89], true, &out), STATUS_CHECKSUM_MISMATCH);
+    assert_int_equal(query_get(&q, &(struct get_request){.order_id = ids[89], .full = true}, &out), STATUS_CHECKSUM_MISMATCH);
     q = query();
     assert_int_equal(query_list(&q, &(struct list_request){.user_id = alice}, &out), STATUS_CHECKSUM_MISMATCH);
     assert_int_equal(failure.status, STATUS_CHECKSUM_MISMATCH);
@@ -464,7 +501,7 @@ static void a_cold_store_would_block_without_a_failure(void **state) {
     struct slice out;
     q.view.cached_only = true;
     store_mem_disk_set_cold(disk, true);
-    assert_int_equal(query_get(&q, ids[0], true, &out), STATUS_WOULD_BLOCK);
+    assert_int_equal(query_get(&q, &(struct get_request){.order_id = ids[0], .full = true}, &out), STATUS_WOULD_BLOCK);
     struct slice *orders;
     assert_int_equal(query_get_many(&q, ids, 3, true, &orders), STATUS_WOULD_BLOCK);
     assert_int_equal(query_list(&q, &(struct list_request){.user_id = alice}, &out), STATUS_WOULD_BLOCK);
@@ -488,7 +525,7 @@ static void memory_fails_at_every_step(void **state) {
             struct query q = query();
             q.arena = &small;
             mem_fail_nth(n);
-            if (what == 0) st = query_get(&q, ids[0], true, &out);
+            if (what == 0) st = query_get(&q, &(struct get_request){.order_id = ids[0], .full = true}, &out);
             if (what == 1) st = query_list(&q, &(struct list_request){.user_id = alice, .page_size = 50, .full = true}, &out);
             if (what == 3) st = query_get_many(&q, ids, 30, true, &orders);
             if (what == 2) st = query_history(&q, &(struct history_request){.order_id = id}, &out);
@@ -548,6 +585,7 @@ int main(void) {
         T(forged_and_foreign_tokens_are_refused),
         T(a_page_ends_before_it_is_too_large),
         T(history_is_oldest_first_and_gapless),
+        T(history_comes_with_an_order),
         T(as_of_shows_the_version_of_that_time),
         T(history_refuses_what_is_wrong),
         T(damage_is_told_never_papered_over),

@@ -355,7 +355,7 @@ static void an_older_version_has_the_timers_that_it_had(void **state)
     static const size_t expected[] = {1, 2, 1};
     for (unsigned i = 0; i < 3; i++) {
         failure_init(&f, &arena);
-        assert_int_equal(query_get_as_of(&q, order_id, true, (int64_t)(created_us + i * 1000000), &wire), STATUS_OK);
+        assert_int_equal(query_get(&q, &(struct get_request){.order_id = order_id, .full = true, .has_as_of = true, .as_of_us = (int64_t)(created_us + i * 1000000)}, &wire), STATUS_OK);
         Orderdb__V1__Order *m = orderdb__v1__order__unpack(NULL, wire.len, wire.data);
         assert_non_null(m);
         assert_int_equal(m->n_timers, expected[i]);

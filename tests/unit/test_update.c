@@ -194,7 +194,7 @@ static Orderdb__V1__Order *order_as_of(uint64_t us)
     struct slice wire;
     failure_init(&f, &arena);
     struct query q = {.view = rig_view(&rig), .machines = ms, .arena = &arena, .failure = &f};
-    assert_int_equal(query_get_as_of(&q, order_id, true, (int64_t)us, &wire), STATUS_OK);
+    assert_int_equal(query_get(&q, &(struct get_request){.order_id = order_id, .full = true, .has_as_of = true, .as_of_us = (int64_t)us}, &wire), STATUS_OK);
     Orderdb__V1__Order *o = orderdb__v1__order__unpack(NULL, wire.len, wire.data);
     assert_non_null(o);
     return o;
