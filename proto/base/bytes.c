@@ -1,11 +1,10 @@
 #include "proto/base/bytes.h"
 
-void write_varint(struct writer *w, uint64_t v) {
-    uint8_t b[10];
-    size_t n = 0;
-    while (v >= 0x80) b[n++] = (uint8_t)(v | 0x80), v >>= 7;
-    b[n++] = (uint8_t)v;
-    write_bytes(w, b, n);
+void write_varint_long(struct writer *w, uint64_t v) {
+    uint8_t *d = writer_claim(w, varint_len(v));
+    if (!d) return;
+    while (v >= 0x80) *d++ = (uint8_t)(v | 0x80), v >>= 7;
+    *d = (uint8_t)v;
 }
 
 size_t varint_len(uint64_t v) {

@@ -71,8 +71,12 @@ static inline void write_be64(struct writer *w, uint64_t v) { uint8_t *d = write
 static inline void write_le16(struct writer *w, uint16_t v) { write_bytes(w, &v, 2); }
 static inline void write_le32(struct writer *w, uint32_t v) { write_bytes(w, &v, 4); }
 static inline void write_le64(struct writer *w, uint64_t v) { write_bytes(w, &v, 8); }
-/* Protobuf's base-128 varint, 1 to 10 bytes. */
-void write_varint(struct writer *w, uint64_t v);
+void write_varint_long(struct writer *w, uint64_t v);
+/* Protobuf's base-128 varint, 1 to 10 bytes. Most are one byte: tags, small numbers, lengths. */
+static inline void write_varint(struct writer *w, uint64_t v) {
+    if (v < 0x80) write_u8(w, (uint8_t)v);
+    else write_varint_long(w, v);
+}
 size_t varint_len(uint64_t v);
 /* varint length, then the bytes. */
 static inline void write_counted(struct writer *w, struct slice s) { write_varint(w, s.len); write_slice(w, s); }
@@ -97,7 +101,6 @@ static inline uint16_t read_le16(struct reader *r) { struct slice s = read_bytes
 static inline uint32_t read_le32(struct reader *r) { struct slice s = read_bytes(r, 4); return s.data ? get_le32(s.data) : 0; }
 static inline uint64_t read_le64(struct reader *r) { struct slice s = read_bytes(r, 8); return s.data ? get_le64(s.data) : 0; }
 uint64_t read_varint_long(struct reader *r);
-/* Most are one byte: tags, small numbers, lengths. */
 static inline uint64_t read_varint(struct reader *r) { return reader_left(r) && *r->at < 0x80 ? *r->at++ : read_varint_long(r); }
 static inline struct slice read_counted(struct reader *r) {
     uint64_t n = read_varint(r);

@@ -240,6 +240,21 @@ static void crc32c_vectors(void **state) {
 }
 
 /* FIPS 180-4 example; RFC 4231 test case 2. */
+/* However the bytes are cut, into parts shorter and longer than what is gathered, they have one hash. */
+static void sha256_of_parts_is_that_of_the_whole(void **state) {
+    static uint8_t bytes[5000];
+    for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (uint8_t)(i * 131 >> 3);
+    uint8_t whole[SHA256_BYTES], cut[SHA256_BYTES];
+    sha256(whole, &(struct slice){bytes, sizeof bytes}, 1);
+    for (size_t step = 1; step < 1600; step += step < 64 ? 1 : 31) {
+        struct slice parts[sizeof bytes];
+        size_t n = 0;
+        for (size_t at = 0; at < sizeof bytes; at += parts[n++].len) parts[n] = slice_of(bytes + at, MIN_OF(n % 3 ? step : 2 * step, sizeof bytes - at));
+        sha256(cut, parts, n);
+        assert_memory_equal(cut, whole, sizeof cut);
+    }
+}
+
 static void sha256_vectors(void **state) {
     uint8_t out[SHA256_BYTES];
     struct slice abc[] = {SLICE_LIT("a"), SLICE_LIT(""), SLICE_LIT("bc")};
@@ -357,6 +372,7 @@ int main(void) {
         cmocka_unit_test(slices_compare_as_unsigned_bytes),
         cmocka_unit_test(crc32c_vectors),
         cmocka_unit_test(sha256_vectors),
+        cmocka_unit_test(sha256_of_parts_is_that_of_the_whole),
         cmocka_unit_test(siphash_vectors),
         cmocka_unit_test(xxh3_vectors),
         cmocka_unit_test(random_bytes_differ),
