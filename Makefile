@@ -138,8 +138,8 @@ bench: deps ## OrderDB beside PostgreSQL, MariaDB and Redis, on a quiet machine:
 	@$(MAKE) --no-print-directory $(JOBS) all $(PEERS)
 	@bench/bench.py $(B) $(if $(filter quick,$(BENCH)),--quick) $(BENCH_ARGS)
 
-figures: all $(LOADS) ## 5,000,000 orders: throughput by tenths, memory, restart times (about 5 minutes)
-	@bench/figures.py $(B)
+figures: all $(LOADS) ## 5,000,000 orders: throughput by tenths, disk, memory, restart times, one core and two (about 6 minutes; ORDERS=20000000: about 20)
+	@bench/figures.py $(B) --orders=$(or $(ORDERS),5000000)
 
 abuse: all $(LOADS) ## fifty hostile connections beside honest load, 10,000 idle connections (about 4 minutes, on a quiet machine)
 	@tests/abuse/run.py $(B)
