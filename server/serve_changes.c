@@ -12,7 +12,6 @@
  * `behind` is what has been read, `told` what has been handed to the stream: a cursor is made of the latter, or a caller that resumes would miss what was read and not yet sent.
  *
  * A cursor of all slots is some 27 KB and 60 us, so messages are not made of single events when there are many: PACE_NS pass between two, unless there is much to send. */
-#include <stdio.h>
 #include <string.h>
 
 #include "engine/check.h"
@@ -22,6 +21,7 @@
 #include "proto/grpc.h"
 #include "proto/pbwire.h"
 #include "server/core.h"
+#include "server/expired.h"
 #include "server/node.h"
 #include "server/serve_common.h"
 
@@ -170,39 +170,11 @@ static void on_pace(struct timer *t) { changes_pump(container_of(t, struct chang
 
 /* ---- a partition's ops */
 
-static struct slice meta_of(const struct failure *f, const char *key) {
-    for (const struct failure_meta *m = f->metas; m; m = m->next)
-        if (strcmp(m->key, key) == 0) return m->value;
-    return (struct slice){0};
-}
-
-static unsigned number_of(struct slice digits) {
-    unsigned n = 0;
-    for (size_t i = 0; i < digits.len; i++) n = 10 * n + (unsigned)(digits.data[i] - '0');
-    return n;
-}
-
-/* Ranges of partitions one after the other, "slot:from-to,...": as many as one partition would tell. */
 static void fail_expired(struct changes *c) {
-    struct failure *f = call_failure(c->call);
-    char text[FEED_MISSING_TOLD * FEED_MISSING_BYTES_MAX];
-    unsigned slots = 0, told = 0;
-    size_t len = 0;
-    for (uint32_t i = 0; i < c->count; i++) {
-        const struct failure *one = &c->feeders[i].op.op.failure;
-        if (c->feeders[i].state != FEEDER_EXPIRED) continue;
-        struct slice ranges = meta_of(one, "missing"), n = meta_of(one, "missing_slots");
-        slots += number_of(n);
-        for (size_t at = 0; at < ranges.len && told < FEED_MISSING_TOLD; told++) {
-            const uint8_t *end = memchr(ranges.data + at, ',', ranges.len - at);
-            size_t bytes = end ? (size_t)(end - ranges.data) - at : ranges.len - at;
-            len += (size_t)snprintf(text + len, sizeof text - len, "%s%.*s", len ? "," : "", (int)bytes, (const char *)ranges.data + at);
-            at += bytes + 1;
-        }
-    }
-    failure_meta(f, "missing", "%.*s", (int)len, text);
-    failure_meta(f, "missing_slots", "%u", slots);
-    failure_set(f, STATUS_CURSOR_EXPIRED, "events of %u slots behind this cursor are no longer kept: %.*s%s", slots, (int)len, text, slots > told ? ", ..." : "");
+    struct expired x = {0};
+    for (uint32_t i = 0; i < c->count; i++)
+        if (c->feeders[i].state == FEEDER_EXPIRED) expired_add(&x, &c->feeders[i].op.op.failure);
+    expired_fail(&x, call_failure(c->call), "behind this cursor are no longer kept");
     call_fail(c->call);
 }
 

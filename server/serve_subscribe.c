@@ -4,7 +4,8 @@
  *
  *   each partition:  ATTACH --> POLL <--> READY (has events) --> in the message on its way --> POLL
  *                      ^          |
- *                      '- AGAIN <-'   a seek, another definition, a lead that moved: RETRY_NS later, if the group is still there
+ *                      |- AGAIN <-'   a seek, another definition, a lead that moved: RETRY_NS later, if the group is still there
+ *                      '- EXPIRED     retention has overtaken the group: when no partition is attaching any more, the call fails with what is missing in any of them
  *
  * HTTP/2's windows are the only queue: while a message is on its way nothing more is gathered, and a partition whose events wait to be sent is not polled. What a member that
  * does not read costs is a poll's bytes for each partition.
@@ -22,6 +23,7 @@
 #include "proto/pbwire.h"
 #include "proto/route.h"
 #include "server/core.h"
+#include "server/expired.h"
 #include "server/node.h"
 #include "server/serve_group.h"
 #include "server/subscription.h"
@@ -40,7 +42,7 @@ enum {
 #define RETRY_NS (50 * NS_PER_MS)
 #define PROGRESS_NS NS_PER_S
 
-enum feeder_state { FEEDER_ATTACH, FEEDER_POLL, FEEDER_READY, FEEDER_SENDING, FEEDER_AGAIN };
+enum feeder_state { FEEDER_ATTACH, FEEDER_POLL, FEEDER_READY, FEEDER_SENDING, FEEDER_AGAIN, FEEDER_EXPIRED };
 
 struct member;
 struct feeder {
@@ -63,7 +65,7 @@ struct member {
     struct slice group, member_id;
     uint32_t group_id;
     bool opened, failed, closing, held, doubtful; /* doubtful: a partition does not know the group (any more) */
-    uint32_t unattached, ready, count;
+    uint32_t unattached, ready, count, expired;
     struct timer retry;
     /* on its way out */
     struct feeder *sending[MESSAGE_PARTS_MAX];
@@ -256,25 +258,45 @@ static void feeder_again(struct feeder *f) {
     if (!f->member->retry.place && !timer_set(&core->timers, &f->member->retry, core->now_ns + RETRY_NS)) member_fail_memory(f->member);
 }
 
+/* Some are, and nobody else may still find that out. */
+static void member_fail_if_expired(struct member *m) {
+    struct expired x = {0};
+    for (uint32_t i = 0; i < m->count; i++)
+        if (m->feeders[i].state == FEEDER_ATTACH) return;
+    for (uint32_t i = 0; i < m->count; i++)
+        if (m->feeders[i].state == FEEDER_EXPIRED) expired_add(&x, &m->feeders[i].poll.op.failure);
+    if (m->failed || !m->expired) return;
+    expired_fail(&x, call_failure(m->call), "were let go before the group had settled them");
+    member_fail(m);
+}
+
 /* What ends a membership, but not the call. */
 static void feeder_refused(struct feeder *f) {
     struct failure *why = &f->poll.op.failure;
+    if (why->status == STATUS_CURSOR_EXPIRED) {
+        f->state = FEEDER_EXPIRED;
+        f->member->expired++;
+        return;
+    }
     if (why->status == STATUS_GROUP_NOT_FOUND) f->member->doubtful = true;
     if (why->status == STATUS_NOT_LEADER || why->status == STATUS_GROUP_NOT_FOUND || why->status == STATUS_OVERLOADED) feeder_again(f);
     else member_fail_with(f->member, why);
+}
+
+static void feeder_attached(struct feeder *f) {
+    struct member *m = f->member;
+    if (!f->attached) f->attached = true, m->unattached--;
+    feeder_poll(f);
+    if (m->unattached == 0 && m->held) m->held = false, call_release(m->call);
 }
 
 static void on_attached(struct call *call, struct call_op *o) {
     struct feeder *f = container_of(o, struct feeder, poll);
     struct member *m = f->member;
     if (member_over(m)) return;
-    if (o->op.failure.status) {
-        feeder_refused(f);
-        return;
-    }
-    if (!f->attached) f->attached = true, m->unattached--;
-    feeder_poll(f);
-    if (m->unattached == 0 && m->held) m->held = false, call_release(call);
+    if (o->op.failure.status) feeder_refused(f);
+    else feeder_attached(f);
+    member_fail_if_expired(m);
 }
 
 static void feeder_attach(struct feeder *f) {
@@ -290,6 +312,7 @@ static void on_polled(struct call *call, struct call_op *o) {
     if (member_over(m)) return; /* what it brought is detached */
     if (o->op.failure.status) {
         feeder_refused(f);
+        member_fail_if_expired(m);
         return;
     }
     f->complete_to_us = MAX_OF(f->complete_to_us, o->op.consumer.complete_to_us);

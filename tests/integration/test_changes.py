@@ -5,6 +5,7 @@ import threading
 import time
 
 import orderdb_test as t
+from members import Member, group
 from orderdb_test import equal, pb, refused, stream_pb2 as stream, test, true
 
 CREATED, TRANSITIONED, UPDATED, IMPORTED = (stream.ChangeEvent.Type.Value(n) for n in ("CREATED", "TRANSITIONED", "UPDATED", "IMPORTED"))
@@ -209,6 +210,7 @@ def _():
 @test("retention: a short one lets go, and a reader behind it is told what it has missed")
 def _():
     with t.Server(stream_retention="2s") as s:
+        group(s, "behind")
         for i in range(5):
             created(s, user_id="ev-10")
         events, cursor = read(s)
@@ -228,6 +230,10 @@ def _():
         true(missed_slots <= told, "slots %s were missed, told are %s" % (sorted(missed_slots), f.metadata))
         true(min(told) < 8192 <= max(told), "of both partitions")
         true(len(told) <= int(f.metadata["missing_slots"]) <= len(missed_slots) + 1, f.metadata)
+        f = Member(s, "behind").refused("OUT_OF_RANGE", "CURSOR_EXPIRED")  # a group that nobody has read, likewise
+        told = {int(r.split(":")[0]) for r in f.metadata["missing"].split(",")}
+        true(missed_slots <= told and min(told) < 8192 <= max(told), "slots %s were missed, told are %s" % (sorted(missed_slots), f.metadata))
+        true(len(told) <= int(f.metadata["missing_slots"]) <= len(missed_slots) + 2, f.metadata)
         start, _ = read(s)
         true(all(e.user_id != "ev-10" for e in start))
         true(start and start[0].seq > 1, "it begins at the earliest kept")
