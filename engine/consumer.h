@@ -122,6 +122,7 @@ struct consumer {
     struct consumer_list ready;            /* keys */
     struct consumer_list reading, dying;   /* entries that want their bytes: to be given out; to be written as letters */
     struct consumer_list order;            /* entries of the stream that are not settled, by place */
+    uint32_t unsettled;                    /* how many these are */
     uint16_t dirty_first, dirty_last;      /* slots; UINT16_MAX: none */
     uint32_t dirty_count;
     uint8_t *stash;

@@ -81,11 +81,22 @@ struct consumer_request {
 /* op.lag: OP_GROUP_LAG, of one partition. What was acked within the last second may still be in it. */
 struct consumer_lag {
     uint32_t group_id;
-    uint64_t oldest_us;          /* commit time of the oldest event that is not settled; 0: none. While a snapshot is not settled: when it began, at the latest */
-    uint64_t events;             /* not settled, dead letters left out. Those that nobody has looked at yet count whatever the filter says */
+    uint64_t asked_max;          /* in: the filter is asked about so many events, and the rest is estimated; 0: GROUP_COUNT_EVENTS_MAX */
+    uint64_t oldest_us;          /* commit time of the oldest event that is wanted and not settled; 0: none. While a snapshot is not settled: when it began, at the latest */
+    uint64_t events;             /* wanted and not settled, dead letters left out */
+    bool estimated;              /* the filter was not asked about all of them (partition_group_count.h): of the others as many are wanted as of those. If none was, oldest_us is
+                                  * the time of the first that it was not asked about */
     uint64_t orders_left;        /* of a snapshot: not told yet, whatever the filter says, or not settled. In `events` too */
     uint64_t in_flight, blocked_keys, dead_letters;
     uint32_t members;            /* attached here; a subscription is attached everywhere */
+};
+
+/* What a dispatcher at work has looked at of the stream, and has not settled: that it wants. */
+struct consumer_looked_at {
+    uint64_t epoch;              /* 0: none is at work */
+    uint64_t index;              /* place of the next to look at */
+    uint32_t block, event;
+    uint64_t events, oldest_us;
 };
 
 /* op.letters: OP_GROUP_LETTERS, one page in order of (slot, seq). op.answer: repeated `letters` (1) of ListDeadLettersResponse. */
@@ -111,8 +122,11 @@ struct consumer_positions {
     uint32_t group_id;
     int64_t *behind;        /* out: everything up to this seq is settled: seek there to undo a seek */
     const int64_t *target;  /* in, or NULL: the seq behind the reader after the seek (OP_FEED_SEEK makes such vectors) */
-    uint64_t redelivered;   /* out: events that are settled and would come again. Neither of these asks the filter */
-    uint64_t skipped;       /* out: events that are not settled and would never come */
+    uint64_t asked_max;     /* in: as of a lag */
+    bool writable;          /* in: refused as a write would be now, if one would be (a full disk, damage, ...) */
+    uint64_t redelivered;   /* out: events that are settled, are wanted, and would come again */
+    uint64_t skipped;       /* out: events that are not settled, are wanted, and would never come */
+    bool estimated;         /* out: of both, as in a lag */
     uint64_t orders;        /* out: all there are: what a snapshot would tell */
     uint64_t orders_left;   /* out: of a snapshot that is not over: not told, or not settled; in `skipped` too. Then `behind` does not say where the group is */
     uint64_t epoch;         /* out: for command_group_seek.epoch, so that of two racing seeks one is refused; */

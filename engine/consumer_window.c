@@ -92,6 +92,7 @@ void window_order_append(struct consumer *c, struct consumer_entry *e)
     e->order_prev = c->order.last;
     *(c->order.last == CONSUMER_NONE ? &c->order.first : &c->entries[c->order.last].order_next) = entry_index(c, e);
     c->order.last = entry_index(c, e);
+    c->unsettled++;
 }
 
 void window_order_remove(struct consumer *c, struct consumer_entry *e)
@@ -99,6 +100,7 @@ void window_order_remove(struct consumer *c, struct consumer_entry *e)
     *(e->order_prev == CONSUMER_NONE ? &c->order.first : &c->entries[e->order_prev].order_next) = e->order_next;
     *(e->order_next == CONSUMER_NONE ? &c->order.last : &c->entries[e->order_next].order_prev) = e->order_prev;
     e->order_prev = e->order_next = CONSUMER_NONE;
+    c->unsettled--;
 }
 
 /* ---- slots */

@@ -3,7 +3,7 @@
 #include "proto/base/hash.h"
 
 static_assert((int)CURSOR_MAC_BYTES == SIPHASH_BYTES, "it is the mac");
-enum { FORMAT = 1, GROUP_SLOTS = 128, KEY_ID_BYTES = 4, USER_BYTES = 16, SCOPE_ALL = 'A', SCOPE_USER = 'U' };
+enum { FORMAT = 1, GROUP_SLOTS = 128, KEY_ID_BYTES = 4, USER_BYTES = 16, SCOPE_ALL = 'A', SCOPE_USER = 'U', SCOPE_SNAPSHOT = 'S' };
 
 void cursor_init(struct cursor *c) { memset(c->seq, 0xff, sizeof c->seq); }
 static_assert(CURSOR_START == -1, "all bits set");
@@ -120,19 +120,44 @@ static bool read_runs(struct reader *r, struct cursor *c) {
 
 /* ---- all of it ---- */
 
-size_t cursor_encode(const struct cursor *c, struct slice user_id, struct slice key, uint8_t out[CURSOR_BYTES_MAX]) {
-    uint8_t mac[SIPHASH_BYTES], user[USER_BYTES];
+static void write_head(struct writer *w, uint8_t scope, const struct keys *keys) {
+    write_u8(w, FORMAT);
+    write_u8(w, scope);
+    write_bytes(w, keys->id, KEY_ID_BYTES);
+}
+
+static size_t sign(struct writer *w, const struct keys *keys) {
+    uint8_t mac[SIPHASH_BYTES];
+    siphash(mac, keys->secret, writer_slice(w));
+    write_bytes(w, mac, CURSOR_MAC_BYTES);
+    check(!w->full);
+    return w->len;
+}
+
+size_t cursor_encode_snapshot(struct slice key, uint8_t out[CURSOR_BYTES_MAX]) {
     struct writer w = writer_of(out, CURSOR_BYTES_MAX);
     struct keys keys = keys_of(key);
-    write_u8(&w, FORMAT);
-    write_u8(&w, user_id.len ? SCOPE_USER : SCOPE_ALL);
-    write_bytes(&w, keys.id, KEY_ID_BYTES);
+    write_head(&w, SCOPE_SNAPSHOT, &keys);
+    return sign(&w, &keys);
+}
+
+/* There is one for each key. */
+bool cursor_is_snapshot(struct slice bytes, struct slice key) {
+    uint8_t only[CURSOR_BYTES_MIN];
+    struct writer w = writer_of(only, sizeof only);
+    struct keys keys = keys_of(key);
+    write_head(&w, SCOPE_SNAPSHOT, &keys);
+    return bytes.len == CURSOR_BYTES_MIN && sign(&w, &keys) == bytes.len && bytes_equal_constant_time(only, bytes.data, bytes.len);
+}
+
+size_t cursor_encode(const struct cursor *c, struct slice user_id, struct slice key, uint8_t out[CURSOR_BYTES_MAX]) {
+    uint8_t user[USER_BYTES];
+    struct writer w = writer_of(out, CURSOR_BYTES_MAX);
+    struct keys keys = keys_of(key);
+    write_head(&w, user_id.len ? SCOPE_USER : SCOPE_ALL, &keys);
     if (user_id.len) write_slice(&w, user_fingerprint(user_id, user));
     write_runs(&w, c);
-    siphash(mac, keys.secret, writer_slice(&w));
-    write_bytes(&w, mac, CURSOR_MAC_BYTES);
-    check(!w.full);
-    return w.len;
+    return sign(&w, &keys);
 }
 
 static enum status refuse(struct failure *f, const char *field, const char *cause, const char *said) {
@@ -151,6 +176,7 @@ enum status cursor_decode(struct cursor *c, struct slice bytes, struct slice use
     if (memcmp(read_bytes(&r, KEY_ID_BYTES).data, keys.id, KEY_ID_BYTES) != 0) return refuse(f, field, "cluster", "the cursor is of another cluster");
     siphash(mac, keys.secret, slice_of(bytes.data, bytes.len - CURSOR_MAC_BYTES));
     if (!bytes_equal_constant_time(mac, bytes.data + bytes.len - CURSOR_MAC_BYTES, CURSOR_MAC_BYTES)) return refuse(f, field, "forged", "the cursor was changed or made up; give it back as it came");
+    if (scope == SCOPE_SNAPSHOT) return refuse(f, field, "scope", "the cursor is the beginning of a consumer group's snapshot: only a group can be sought there");
     if (scope == SCOPE_ALL && user_id.len) return refuse(f, field, "scope", "the cursor is of the changes of all users, not of one");
     if (scope == SCOPE_USER && !user_id.len) return refuse(f, field, "scope", "the cursor is of one user's changes: name that user");
     if (scope == SCOPE_USER && !slice_equal(read_bytes(&r, USER_BYTES), user_fingerprint(user_id, user))) return refuse(f, field, "scope", "the cursor is of another user's changes");

@@ -2,7 +2,7 @@
  * positions of the data, slot and seq, and nothing of partitions or nodes: it outlives restart, failover and resharding. Signed with the cluster's token
  * key, and bound to whose changes it reads: of all users, or of one. Not to the filter: a reader may go on with another one. Pure.
  *
- *   cursor = format(1) = 1, scope(1) = 'A' all users, 'U' one
+ *   cursor = format(1) = 1, scope(1) = 'A' all users, 'U' one, 'S' the beginning of a snapshot: without runs, a consumer group alone can be sought there
  *            key id(4)      tells another cluster's cursor from a forged one
  *            user(16)       with 'U' alone: XXH3-128 of user_id, high and low, big-endian
  *            run ...        of slots that it mentions, ascending
@@ -39,6 +39,9 @@ void cursor_init(struct cursor *c); /* mentions nothing */
 
 /* user_id: whose changes; empty: of all users. Writes at most CURSOR_BYTES_MAX bytes, returns how many. */
 size_t cursor_encode(const struct cursor *c, struct slice user_id, struct slice key, uint8_t out[CURSOR_BYTES_MAX]) MUST_USE;
+/* The beginning of a group's snapshot: every order anew, then its changes. */
+size_t cursor_encode_snapshot(struct slice key, uint8_t out[CURSOR_BYTES_MAX]) MUST_USE;
+bool cursor_is_snapshot(struct slice bytes, struct slice key); /* false: it is not, or not a cursor: cursor_decode says which */
 /* STATUS_CURSOR_INVALID: a violation of `field`, and the metadata "cause": length, version, cluster, forged, scope. *c is then undefined. */
 enum status cursor_decode(struct cursor *c, struct slice bytes, struct slice user_id, struct slice key, const char *field, struct failure *f) MUST_USE;
 

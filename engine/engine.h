@@ -89,6 +89,7 @@ struct op {
     uint64_t group_last_index;     /* private: of an OP_GROUP* that reads */
     struct feed_record group_kept; /* private */
     uint64_t group_orders;         /* private: orders of the partition */
+    struct consumer_looked_at group_looked_at; /* private: of a lag */
 };
 
 struct engine_config {

@@ -1,6 +1,7 @@
 /* What is asked about a group in a partition: lag, dead letters, positions; and which groups it knows. Over rows alone, on a reader thread; a lag has beside them what only the
  * dispatcher knows. */
 #include "engine/partition_group.h"
+#include "engine/partition_group_count.h"
 #include "proto/pbwire.h"
 
 enum { LETTERS_LOOKED_AT_MAX = 4096, LETTERS_ANSWER_BYTES = 1 << 20, FIELD_LETTERS = 1 };
@@ -13,7 +14,20 @@ struct query_of {
     struct consumer_progress progress;
     uint64_t begin_place;        /* events in front of it are none of the group's */
     uint64_t orders_left;        /* that a snapshot has not told */
+    const struct filter *filter; /* NULL: everything is wanted */
+    struct consumer_looked_at looked_at;
 };
+
+static enum status load_filter(struct query_of *q)
+{
+    struct consumer_definition d;
+    struct failure f;
+    failure_init(&f, q->arena);
+    enum status st = consumer_definition_decode(q->row.definition, &d);
+    if (!st && d.filter.len) st = filter_parse(&q->filter, d.filter, &filter_events, "group.filter", q->arena, &f);
+    if (q->filter && filter_is_empty(q->filter)) q->filter = NULL;
+    return st;
+}
 
 static enum status query_begin(struct query_of *q, struct partition *p, struct op *op, const struct store_view *view, struct arena *scratch, uint32_t group_id)
 {
@@ -61,9 +75,8 @@ struct slot_view {
     int64_t begin;
 };
 
-static enum status slot_of(struct query_of *q, uint16_t slot, struct slot_view *v)
+static enum status slot_load(struct query_of *q, uint16_t slot, struct slot_view *v)
 {
-    arena_reset(q->feed.arena);
     enum status st = partition_slot_load(&q->feed.view, q->feed.arena, slot, &v->record);
     if (!st) st = position_of(q, slot, &v->position);
     if (st) return st;
@@ -74,6 +87,12 @@ static enum status slot_of(struct query_of *q, uint16_t slot, struct slot_view *
     st = feed_first_kept(&q->feed.view, q->feed.arena, slot, v->record.last_seq, &v->record.places, &from, &v->begin);
     v->begin = MAX_OF(v->begin, next);
     return st;
+}
+
+static enum status slot_of(struct query_of *q, uint16_t slot, struct slot_view *v)
+{
+    arena_reset(q->feed.arena);
+    return slot_load(q, slot, v);
 }
 
 static uint64_t listed_between(const struct consumer_position *p, int64_t from, int64_t to)
@@ -92,6 +111,61 @@ static uint64_t unsettled_between(const struct slot_view *v, int64_t from, int64
     if (from > to) return 0;
     uint64_t above = to > p->through ? (uint64_t)(to - MAX_OF(from - 1, p->through)) : 0;
     return above + listed_between(p, from, MIN_OF(to, p->through));
+}
+
+/* ---- asking the filter */
+
+enum { ASKED_BYTES_MAX = 64 << 20 };
+struct asking {
+    struct query_of own;    /* its arena keeps the slots that the walk has met */
+    struct arena arena;
+    const int64_t *target;  /* of a seek; NULL: of a lag */
+    struct asked_slot {
+        bool met;
+        int64_t begin, target;
+        struct consumer_position position;
+    } *slots;
+    uint16_t first_slot;
+};
+
+static bool is_unsettled(const struct asked_slot *s, int64_t seq) { return seq >= s->begin && !consumer_position_settled(&s->position, seq); }
+
+static enum status meet(struct asking *a, uint16_t slot, struct asked_slot *s)
+{
+    struct slot_view v;
+    enum status st = slot_load(&a->own, slot, &v);
+    if (st) return st;
+    *s = (struct asked_slot){.met = true, .begin = v.begin, .position = v.position};
+    if (a->target) s->target = a->target[slot];
+    return STATUS_OK;
+}
+
+static enum status kind_of(void *asker, uint16_t slot, int64_t seq, enum group_kind *kind)
+{
+    struct asking *a = asker;
+    struct asked_slot *s = &a->slots[slot - a->first_slot];
+    enum status st = s->met ? STATUS_OK : meet(a, slot, s);
+    if (st) return st;
+    bool unsettled = is_unsettled(s, seq), behind = a->target && seq <= s->target;
+    if (!a->target || behind) *kind = unsettled ? GROUP_KIND_UNSETTLED : GROUP_KIND_NONE;
+    else *kind = unsettled ? GROUP_KIND_NONE : GROUP_KIND_AGAIN;
+    return STATUS_OK;
+}
+
+static enum status ask_filter(const struct query_of *q, const int64_t *target, struct group_count *c)
+{
+    struct consumer_config slots = dispatcher_config(q->partition);
+    struct asking a = {.own = *q, .target = target, .first_slot = slots.first_slot};
+    arena_init(&a.arena, ASKED_BYTES_MAX);
+    a.own.feed.arena = &a.arena;
+    a.slots = arena_zalloc(&a.arena, (slots.last_slot - slots.first_slot + 1u) * sizeof *a.slots);
+    c->feed = &q->feed;
+    c->filter = q->filter;
+    c->kind_of = kind_of;
+    c->asker = &a;
+    enum status st = a.slots ? group_count(c) : STATUS_MEMORY_LIMIT;
+    arena_fini(&a.arena);
+    return st;
 }
 
 /* ---- lag */
@@ -114,12 +188,50 @@ static enum status count_letters(struct query_of *q, uint16_t slot, uint64_t *de
     return st;
 }
 
+/* Events that are not settled of entries from this index on. */
+static enum status unsettled_from(struct query_of *q, uint64_t index, uint64_t *n)
+{
+    struct consumer_config slots = dispatcher_config(q->partition);
+    const struct feed_record from = {.first_place = index};
+    enum status st = STATUS_OK;
+    *n = 0;
+    for (uint32_t slot = slots.first_slot; slot <= slots.last_slot && !st; slot++) {
+        struct slot_view v;
+        int64_t first;
+        st = slot_of(q, (uint16_t)slot, &v);
+        if (st || v.begin > v.record.last_seq) continue;
+        st = feed_first_kept(&q->feed.view, q->feed.arena, (uint16_t)slot, v.record.last_seq, &v.record.places, &from, &first);
+        if (!st) *n += unsettled_between(&v, first, v.record.last_seq);
+    }
+    return st;
+}
+
+/* Of a group with a filter: what the dispatcher holds, which it has asked already, and what lies behind that. `oldest`: place of the first that is not settled. */
+static enum status lag_wanted(struct query_of *q, uint64_t oldest, struct consumer_lag *out)
+{
+    const struct consumer_looked_at *seen = &q->looked_at;
+    struct group_count c = {.at.index = oldest, .asked_max = out->asked_max};
+    struct feed_record rest = {0};
+    uint64_t left = 0;
+    bool at_work = seen->epoch == q->row.epoch;
+    if (at_work && (oldest == UINT64_MAX || seen->index >= oldest)) c.at = (struct feed_position){seen->index, seen->block, seen->event};
+    enum status st = ask_filter(q, NULL, &c);
+    if (!st && c.rest_index) st = unsettled_from(q, c.rest_index, &left);
+    if (!st && left) st = feed_block_from(&q->feed, c.rest_index, &rest);
+    if (st) return st;
+    out->estimated = left > 0;
+    out->events = c.wanted[GROUP_KIND_UNSETTLED] + group_count_estimate(&c, GROUP_KIND_UNSETTLED, left) + (at_work ? seen->events : 0);
+    out->oldest_us = at_work && seen->events ? seen->oldest_us : c.first_us ? c.first_us : rest.first_time_us;
+    return STATUS_OK;
+}
+
 static enum status lag(struct query_of *q, struct consumer_lag *out)
 {
     struct consumer_config slots = dispatcher_config(q->partition);
     uint64_t oldest = UINT64_MAX, place;
     enum status st = STATUS_OK;
     out->events = out->dead_letters = out->oldest_us = 0;
+    out->estimated = false;
     out->orders_left = q->orders_left;
     for (uint32_t slot = slots.first_slot; slot <= slots.last_slot && !st; slot++) {
         struct slot_view v;
@@ -133,11 +245,25 @@ static enum status lag(struct query_of *q, struct consumer_lag *out)
         if (st == STATUS_ABSENT) st = STATUS_OK; /* let go: the next subscriber hears of it */
     }
     struct feed_record at = {0};
-    if (!st && oldest != UINT64_MAX) st = feed_block_from(&q->feed, oldest, &at);
+    if (!st && !q->filter && oldest != UINT64_MAX) st = feed_block_from(&q->feed, oldest, &at);
     out->oldest_us = at.first_time_us;
+    if (!st && q->filter) st = lag_wanted(q, oldest, out);
     out->events += out->orders_left;
     if (out->orders_left && (!out->oldest_us || q->row.start_us < out->oldest_us)) out->oldest_us = q->row.start_us; /* since then they wait to be told */
     return st;
+}
+
+/* As it is at the moment of the snapshot that the query is answered from. */
+static void look_at_dispatcher(const struct partition *p, uint32_t group_id, struct consumer_looked_at *out)
+{
+    *out = (struct consumer_looked_at){0};
+    list_each(l, &p->dispatchers) {
+        const struct dispatcher *d = list_entry(l, struct dispatcher, link);
+        const struct consumer *c = &d->consumer;
+        if (d->group_id != group_id || d->state != DISPATCHER_RUNNING || d->stale) continue;
+        *out = (struct consumer_looked_at){.epoch = c->epoch, .index = c->at.index, .block = c->at.block, .event = c->at.event, .events = c->unsettled};
+        (void)consumer_oldest(c, &out->oldest_us);
+    }
 }
 
 void partition_group_live(struct partition *p, struct op *op)
@@ -155,12 +281,39 @@ void partition_group_live(struct partition *p, struct op *op)
 
 /* ---- positions */
 
+/* Of a group with a filter. all: what would be left out and what would come again if everything were wanted; first: the place of the first of either. */
+static enum status positions_wanted(struct query_of *q, const uint64_t all[GROUP_KINDS], uint64_t first, struct consumer_positions *out)
+{
+    struct group_count c = {.at.index = first, .asked_max = out->asked_max};
+    uint64_t n[GROUP_KINDS];
+    enum status st = first == UINT64_MAX ? STATUS_OK : ask_filter(q, out->target, &c);
+    for (int kind = 0; kind < GROUP_KINDS; kind++) {
+        uint64_t left = c.rest_index && all[kind] > c.asked[kind] ? all[kind] - c.asked[kind] : 0;
+        n[kind] = c.wanted[kind] + group_count_estimate(&c, (enum group_kind)kind, left);
+        out->estimated |= left > 0;
+    }
+    out->skipped = n[GROUP_KIND_UNSETTLED];
+    out->redelivered = n[GROUP_KIND_AGAIN];
+    return st;
+}
+
+/* The place of an event; of one that is let go, where what is kept begins. */
+static enum status place_kept(struct query_of *q, uint16_t slot, const struct slot_view *v, int64_t seq, uint64_t *least)
+{
+    uint64_t place = 0;
+    enum status st = feed_place(&q->feed.view, q->feed.arena, slot, seq, v->record.last_seq, &v->record.places, &q->feed.kept, &place);
+    if (st == STATUS_ABSENT) place = q->feed.kept.first_place, st = STATUS_OK;
+    *least = MIN_OF(*least, place);
+    return st;
+}
+
 static enum status positions(struct query_of *q, uint64_t op_orders, struct consumer_positions *out)
 {
     struct consumer_config slots = dispatcher_config(q->partition);
     enum status st = STATUS_OK;
     out->epoch = q->row.epoch;
-    out->redelivered = out->skipped = 0;
+    uint64_t all[GROUP_KINDS] = {0}, place = UINT64_MAX;
+    out->estimated = false;
     out->orders = op_orders;
     out->orders_left = q->orders_left;
     for (uint32_t slot = slots.first_slot; slot <= slots.last_slot && !st; slot++) {
@@ -172,9 +325,15 @@ static enum status positions(struct query_of *q, uint64_t op_orders, struct cons
         if (!out->target || !v.record.last_seq) continue;
         if ((st = feed_first_kept(&q->feed.view, q->feed.arena, (uint16_t)slot, v.record.last_seq, &v.record.places, &q->feed.kept, &first))) break;
         int64_t target = MIN_OF(MAX_OF(out->target[slot], first - 1), v.record.last_seq);
-        out->skipped += unsettled_between(&v, 1, target);
-        out->redelivered += (uint64_t)(v.record.last_seq - target) - unsettled_between(&v, target + 1, v.record.last_seq);
+        uint64_t skipped = unsettled_between(&v, 1, target), again = (uint64_t)(v.record.last_seq - target) - unsettled_between(&v, target + 1, v.record.last_seq);
+        all[GROUP_KIND_UNSETTLED] += skipped;
+        all[GROUP_KIND_AGAIN] += again;
+        if (q->filter && skipped) st = place_kept(q, (uint16_t)slot, &v, v.begin, &place);
+        if (q->filter && again && !st) st = place_kept(q, (uint16_t)slot, &v, target + 1, &place);
     }
+    out->skipped = all[GROUP_KIND_UNSETTLED];
+    out->redelivered = all[GROUP_KIND_AGAIN];
+    if (!st && q->filter && out->target) st = positions_wanted(q, all, place, out);
     if (out->target) out->skipped += out->orders_left;
     return st;
 }
@@ -311,6 +470,16 @@ static enum status groups(struct op *op, const struct store_view *view)
     return st;
 }
 
+/* true: of a small write the partition would say this. */
+static bool refuses_writes(struct partition *p, struct op *op)
+{
+    struct op probe = {.kind = OP_WRITE, .arena = op->arena};
+    failure_init(&probe.failure, op->arena);
+    if (!partition_admit(p, &probe)) return false;
+    failure_move(&op->failure, &probe.failure);
+    return true;
+}
+
 enum status partition_group_query(struct partition *p, struct op *op, const struct store_view *view)
 {
     struct query_of q;
@@ -319,12 +488,16 @@ enum status partition_group_query(struct partition *p, struct op *op, const stru
         op->group_last_index = p->record.applied_index;
         op->group_kept = p->kept;
         op->group_orders = (uint64_t)p->record.order_count;
+        if (op->kind == OP_GROUP_POSITIONS && op->positions.writable && refuses_writes(p, op)) return op->failure.status;
+        if (op->kind == OP_GROUP_LAG) look_at_dispatcher(p, op->lag.group_id, &op->group_looked_at);
         return STATUS_WOULD_BLOCK;
     }
     if (op->kind == OP_GROUPS) return groups(op, view);
     arena_init(&scratch, 8 * MIB);
     uint32_t group_id = op->kind == OP_GROUP_LAG ? op->lag.group_id : op->kind == OP_GROUP_LETTERS ? op->letters.group_id : op->positions.group_id;
     enum status st = query_begin(&q, p, op, view, &scratch, group_id);
+    q.looked_at = op->group_looked_at;
+    if (!st && op->kind != OP_GROUP_LETTERS) st = load_filter(&q);
     if (!st && op->kind == OP_GROUP_LAG) st = lag(&q, &op->lag);
     if (!st && op->kind == OP_GROUP_LETTERS) st = letters(&q, op);
     if (!st && op->kind == OP_GROUP_POSITIONS) st = positions(&q, op->group_orders, &op->positions);

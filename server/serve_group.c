@@ -258,7 +258,7 @@ void serve_list_consumer_groups(struct call *call) {
 /* ---- lag */
 
 static void lag_reply(struct call *call, const struct consumer_lag *lag) {
-    enum { CAP = 8 * PB_INT_BYTES_MAX };
+    enum { CAP = 9 * PB_INT_BYTES_MAX };
     uint8_t inner[2 * PB_INT_BYTES_MAX], *bytes = arena_alloc(call_arena(call), CAP);
     if (!bytes) {
         serve_fail_memory(call);
@@ -276,6 +276,7 @@ static void lag_reply(struct call *call, const struct consumer_lag *lag) {
     pb_int64(&w, 5, (int64_t)lag->dead_letters);
     pb_int64(&w, 6, lag->members);
     pb_int64(&w, 7, (int64_t)lag->orders_left);
+    pb_bool(&w, 8, lag->estimated);
     check(!w.full);
     serve_reply(call, writer_slice(&w));
 }
@@ -289,6 +290,7 @@ static void on_lag(struct call *call, struct call_op *o) {
     if (failed(call, g)) return;
     if (one->oldest_us && (!sum->oldest_us || one->oldest_us < sum->oldest_us)) sum->oldest_us = one->oldest_us;
     sum->events += one->events;
+    sum->estimated |= one->estimated;
     sum->orders_left += one->orders_left;
     sum->in_flight += one->in_flight;
     sum->blocked_keys += one->blocked_keys;

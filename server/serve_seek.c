@@ -1,12 +1,19 @@
-/* SeekConsumerGroup: where a group goes on, in every slot. Four walks over the partitions, one op at a time:
+/* SeekConsumerGroup: where a group goes on, in every slot. Three walks over the partitions, one op at a time but for the last:
  *
  *   SEEK       OP_FEED_SEEK: the time, cursor or start as the seq that is behind the reader, by slot       -> target
  *   LOOK       OP_GROUP_POSITIONS: where the group is now, and what would come again or be left out        -> previous, counts; dry_run ends here
- *   MOVE       COMMAND_GROUP_SEEK, of the epoch that LOOK saw: of two seeks at once one is refused (VERSION_MISMATCH)
+ *              else also: whether the partition would take a write now
+ *   MOVE       COMMAND_GROUP_SEEK, of the epoch that LOOK saw: of two seeks at once one is refused (VERSION_MISMATCH). The first partition alone, as the arbiter of that;
+ *              then all others at once, so that a call which is cut off can't leave some of them out
  *
  * Back to the snapshot (start SNAPSHOT_THEN_TAIL) there is nothing to seek: LOOK counts the orders that will be told, MOVE is COMMAND_GROUP_SNAPSHOT.
  *
- * Each partition moves by itself. A call that is cut off between two has moved some and not others: the same seek again moves all. */
+ * Each partition moves by itself, so there is no seek of all or none; but what can be known beforehand (damage, a full disk, tables that fall behind, another seek) refuses it before
+ * anything has moved. What fails after that is told with the slots that have moved and those that have not: the same seek again moves all.
+ *
+ * Undo. previous_cursor is behind what was settled, slot by slot. Of a snapshot that is not over there is no such place: then it is the cursor of a snapshot's beginning. */
+#include <stdio.h>
+
 #include "engine/check.h"
 #include "engine/cursor.h"
 #include "orderdb/v1/stream.pb-c.h"
@@ -16,34 +23,51 @@
 #include "server/node.h"
 #include "server/serve_group.h"
 
+enum { SLOTS_BYTES = 16, SLOTS_TEXT_BYTES = 512 }; /* "16383-16383,"; all of them: as many ranges as fit */
+
+struct seek_move {
+    struct call_op op;
+    struct group_call *call;
+    uint32_t partition;
+    bool moved;
+};
+
 struct seeking {
     bool snapshot;     /* to the beginning of one */
-    bool in_snapshot;  /* it is within one: no cursor says where */
+    bool in_snapshot;  /* it is within one: no place of the stream says where */
     enum feed_from from;
     uint64_t time_us;
     struct cursor target, previous;
     uint64_t *epochs; /* by partition */
     uint64_t redelivered, skipped;
+    bool estimated;
+    struct seek_move *moves; /* [partitions] */
+    uint32_t moves_away;
+    enum status refused;     /* the first move that was, and */
+    const char *why;
+    uint32_t retry_delay_ms;
 };
 
 static void seek_look(struct call *call, struct group_call *g);
-static void seek_move(struct call *call, struct group_call *g);
 
 static struct slice token_key(const struct node *node) { return slice_of(node->identity.token_key, sizeof node->identity.token_key); }
 static bool at_end(struct call *call, const struct group_call *g) { return g->partition == call_core(call)->node->partition_count; }
 
 static void seek_reply(struct call *call, struct group_call *g) {
     struct seeking *s = g->own;
-    enum { CAP = 3 * PB_INT_BYTES_MAX };
+    enum { CAP = 5 * PB_INT_BYTES_MAX };
     uint8_t *cursor = arena_alloc(call_arena(call), CURSOR_BYTES_MAX), *bytes = arena_alloc(call_arena(call), CAP);
     if (!cursor || !bytes) {
         serve_fail_memory(call);
         return;
     }
-    size_t len = s->in_snapshot ? 0 : cursor_encode(&s->previous, (struct slice){0}, token_key(call_core(call)->node), cursor);
+    const struct slice key = token_key(call_core(call)->node);
+    size_t len = s->in_snapshot ? cursor_encode_snapshot(key, cursor) : cursor_encode(&s->previous, (struct slice){0}, key, cursor);
     struct writer w = writer_of(bytes, CAP);
     pb_int64(&w, 1, (int64_t)s->redelivered);
     pb_int64(&w, 2, (int64_t)s->skipped);
+    pb_bool(&w, 4, s->estimated);
+    pb_bool(&w, 5, s->in_snapshot);
     pb_tag(&w, 3, PB_LEN);
     write_varint(&w, len);
     check(!w.full);
@@ -56,18 +80,6 @@ static bool succeeded(struct call *call, struct call_op *o) {
     if (!o->op.failure.status) return true;
     serve_fail_with(call, &o->op.failure);
     return false;
-}
-
-static void on_moved(struct call *call, struct call_op *o) {
-    struct group_call *g = container_of(o, struct group_call, op);
-    if (o->op.failure.status == STATUS_VERSION_MISMATCH) {
-        failure_set(call_failure(call), STATUS_VERSION_MISMATCH, "the group was moved by another seek at the same time: look where it is, and seek again");
-        call_fail(call);
-        return;
-    }
-    if (!succeeded(call, o)) return;
-    g->partition++;
-    seek_move(call, g);
 }
 
 static struct slice seek_packed(const struct seeking *s, uint16_t first, uint16_t last, struct arena *arena, unsigned *count) {
@@ -86,20 +98,82 @@ static struct slice seek_packed(const struct seeking *s, uint16_t first, uint16_
     return writer_slice(&w);
 }
 
-static void seek_move(struct call *call, struct group_call *g) {
+/* "0-2047,4096-6143": slots of partitions that have moved, or have not. */
+static void slots_text(const struct seeking *s, uint32_t partitions, bool moved, char *text, size_t cap) {
+    size_t len = 0;
+    text[0] = 0;
+    for (uint32_t i = 0, end; i < partitions; i = end) {
+        for (end = i + 1; end < partitions && s->moves[end].moved == s->moves[i].moved; end++) {}
+        if (s->moves[i].moved != moved || len >= cap - SLOTS_BYTES) continue;
+        len += (size_t)snprintf(text + len, cap - len, "%s%u-%u", len ? "," : "", partition_first_slot(i, partitions), partition_last_slot(end - 1, partitions));
+    }
+}
+
+static void moves_failed(struct call *call, struct group_call *g) {
+    struct seeking *s = g->own;
+    uint32_t partitions = call_core(call)->node->partition_count, moved = 0;
+    struct failure *f = call_failure(call);
+    char there[SLOTS_TEXT_BYTES], left[SLOTS_TEXT_BYTES];
+    for (uint32_t i = 0; i < partitions; i++) moved += s->moves[i].moved;
+    f->retry_delay_ms = s->retry_delay_ms;
+    if (moved) {
+        slots_text(s, partitions, true, there, sizeof there);
+        slots_text(s, partitions, false, left, sizeof left);
+        failure_meta(f, "moved_slots", "%s", there);
+        failure_meta(f, "unmoved_slots", "%s", left);
+        failure_set(f, s->refused, "the group has moved in slots %s and not in %s (%s): send the same seek again to move all", there, left, s->why);
+    } else if (s->refused == STATUS_VERSION_MISMATCH) {
+        failure_set(f, STATUS_VERSION_MISMATCH, "the group was moved by another seek at the same time: look where it is, and seek again");
+    } else {
+        failure_set(f, s->refused, "%s", s->why);
+    }
+    call_fail(call);
+}
+
+static bool move_send(struct call *call, struct group_call *g, uint32_t partition);
+
+static void on_moved(struct call *call, struct call_op *o) {
+    struct seek_move *m = container_of(o, struct seek_move, op);
+    struct group_call *g = m->call;
     struct seeking *s = g->own;
     uint32_t partitions = call_core(call)->node->partition_count;
-    if (at_end(call, g)) {
-        seek_reply(call, g);
-        return;
+    const struct failure *f = &o->op.failure;
+    m->moved = !f->status;
+    if (f->status && !s->refused) {
+        s->refused = f->status;
+        s->why = arena_printf(call_arena(call), "%s", f->message ? f->message : status_name(f->status));
+        s->retry_delay_ms = f->retry_delay_ms;
     }
-    struct op *op = serve_group_op(call, g, OP_WRITE);
-    struct command c = {.type = COMMAND_GROUP_SEEK, .seek = {.group_id = g->row.group_id, .epoch = s->epochs[g->partition]}};
-    if (s->snapshot) c = (struct command){.type = COMMAND_GROUP_SNAPSHOT, .snapshot = {.group_id = g->row.group_id, .epoch = s->epochs[g->partition], .restart = true}};
-    else c.seek.packed = seek_packed(s, partition_first_slot(g->partition, partitions), partition_last_slot(g->partition, partitions), g->arena, &c.seek.count);
-    op->command = s->snapshot || c.seek.packed.data ? command_encode(&c, g->arena) : (struct slice){0};
-    if (op->command.data) call_submit(call, &g->op, on_moved);
-    else serve_fail_memory(call);
+    bool first = m->partition == 0 && !s->refused;
+    for (uint32_t i = 1; first && i < partitions; i++)
+        if (!move_send(call, g, i)) s->refused = STATUS_MEMORY_LIMIT, s->why = "no memory for this seek";
+    if (--s->moves_away) return;
+    if (s->refused) moves_failed(call, g);
+    else seek_reply(call, g);
+}
+
+/* false: no memory. */
+static bool move_send(struct call *call, struct group_call *g, uint32_t partition) {
+    struct seeking *s = g->own;
+    struct seek_move *m = &s->moves[partition];
+    uint32_t partitions = call_core(call)->node->partition_count;
+    struct arena *arena = call_arena_take(call);
+    if (!arena) return false;
+    struct command c = {.type = COMMAND_GROUP_SEEK, .seek = {.group_id = g->row.group_id, .epoch = s->epochs[partition]}};
+    if (s->snapshot) c = (struct command){.type = COMMAND_GROUP_SNAPSHOT, .snapshot = {.group_id = g->row.group_id, .epoch = s->epochs[partition], .restart = true}};
+    else c.seek.packed = seek_packed(s, partition_first_slot(partition, partitions), partition_last_slot(partition, partitions), arena, &c.seek.count);
+    m->op.op = (struct op){.kind = OP_WRITE, .slot = partition_first_slot(partition, partitions), .arena = arena, .deadline_ns = call_deadline_ns(call)};
+    m->op.op.command = s->snapshot || c.seek.packed.data ? command_encode(&c, arena) : (struct slice){0};
+    if (!m->op.op.command.data) return false;
+    m->call = g;
+    m->partition = partition;
+    s->moves_away++;
+    call_submit(call, &m->op, on_moved);
+    return true;
+}
+
+static void moves_begin(struct call *call, struct group_call *g) {
+    if (!move_send(call, g, 0)) serve_fail_memory(call);
 }
 
 static void on_looked(struct call *call, struct call_op *o) {
@@ -110,6 +184,7 @@ static void on_looked(struct call *call, struct call_op *o) {
     s->redelivered += s->snapshot ? o->op.positions.orders : o->op.positions.redelivered;
     s->in_snapshot |= o->op.positions.orders_left > 0;
     s->skipped += o->op.positions.skipped;
+    s->estimated |= o->op.positions.estimated;
     s->epochs[g->partition++] = o->op.positions.epoch;
     if (!at_end(call, g)) {
         seek_look(call, g);
@@ -119,13 +194,14 @@ static void on_looked(struct call *call, struct call_op *o) {
         seek_reply(call, g);
         return;
     }
-    g->partition = 0;
-    seek_move(call, g);
+    moves_begin(call, g);
 }
 
 static void seek_look(struct call *call, struct group_call *g) {
     struct seeking *s = g->own;
-    serve_group_op(call, g, OP_GROUP_POSITIONS)->positions = (struct consumer_positions){.group_id = g->row.group_id, .behind = s->previous.seq, .target = s->snapshot ? NULL : s->target.seq};
+    const Orderdb__V1__SeekConsumerGroupRequest *m = g->message;
+    serve_group_op(call, g, OP_GROUP_POSITIONS)->positions =
+        (struct consumer_positions){.group_id = g->row.group_id, .behind = s->previous.seq, .target = s->snapshot ? NULL : s->target.seq, .writable = !m->dry_run};
     call_submit(call, &g->op, on_looked);
 }
 
@@ -170,6 +246,8 @@ static bool read_to(struct seeking *s, const Orderdb__V1__SeekConsumerGroupReque
         s->time_us = (uint64_t)MAX_OF(us, (int64_t)1);
         return true;
     case ORDERDB__V1__SEEK_CONSUMER_GROUP_REQUEST__TO_CURSOR:
+        s->snapshot = cursor_is_snapshot(slice_of(m->cursor.data, m->cursor.len), token_key(node));
+        if (s->snapshot) return true;
         s->from = FEED_CURSOR;
         return cursor_decode(&s->target, slice_of(m->cursor.data, m->cursor.len), (struct slice){0}, token_key(node), "cursor", f) == STATUS_OK;
     case ORDERDB__V1__SEEK_CONSUMER_GROUP_REQUEST__TO_START: return read_start(s, m->start, f);
@@ -192,7 +270,7 @@ void serve_seek_consumer_group(struct call *call) {
     if (!m) return;
     struct arena *memory = call_arena_take(call); /* 256 KiB: beside the call's, which is made for the message */
     struct seeking *s = memory ? arena_new(memory, struct seeking) : NULL;
-    if (!s || !(s->epochs = arena_array(memory, uint64_t, node->partition_count))) {
+    if (!s || !(s->epochs = arena_array(memory, uint64_t, node->partition_count)) || !(s->moves = arena_zalloc(memory, node->partition_count * sizeof *s->moves))) {
         serve_fail_memory(call);
         return;
     }

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "proto/base/mem.h"
 #include "proto/grpc.h"
@@ -282,7 +283,7 @@ static enum cli_exit lag_of(struct cli *cli, char *name, struct lags *l, struct 
     }
     table_cell(&l->table, "%s", name);
     table_cell(&l->table, "%.1fs", lag->age ? (double)lag->age->seconds + lag->age->nanos / 1e9 : 0.0);
-    table_cell(&l->table, "%lld", (long long)lag->events);
+    table_cell(&l->table, "%s%lld", lag->estimated ? "~" : "", (long long)lag->events);
     if (lag->snapshot_orders_left) table_cell(&l->table, "%lld left", (long long)lag->snapshot_orders_left);
     else table_cell(&l->table, "-");
     table_cell(&l->table, "%lld", (long long)lag->in_flight);
@@ -335,6 +336,7 @@ static bool read_cursor(struct cli *cli, const char *path, ProtobufCBinaryData *
 
 /* Before anything moves: a place that can't be written is no way back. */
 static bool write_cursor(FILE *f, const ProtobufCBinaryData *cursor) {
+    if (ftruncate(fileno(f), 0)) return false;
     char *text = mem_alloc(BASE64_LEN(cursor->len) + 1);
     bool ok = text != NULL;
     if (ok) {
@@ -346,19 +348,35 @@ static bool write_cursor(FILE *f, const ProtobufCBinaryData *cursor) {
     return ok;
 }
 
-static enum cli_exit seek(struct cli *cli, Orderdb__V1__SeekConsumerGroupRequest *r, FILE *undo, struct arena *a) {
+static const Orderdb__V1__SeekConsumerGroupResponse *call_seek(struct cli *cli, const Orderdb__V1__SeekConsumerGroupRequest *r, struct arena *a, enum cli_exit *e) {
+    return cli_call(cli, SERVICE "SeekConsumerGroup", &r->base, &orderdb__v1__seek_consumer_group_response__descriptor, a, e);
+}
+
+/* A seek that fails half-way has moved some slots and says nothing of where they were: so that is asked first. */
+static enum cli_exit write_undo(struct cli *cli, Orderdb__V1__SeekConsumerGroupRequest r, FILE *undo, struct arena *a) {
     enum cli_exit e;
-    const Orderdb__V1__SeekConsumerGroupResponse *m = cli_call(cli, SERVICE "SeekConsumerGroup", &r->base, &orderdb__v1__seek_consumer_group_response__descriptor, a, &e);
+    r.dry_run = true;
+    const Orderdb__V1__SeekConsumerGroupResponse *m = call_seek(cli, &r, a, &e);
     if (!m) return e;
-    bool within = m->previous_cursor.len == 0;
-    if (within) fprintf(stderr, "orderctl: %s in the middle of a snapshot, where no cursor leads back to: --to snapshot begins it anew\n", r->dry_run ? "the group is" : "the group was");
-    if (undo && !within && !write_cursor(undo, &m->previous_cursor)) {
+    if (write_cursor(undo, &m->previous_cursor)) return CLI_OK;
+    fprintf(stderr, "orderctl: where the group is could not be written to %s; it has not been moved\n", undo_path);
+    return CLI_REFUSED;
+}
+
+static enum cli_exit seek(struct cli *cli, Orderdb__V1__SeekConsumerGroupRequest *r, FILE *undo, struct arena *a) {
+    enum cli_exit e = undo && !r->dry_run ? write_undo(cli, *r, undo, a) : CLI_OK;
+    if (e) return e;
+    const Orderdb__V1__SeekConsumerGroupResponse *m = call_seek(cli, r, a, &e);
+    if (!m) return e;
+    if (m->within_snapshot) fprintf(stderr, "orderctl: %s in the middle of a snapshot: to go back is to begin it anew\n", r->dry_run ? "the group is" : "the group was");
+    if (undo && !write_cursor(undo, &m->previous_cursor)) {
         fprintf(stderr, "orderctl: the group has moved, but where it was could not be written to the file\n");
         e = CLI_REFUSED;
     }
     if (cli->json) return cli_print_json(&m->base);
-    printf("%s: %lld events %s again, %lld events %s\n", r->dry_run ? "dry run" : "done", (long long)m->events_to_redeliver, r->dry_run ? "would come" : "come", (long long)m->events_skipped,
-           r->dry_run ? "would be skipped" : "are skipped");
+    const char *about = m->estimated ? "about " : "";
+    printf("%s: %s%lld events %s again, %s%lld events %s\n", r->dry_run ? "dry run" : "done", about, (long long)m->events_to_redeliver, r->dry_run ? "would come" : "come", about,
+           (long long)m->events_skipped, r->dry_run ? "would be skipped" : "are skipped");
     return e;
 }
 
@@ -379,7 +397,7 @@ static enum cli_exit group_seek(struct cli *cli, int argc, char **argv, struct a
         r.time = &time;
         if (!cli_parse_time(to, &time, a)) return cli_usage(cli, "--to is earliest, latest, snapshot, how long ago (30m, 7d) or a time (2026-11-28T08:00:00Z), not %s", to);
     }
-    FILE *undo = undo_path ? fopen(undo_path, "w") : NULL;
+    FILE *undo = undo_path ? fopen(undo_path, "a") : NULL; /* what it holds stays until there is something better */
     if (undo_path && !undo) return cli_usage(cli, "%s can't be written", undo_path);
     enum cli_exit e = seek(cli, &r, undo, a);
     if (undo) fclose(undo);
@@ -430,9 +448,10 @@ const struct cli_command group_commands[] = {
     {"group", "list", "", "all consumer groups", "Examples:\n  orderctl group list\n  orderctl group list -o json | jq -r '.[].group'\n", NULL, 0, 0, group_list_run},
     {"group", "show", "NAME", "a group's definition", "Examples:\n  orderctl group show mail\n", NULL, 1, 1, group_show_run},
     {"group", "lag", "[NAME]...", "how far groups are behind",
-     "AGE is that of the oldest event not settled, 0 when there is none. What was acked in the last second may still be in it.\n\nExamples:\n  orderctl group lag\n  orderctl group lag mail stock -o json\n", NULL, 0, 100, group_lag_run},
+     "AGE is that of the oldest event not settled that the group's filter wants, 0 when there is none. EVENTS with a ~ is an estimate: the filter was not asked about all of so many. "
+     "What was acked in the last second may still be in it.\n\nExamples:\n  orderctl group lag\n  orderctl group lag mail stock -o json\n", NULL, 0, 100, group_lag_run},
     {"group", "seek", "NAME", "move a group to a place in the stream",
-     "What members hold is taken back. Dead letters stay.\n\nExamples:\n  orderctl group seek mail --to 2h --dry-run\n  orderctl group seek mail --to 2h --undo mail.cursor\n  orderctl group seek mail --cursor mail.cursor\n", seek_flags, 1, 1, group_seek_run},
+     "What members hold is taken back. Dead letters stay. A seek that fails half-way says which slots have moved: the same seek again moves all; --undo has where they were.\n\nExamples:\n  orderctl group seek mail --to 2h --dry-run\n  orderctl group seek mail --to 2h --undo mail.cursor\n  orderctl group seek mail --cursor mail.cursor\n", seek_flags, 1, 1, group_seek_run},
     {"group", "pause", "NAME", "give nothing more out", "What is in flight may still be acked.\n\nExamples:\n  orderctl group pause mail\n", NULL, 1, 1, group_pause_run},
     {"group", "resume", "NAME", "go on", "Examples:\n  orderctl group resume mail\n", NULL, 1, 1, group_resume_run},
     {"group", "delete", "NAME", "a group with its place and its dead letters", "Examples:\n  orderctl group delete mail --yes\n", yes_flags, 1, 1, group_delete_run},

@@ -444,6 +444,31 @@ def _(server):
     t.refused(lambda: server.call("SeekConsumerGroup", group="nobody", start=st.ConsumerGroup.EARLIEST), "NOT_FOUND", "GROUP_NOT_FOUND")
 
 
+@t.test("lag and seek count what the filter wants, whether anybody has looked at it or not")
+def _(server):
+    group(server, "paid", start=st.ConsumerGroup.LATEST, filter='type = "TRANSITIONED" AND entry.to_status = "PAID"')
+    ids = [o for _ in range(4) for o in orders(server, next(users_), 2)]
+    lag = server.call("GetGroupLag", group="paid")
+    t.equal((lag.events, lag.age.seconds, lag.age.nanos, lag.estimated), (0, 0, 0, False))
+    for o in ids[::2]:
+        server.call("TransitionOrder", t.transition_request(o, "pay"))
+    lag = server.call("GetGroupLag", group="paid")
+    t.equal((lag.events, lag.estimated), (4, False))
+    t.true(lag.age.nanos > 0, lag)
+    seek = lambda **to: server.call("SeekConsumerGroup", group="paid", **to)  # noqa: E731
+    dry = seek(start=st.ConsumerGroup.LATEST, dry_run=True)
+    t.equal((dry.events_to_redeliver, dry.events_skipped, dry.estimated), (0, 4, False))
+    consume(server, "paid", 4)
+    lag_is(server, "paid", events=0)
+    hour = t.timestamp(time.time() - 3600)
+    t.until(lambda: seek(start=st.ConsumerGroup.LATEST, dry_run=True).events_skipped == 0, WAIT_S, "the acks are durable")
+    t.true(seek(time=hour, dry_run=True).events_to_redeliver >= 4, "the same hour")
+    whole = seek(start=st.ConsumerGroup.EARLIEST, dry_run=True)
+    answers = server.call("ReadChanges", stop_at_end=True, filter='type = "TRANSITIONED" AND entry.to_status = "PAID"')
+    t.equal(whole.events_to_redeliver, sum(len(a.events) for a in answers))
+    server.call("DeleteConsumerGroup", group="paid")
+
+
 # ---- crash
 @t.test("kill -9 in the middle: nothing is lost, what comes again was in flight or acked in the last second")
 def _():

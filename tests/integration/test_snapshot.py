@@ -3,6 +3,7 @@
 usage: test_snapshot.py BUILD [--kill=ROUNDS]
 
 The consumer is a process of its own (this file, --consume ADDRESS GROUP JOURNAL): it writes what it is told into its journal and acks; killed, it reads the journal and goes on."""
+import base64
 import json
 import os
 import random
@@ -230,7 +231,7 @@ def _(server):
     true(all(e[1] == SNAPSHOT and e[5] == 0 for e in told), "whole orders")
 
 
-@t.test("orderctl: create --from snapshot, lag, seek --to snapshot; within a snapshot there is no cursor to go back to")
+@t.test("orderctl: create --from snapshot, lag, seek --to snapshot; out of the middle of a snapshot the way back is its beginning")
 def _(server):
     prepare(server, 5, 2)
     made = server.orderctl_json("group", "create", "again", "--from", "snapshot", "--payload", "full")
@@ -243,11 +244,18 @@ def _(server):
     within = server.orderctl("group", "seek", "again", "--to", "latest", "--undo", undo)
     true("in the middle of a snapshot" in within.stderr, within.stderr)
     true("%d events are skipped" % left in within.stdout, within.stdout)
-    equal(os.path.getsize(undo), 0)
     equal(lag(server, "again").events, 0)
+    equal(server.orderctl_json("group", "seek", "again", "--cursor", undo, "--dry-run")["events_to_redeliver"], str(left))
+    server.orderctl("group", "seek", "again", "--cursor", undo)
+    equal(lag(server, "again").snapshot_orders_left, left)
+    done = server.call("SeekConsumerGroup", group="again", start=st.ConsumerGroup.LATEST)
+    true(done.within_snapshot, "it says so")
+    with open(undo) as f:
+        equal(base64.b64decode(f.read().strip() + "=="), done.previous_cursor)
+    t.refused(lambda: server.call("ReadChanges", cursor=done.previous_cursor, stop_at_end=True), "INVALID_ARGUMENT", "CURSOR_INVALID")
     dry = server.call("SeekConsumerGroup", group="again", start=st.ConsumerGroup.SNAPSHOT_THEN_TAIL, dry_run=True)
     equal((dry.events_to_redeliver, dry.events_skipped), (left, 0))
-    true(dry.previous_cursor, "a cursor")
+    true(dry.previous_cursor and not dry.within_snapshot, "a cursor")
     server.orderctl("group", "seek", "again", "--to", "snapshot")
     equal(lag(server, "again").snapshot_orders_left, left)
     consumer = Consumer(server, "again", "again")

@@ -125,6 +125,25 @@ static void all_and_one_do_not_mix(void **state) {
     assert_int_equal(decode(slice_of(bytes, n), alice, key), STATUS_OK);
 }
 
+static void the_beginning_of_a_snapshot_is_a_cursor_for_groups_alone(void **state) {
+    size_t n = cursor_encode_snapshot(key, bytes);
+    assert_golden("cursor_snapshot", slice_of(bytes, n));
+    assert_true(cursor_is_snapshot(slice_of(bytes, n), key));
+    assert_false(cursor_is_snapshot(slice_of(bytes, n), other_key));
+    assert_false(cursor_is_snapshot(slice_of(bytes, n - 1), key));
+    refused(slice_of(bytes, n), nobody, key, "scope");
+    refused(slice_of(bytes, n), alice, key, "scope");
+    for (size_t i = 0; i < n; i++) {
+        bytes[i] ^= 1;
+        assert_false(cursor_is_snapshot(slice_of(bytes, n), key));
+        assert_int_equal(decode(slice_of(bytes, n), nobody, key), STATUS_CURSOR_INVALID);
+        bytes[i] ^= 1;
+    }
+    cursor_init(&in);
+    n = cursor_encode(&in, nobody, key, bytes); /* as long, and not one */
+    assert_false(cursor_is_snapshot(slice_of(bytes, n), key));
+}
+
 static void causes(void **state) {
     cursor_init(&in);
     in.seq[5] = 5;
@@ -191,6 +210,7 @@ int main(void) {
         cmocka_unit_test(widths_of_all_bits),
         cmocka_unit_test(golden),
         cmocka_unit_test(all_and_one_do_not_mix),
+        cmocka_unit_test(the_beginning_of_a_snapshot_is_a_cursor_for_groups_alone),
         cmocka_unit_test(causes),
         cmocka_unit_test(every_cut_and_every_flipped_bit_is_refused),
         cmocka_unit_test(signed_nonsense_is_refused),
