@@ -103,6 +103,7 @@ struct engine {
     bool draining, disk_full;
     bool log_blocked;                /* the log took no more: looked at again by housekeeping, not by spinning */
     struct partition *firing;        /* whose timers are under way to the log; NULL: none */
+    uint64_t caller_wrote_ns;        /* the last write that is not of timers */
     struct replay *replay;           /* while the log is opened */
     struct engine_stats stats;
     struct wal_stats wal_stats;

@@ -7,7 +7,7 @@
  * and does not hold the core up for a disk.
  *
  * Foreground work comes first: one batch of a core's partitions is under way at a time, so the core never owes more than that one to timers; a batch is small, and smaller
- * while callers' writes wait; and a refusal (full disk, tables that fall behind, a full log) is a pause.
+ * while callers write; it is applied behind what they wait for (engine_tick); and a refusal (full disk, tables that fall behind, a full log) is a pause.
  *
  * What was proposed and failed, or whose fate is not known (the leader changed), is looked for again: apply lets each fire once. */
 #include "engine/keys.h"
@@ -17,13 +17,16 @@
 
 enum {
     LOOK_TIMERS_MAX = 512, /* found by one look */
-    FIRE_BATCH = 64,       /* at about 30 us each: two of apply's slices of time eight times over, a few milliseconds at the most */
-    FIRE_BATCH_BUSY = 24,  /* while more writes than QUEUE_BUSY wait */
-    QUEUE_BUSY = 64,
+    FIRE_NS = 30000,       /* what one costs, about */
+    FIRE_BATCH = 64,       /* two milliseconds, which nobody waits for */
+    FIRE_BATCH_BUSY = 16,  /* while callers write: half a millisecond; more where the log takes longer than that */
+    WARM_COLD_SHARE = 64,  /* less than one row of so many was not cached: the next look tries only some */
+    WARM_SAMPLE = 8,       /* one order of so many */
     FLOOR_TIMERS = 100000, /* so many set since the floor was last moved: it is moved without a timer to fire */
 };
 static_assert((int)FIRE_BATCH <= (int)COMMAND_FIRE_MAX, "a batch is one command");
 #define PAUSE_NS (200 * NS_PER_MS)
+#define CALLERS_GONE_NS (20 * NS_PER_MS) /* no write of theirs for so long: batches are large */
 
 struct due {
     int64_t fire_us, order_id;
@@ -46,6 +49,8 @@ struct firing {
     struct due found_from;
     int64_t found_next_us;
     unsigned count, at, proposed_count;
+    bool warm_some;           /* hardly a row of the last look was not cached */
+    unsigned warmed, warmed_cold; /* rows of this look, looked for */
     struct due due[LOOK_TIMERS_MAX];
 };
 
@@ -95,6 +100,8 @@ static void warm(struct firing *f, const struct key *k, bool *cold)
     struct store_view cached = {.store = f->partition->store, .cached_only = true}, view = {.store = f->partition->store};
     arena_reset(&f->memory);
     *cold = store_get(&cached, key_slice(k), &f->memory, &row) == STATUS_WOULD_BLOCK;
+    f->warmed++;
+    f->warmed_cold += *cold;
     if (*cold && store_get(&view, key_slice(k), &f->memory, &row)) return; /* apply will say what is wrong with it */
 }
 
@@ -115,6 +122,14 @@ static void warm_order(struct firing *f, int64_t order_id)
     if (store_get(&view, key_slice(&k), &f->memory, &row) || order_head_decode(row, &head)) return;
     key_counts(&k, order_id_slot(order_id), head.user_id, 0, 0, 0);
     warm(f, &k, &cold);
+}
+
+/* Where all is cached, looking is a second reading of everything, on the CPUs that the loops need: then it is tried for some, till one is found that is not. */
+static void warm_orders(struct firing *f)
+{
+    f->warmed = f->warmed_cold = 0;
+    for (unsigned i = 0; i < f->count; i += f->warm_some && !f->warmed_cold ? WARM_SAMPLE : 1) warm_order(f, f->due[i].order_id);
+    f->warm_some = f->warmed_cold * WARM_COLD_SHARE < f->warmed;
 }
 
 static void look_run(struct env_job *job)
@@ -143,7 +158,7 @@ static void look_run(struct env_job *job)
     f->status = store_iter_status(it);
     if (f->status == STATUS_OK && f->found_next_us == INT64_MAX && f->count) f->found_from = f->due[f->count - 1];
     store_iter_close(it);
-    for (unsigned i = 0; i < f->count && !f->status; i++) warm_order(f, f->due[i].order_id);
+    if (!f->status) warm_orders(f);
 }
 
 static void look_home(struct env_job *job)
@@ -249,14 +264,21 @@ static void propose(struct partition *p, unsigned count)
     e->firing = p;
 }
 
+/* While callers write, a batch holds them up for no longer than the log does, and at its pace timers still come through where that is slow. */
+static unsigned batch_max(const struct partition *p)
+{
+    const struct engine *e = p->engine;
+    if (e->now_ns >= e->caller_wrote_ns + CALLERS_GONE_NS && !p->pressure) return FIRE_BATCH;
+    return (unsigned)MIN_OF(MAX_OF(e->log_ns / FIRE_NS, (uint64_t)FIRE_BATCH_BUSY), (uint64_t)FIRE_BATCH);
+}
+
 void partition_timers_tick(struct partition *p)
 {
     struct engine *e = p->engine;
     struct firing *f = p->firing;
     if (p->state != PARTITION_READY || e->draining || e->disk_full || f->away || f->proposed || e->now_ns < f->pause_until_ns) return;
     if (f->at < f->count) {
-        unsigned most = e->queue_writes > QUEUE_BUSY || p->pressure ? FIRE_BATCH_BUSY : FIRE_BATCH;
-        if (!e->firing) propose(p, MIN_OF(most, f->count - f->at));
+        if (!e->firing) propose(p, MIN_OF(batch_max(p), f->count - f->at));
     } else if (f->next_us <= clock_us(p)) {
         look(p);
     } else if (f->set_since_floor > FLOOR_TIMERS && !e->firing) {
