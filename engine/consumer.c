@@ -328,6 +328,7 @@ void consumer_exhausted(struct consumer *c, struct consumer_entry *e, struct sli
     window_key_unlist(c, k);
     if (how == EXHAUSTED_PARK && !consumer_parked(c, k->hash) && c->parked_count >= CONSUMER_PARKED_MAX) how = EXHAUSTED_BLOCK;
     if (how == EXHAUSTED_BLOCK) {
+        keep_error(c, e, error);
         if (k->state == KEY_DELAYED) window_key_undelay(c, k);
         if (k->state != KEY_BLOCKED) c->blocked++;
         k->state = KEY_BLOCKED;
@@ -337,6 +338,33 @@ void consumer_exhausted(struct consumer *c, struct consumer_entry *e, struct sli
     e->state = ENTRY_DYING;
     window_list_push(c, &c->dying, e);
     window_key_update(c, k);
+}
+
+bool consumer_next_blocked(const struct consumer *c, uint32_t *next, struct consumer_blocked *out)
+{
+    while (*next < c->window) {
+        const struct consumer_key *k = &c->keys[(*next)++];
+        const struct consumer_entry *e = k->state == KEY_BLOCKED && k->first != CONSUMER_NONE ? entry_at(c, k->next) : NULL;
+        if (!e || e->state != ENTRY_WAITING) continue;
+        *out = (struct consumer_blocked){.at = window_wanted(c, e), .attempts = e->attempts, .error = e->error ? slice_str(e->error) : (struct slice){0}};
+        return true;
+    }
+    return false;
+}
+
+bool consumer_unblock(struct consumer *c, const struct consumer_letter_ref *at, bool letter, bool skip)
+{
+    struct consumer_entry *e = letter ? window_find_letter(c, at->slot, at->seq) : window_find(c, at->slot, at->seq);
+    if (!e || e->state != ENTRY_WAITING) return false;
+    struct consumer_key *k = entry_key(c, e);
+    if (k->state != KEY_BLOCKED || k->next != entry_index(c, e)) return false;
+    k->state = KEY_IDLE;
+    c->blocked--;
+    e->attempts = 0;
+    window_error_free(c, e);
+    if (skip) ack(c, e);
+    else window_key_update(c, k);
+    return true;
 }
 
 static void nack(struct consumer *c, struct consumer_entry *e, uint64_t delay_us, struct slice error, bool dead, uint64_t now_ns)

@@ -232,6 +232,18 @@ bool consumer_letter_of(struct consumer *c, const struct consumer_wanted *w, str
 void consumer_died(struct consumer *c, const struct consumer_wanted *w, const struct consumer_letter *l); /* it was written */
 void consumer_die_again(struct consumer *c, const struct consumer_wanted *w);  /* it was not: back onto c->dying */
 
+/* ---- keys that are blocked, each at one event */
+
+struct consumer_blocked {
+    struct consumer_wanted at;
+    uint32_t attempts;
+    struct slice error; /* the consumer's, until its next call */
+};
+/* From key number *next on, which moves behind it; false: no more. */
+bool consumer_next_blocked(const struct consumer *c, uint32_t *next, struct consumer_blocked *out);
+/* The key goes on: with another try of the event, attempts counted anew (until a crash), or, skip, without it, as if it were acked. false: it is not blocked at this event (any more). */
+bool consumer_unblock(struct consumer *c, const struct consumer_letter_ref *at, bool letter, bool skip);
+
 /* A letter to be given out again. false: the window is full. */
 bool consumer_add_letter(struct consumer *c, uint16_t slot, int64_t seq, uint64_t key, uint32_t attempts);
 /* Acked letters, up to max: their rows are to go. They stay in the window until they have, so that nobody adds them again. */

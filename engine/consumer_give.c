@@ -296,8 +296,7 @@ unsigned consumer_want(struct consumer *c, struct consumer_list *list, struct co
         struct consumer_entry *e = &c->entries[list->first];
         window_list_remove(c, list, e);
         e->flags |= ENTRY_AWAY;
-        out[n++] = (struct consumer_wanted){.entry = entry_index(c, e), .slot = e->slot, .block = e->block, .seq = e->seq, .index = e->index, .number = e->number, .flags = e->flags,
-                                           .version = e->flags & ENTRY_TOLD ? (int64_t)e->commit_us : 0};
+        out[n++] = window_wanted(c, e);
     }
     return n;
 }

@@ -15,6 +15,8 @@ static inline struct consumer_key *entry_key(const struct consumer *c, const str
 
 struct consumer_entry *window_find(const struct consumer *c, uint16_t slot, int64_t seq);
 struct consumer_entry *window_find_given(const struct consumer *c, uint16_t slot, int64_t seq);
+struct consumer_wanted window_wanted(const struct consumer *c, const struct consumer_entry *e); /* what it takes to read its bytes */
+void window_error_free(struct consumer *c, struct consumer_entry *e);
 struct consumer_entry *window_find_letter(const struct consumer *c, uint16_t slot, int64_t seq);
 /* NULL: none is free. In no list yet but the table. */
 struct consumer_entry *window_new(struct consumer *c, uint16_t slot, int64_t seq);

@@ -11,6 +11,7 @@
  *   OP_GROUP_WAKE      credit was added: whoever was starved is looked at (without it: at housekeeping's next 20 ms)
  *   OP_GROUP_DETACH    session leaves: what it holds goes to others at once, no attempt counted; its poll is answered CANCELLED first. Also when never attached
  *   OP_GROUP_LAG, OP_GROUP_LETTERS, OP_GROUP_POSITIONS, OP_GROUPS   reads; no session
+ *   OP_GROUP_UNBLOCK   keys that are blocked (BLOCK) go on: with another try, or without the event; no session
  *   OP_WRITE           COMMAND_GROUP* (command.h): define, bring, redrive, purge, seek; COMMAND_TRANSITION and COMMAND_PATCH with an `ack`
  *
  * What ends a membership: DETACH; the same member_id attached again by another session (poll and settle then answer MEMBER_REPLACED); a seek, an end of the group, a new
@@ -105,6 +106,7 @@ struct consumer_letter_ref {
     int64_t seq;
 };
 struct filter;
+struct consumer_blocked;
 struct consumer_letters {
     uint32_t group_id;
     const struct filter *filter;         /* over the ChangeEvent; NULL: all */
@@ -112,9 +114,12 @@ struct consumer_letters {
     unsigned count_max;                  /* 1 to CONSUMER_LETTERS_PAGE_MAX */
     bool refs_only;                      /* no answer: for counting, redrive, purge */
     bool dead_only;                      /* without events that wait behind a parked key */
+    bool blocked;                        /* instead of letters, the events at which keys are blocked: the dispatcher's memory alone, so there are none while nobody reads */
     struct consumer_letter_ref *refs;    /* out, [count], in the op's arena */
     unsigned count;                      /* out */
     bool more;                           /* out: the partition may have more (a page also ends after 1 MiB, or 4,096 looked at) */
+    /* OP_GROUP_UNBLOCK: refs, [count], in: events at which keys are blocked. Out: count, those that were */
+    bool skip;                           /* in: without the event, which is settled (durable within a second, as an ack); else another try */
 };
 
 /* op.positions: OP_GROUP_POSITIONS. Where a group is, by slot of the partition, and what a seek would do. Arrays [SLOT_COUNT] of the caller's. */

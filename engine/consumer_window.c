@@ -49,7 +49,13 @@ struct consumer_entry *window_find_letter(const struct consumer *c, uint16_t slo
     return entry_at(c, i);
 }
 
-static void error_free(struct consumer *c, struct consumer_entry *e)
+struct consumer_wanted window_wanted(const struct consumer *c, const struct consumer_entry *e)
+{
+    return (struct consumer_wanted){.entry = entry_index(c, e), .slot = e->slot, .block = e->block, .seq = e->seq, .index = e->index, .number = e->number, .flags = e->flags,
+                                    .version = e->flags & ENTRY_TOLD ? (int64_t)e->commit_us : 0};
+}
+
+void window_error_free(struct consumer *c, struct consumer_entry *e)
 {
     if (!e->error) return;
     c->error_bytes -= strlen(e->error) + 1;
@@ -62,7 +68,7 @@ void window_free(struct consumer *c, struct consumer_entry *e)
     uint32_t i = entry_index(c, e), *at = &c->entry_table[entry_bucket(c, e->slot, e->seq)];
     while (*at != i) at = &c->entries[*at].hash_next;
     *at = e->hash_next;
-    error_free(c, e);
+    window_error_free(c, e);
     c->letters_loaded -= (e->flags & ENTRY_LETTER) != 0;
     e->state = ENTRY_FREE;
     e->list_next = c->free_entry;

@@ -214,6 +214,9 @@ void engine_submit(struct engine *e, struct op *op) {
     } else if (op->kind == OP_VALIDATE) {
         partition_group_ack(p, op);
         partition_read(p, op);
+    } else if (op->kind == OP_GROUP_UNBLOCK) {
+        partition_group_unblock(p, op);
+        engine_finish(e, op);
     } else if (op->kind == OP_STATS) {
         op->stats = partition_get_stats(p);
         engine_finish(e, op);

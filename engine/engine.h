@@ -15,7 +15,7 @@
 #include "proto/base/list.h"
 
 enum op_kind { OP_WRITE, OP_VALIDATE, OP_GET, OP_GET_MANY, OP_LIST, OP_HISTORY, OP_STATS, OP_RESOURCES, OP_FEED_SEEK, OP_FEED_READ, OP_CENSUS,
-               OP_GROUP_ATTACH, OP_GROUP_DETACH, OP_GROUP_POLL, OP_GROUP_SETTLE, OP_GROUP_WAKE, OP_GROUP_LAG, OP_GROUP_LETTERS, OP_GROUP_POSITIONS, OP_GROUPS }; /* OP_GROUP*: consumer_op.h */
+               OP_GROUP_ATTACH, OP_GROUP_DETACH, OP_GROUP_POLL, OP_GROUP_SETTLE, OP_GROUP_WAKE, OP_GROUP_LAG, OP_GROUP_LETTERS, OP_GROUP_POSITIONS, OP_GROUPS, OP_GROUP_UNBLOCK }; /* OP_GROUP*: consumer_op.h */
 
 /* The meta partition (resource.h): its op.slot, its id in logs and store_open. It is one of an engine's partitions in everything but that it owns no slots and is
  * not among those of the map. */
@@ -74,7 +74,7 @@ struct op {
         };
         struct consumer_request consumer;    /* OP_GROUP_ATTACH, _DETACH, _POLL, _SETTLE, _WAKE */
         struct consumer_lag lag;             /* OP_GROUP_LAG */
-        struct consumer_letters letters;     /* OP_GROUP_LETTERS */
+        struct consumer_letters letters;     /* OP_GROUP_LETTERS, _UNBLOCK */
         struct consumer_positions positions; /* OP_GROUP_POSITIONS */
         struct consumer_groups groups;       /* OP_GROUPS */
     };
@@ -90,6 +90,8 @@ struct op {
     struct feed_record group_kept; /* private */
     uint64_t group_orders;         /* private: orders of the partition */
     struct consumer_looked_at group_looked_at; /* private: of a lag */
+    const struct consumer_blocked *group_blocked; /* private: of letters */
+    unsigned group_blocked_count;  /* private */
 };
 
 struct engine_config {

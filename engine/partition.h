@@ -160,6 +160,7 @@ void partition_group_free(struct partition *p);
 void partition_group_op(struct partition *p, struct op *op);      /* ATTACH, DETACH, POLL, SETTLE, WAKE */
 enum status partition_group_query(struct partition *p, struct op *op, const struct store_view *view) MUST_USE; /* LAG, LETTERS, POSITIONS, GROUPS: on a reader thread */
 void partition_group_live(struct partition *p, struct op *op);    /* a LAG: what is in memory alone */
+void partition_group_unblock(struct partition *p, struct op *op); /* UNBLOCK */
 void partition_group_ack(struct partition *p, struct op *op);     /* a write, before it waits for the log */
 void partition_group_applied(struct partition *p, const struct group_effects *effects); /* an entry, in the store */
 void partition_group_run(struct partition *p);

@@ -156,6 +156,7 @@ struct consumer_config dispatcher_config(const struct partition *p);
 
 /* partition_group_load.c: what jobs read, on their thread */
 void dispatcher_job_run(struct env_job *job);
+enum status dispatcher_event_read(const struct feed_read *f, uint32_t group_id, struct consumer_wanted *x) MUST_USE; /* one event, without asking the filter */
 
 /* partition_group_io.c */
 void dispatcher_begin(struct dispatcher *d, enum dispatcher_job kind);

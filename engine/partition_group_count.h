@@ -8,7 +8,7 @@
 
 enum {
     GROUP_COUNT_EVENTS_MAX = 32768,     /* that the filter is asked about, of one partition; up to the end of their entry more */
-    GROUP_COUNT_BYTES_MAX = 16 << 20,   /* of blocks, likewise */
+    GROUP_COUNT_EVENT_BYTES = 512,      /* of blocks, for each of these: 16 MiB at most, read in one sequence */
 };
 
 enum group_kind { GROUP_KIND_UNSETTLED, GROUP_KIND_AGAIN, GROUP_KINDS, GROUP_KIND_NONE = GROUP_KINDS };

@@ -229,6 +229,12 @@ static enum status read_event(const struct feed_read *f, const struct filter *fi
     return filter_match(filter, read_counted(&r)) ? STATUS_OK : STATUS_ABSENT;
 }
 
+enum status dispatcher_event_read(const struct feed_read *f, uint32_t group_id, struct consumer_wanted *x)
+{
+    struct walk w = {0};
+    return x->flags & ENTRY_LETTER ? read_letter(f, group_id, x) : read_event(f, NULL, &w, x);
+}
+
 static enum status run_events(struct dispatcher *d)
 {
     struct feed_read f = read_of(d, &d->events_arena);

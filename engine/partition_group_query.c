@@ -1,6 +1,6 @@
 /* What is asked about a group in a partition: lag, dead letters, positions; and which groups it knows. Over rows alone, on a reader thread; a lag has beside them what only the
  * dispatcher knows. */
-#include "engine/partition_group.h"
+#include "engine/partition_group_blocked.h"
 #include "engine/partition_group_count.h"
 #include "proto/pbwire.h"
 
@@ -353,8 +353,9 @@ static void write_letter(struct writer *w, const struct consumer_letter *l)
     pb_message(w, 1, &event, 1);
     pb_bytes(w, 2, l->error);
     pb_int64(w, 3, l->attempts);
-    pb_timestamp_us(w, 4, (int64_t)l->time_us);
+    if (l->time_us) pb_timestamp_us(w, 4, (int64_t)l->time_us);
     pb_bool(w, 5, l->parks || l->state == LETTER_WAITING);
+    pb_bool(w, 6, !l->time_us); /* it has not died */
 }
 
 static enum status put_letter(struct consumer_letters *r, struct letters_out *o, struct arena *scratch, const struct consumer_letter *l, bool *fits)
@@ -416,6 +417,35 @@ static enum status letters_of_slot(struct query_of *q, struct consumer_letters *
     return st;
 }
 
+/* As letters that they are not (yet). One whose event has gone meanwhile, a letter that was purged, is left out. */
+static enum status blocked(struct query_of *q, struct op *op, struct letters_out *o, bool *more)
+{
+    struct consumer_letters *r = &op->letters;
+    const struct consumer_blocked *all = blocked_sorted(op);
+    enum status st = all ? STATUS_OK : STATUS_MEMORY_LIMIT;
+    for (unsigned i = 0; i < op->group_blocked_count && !st && *more; i++) {
+        struct consumer_wanted at = all[i].at;
+        bool fits = true;
+        if (at.slot < r->after.slot || (at.slot == r->after.slot && at.seq <= r->after.seq)) continue;
+        if (r->count == r->count_max || o->looked_at == LETTERS_LOOKED_AT_MAX || o->w.len > LETTERS_ANSWER_BYTES) return *more = false, STATUS_OK;
+        struct arena own;
+        arena_init(&own, 8 * MIB);
+        struct feed_read f = q->feed;
+        f.arena = &own;
+        st = dispatcher_event_read(&f, q->row.group_id, &at);
+        const struct consumer_letter l = {.state = LETTER_DEAD, .attempts = all[i].attempts, .parks = true, .error = all[i].error, .event = at.bytes.framed};
+        bool wanted = !st && letter_wanted(r, &l);
+        if (wanted) st = put_letter(r, o, q->feed.arena, &l, &fits);
+        arena_fini(&own);
+        if (st == STATUS_ABSENT) st = STATUS_OK;
+        if (st || !fits) return *more = false, st;
+        o->looked_at++;
+        r->after = (struct consumer_letter_ref){at.slot, at.seq};
+        if (wanted) r->refs[r->count++] = r->after;
+    }
+    return st;
+}
+
 static enum status letters(struct query_of *q, struct op *op)
 {
     struct consumer_letters *r = &op->letters;
@@ -432,7 +462,8 @@ static enum status letters(struct query_of *q, struct op *op)
     o.w = writer_of(data, cap);
     bool more = true;
     enum status st = STATUS_OK;
-    for (uint32_t slot = MAX_OF(slots.first_slot, r->after.slot); slot <= slots.last_slot && !st && more; slot++) {
+    if (r->blocked) st = blocked(q, op, &o, &more);
+    for (uint32_t slot = MAX_OF(slots.first_slot, r->after.slot); !r->blocked && slot <= slots.last_slot && !st && more; slot++) {
         struct consumer_position p;
         arena_reset(q->feed.arena);
         st = position_of(q, (uint16_t)slot, &p);
@@ -489,6 +520,8 @@ enum status partition_group_query(struct partition *p, struct op *op, const stru
         op->group_kept = p->kept;
         op->group_orders = (uint64_t)p->record.order_count;
         if (op->kind == OP_GROUP_POSITIONS && op->positions.writable && refuses_writes(p, op)) return op->failure.status;
+        enum status st = op->kind == OP_GROUP_LETTERS && op->letters.blocked ? blocked_gather(p, op) : STATUS_OK;
+        if (st) return st;
         if (op->kind == OP_GROUP_LAG) look_at_dispatcher(p, op->lag.group_id, &op->group_looked_at);
         return STATUS_WOULD_BLOCK;
     }

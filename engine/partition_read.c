@@ -31,6 +31,7 @@ static void read_run(struct partition *p, struct op *op, const struct store_view
     case OP_GROUP_POLL:
     case OP_GROUP_SETTLE:
     case OP_GROUP_WAKE:
+    case OP_GROUP_UNBLOCK:
     case OP_WRITE:
     case OP_VALIDATE:
     case OP_STATS: check(!"not a read of the store");

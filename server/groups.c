@@ -27,6 +27,7 @@ enum { OP_BYTES_MAX = 16 << 20, NAMES_MAX = 64 };
 #define PAUSE_NS (250 * NS_PER_MS)
 #define RETRY_NS NS_PER_S
 #define ROUND_NS (5 * NS_PER_S)
+enum { LAG_ASKED_MAX = 2048 }; /* a figure that is asked for again and again is worth an estimate earlier than one that somebody waits for */
 
 struct figures {
     char name[CONSUMER_NAME_BYTES_MAX + 1];
@@ -114,6 +115,7 @@ static void begin_again(struct groups *g, uint64_t ns) {
 static void ask_lag(struct groups *g) {
     op_begin(g);
     g->op.lag.group_id = g->gathered[g->group].group_id;
+    g->op.lag.asked_max = LAG_ASKED_MAX;
     send(g, GROUPS_LAG, OP_GROUP_LAG, slot_of(g), &g->arena);
 }
 

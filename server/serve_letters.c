@@ -1,5 +1,7 @@
 /* Dead letters of a group: list, redrive, purge. Walks over the partitions in the order of their slots, a page of letters at a time. Redriven letters go out as the dispatchers give them,
- * in the order of their keys, max_per_second in all; the answer does not wait for that. */
+ * in the order of their keys, max_per_second in all; the answer does not wait for that.
+ *
+ * With `blocked` the same walks over the events at which keys are blocked (on_exhausted BLOCK), and what would be a command is an OP_GROUP_UNBLOCK: they are the dispatchers' memory. */
 #include "engine/filter.h"
 #include "engine/page_token.h"
 #include "orderdb/v1/stream.pb-c.h"
@@ -16,6 +18,7 @@ enum {
 };
 
 struct letters {
+    bool blocked;
     const struct filter *filter;
     struct slice filter_text;
     struct consumer_letter_ref after;
@@ -70,7 +73,7 @@ static struct hash128 list_fingerprint(const struct group_call *g, const struct 
     uint8_t id[4];
     put_be32(id, g->row.group_id);
     const struct hash128 filter = hash128(l->filter_text), group = hash128(slice_of(id, sizeof id));
-    return (struct hash128){.high = filter.high ^ group.high, .low = filter.low ^ group.low};
+    return (struct hash128){.high = filter.high ^ group.high, .low = filter.low ^ group.low ^ l->blocked};
 }
 
 static void list_reply(struct call *call, struct group_call *g, bool more) {
@@ -149,6 +152,7 @@ void serve_list_dead_letters(struct call *call) {
     struct letters *l = letters_new(call, m->filter);
     if (!l) return;
     l->page_size = page_size;
+    l->blocked = m->blocked;
     serve_group_find(call, m, m->group, list_found);
 }
 
@@ -179,6 +183,26 @@ static void on_changed(struct call *call, struct call_op *o) {
     letters_next(call, g); /* the page after these; an empty one ends the partition */
 }
 
+static void on_unblocked(struct call *call, struct call_op *o) {
+    struct group_call *g = container_of(o, struct group_call, op);
+    struct letters *l = g->own;
+    if (letters_failed(call, o)) return;
+    l->done += o->op.letters.count;
+    letters_next(call, g);
+}
+
+static void unblock(struct call *call, struct group_call *g, const struct consumer_letters *r) {
+    struct letters *l = g->own;
+    struct consumer_letter_ref *refs = arena_array(l->refs_arena, struct consumer_letter_ref, (size_t)r->count);
+    if (!refs) {
+        serve_fail_memory(call);
+        return;
+    }
+    memcpy(refs, r->refs, r->count * sizeof *refs); /* those are in the op's arena */
+    serve_group_op(call, g, OP_GROUP_UNBLOCK)->letters = (struct consumer_letters){.group_id = g->row.group_id, .refs = refs, .count = r->count, .skip = l->purge};
+    call_submit(call, &g->op, on_unblocked);
+}
+
 /* In 1,000 s, of one of n partitions; never 0, which is "any". */
 static uint32_t milli_of(uint32_t per_second, uint32_t n) { return per_second ? (uint32_t)MAX_OF((uint64_t)per_second * 1000 / n, (uint64_t)1) : 0; }
 
@@ -196,6 +220,10 @@ static void on_refs(struct call *call, struct call_op *o) {
     struct command c = {.type = COMMAND_GROUP_REDRIVE, .redrive = {.group_id = g->row.group_id, .action = l->purge ? LETTERS_PURGE : LETTERS_REDRIVE,
                                                                   .milli = milli_of(l->per_second, call_core(call)->node->partition_count), .count = r.count}};
     arena_reset(l->refs_arena);
+    if (l->blocked) {
+        unblock(call, g, &r);
+        return;
+    }
     size_t cap = (size_t)r.count * 10;
     uint8_t *bytes = arena_alloc(l->refs_arena, cap);
     struct writer w = writer_of(bytes, bytes ? cap : 0);
@@ -224,6 +252,7 @@ static void letters_next(struct call *call, struct group_call *g) {
         .count_max = l->page_size ? l->page_size - l->count : GROUP_REFS_MAX,
         .refs_only = !l->page_size,
         .dead_only = true,
+        .blocked = l->blocked,
     };
     call_submit(call, &g->op, l->page_size ? on_listed : on_refs);
 }
@@ -233,8 +262,10 @@ void serve_redrive_dead_letters(struct call *call) {
     if (!m) return;
     if (m->max_per_second < 0 || m->max_per_second > PER_SECOND_MAX)
         failure_violation(call_failure(call), m->max_per_second < 0 ? STATUS_FIELD_INVALID : STATUS_LIMIT_EXCEEDED, "max_per_second", "%d; 1 to %d, or 0 for any number", (int)m->max_per_second, PER_SECOND_MAX);
+    if (m->blocked && m->max_per_second) failure_violation(call_failure(call), STATUS_FIELD_INVALID, "max_per_second", "is for dead letters: each blocked key goes on with one event, at once");
     struct letters *l = letters_new(call, m->filter);
     if (!l) return;
+    l->blocked = m->blocked;
     l->dry_run = m->dry_run;
     l->per_second = (uint32_t)m->max_per_second;
     serve_group_find(call, m, m->group, letters_found);
@@ -245,6 +276,7 @@ void serve_purge_dead_letters(struct call *call) {
     if (!m) return;
     struct letters *l = letters_new(call, m->filter);
     if (!l) return;
+    l->blocked = m->blocked;
     l->dry_run = m->dry_run;
     l->purge = true;
     serve_group_find(call, m, m->group, letters_found);

@@ -13,7 +13,7 @@ enum { PAGE_SIZE = 200, LIMIT_DEFAULT = 100 };
 
 static const char *filter = "";
 static int64_t limit, max_per_second;
-static bool dry_run, yes;
+static bool dry_run, yes, blocked;
 
 struct listing {
     struct table table;
@@ -37,7 +37,7 @@ static void list_letter(struct cli *cli, struct listing *l, const Orderdb__V1__D
     table_cell(&l->table, "%s", d->event ? d->event->user_id : "");
     table_cell(&l->table, "%d", d->attempts);
     table_cell(&l->table, "%s", time);
-    table_cell(&l->table, "%s", d->key_parked ? "parked" : "");
+    table_cell(&l->table, "%s", d->blocked ? "blocked" : d->key_parked ? "parked" : "");
     table_cell(&l->table, "%s", d->error);
 }
 
@@ -49,6 +49,7 @@ static enum cli_exit list_pages(struct cli *cli, char *group, struct listing *l,
         Orderdb__V1__ListDeadLettersRequest r = ORDERDB__V1__LIST_DEAD_LETTERS_REQUEST__INIT;
         struct arena a; /* of a page */
         arena_init(&a, 256 * MIB);
+        r.blocked = blocked;
         r.group = group, r.filter = (char *)(uintptr_t)filter, r.page_token = token, r.page_size = (int32_t)MIN_OF(most - l->shown, (int64_t)PAGE_SIZE);
         const Orderdb__V1__ListDeadLettersResponse *page = token ? cli_call(cli, SERVICE "ListDeadLetters", &r.base, &orderdb__v1__list_dead_letters_response__descriptor, &a, &e) : NULL;
         if (!token) e = cli_no_memory();
@@ -84,9 +85,10 @@ static enum cli_exit dlq_redrive_run(struct cli *cli, int argc, char **argv) {
     enum cli_exit e;
     if (max_per_second != (int32_t)max_per_second) return cli_usage(cli, "--max-per-second is beyond all limits");
     arena_init(&a, 1 * MIB);
-    r.group = argv[0], r.filter = (char *)(uintptr_t)filter, r.max_per_second = (int32_t)max_per_second, r.dry_run = dry_run;
+    r.group = argv[0], r.filter = (char *)(uintptr_t)filter, r.max_per_second = (int32_t)max_per_second, r.dry_run = dry_run, r.blocked = blocked;
     const Orderdb__V1__RedriveDeadLettersResponse *m = cli_call(cli, SERVICE "RedriveDeadLetters", &r.base, &orderdb__v1__redrive_dead_letters_response__descriptor, &a, &e);
     if (m && cli->json) e = cli_print_json(&m->base);
+    else if (m && blocked) printf("%lld blocked keys %s another try\n", (long long)m->redriven, dry_run ? "would have" : "have");
     else if (m) printf("%lld dead letters %s given out again\n", (long long)m->redriven, dry_run ? "would be" : "are");
     arena_fini(&a);
     return e;
@@ -98,24 +100,26 @@ static enum cli_exit dlq_purge_run(struct cli *cli, int argc, char **argv) {
     enum cli_exit e;
     if (!yes && !dry_run) return cli_usage(cli, "they are gone for good: say --yes, or --dry-run to count them");
     arena_init(&a, 1 * MIB);
-    r.group = argv[0], r.filter = (char *)(uintptr_t)filter, r.dry_run = dry_run;
+    r.group = argv[0], r.filter = (char *)(uintptr_t)filter, r.dry_run = dry_run, r.blocked = blocked;
     const Orderdb__V1__PurgeDeadLettersResponse *m = cli_call(cli, SERVICE "PurgeDeadLetters", &r.base, &orderdb__v1__purge_dead_letters_response__descriptor, &a, &e);
     if (m && cli->json) e = cli_print_json(&m->base);
+    else if (m && blocked) printf("%lld blocked keys %s on without the event that %s\n", (long long)m->purged, dry_run ? "would go" : "go", dry_run ? "blocks them" : "blocked them");
     else if (m) printf("%lld dead letters %s\n", (long long)m->purged, dry_run ? "would be purged" : "purged");
     arena_fini(&a);
     return e;
 }
 
 #define FILTER_FLAG {"--filter", NULL, ARG_TEXT, &filter, "FILTER", "of their events: 'user_id = \"ann\"' (default: all)"}
-static const struct arg list_flags[] = {FILTER_FLAG, {"--limit", NULL, ARG_NUMBER, &limit, "N", "how many to list (default: 100)"}, {NULL}};
-static const struct arg redrive_flags[] = {FILTER_FLAG, {"--max-per-second", NULL, ARG_NUMBER, &max_per_second, "N", "how many go out in a second (default: any number)"},
+#define BLOCKED_FLAG(what) {"--blocked", NULL, ARG_SWITCH, &blocked, NULL, what}
+static const struct arg list_flags[] = {FILTER_FLAG, BLOCKED_FLAG("instead, the events at which keys are blocked (groups with --on-exhausted block)"), {"--limit", NULL, ARG_NUMBER, &limit, "N", "how many to list (default: 100)"}, {NULL}};
+static const struct arg redrive_flags[] = {FILTER_FLAG, BLOCKED_FLAG("instead, give blocked keys another try"), {"--max-per-second", NULL, ARG_NUMBER, &max_per_second, "N", "how many go out in a second (default: any number)"},
                                            {"--dry-run", NULL, ARG_SWITCH, &dry_run, NULL, "count them, change nothing"}, {NULL}};
-static const struct arg purge_flags[] = {FILTER_FLAG, {"--dry-run", NULL, ARG_SWITCH, &dry_run, NULL, "count them, change nothing"}, {"--yes", NULL, ARG_SWITCH, &yes, NULL, "that is meant"}, {NULL}};
+static const struct arg purge_flags[] = {FILTER_FLAG, BLOCKED_FLAG("instead, let blocked keys go on without the event"), {"--dry-run", NULL, ARG_SWITCH, &dry_run, NULL, "count them, change nothing"}, {"--yes", NULL, ARG_SWITCH, &yes, NULL, "that is meant"}, {NULL}};
 
 const struct cli_command dlq_commands[] = {
-    {"dlq", "list", "GROUP", "dead letters of a consumer group", "Examples:\n  orderctl dlq list mail\n  orderctl dlq list mail --filter 'user_id = \"ann\"' -o json\n", list_flags, 1, 1, dlq_list_run},
+    {"dlq", "list", "GROUP", "dead letters of a consumer group", "Examples:\n  orderctl dlq list mail\n  orderctl dlq list mail --filter 'user_id = \"ann\"' -o json\n  orderctl dlq list mail --blocked\n", list_flags, 1, 1, dlq_list_run},
     {"dlq", "redrive", "GROUP", "give dead letters out again, to this group alone",
-     "They go out in the order of their keys, with their attempts at 1.\n\nExamples:\n  orderctl dlq redrive mail --dry-run\n  orderctl dlq redrive mail --max-per-second 50\n", redrive_flags, 1, 1, dlq_redrive_run},
-    {"dlq", "purge", "GROUP", "forget dead letters", "A key that was parked for them goes on.\n\nExamples:\n  orderctl dlq purge mail --filter 'user_id = \"ann\"' --yes\n", purge_flags, 1, 1, dlq_purge_run},
+     "They go out in the order of their keys, with their attempts at 1.\n\nExamples:\n  orderctl dlq redrive mail --dry-run\n  orderctl dlq redrive mail --max-per-second 50\n  orderctl dlq redrive mail --blocked --filter 'user_id = \"ann\"'\n", redrive_flags, 1, 1, dlq_redrive_run},
+    {"dlq", "purge", "GROUP", "forget dead letters", "A key that was parked for them goes on. With --blocked: the event at which a key is blocked is settled, and the key goes on behind it.\n\nExamples:\n  orderctl dlq purge mail --filter 'user_id = \"ann\"' --yes\n", purge_flags, 1, 1, dlq_purge_run},
     {NULL},
 };

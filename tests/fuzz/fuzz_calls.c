@@ -152,10 +152,11 @@ static void check_result(ProtobufCMessage *a, ProtobufCMessage *b, struct arena 
     check_same(a, b, arena);
 }
 
-/* Calls that are no retries of themselves: a group that is there, or gone, the second time; timers set or cancelled without a request_id; figures of a moment. */
+/* Calls that are no retries of themselves: a group that is there, or gone, the second time; timers set or cancelled without a request_id; figures of a moment; streams, whose
+ * messages are cut by the clock. */
 static bool is_once(const char *name) {
     static const char *const names[] = {"SetOrderTimer", "CancelOrderTimer", "CreateConsumerGroup", "DeleteConsumerGroup", "UpdateConsumerGroup", "GetGroupLag",
-                                        "SeekConsumerGroup", "RedriveDeadLetters", "PurgeDeadLetters"};
+                                        "SeekConsumerGroup", "RedriveDeadLetters", "PurgeDeadLetters", "ReadChanges", "Subscribe"};
     for (size_t i = 0; i < ARRAY_LEN(names); i++)
         if (strcmp(name, names[i]) == 0) return true;
     return false;
@@ -272,7 +273,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     arena_init(&arena, 512 << 20);
     ProtobufCMessage *answers[2] = {NULL, NULL};
     unsigned crash = ++inputs % INPUTS_PER_CRASH;
-    const char *timeout = how.timeout ? "90u" : NULL;
+    bool stream = strcmp(row->name, "ReadChanges") == 0 || strcmp(row->name, "Subscribe") == 0;
+    const char *timeout = how.timeout ? "90u" : stream ? "30m" : NULL; /* one that follows the stream has no end of its own */
     bool endless = strcmp(row->name, "HealthWatch") == 0;
     if (crash == 1) call_world_exchange(&w, row->path, slice_of(body, len), timeout, 1 + (unsigned)(hash64(message) % 12), endless); /* whatever became of it, it is sent again */
     for (unsigned i = 0; i < 2; i++) {

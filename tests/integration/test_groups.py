@@ -401,6 +401,46 @@ def _(server):
 
 
 # ---- seek
+@t.test("BLOCK: orderctl dlq lists, redrives and purges blocked keys, one or all")
+def _(server):
+    group(server, "block", start=st.ConsumerGroup.LATEST, retry=st.RetryPolicy(on_exhausted=st.RetryPolicy.BLOCK))
+    users = [next(users_) for _ in range(3)]
+    first = {u: orders(server, u, 2)[0] for u in users}
+    m = Member(server, "block").wait(3)
+    for e in m.events[:3]:
+        m.nack(e, dead=True, error="no stock")
+    lag_is(server, "block", blocked_keys=3, events=6, dead_letters=0)
+    listed = server.orderctl_json("dlq", "list", "block", "--blocked")
+    t.equal(sorted(d["event"]["user_id"] for d in listed), sorted(users))
+    t.true(all(d["blocked"] and d["error"] == "no stock" and d["attempts"] == 1 for d in listed), listed)
+    t.equal(sorted(int(d["event"]["order_id"]) for d in listed), sorted(first.values()))
+    t.true("blocked" in server.orderctl("dlq", "list", "block", "--blocked").stdout, "table")
+    t.equal(server.orderctl_json("dlq", "list", "block"), [])
+    page = server.call("ListDeadLetters", group="block", blocked=True, page_size=2)
+    rest = server.call("ListDeadLetters", group="block", blocked=True, page_size=2, page_token=page.next_page_token)
+    t.equal((len(page.letters), len(rest.letters), rest.next_page_token), (2, 1, ""))
+    t.refused(lambda: server.call("ListDeadLetters", group="block", page_token=page.next_page_token), "INVALID_ARGUMENT", "PAGE_TOKEN_INVALID")
+    t.refused(lambda: server.call("RedriveDeadLetters", group="block", blocked=True, max_per_second=5), "INVALID_ARGUMENT", "FIELD_INVALID")
+    one = 'user_id = "%s"' % users[0]
+    t.equal(server.call("RedriveDeadLetters", group="block", blocked=True, filter=one, dry_run=True).redriven, 1)
+    t.equal(server.orderctl_json("dlq", "redrive", "block", "--blocked", "--filter", one)["redriven"], "1")
+    m.wait(4)
+    t.equal((m.events[3].order_id, m.events[3].delivery_attempt), (first[users[0]], 1))
+    m.ack(m.events[3])
+    m.wait(5)
+    t.equal(m.events[4].user_id, users[0])
+    m.ack(m.events[4])
+    t.equal(server.orderctl("dlq", "purge", "block", "--blocked", "--filter", 'user_id = "%s"' % users[1], "--yes").stdout, "1 blocked keys go on without the event that blocked them\n")
+    m.wait(6)
+    t.true(m.events[5].user_id == users[1] and m.events[5].order_id != first[users[1]], "the one behind it")
+    m.ack(m.events[5])
+    lag_is(server, "block", blocked_keys=1, events=2)
+    t.equal(server.call("PurgeDeadLetters", group="block", blocked=True).purged, 1)
+    m.wait(7).ack(m.events[6])
+    t.equal(m.half_close(), None)
+    lag_is(server, "block", blocked_keys=0, events=0)
+
+
 @t.test("seek: the dry run counts what then happens, previous_cursor undoes it")
 def _(server):
     group(server, "seek", start=st.ConsumerGroup.LATEST)

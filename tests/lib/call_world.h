@@ -92,7 +92,7 @@ static void server_open(struct machines *machines, uint64_t seed) {
     server.disk = sim_disk_new(server.world);
     engine_start();
     config_defaults(&config);
-    node = (struct node){.config = &config, .core_count = 1, .partition_count = PARTITIONS, .machines = server.machines, .limits.requests_bytes_max = 64 << 20};
+    node = (struct node){.config = &config, .core_count = 1, .partition_count = PARTITIONS, .machines = server.machines, .limits = {.requests_bytes_max = 64 << 20, .streams_max = 4}};
     node.identity.node_id = 1;
     list_init(&finished);
 }

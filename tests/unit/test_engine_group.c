@@ -1,6 +1,8 @@
 /* Consumer groups through the engine's door (consumer_op.h), a test for each promise. Random lives: sim_groups. */
 #include "tests/lib/group_rig.h"
 
+#include "engine/filter.h"
+
 static struct got got;
 
 static void open_group(struct engine_rig *r, uint64_t tail_bytes, const struct consumer_definition *d)
@@ -296,6 +298,102 @@ static void a_parked_key_waits_for_its_redrive(void **state)
     }
 }
 
+static struct job *blocked_of(struct engine_rig *r, const char *filter)
+{
+    struct job *j = job_new(OP_GROUP_LETTERS, 16 << 20);
+    struct failure f;
+    failure_init(&f, &j->arena);
+    const struct filter *parsed = NULL;
+    if (*filter) assert_int_equal(filter_parse(&parsed, slice_str(filter), &filter_events, "filter", &j->arena, &f), STATUS_OK);
+    j->op.letters = (struct consumer_letters){.group_id = GROUP, .count_max = 100, .filter = parsed, .blocked = true};
+    engine_submit(r->engine, &j->op);
+    until_done(r, j);
+    assert_int_equal(j->op.failure.status, STATUS_OK);
+    assert_false(j->op.letters.more);
+    return j;
+}
+
+static unsigned unblock(struct engine_rig *r, const char *filter, bool skip)
+{
+    struct job *found = blocked_of(r, filter), *j = job_new(OP_GROUP_UNBLOCK, 1 << 20);
+    j->op.letters = (struct consumer_letters){.group_id = GROUP, .refs = found->op.letters.refs, .count = found->op.letters.count, .skip = skip};
+    engine_submit(r->engine, &j->op);
+    until_done(r, j);
+    assert_int_equal(j->op.failure.status, STATUS_OK);
+    unsigned n = j->op.letters.count;
+    job_free(found);
+    job_free(j);
+    return n;
+}
+
+/* Everything that comes is nacked for good; how many that were. */
+static unsigned kill_all(struct member *m)
+{
+    unsigned n = 0;
+    for (;; n += got.n) {
+        member_get(m, NS_PER_S, &got);
+        if (!got.n) return n;
+        for (unsigned i = 0; i < got.n; i++) assert_true(member_settle(m, CONSUMER_DEAD, got.at[i].slot, got.at[i].seq, 0));
+    }
+}
+
+static void one_blocked_key_goes_on_by_itself(void **state)
+{
+    const char *users[] = {"alice", "bob", "carol"};
+    struct engine_rig r;
+    struct member m;
+    struct consumer_definition d = definition_of("");
+    d.on_exhausted = EXHAUSTED_BLOCK;
+    open_group(&r, 1 << 20, &d);
+    for (unsigned i = 0; i < 6; i++) create_by(&r, users[i % 3]);
+    assert_int_equal(unblock(&r, "", false), 0); /* nobody reads: nothing is */
+    assert_int_equal(member_join(&m, &r, "a", 100), STATUS_OK);
+    assert_int_equal(kill_all(&m), 3);
+    assert_int_equal(group_lag(&r).blocked_keys, 3);
+    struct job *j = blocked_of(&r, "");
+    assert_int_equal(j->op.letters.count, 3);
+    Orderdb__V1__ListDeadLettersResponse *list = orderdb__v1__list_dead_letters_response__unpack(NULL, j->op.answer.len, j->op.answer.data);
+    assert_non_null(list);
+    assert_int_equal(list->n_letters, 3);
+    for (unsigned i = 0; i < 3; i++) {
+        assert_true(list->letters[i]->blocked);
+        assert_int_equal(list->letters[i]->attempts, 1);
+        assert_string_equal(list->letters[i]->error, "no luck");
+        assert_null(list->letters[i]->dead_time);
+        assert_non_null(list->letters[i]->event->after);
+    }
+    orderdb__v1__list_dead_letters_response__free_unpacked(list, NULL);
+    job_free(j);
+    assert_int_equal(unblock(&r, "user_id = \"bob\"", false), 1); /* another try */
+    member_get(&m, NS_PER_S, &got);
+    assert_int_equal(got.n, 1);
+    assert_string_equal(got.at[0].user, "bob");
+    assert_int_equal(got.at[0].attempt, 1);
+    struct got_event again = got.at[0];
+    assert_true(member_ack(&m, &again));
+    member_get(&m, NS_PER_S, &got);
+    assert_int_equal(got.n, 1); /* his next one */
+    assert_true(member_ack(&m, &got.at[0]));
+    assert_int_equal(unblock(&r, "user_id = \"carol\"", true), 1); /* without it */
+    member_get(&m, NS_PER_S, &got);
+    assert_int_equal(got.n, 1);
+    assert_string_equal(got.at[0].user, "carol");
+    assert_int_equal(got.at[0].seq, 2);
+    assert_true(member_ack(&m, &got.at[0]));
+    rig_run(&r, 2 * NS_PER_S);
+    struct consumer_lag lag = group_lag(&r);
+    assert_int_equal(lag.blocked_keys, 1);
+    assert_int_equal(lag.events, 2); /* alice's */
+    rig_restart(&r);
+    assert_int_equal(member_join(&m, &r, "a", 100), STATUS_OK);
+    member_get(&m, NS_PER_S, &got);
+    assert_int_equal(got.n, 1); /* what was left out is settled; what was not is tried anew */
+    assert_string_equal(got.at[0].user, "alice");
+    assert_int_equal(unblock(&r, "", true), 0);
+    member_leave(&m);
+    rig_close(&r);
+}
+
 static void a_blocked_key_goes_on_when_the_group_is_changed(void **state)
 {
     struct engine_rig r;
@@ -546,6 +644,7 @@ int main(void)
         cmocka_unit_test(a_member_that_comes_again_replaces_itself),
         cmocka_unit_test(what_is_refused_too_often_is_a_dead_letter),
         cmocka_unit_test(a_parked_key_waits_for_its_redrive),
+        cmocka_unit_test(one_blocked_key_goes_on_by_itself),
         cmocka_unit_test(a_blocked_key_goes_on_when_the_group_is_changed),
         cmocka_unit_test(what_the_filter_leaves_out_is_settled),
         cmocka_unit_test(without_credit_nothing_goes_out),
