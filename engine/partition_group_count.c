@@ -42,7 +42,7 @@ static enum status count_block(struct group_count *c, struct feed_read *own, str
 static bool had_enough(const struct group_count *c, size_t bytes)
 {
     uint64_t max = c->asked_max ? c->asked_max : GROUP_COUNT_EVENTS_MAX;
-    return c->asked[GROUP_KIND_UNSETTLED] + c->asked[GROUP_KIND_AGAIN] >= max || bytes >= max * GROUP_COUNT_EVENT_BYTES;
+    return c->asked[GROUP_KIND_UNSETTLED] + c->asked[GROUP_KIND_AGAIN] >= max || bytes >= MAX_OF(max * GROUP_COUNT_EVENT_BYTES, (uint64_t)GROUP_COUNT_BYTES_MIN);
 }
 
 enum status group_count(struct group_count *c)

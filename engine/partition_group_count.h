@@ -8,7 +8,8 @@
 
 enum {
     GROUP_COUNT_EVENTS_MAX = 32768,     /* that the filter is asked about, of one partition; up to the end of their entry more */
-    GROUP_COUNT_EVENT_BYTES = 512,      /* of blocks, for each of these: 16 MiB at most, read in one sequence */
+    GROUP_COUNT_EVENT_BYTES = 512,      /* of blocks, for each of these, but GROUP_COUNT_BYTES_MIN: 16 MiB at most, read in one sequence */
+    GROUP_COUNT_BYTES_MIN = 1 << 20,
 };
 
 enum group_kind { GROUP_KIND_UNSETTLED, GROUP_KIND_AGAIN, GROUP_KINDS, GROUP_KIND_NONE = GROUP_KINDS };

@@ -1,4 +1,5 @@
 /* orderctl group: consumer groups of the change stream. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,7 +81,7 @@ static bool read_span(struct cli *cli, const char *flag, const char *text, Googl
     if (!text) return true;
     *out = cli_parse_duration(text, a);
     if (*out) return true;
-    cli_usage(cli, "%s is a duration (30s, 5m), not %s", flag, text);
+    cli_usage(cli, "%s is a duration (0.5s, 30s, 5m), not %s", flag, text);
     return false;
 }
 
@@ -110,6 +111,7 @@ static bool read_definition(struct cli *cli, Group *g, struct arena *a) {
     g->retry->on_exhausted = (Orderdb__V1__RetryPolicy__OnExhausted)end;
     if (define.max_attempts) g->retry->max_attempts = (int32_t)define.max_attempts;
     if (define.key_window) g->key_window = (int32_t)define.key_window;
+    if (define.max_attempts < 0 || define.key_window < 0) return cli_usage(cli, "%s is at least 1 (0: as it is without the flag)", define.max_attempts < 0 ? "--max-attempts" : "--key-window"), false;
     if (define.max_attempts != (int32_t)define.max_attempts || define.key_window != (int32_t)define.key_window) return cli_usage(cli, "such a number is beyond all limits"), false;
     return true;
 }
@@ -264,11 +266,21 @@ static enum cli_exit group_list(struct cli *cli, int argc, char **argv, struct a
 struct lags {
     struct table table;
     bool first;
+    unsigned shown;
 };
+
+static void age_text(const Google__Protobuf__Duration *d, char out[32]) {
+    int64_t s = d ? d->seconds : 0;
+    if (s < 120) snprintf(out, 32, "%.1fs", (double)s + (d ? d->nanos / 1e9 : 0));
+    else if (s < 7200) snprintf(out, 32, "%lldm%02llds", (long long)(s / 60), (long long)(s % 60));
+    else if (s < 172800) snprintf(out, 32, "%lldh%02lldm", (long long)(s / 3600), (long long)(s / 60 % 60));
+    else snprintf(out, 32, "%lldd%02lldh", (long long)(s / 86400), (long long)(s / 3600 % 24));
+}
 
 static enum cli_exit lag_of(struct cli *cli, char *name, struct lags *l, struct arena *a) {
     Orderdb__V1__GetGroupLagRequest r = ORDERDB__V1__GET_GROUP_LAG_REQUEST__INIT;
     enum cli_exit e;
+    char age[32];
     r.group = name;
     const Orderdb__V1__GroupLag *lag = cli_call(cli, SERVICE "GetGroupLag", &r.base, &orderdb__v1__group_lag__descriptor, a, &e);
     if (!lag) return e;
@@ -282,7 +294,9 @@ static enum cli_exit lag_of(struct cli *cli, char *name, struct lags *l, struct 
         return CLI_OK;
     }
     table_cell(&l->table, "%s", name);
-    table_cell(&l->table, "%.1fs", lag->age ? (double)lag->age->seconds + lag->age->nanos / 1e9 : 0.0);
+    age_text(lag->age, age);
+    l->shown++;
+    table_cell(&l->table, "%s", age);
     table_cell(&l->table, "%s%lld", lag->estimated ? "~" : "", (long long)lag->events);
     if (lag->snapshot_orders_left) table_cell(&l->table, "%lld left", (long long)lag->snapshot_orders_left);
     else table_cell(&l->table, "-");
@@ -312,9 +326,13 @@ static enum cli_exit group_lag(struct cli *cli, int argc, char **argv, struct ar
     table_init(&l.table, columns, ARRAY_LEN(columns));
     if (cli->json) putchar('[');
     if (argc == 0) e = lag_of_all(cli, &l, a);
-    for (int i = 0; i < argc && !e; i++) e = lag_of(cli, argv[i], &l, a);
+    for (int i = 0; i < argc; i++) { /* one that is not there does not hide the others */
+        enum cli_exit one = lag_of(cli, argv[i], &l, a);
+        if (!e) e = one;
+        if (one == CLI_UNAVAILABLE) break;
+    }
     if (cli->json) puts("]");
-    else if (!e) table_print(&l.table, stdout, TABLE_WIDTH);
+    else if (!e || l.shown) table_print(&l.table, stdout, TABLE_WIDTH);
     table_fini(&l.table);
     return e;
 }
@@ -398,7 +416,7 @@ static enum cli_exit group_seek(struct cli *cli, int argc, char **argv, struct a
         if (!cli_parse_time(to, &time, a)) return cli_usage(cli, "--to is earliest, latest, snapshot, how long ago (30m, 7d) or a time (2026-11-28T08:00:00Z), not %s", to);
     }
     FILE *undo = undo_path ? fopen(undo_path, "a") : NULL; /* what it holds stays until there is something better */
-    if (undo_path && !undo) return cli_usage(cli, "%s can't be written", undo_path);
+    if (undo_path && !undo) return cli_usage(cli, "%s can't be written: %s", undo_path, strerror(errno));
     enum cli_exit e = seek(cli, &r, undo, a);
     if (undo) fclose(undo);
     return e;

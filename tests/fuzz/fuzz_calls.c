@@ -237,6 +237,17 @@ static size_t spoil_framing(struct test_random *r, uint8_t *body, size_t len) {
     }
 }
 
+/* A subscription's first two messages; without them the others are refused. */
+static size_t draw_opening(struct draw *d, bool open, uint8_t *bytes, size_t cap) {
+    static uint8_t inner[4096];
+    size_t n = draw_message(d, open ? &orderdb__v1__subscribe_request__open__descriptor : &orderdb__v1__subscribe_request__credit__descriptor, inner, sizeof inner);
+    struct slice part = slice_of(inner, n);
+    struct writer w = writer_of(bytes, cap);
+    pb_message(&w, open ? 1 : 2, &part, 1);
+    check(!w.full);
+    return w.len;
+}
+
 static size_t request_body(const struct row *row, struct how how, struct slice input, struct slice *message, uint8_t *body) {
     static uint8_t bytes[REQUEST_BYTES_MAX];
     struct draw *d = &draw;
@@ -245,9 +256,12 @@ static size_t request_body(const struct row *row, struct how how, struct slice i
     const ProtobufCMethodDescriptor *method = row->service ? protobuf_c_service_descriptor_get_method_by_name(row->service, row->name) : NULL;
     unsigned count = how.many && row->kind != METHOD_UNARY ? 1 + (unsigned)test_random_below(&d->random, 5) : 1;
     size_t len = 0;
+    bool subscribe = strcmp(row->name, "Subscribe") == 0 && !how.raw;
+    if (subscribe) count += 2;
     for (unsigned i = 0; i < count; i++) {
         size_t n = MIN_OF(input.len, sizeof bytes);
         if (how.raw || !method) memcpy(bytes, input.data, n);
+        else if (subscribe && i < 2) n = draw_opening(d, i == 0, bytes, sizeof bytes / 8);
         else n = draw_message(d, method->input, bytes, sizeof bytes / 8);
         if (!how.raw && how.wild && n && test_random_below(&d->random, 4) == 0) bytes[test_random_below(&d->random, n)] ^= (uint8_t)(1u << test_random_below(&d->random, 8));
         len = add_frame(body, len, bytes, n);
@@ -275,11 +289,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     unsigned crash = ++inputs % INPUTS_PER_CRASH;
     bool stream = strcmp(row->name, "ReadChanges") == 0 || strcmp(row->name, "Subscribe") == 0;
     const char *timeout = how.timeout ? "90u" : stream ? "30m" : NULL; /* one that follows the stream has no end of its own */
+    bool keep_open = strcmp(row->name, "Subscribe") == 0 && data[size - 1] & 1; /* a member that waits for events, until its deadline */
     bool endless = strcmp(row->name, "HealthWatch") == 0;
-    if (crash == 1) call_world_exchange(&w, row->path, slice_of(body, len), timeout, 1 + (unsigned)(hash64(message) % 12), endless); /* whatever became of it, it is sent again */
+    if (crash == 1) call_world_exchange(&w, row->path, slice_of(body, len), keep_open, timeout, 1 + (unsigned)(hash64(message) % 12), endless); /* whatever became of it, it is sent again */
     for (unsigned i = 0; i < 2; i++) {
         if (i && crash == INPUTS_PER_CRASH / 2) engine_restart();
-        const struct answer *a = call_world_exchange(&w, row->path, slice_of(body, len), timeout, 0, endless);
+        const struct answer *a = call_world_exchange(&w, row->path, slice_of(body, len), keep_open, timeout, 0, endless);
         if (!a) break;
         if (atoi(a->grpc_status)) check_refusal(a, &arena);
         else answers[i] = check_messages(row, a, &arena);

@@ -192,10 +192,10 @@ static void call_world_open(struct world *w, const struct call_limits *limits) {
     core_self = &w->core;
 }
 
-/* A request and its answer. timeout: grpc-timeout, or NULL. cut: the power goes after so many turns, and what was under way is refused; 0: it does not. endless: a
+/* A request and its answer. keep_open: the client says no more, and leaves its half of the stream open. timeout: grpc-timeout, or NULL. cut: the power goes after so many turns, and what was under way is refused; 0: it does not. endless: a
  * stream that goes on until its client goes; NULL once it has been told something. */
-static const struct answer *call_world_exchange(struct world *w, const char *path, struct slice body, const char *timeout, unsigned cut, bool endless) {
-    struct answer *a = world_request(w, path, body, false, timeout ? "grpc-timeout" : NULL, timeout);
+static const struct answer *call_world_exchange(struct world *w, const char *path, struct slice body, bool keep_open, const char *timeout, unsigned cut, bool endless) {
+    struct answer *a = world_request(w, path, body, keep_open, timeout ? "grpc-timeout" : NULL, timeout);
     world_pump(w);
     for (unsigned i = 0; i < CALL_WORLD_TURNS_MAX && !a->closed; i++) {
         if (cut && i + 1 == cut) engine_restart();

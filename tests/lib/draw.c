@@ -1,6 +1,7 @@
 #include "tests/lib/draw.h"
 
 #include "proto/pbwire.h"
+#include "proto/route.h"
 
 static uint64_t below(struct draw *d, uint64_t n) { return test_random_below(&d->random, n); }
 static bool chance(struct draw *d, unsigned percent) { return below(d, 100) < percent; }
@@ -33,8 +34,8 @@ static unsigned order_presence(const struct draw *d, const char *name)
 static unsigned presence(const struct draw *d, const char *type, const char *name)
 {
     static const char *const nearly_always[] = {"order", "options", "request_id", "sku_id", "quantity", "unit_price", "currency_code", "minor_units", "requests", "update_mask", "paths", "user_id",
-                                                "seconds", "order_id", "order_ids", "key", "value"};
-    static const char *const rarely[] = {"patch", "ack", "history", "page_token", "page_number", "as_of", "idempotency_ttl", "expected_version", "expected_statuses", "at_least", "nanos", "discount"};
+                                                "seconds", "order_id", "order_ids", "key", "value", "group", "member_id", "event_ids", "event_id", "events"};
+    static const char *const rarely[] = {"patch", "ack", "history", "page_token", "page_number", "as_of", "idempotency_ttl", "expected_version", "expected_statuses", "at_least", "nanos", "discount", "start_time"};
     if (is(type, "Order")) return order_presence(d, name);
     if (is(type, "TransitionOrderRequest") && (is(name, "update_mask") || is(name, "patch"))) return 15;
     if (is(type, "TransitionOrderRequest") && is(name, "event")) return 85;
@@ -67,6 +68,7 @@ static int64_t number(struct draw *d, const char *name)
     if (is(name, "minor_units")) return (int64_t)below(d, 2000);
     if (is(name, "quantity")) return 1 + (int64_t)below(d, 3);
     if (is(name, "seconds")) return is_of(d, "ImportOrdersRequest") ? 1600000000 : 1 + (int64_t)below(d, chance(d, 50) ? 86400 : 2000000000);
+    if (is(name, "events")) return 1 + (int64_t)below(d, 50);
     if (is(name, "page_size")) return (int64_t)below(d, 10);
     if (is(name, "slot")) return (int64_t)below(d, 16384);
     if (is(name, "nanos")) return (int64_t)below(d, 1000000000);
@@ -89,6 +91,7 @@ static size_t text(struct draw *d, const char *type, const char *name, char *out
     static const char *const states[] = {"PENDING_PAYMENT", "PAID", "SHIPPED", "DELIVERED", "COMPLETED", "CANCELLED", "REFUNDING", "NOWHERE"};
     static const char *const machines[] = {"", "retail", "retail@1", "retail", "nothing@3"};
     static const char *const paths[] = {"order_type", "address", "payments", "shipments", "attributes", "extension"};
+    static const char *const filters[] = {"", "type = \"CREATED\"", "user_id = \"user-1\"", "entry.to_status = \"PAID\" OR after.items.quantity > 1", "type = "};
 #define SAY(...) ((size_t)snprintf(out, cap, __VA_ARGS__))
     if (chance(d, d->wild)) return wild_text(d, out, cap);
     if (is(name, "user_id")) return SAY("user-%u", chance(d, 95) ? d->user : (unsigned)below(d, DRAW_USERS));
@@ -98,6 +101,14 @@ static size_t text(struct draw *d, const char *type, const char *name, char *out
     if (is(name, "currency_code")) return SAY("%s", chance(d, 99) ? "CNY" : "USD");
     if (is(name, "machine")) return SAY("%s", PICK(d, machines));
     if (is(name, "paths")) return SAY("%s", PICK(d, paths));
+    if (is(name, "group")) return SAY("group-%llu", (unsigned long long)below(d, 3));
+    if (is(name, "member_id")) return SAY("member-%llu", (unsigned long long)below(d, 3));
+    if (is(name, "event_id") || is(name, "event_ids")) {
+        char user[16];
+        int n = snprintf(user, sizeof user, "user-%u", d->user);
+        return SAY("%u:%llu", slot_of_user(slice_of(user, (size_t)n)), (unsigned long long)(1 + below(d, 50)));
+    }
+    if (is(name, "filter")) return SAY("%s", PICK(d, filters));
     if (is(name, "page_token")) return SAY("%s", d->token);
     if (is(name, "client_order_no")) return SAY("no-%llu", (unsigned long long)below(d, 100));
     if (is(type, "AttributesEntry") && is(name, "key")) return SAY("key-%llu", (unsigned long long)below(d, 1000));

@@ -348,8 +348,8 @@ static void step(void) {
     const char *path = b.kind == STEPS ? SVC "BatchTransitionOrders" : SVC "BatchCreateOrders";
     bool cut = chance(15);
     call_world_open(&w, &world_call_limits);
-    if (cut) call_world_exchange(&w, path, wire, NULL, 1 + (unsigned)below(20), false);
-    results_of(&b, call_world_exchange(&w, path, wire, NULL, 0, false), results);
+    if (cut) call_world_exchange(&w, path, wire, false, NULL, 1 + (unsigned)below(20), false);
+    results_of(&b, call_world_exchange(&w, path, wire, false, NULL, 0, false), results);
     world_close(&w);
     for (unsigned i = 0; i < b.count; i++) {
         seen.ok += results[i].ok, seen.refused += !results[i].ok, seen.replayed += results[i].replayed;
@@ -366,7 +366,7 @@ static const ProtobufCMessage *ask(struct world *w, const char *path, const Prot
     check(n + GRPC_FRAME_HEAD <= sizeof bytes);
     grpc_frame_head(bytes, (uint32_t)n);
     protobuf_c_message_pack(request, bytes + GRPC_FRAME_HEAD);
-    const struct answer *a = call_world_exchange(w, path, slice_of(bytes, n + GRPC_FRAME_HEAD), NULL, 0, false);
+    const struct answer *a = call_world_exchange(w, path, slice_of(bytes, n + GRPC_FRAME_HEAD), false, NULL, 0, false);
     check(strcmp(a->grpc_status, "0") == 0);
     failure_init(&f, &sim.arena);
     const ProtobufCMessage *m = scan_unpack(type, slice_of(a->body + GRPC_FRAME_HEAD, a->body_len - GRPC_FRAME_HEAD), &scan_limits_default, &f);
