@@ -46,7 +46,64 @@ struct path {
     const struct row *upper; /* the leaf takes keys below this row's; NULL: it is the last leaf */
 };
 
+/* ---- spare blocks */
+
+struct row_spare {
+    struct row_spare *next;
+};
+
+void row_spares_init(struct row_spares *s) {
+    *s = (struct row_spares){0};
+    check(pthread_mutex_init(&s->lock, NULL) == 0);
+}
+
+void row_spares_fini(struct row_spares *s) {
+    check(s->max == 0);
+    check(s->count == 0);
+    pthread_mutex_destroy(&s->lock);
+}
+
+void row_spares_allow(struct row_spares *s, size_t bytes) {
+    pthread_mutex_lock(&s->lock);
+    s->max += bytes / MEM_HUGE_BYTES;
+    pthread_mutex_unlock(&s->lock);
+}
+
+static struct row_spare *spare_take(struct row_spares *s) {
+    pthread_mutex_lock(&s->lock);
+    struct row_spare *b = s->first;
+    if (b) s->first = b->next, s->count--;
+    pthread_mutex_unlock(&s->lock);
+    return b;
+}
+
+static bool spare_keep(struct row_spares *s, struct row_spare *b) {
+    pthread_mutex_lock(&s->lock);
+    bool room = s->count < s->max;
+    if (room) b->next = s->first, s->first = b, s->count++;
+    pthread_mutex_unlock(&s->lock);
+    return room;
+}
+
+void row_spares_disallow(struct row_spares *s, size_t bytes) {
+    pthread_mutex_lock(&s->lock);
+    s->max -= bytes / MEM_HUGE_BYTES;
+    size_t over = s->count > s->max ? s->count - s->max : 0;
+    pthread_mutex_unlock(&s->lock);
+    for (struct row_spare *b; over && (b = spare_take(s)); over--) mem_free(b);
+}
+
 /* ---- memory */
+
+/* A large tree's memory is of huge pages: a descent through small ones would miss the TLB at each step. */
+static void *tree_alloc(struct row_tree *t, size_t bytes) {
+    struct row_spare *b = bytes == MEM_HUGE_BYTES && t->spares ? spare_take(t->spares) : NULL;
+    return b ? b : bytes % MEM_HUGE_BYTES ? mem_alloc(bytes) : mem_alloc_huge(bytes);
+}
+
+static void tree_free(struct row_tree *t, void *p, size_t bytes) {
+    if (bytes != MEM_HUGE_BYTES || !t->spares || !spare_keep(t->spares, p)) mem_free(p);
+}
 
 void row_tree_init(struct row_tree *t, size_t chunk_bytes) { *t = (struct row_tree){.chunk_bytes = chunk_bytes}; }
 
@@ -59,12 +116,12 @@ void row_tree_reset(struct row_tree *t) {
     while (t->chunks && (t->chunks->next || t->chunks->bytes > t->chunk_bytes)) {
         struct row_chunk *c = t->chunks;
         t->chunks = c->next, t->bytes -= c->bytes;
-        mem_free(c);
+        tree_free(t, c, c->bytes);
     }
     while (t->slabs && t->slabs->next) {
         struct row_slab *s = t->slabs;
         t->slabs = s->next, t->bytes -= s->bytes;
-        mem_free(s);
+        tree_free(t, s, s->bytes);
     }
     t->at = t->end = NULL;
     if (t->chunks) tree_use_chunk(t, t->chunks);
@@ -78,21 +135,18 @@ void row_tree_reset(struct row_tree *t) {
 
 void row_tree_fini(struct row_tree *t) {
     row_tree_reset(t);
-    mem_free(t->chunks);
-    mem_free(t->slabs);
-    *t = (struct row_tree){.chunk_bytes = t->chunk_bytes};
+    if (t->chunks) tree_free(t, t->chunks, t->chunks->bytes);
+    if (t->slabs) tree_free(t, t->slabs, t->slabs->bytes);
+    *t = (struct row_tree){.chunk_bytes = t->chunk_bytes, .spares = t->spares};
 }
 
 static size_t row_bytes(size_t key_len, size_t value_len) { return (offsetof(struct row, bytes) + key_len + value_len + ROW_ALIGN - 1) / ROW_ALIGN * ROW_ALIGN; }
-
-/* A large tree's memory is of huge pages: a descent through small ones would miss the TLB at each step. */
-static void *tree_alloc(size_t bytes) { return bytes % MEM_HUGE_BYTES ? mem_alloc(bytes) : mem_alloc_huge(bytes); }
 
 /* The next `bytes` of rows lie in one chunk. What was left of the one before is not used any more. */
 static bool tree_reserve_rows(struct row_tree *t, size_t bytes) {
     if ((size_t)(t->end - t->at) >= bytes) return true;
     size_t size = MAX_OF(t->chunk_bytes, bytes + sizeof(struct row_chunk));
-    struct row_chunk *c = tree_alloc(size);
+    struct row_chunk *c = tree_alloc(t, size);
     if (!c) return false;
     *c = (struct row_chunk){t->chunks, size};
     t->chunks = c;
@@ -109,7 +163,7 @@ static size_t slab_bytes(const struct row_tree *t) {
 static bool tree_reserve_nodes(struct row_tree *t, size_t nodes) {
     while (t->nodes_left < nodes) {
         size_t size = slab_bytes(t), count = (size - sizeof(struct row_slab)) / sizeof(struct row_node);
-        struct row_slab *s = tree_alloc(size);
+        struct row_slab *s = tree_alloc(t, size);
         if (!s) return false;
         *s = (struct row_slab){.bytes = size, .count = count};
         if (t->slab) {

@@ -14,6 +14,8 @@
 #ifndef ENGINE_ROW_TREE_H
 #define ENGINE_ROW_TREE_H
 
+#include <pthread.h>
+
 #include "proto/base/bytes.h"
 
 struct row {
@@ -27,6 +29,18 @@ struct row {
 static inline struct slice row_key(const struct row *r) { return slice_of(r->bytes, r->key_len); }
 static inline struct slice row_value(const struct row *r) { return slice_of(r->bytes + r->key_len, r->value_len); }
 
+/* Huge blocks that trees have given back, for the next ones. The system gives a fresh one page by page, zeroed at its first touch, some milliseconds each where memory is scarce or virtual: time of
+ * whoever puts a row. There are never more blocks than were in use at once. Any thread. */
+struct row_spares {
+    pthread_mutex_t lock; /* innermost */
+    struct row_spare *first;
+    size_t count, max;
+};
+void row_spares_init(struct row_spares *s);
+void row_spares_fini(struct row_spares *s);
+void row_spares_allow(struct row_spares *s, size_t bytes);    /* keeps as much more */
+void row_spares_disallow(struct row_spares *s, size_t bytes); /* and less again */
+
 struct row_node;
 struct row_chunk;
 struct row_slab;
@@ -34,6 +48,7 @@ struct row_tree {
     size_t bytes;     /* taken from the heap */
     size_t row_count; /* keys, deleted ones included */
     size_t row_bytes; /* of their rows, newest versions, as row_tree_row_bytes counts them */
+    struct row_spares *spares; /* set behind row_tree_init; NULL: none */
     /* private */
     size_t chunk_bytes;
     struct row_chunk *chunks; /* the first is the one being filled */

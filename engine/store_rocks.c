@@ -127,6 +127,7 @@ static void rocks_close(struct store *base) {
     while (s->scheduled) pthread_cond_wait(&s->changed, &s->lock);
     pthread_mutex_unlock(&s->lock);
     rocks_tables_fini(s);
+    if (s->shared) row_spares_disallow(&s->shared->spares, s->budget_bytes / TABLE_SHARE);
     if (s->db) {
         rocksdb_cancel_all_background_work(s->db, 1);
         rocksdb_close(s->db);
@@ -184,6 +185,7 @@ static struct rocks_store *rocks_new(const char *path, const struct store_config
     s->path = mem_strdup(path);
     if (s->path) s->own = config->shared ? NULL : store_shared_new(config->block_cache_bytes, 1);
     s->shared = config->shared ? config->shared : s->own;
+    if (s->shared) row_spares_allow(&s->shared->spares, s->budget_bytes / TABLE_SHARE);
     if (s->path && s->shared && rocks_tables_init(s)) return s;
     rocks_close(&s->base);
     return NULL;

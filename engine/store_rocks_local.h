@@ -50,6 +50,7 @@ struct store_shared {
     pthread_mutex_t lock; /* innermost */
     pthread_cond_t work;
     struct list stores; /* that have something to do */
+    struct row_spares spares; /* blocks for tables: as many as the stores' active tables take */
     bool stop;
     unsigned thread_count;
     pthread_t threads[STORE_RUN_THREADS_MAX];

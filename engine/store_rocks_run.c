@@ -22,7 +22,9 @@ enum { WALK_ROWS = 128, GROWING_FILE_BYTES_MIN = 2 << 20, RUN_NICE = 10 };
 
 static struct table *table_new(const struct rocks_store *s) {
     struct table *t = mem_new(struct table);
-    if (t) row_tree_init(&t->rows, s->chunk_bytes);
+    if (!t) return NULL;
+    row_tree_init(&t->rows, s->chunk_bytes);
+    t->rows.spares = &s->shared->spares;
     return t;
 }
 static void table_free(struct table *t) {
@@ -331,6 +333,7 @@ static void *run_thread(void *ctx) {
 bool run_threads_start(struct store_shared *shared, unsigned count) {
     check(pthread_mutex_init(&shared->lock, NULL) == 0);
     check(pthread_cond_init(&shared->work, NULL) == 0);
+    row_spares_init(&shared->spares);
     list_init(&shared->stores);
     while (shared->thread_count < count && pthread_create(&shared->threads[shared->thread_count], NULL, run_thread, shared) == 0) shared->thread_count++;
     return shared->thread_count == count;
@@ -343,6 +346,7 @@ void run_threads_stop(struct store_shared *shared) {
     pthread_cond_broadcast(&shared->work);
     pthread_mutex_unlock(&shared->lock);
     for (unsigned i = 0; i < shared->thread_count; i++) pthread_join(shared->threads[i], NULL);
+    row_spares_fini(&shared->spares);
     pthread_cond_destroy(&shared->work);
     pthread_mutex_destroy(&shared->lock);
 }

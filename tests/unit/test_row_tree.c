@@ -231,6 +231,36 @@ static void test_every_allocation_may_fail(void **state) {
     row_tree_fini(&t), row_tree_fini(&batch);
 }
 
+/* What a tree leaves is the next one's memory: no more of it than is allowed, and none is lost. */
+static void test_blocks_go_from_tree_to_tree(void **state) {
+    enum { ROWS = 3000, KEPT = 3 };
+    struct row_spares spares;
+    row_spares_init(&spares);
+    row_spares_allow(&spares, KEPT * (size_t)MEM_HUGE_BYTES + 1);
+    static const uint8_t value[2000];
+    for (unsigned round = 0; round < 3; round++) {
+        struct row_tree t;
+        row_tree_init(&t, MEM_HUGE_BYTES);
+        t.spares = &spares;
+        uint64_t before = mem_count();
+        for (unsigned i = 0; i < ROWS; i++) {
+            uint8_t key[4];
+            put_be32(key, i * 2654435761u);
+            assert_true(row_tree_put(&t, slice_of(key, 4), slice_of(value, sizeof value), false, 1, 0));
+        }
+        row_tree_verify(&t);
+        size_t blocks = t.bytes / MEM_HUGE_BYTES;
+        assert_true(blocks > KEPT);
+        assert_int_equal(spares.count, 0);
+        assert_int_equal(mem_count() - before, round ? blocks - KEPT : blocks);
+        row_tree_fini(&t);
+        assert_int_equal(spares.count, KEPT);
+    }
+    row_spares_disallow(&spares, KEPT * (size_t)MEM_HUGE_BYTES + 1);
+    assert_int_equal(spares.count, 0);
+    row_spares_fini(&spares);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_random_lives_are_those_of_the_model),
@@ -238,6 +268,7 @@ int main(void) {
         cmocka_unit_test(test_many_rows_in_any_order),
         cmocka_unit_test(test_rewritten_rows_take_no_room),
         cmocka_unit_test(test_every_allocation_may_fail),
+        cmocka_unit_test(test_blocks_go_from_tree_to_tree),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
