@@ -139,8 +139,12 @@ enum status consumer_redefine(struct consumer *c, const struct consumer_group_ro
         struct consumer_entry *e = entry_at(c, k->next);
         k->state = KEY_IDLE;
         c->blocked--;
-        if (e && e->state == ENTRY_WAITING && e->attempts >= c->definition.max_attempts) consumer_exhausted(c, e, SLICE_LIT("the attempts are used up"));
-        else window_key_update(c, k);
+        if (e && e->state == ENTRY_WAITING && e->attempts >= c->definition.max_attempts) {
+            consumer_exhausted(c, e, SLICE_LIT("the attempts are used up")); /* what it was blocked with stays, if that was kept */
+            continue;
+        }
+        if (e) window_error_free(c, e); /* the next failure tells its own */
+        window_key_update(c, k);
     }
     return STATUS_OK;
 }
