@@ -5,8 +5,9 @@
  * served, one that ends with its first HEADERS was refused, RST_STREAM without an answer is a refused stream. load.c is the generator with a real client.
  *
  * Closed loop (no --rate): C connections x F calls, each slot sends again when it is answered: the peak. Open loop (--rate R): calls are due at fixed times; one
- * that is due while all of its connection's slots are taken is not offered, and counted. Latency counts from when a call was due. A call without an
- * answer after --timeout-ms is reset, as clients do, and is late.
+ * that is due while every connection has as many under way as --inflight and the server (SETTINGS_MAX_CONCURRENT_STREAMS, which it may change) allow is not offered, and counted: a client that
+ * holds to the limit, as all do, and gives up at once what does not fit. Latency counts from when a call was due, of those that were offered. A call without an answer after --timeout-ms is reset, as
+ * clients do, and is late.
  *
  * One line per second on stdout: second, due, sent, served, refused, late, p50 and p99 in ms of the served; then totals. */
 #include <errno.h>
@@ -32,7 +33,7 @@
 enum {
     CONNECTIONS_MAX = 1024, SLOTS_MAX = 256, IN_BYTES = 64 << 10, OUT_BYTES = 256 << 10, HEAD_BYTES = 9, USER_WIDTH = 8, ID_WIDTH = 24, TEMPLATE_BYTES_MAX = 2048,
     FRAME_DATA = 0, FRAME_HEADERS = 1, FRAME_RST = 3, FRAME_SETTINGS = 4, FRAME_PING = 6, FRAME_GOAWAY = 7, FRAME_WINDOW = 8, FLAG_END = 1, FLAG_ACK = 1, FLAG_END_HEADERS = 4,
-    STEPS = 64, BUCKETS = 59 * STEPS,
+    MAX_CONCURRENT_STREAMS = 3, STEPS = 64, BUCKETS = 59 * STEPS,
 };
 
 static struct {
@@ -49,7 +50,7 @@ struct connection {
     int fd;
     uint32_t next_stream;
     uint16_t free_slots[SLOTS_MAX];
-    uint32_t free_count;
+    uint32_t free_count, streams_max; /* of the slots; as the server says, and it may say otherwise later */
     struct slot slots[SLOTS_MAX];
     uint16_t by_stream[4096]; /* (stream / 2) mod 4096 -> slot */
     int64_t window;           /* of the connection, for DATA */
@@ -169,6 +170,7 @@ static void connection_open(struct connection *c) {
     check(fcntl(c->fd, F_SETFL, O_NONBLOCK) == 0);
     c->next_stream = 1;
     c->window = 65535;
+    c->streams_max = SLOTS_MAX;
     for (uint64_t i = 0; i < opt.inflight; i++) c->free_slots[c->free_count++] = (uint16_t)i;
     /* Nothing that we have to give back soon: the largest windows there are. */
     uint8_t frames[HEAD_BYTES + 6 + HEAD_BYTES + 4];
@@ -181,7 +183,7 @@ static void connection_open(struct connection *c) {
 }
 
 static bool connection_send(struct connection *c, uint64_t due_ns) {
-    if (!c->free_count || c->window < (int64_t)run.data_len || c->out_len + run.template_len + 1024 > OUT_BYTES) return false;
+    if (!c->free_count || opt.inflight - c->free_count >= c->streams_max || c->window < (int64_t)run.data_len || c->out_len + run.template_len + 1024 > OUT_BYTES) return false;
     uint16_t at = c->free_slots[--c->free_count];
     uint8_t *p = c->out + c->out_len;
     memcpy(p, run.template, run.template_len);
@@ -239,6 +241,8 @@ static void on_frame(struct connection *c, const uint8_t *p, size_t len, uint64_
     case FRAME_WINDOW: if (!stream) c->window += get_be32(p + 9); break;
     case FRAME_SETTINGS:
         if (p[4] & FLAG_ACK) break;
+        for (size_t i = 0; i + 6 <= len; i += 6)
+            if (p[HEAD_BYTES + i + 1] == MAX_CONCURRENT_STREAMS) c->streams_max = get_be32(p + HEAD_BYTES + i + 2);
         put_frame_head(ack, 0, FRAME_SETTINGS, FLAG_ACK, 0);
         out_bytes(c, ack, HEAD_BYTES);
         break;
