@@ -348,7 +348,7 @@ bool engine_drained(const struct engine *e) {
     return true;
 }
 
-struct engine_queue engine_write_queue(const struct engine *e) { return (struct engine_queue){.limit = e->writes.limit, .delay_ns = e->writes.delay_ns}; }
+struct engine_queue engine_write_queue(const struct engine *e) { return (struct engine_queue){.limit = e->writes.limit, .delay_ns = e->writes.delay_ns, .served_per_s = (uint64_t)e->writes.served_per_s}; }
 
 void engine_get_stats(struct engine *e, struct engine_stats *out) {
     wal_get_stats(e->wal, &e->wal_stats);

@@ -141,6 +141,7 @@ void engine_close(struct engine *e);
 struct engine_queue {
     uint64_t limit;    /* writes that may be inside, so that each waits for about the target */
     uint64_t delay_ns; /* how long they wait now */
+    uint64_t served_per_s; /* the most of the last seconds */
 };
 struct engine_queue engine_write_queue(const struct engine *e);
 

@@ -349,6 +349,7 @@ static void tick_head(struct call *call) {
     if (!call->has_te) failure_set(&call->failure, STATUS_FIELD_INVALID, "te: trailers is missing; a proxy on the way does not speak HTTP/2");
     if (after_head(call) == CALL_SEND) return call_send_failure(call, &call->failure);
     call_move(call, CALL_MESSAGE);
+    if (call->method->kind != METHOD_UNARY) h2_lasts(&call->stream);
 }
 
 /* false: nothing to do until more happens. */

@@ -24,6 +24,7 @@ enum { IDLE_MS_MAX = 250, MEETING_MS_MAX = 3 };
 /* New bytes are looked at for so long a turn; while committed work waits to be applied, for a share of what the last turn took (an entry of 500 commands makes it long): a
  * third, which is more than it costs to take in what is served, or a sixteenth while calls are refused: then it is refusals that the time would go to. */
 enum { RECEIVE_SLICE_NS = 1000000, RECEIVE_SLICE_LEAST_NS = 50000, RECEIVE_SHARE = 3, RECEIVE_SHARE_REFUSING = 16, LOW_SHARE = 4, REFUSALS_PER_S = 15000, REFUSALS_BURST = 150 };
+enum { INSIDE_MIN = 128 }; /* writes of a core, one half in the log and one gathering (BACKLOG_LIMIT_MIN each) */
 
 struct core *core_new(struct node *node, uint32_t id) {
     struct core *core = mem_new(struct core);
@@ -78,6 +79,22 @@ static void count_cycle(struct core *core) {
     metric_time(&core->metrics, METRIC_CYCLE_NS, busy_ns);
 }
 
+/* One core decides, by how long writes wait on all of them; it told the others nothing yet when they ask for the first time. */
+static void share_streams(struct core *core) {
+    struct node *node = core->node;
+    if (core->id == 0) {
+        struct throttle_load load = {.inside = __atomic_load_n(&node->writes_inside, __ATOMIC_RELAXED), .inside_min = (uint64_t)node->core_count * INSIDE_MIN};
+        for (uint32_t i = 0; i < node->core_count; i++) {
+            load.wait_ns += __atomic_load_n(&node->cores[i]->write_delay_ns, __ATOMIC_RELAXED) / node->core_count;
+            load.rate += __atomic_load_n(&node->cores[i]->write_rate, __ATOMIC_RELAXED);
+        }
+        throttle_tick(&node->throttle, core->now_ns, &load);
+        __atomic_store_n(&node->streams_told, node->throttle.streams, __ATOMIC_RELAXED);
+        metric_set(&core->metrics, METRIC_STREAMS_TOLD, node->throttle.streams);
+    }
+    core->streams_told = __atomic_load_n(&node->streams_told, __ATOMIC_RELAXED);
+}
+
 /* A turn old at most: the doors of all cores go by the sum. A core adds what the tightest one bears and half as much again, not more: at the door nobody knows yet to which core a call goes, and
  * what is let in for the room of one core and finds the queue of another is refused after it was decoded, which costs ten times as much. Half, so that of two
  * cores the tighter one stays below its own door (1.5 x) when calls are spread evenly, and the other one keeps room when they are not. */
@@ -86,6 +103,7 @@ static void share_queues(struct core *core) {
     struct engine_queue own = engine_write_queue(core->engine);
     __atomic_store_n(&core->write_limit, own.limit, __ATOMIC_RELAXED);
     __atomic_store_n(&core->write_delay_ns, own.delay_ns, __ATOMIC_RELAXED);
+    __atomic_store_n(&core->write_rate, own.served_per_s, __ATOMIC_RELAXED);
     uint64_t limit = 0, tightest = UINT64_MAX, least_ns = UINT64_MAX;
     for (uint32_t i = 0; i < node->core_count; i++) {
         tightest = MIN_OF(tightest, __atomic_load_n(&node->cores[i]->write_limit, __ATOMIC_RELAXED));
@@ -95,6 +113,7 @@ static void share_queues(struct core *core) {
     core->write_limit_all = limit;
     core->write_delay_least_ns = least_ns;
     core->write_target_ns = node->limits.queue_target_ns;
+    share_streams(core);
 }
 
 /* Refusals have a rate: beyond it, and while the door is full, low connections (those that were refused last, or have not had a call served) are not read at all, until it is their time again or there

@@ -60,10 +60,11 @@ struct core {
     void (*on_cycle)(struct core *core); /* node.c's: start and drain move on here */
     bool stop;
     uint64_t beat_ns;       /* relaxed atomic: when the loop last turned, for /healthz */
-    uint64_t write_limit, write_delay_ns; /* relaxed atomics: what this core's engine says of its writes (engine_write_queue) */
+    uint64_t write_limit, write_delay_ns, write_rate; /* relaxed atomics: what this core's engine says of its writes (engine_write_queue) */
     uint64_t write_limit_all;      /* of all cores together, read once a turn; 0: none */
     uint64_t write_delay_least_ns; /* the least of all cores */
     uint64_t write_target_ns;      /* node.limits.queue_target_ns */
+    uint32_t streams_told;         /* what a connection may have (throttle.h), read once a turn; 0: what it began with */
     bool ready;             /* relaxed atomic: all engines are ready, clients are let in */
     pthread_t thread;
     void *node_state;       /* node.c's own for this core */

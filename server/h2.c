@@ -25,6 +25,7 @@
 #include "proto/base/mem.h"
 #include "server/core.h"
 #include "server/refused.h"
+#include "server/throttle.h"
 
 enum { FRAME_HEAD = 9, FRAME_BYTES_MAX = 16384, FRAME_BUFFER_BYTES = 16384, FRAME_ROOM = H2_OUTPUT_BYTES_MIN / 2, OUTBOUND_ACK_MAX = 128, SETTINGS_MAX = 32, INFLATE_TABLE_BYTES = 4096, HEADER_FIELD_BYTES = 32, HEADER_PATIENCE = 4, DEFLATE_TABLE_BYTES = 1024 };
 static_assert(FRAME_ROOM >= 16384 + 9, "one frame of the default size fits");
@@ -46,7 +47,7 @@ struct h2 {
     void (*watch)(void *owner, unsigned timeout_ms);
     void *owner;
     struct list calls; /* h2_stream.link; the open ones and those whose op is still away */
-    uint32_t call_count, open_count;
+    uint32_t call_count, open_count, lasting_count; /* the third: of the open ones, those that stay (h2_lasts) */
     uint64_t requests, refused_count, principal;
     bool served;
     size_t heap_bytes;
@@ -70,6 +71,7 @@ struct h2 {
     struct head head;
     struct refused refused;
     struct calm calm;
+    struct throttle_peer throttle;
     struct flow in, out;
     uint64_t flow_ns, output_ns; /* when this piece of both began; when we could last write */
 };
@@ -138,6 +140,13 @@ static struct h2_stream *stream_of(struct h2 *h2, int32_t id) {
     return s;
 }
 
+static void stream_closed(struct h2_stream *s) {
+    check(s->h2->open_count > 0);
+    s->open = false;
+    s->h2->open_count--;
+    s->h2->lasting_count -= s->lasts;
+}
+
 static void h2_judge(struct h2 *h2, enum cut why) {
     if (why) h2_condemn(h2, why);
 }
@@ -198,9 +207,7 @@ static int on_stream_close_cb(nghttp2_session *session, int32_t id, uint32_t err
     struct h2_stream *s = stream_of(h2, id);
     if (!s) return 0;
     check(s->open);
-    s->open = false;
-    check(h2->open_count > 0);
-    h2->open_count--;
+    stream_closed(s);
     call_on_gone(s);
     return 0;
 }
@@ -300,8 +307,8 @@ static bool callbacks_new(nghttp2_session_callbacks **out) {
 }
 
 static bool options_new(const struct h2_limits *l, nghttp2_option **out) {
-    nghttp2_option *o;
-    if (nghttp2_option_new(&o)) return false;
+    if (nghttp2_option_new(out)) return false;
+    nghttp2_option *o = *out;
     nghttp2_option_set_no_auto_window_update(o, 1);
     nghttp2_option_set_no_closed_streams(o, 1);
     nghttp2_option_set_max_settings(o, SETTINGS_MAX);
@@ -309,7 +316,6 @@ static bool options_new(const struct h2_limits *l, nghttp2_option **out) {
     nghttp2_option_set_max_continuations(o, l->calm.continuations_max);
     nghttp2_option_set_max_deflate_dynamic_table_size(o, DEFLATE_TABLE_BYTES); /* what answers repeat is a dozen short fields */
     nghttp2_option_set_stream_reset_rate_limit(o, 2 * (uint64_t)l->calm.reset_burst, 2 * (uint64_t)l->calm.reset_per_s); /* calm.h speaks first */
-    *out = o;
     return true;
 }
 
@@ -502,6 +508,7 @@ static bool is_nobodys(struct h2 *h2, uint8_t type, uint8_t flags, uint32_t id, 
         if (h2->refused.count) refused_reset(&h2->refused, id);
         return len == 4 && (refused || (id > h2->last_id && id % 2 == 1));
     case NGHTTP2_WINDOW_UPDATE: return len == 4 && refused;
+    case NGHTTP2_SETTINGS: return flags & NGHTTP2_FLAG_ACK && id == 0 && len == 0 && throttle_on_ack(&h2->throttle);
     default: return false;
     }
 }
@@ -595,6 +602,7 @@ void h2_output(struct h2 *h2, struct writer *w) {
     if (h2->spoke && !h2->condemned) {
         if (refused_window_due(&h2->refused, h2->limits.connection_window_bytes)) refused_write_window(&h2->refused, w);
         refused_write(&h2->refused, w, w->cap - w->len);
+        if (h2->core->streams_told) throttle_write(&h2->throttle, h2->core->streams_told + h2->lasting_count, h2->limits.streams_max, h2->open_count, w);
     }
     check(!w->full);
     h2->out_writer = NULL;
@@ -682,6 +690,12 @@ enum cut h2_sweep(struct h2 *h2) {
     return last;
 }
 
+void h2_lasts(struct h2_stream *s) {
+    if (!s->open || s->lasts) return;
+    s->lasts = true;
+    s->h2->lasting_count++;
+}
+
 void h2_wait(struct h2_stream *s, enum h2_wait what) {
     if (s->waits == what) return;
     s->waits = what;
@@ -765,10 +779,8 @@ void h2_consume(struct h2_stream *s, size_t n) {
 void h2_forget(struct h2_stream *s) {
     if (!s->open) return;
     check(nghttp2_session_set_stream_user_data(s->h2->session, s->id, NULL) == 0);
-    s->open = false;
+    stream_closed(s);
     h2_wait(s, H2_WAIT_NOT);
-    check(s->h2->open_count > 0);
-    s->h2->open_count--;
 }
 
 void h2_stream_end(struct h2_stream *s) {

@@ -79,6 +79,7 @@ struct h2_stream {
     bool open;          /* false: closed or reset; nothing can be sent */
     enum h2_wait waits; /* for the peer; set by h2_wait */
     bool going_out;     /* its answer, not its request */
+    bool lasts;         /* h2_lasts */
     uint64_t waits_ns, progress_ns, rate_ns; /* since when; the last byte; since when bytes are counted for the rate */
     uint64_t rate_bytes;
     /* private: the message on its way out */
@@ -103,6 +104,8 @@ enum h2_reset { H2_RESET_CANCEL, H2_RESET_REFUSED, H2_RESET_INTERNAL };
 void h2_reset(struct h2_stream *s, enum h2_reset why);
 /* What the stream waits for now. A message that follows another begins anew when H2_WAIT_NOT was between them. */
 void h2_wait(struct h2_stream *s, enum h2_wait what);
+/* It is no call that ends soon, and takes no place among those when the connection may have fewer (throttle.h). */
+void h2_lasts(struct h2_stream *s);
 /* Its message, of which so many bytes came, can't be read: counted (calm.h), and the connection may end for it. */
 void h2_on_unreadable(struct h2_stream *s, uint64_t bytes);
 /* Opens the stream's window again by n bytes of request that were taken. */

@@ -438,6 +438,7 @@ static void set_limits(struct node *node) {
         .control_frames_per_s = (uint32_t)c->control_frames_per_second,
         .handshakes_max = (uint32_t)((c->tls_handshakes_max + n - 1) / n),
     };
+    throttle_init(&node->throttle, node->limits.calls_per_connection_max, node->limits.queue_target_ns, 0);
 }
 
 static enum status open_identity(struct node *node, char error[512]) {

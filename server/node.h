@@ -10,6 +10,7 @@
 #include "server/config.h"
 #include "server/core.h"
 #include "server/identity.h"
+#include "server/throttle.h"
 
 /* Bounds at the door; those "of a core" are the node's divided by its cores. */
 struct limits {
@@ -50,6 +51,8 @@ struct node {
     struct tls_source *tls; /* clients' port; NULL: cleartext */
     bool draining; /* relaxed atomic */
     uint64_t writes_inside; /* relaxed atomic: calls that shed_enter let in */
+    struct throttle throttle; /* core 0's */
+    uint32_t streams_told;    /* relaxed atomic: throttle.streams */
     struct node_state *state; /* node.c's own */
 };
 

@@ -17,6 +17,7 @@ def flood(server, seconds, *more):
 def _(server):
     p = flood(server, 4 * t.SLOW, "--rate", "200000")
     until(lambda: server.metrics()["orderdb_shed_queue_total"] > 0, wait_s=4, what="calls are shed")
+    until(lambda: server.metrics()["orderdb_connection_streams"] < 256, wait_s=4, what="connections are told to keep fewer calls in flight")
     seen = {"topology": 0, "reads": 0, "refused": 0, "created": 0}
     while p.poll() is None:
         seen["topology"] += len(server.call("GetTopology").partitions) == 4
@@ -39,6 +40,7 @@ def _(server):
     for _ in range(50):
         server.call("CreateOrder", t.create_request(user_id="after"))
     equal(server.metrics()["orderdb_shed_queue_total"], shed)
+    until(lambda: server.metrics()["orderdb_connection_streams"] == 256, what="they may have all of them again")
     equal(server.call("ListOrders", user_id="in-the-flood").total_size, seen["created"])
 
 

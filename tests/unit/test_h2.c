@@ -88,6 +88,43 @@ static void test_full_house_stays_within_its_memory(void **state) {
     world_close(&w);
 }
 
+static uint32_t streams_known(void) { return nghttp2_session_get_remote_settings(w.client, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS); }
+
+/* What the client has beyond the new value goes on; it holds back the next, and the session, which knows nothing of it, goes on as well. */
+static void test_a_connection_is_told_that_it_may_have_fewer_streams(void **state) {
+    world_open(&w);
+    world_call(&w, SVC "CreateOrder", "greetings");
+    assert_int_equal(streams_known(), world_h2_limits.streams_max);
+    w.core.streams_told = 8;
+    for (unsigned i = 0; i < 20; i++) world_request(&w, SVC "TransitionOrder", framed_text("x"), false, NULL, NULL);
+    world_pump(&w);
+    world_call(&w, SVC "CreateOrder", "output"); /* it goes with the next answer */
+    assert_int_equal(streams_known(), 8);
+    assert_int_equal(h2_open_streams(w.h2), 20);
+    struct answer *late = world_request(&w, SVC "TransitionOrder", framed_text("late"), false, NULL, NULL);
+    world_pump(&w);
+    assert_int_equal(h2_open_streams(w.h2), 20);
+    while (w.away_count > 8) world_home(&w), world_pump(&w);
+    assert_false(late->closed);
+    while (w.away_count) world_home(&w), world_pump(&w);
+    assert_true(late->closed && strcmp(late->grpc_status, "0") == 0);
+    w.core.streams_told = world_h2_limits.streams_max;
+    world_call(&w, SVC "CreateOrder", "more again");
+    assert_int_equal(streams_known(), world_h2_limits.streams_max);
+    assert_false(w.goaway_seen);
+    world_close(&w);
+}
+
+static void test_streams_that_last_take_no_calls_place(void **state) {
+    world_open(&w);
+    w.core.streams_told = 8;
+    for (unsigned i = 0; i < 20; i++) world_request(&w, SVC "ImportOrders", framed_text("x"), true, NULL, NULL);
+    world_pump(&w);
+    world_call(&w, SVC "CreateOrder", "output");
+    assert_int_equal(streams_known(), 28);
+    world_close(&w);
+}
+
 static void test_drain_in_two_steps(void **state) {
     world_open(&w);
     struct answer *a = world_call(&w, SVC "GetOrder", "1");
@@ -627,6 +664,8 @@ int main(void) {
         cmocka_unit_test(test_large_answers_fit_small_buffers),
         cmocka_unit_test(test_many_streams),
         cmocka_unit_test(test_full_house_stays_within_its_memory),
+        cmocka_unit_test(test_a_connection_is_told_that_it_may_have_fewer_streams),
+        cmocka_unit_test(test_streams_that_last_take_no_calls_place),
         cmocka_unit_test(test_drain_in_two_steps),
         cmocka_unit_test(test_after_the_notice_requests_are_served),
         cmocka_unit_test(test_an_idle_connection_is_finished_by_the_final_goaway),
