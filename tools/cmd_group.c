@@ -392,8 +392,8 @@ static enum cli_exit seek(struct cli *cli, Orderdb__V1__SeekConsumerGroupRequest
         e = CLI_REFUSED;
     }
     if (cli->json) return cli_print_json(&m->base);
-    const char *about = m->estimated ? "about " : "";
-    printf("%s: %s%lld events %s again, %s%lld events %s\n", r->dry_run ? "dry run" : "done", about, (long long)m->events_to_redeliver, r->dry_run ? "would come" : "come", about,
+    const char *about = "about ", *again = m->estimated && m->events_to_redeliver ? about : "", *skipped = m->estimated && m->events_skipped ? about : "";
+    printf("%s: %s%lld events %s again, %s%lld events %s\n", r->dry_run ? "dry run" : "done", again, (long long)m->events_to_redeliver, r->dry_run ? "would come" : "come", skipped,
            (long long)m->events_skipped, r->dry_run ? "would be skipped" : "are skipped");
     return e;
 }
