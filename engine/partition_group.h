@@ -17,6 +17,7 @@ enum {
     DISPATCH_BLOCKS_BYTES = 256 << 10, /* of the stream, read at once behind the tail */
     DISPATCH_WANTED_MAX = 64, DISPATCH_WANTED_BYTES = 1 << 20, /* events read again at once */
     SETTLE_SLOTS_MAX = 2048, SETTLE_LISTED_MAX = 8192, SETTLE_GAP_MAX = 4096,
+    SETTLE_SLOTS_TURN = 256,           /* of one command, where nothing waits for all: at some 2 us each, apply holds the core up for half a millisecond */
     LETTERS_BYTES_MAX = 1 << 20,
     EVICTED_MAX = 64,
     SNAPSHOT_ORDERS_MAX = 1024,        /* told at once; a quarter of the window at most */
@@ -137,7 +138,7 @@ struct dispatcher {
     /* writes */
     struct dispatcher_write settle, letter, acked, telling; /* never settle and telling at once: each says what a slot's position lists */
     uint16_t *settling;                  /* slots, [SETTLE_SLOTS_MAX] */
-    unsigned settling_count;
+    unsigned settling_count, settle_left; /* left: so many slots more are written without a pause */
     uint64_t settle_ns, settling_us, settled_us; /* when it was last proposed; what that says; what is written */
     struct consumer_letter dying[DISPATCH_WANTED_MAX];
     struct consumer_wanted died[DISPATCH_WANTED_MAX];

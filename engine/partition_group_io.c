@@ -325,7 +325,8 @@ static void settle_done(struct op *op)
         }
         d->busy |= d->consumer.snapshot; /* orders that were waiting for it may be read */
     }
-    if (failed) d->settle.retry_ns = now_of(d) + RETRY_PAUSE_NS;
+    if (failed) d->settle.retry_ns = now_of(d) + RETRY_PAUSE_NS, d->settle_left = 0;
+    d->busy |= d->settle_left > 0;
     d->settling_count = 0;
     arena_reset(&d->settle.arena);
     dispatcher_put(d);
@@ -358,7 +359,7 @@ static bool position_add(struct dispatcher *d, uint16_t slot, struct writer *w, 
     return !w->full;
 }
 
-bool dispatcher_settle_now(struct dispatcher *d)
+static bool settle_now(struct dispatcher *d, unsigned slots_max)
 {
     struct consumer *c = &d->consumer;
     struct command command = {.type = COMMAND_GROUP_SETTLE};
@@ -369,7 +370,7 @@ bool dispatcher_settle_now(struct dispatcher *d)
     struct writer w = writer_of(data, data ? PACKED_MAX : 0);
     unsigned n = 0, listed = 0;
     bool good = data != NULL;
-    while (good && n < SETTLE_SLOTS_MAX && listed < SETTLE_LISTED_MAX && w.len < PACKED_MAX / 4) {
+    while (good && n < slots_max && listed < SETTLE_LISTED_MAX && w.len < PACKED_MAX / 4) {
         uint16_t slot = consumer_next_dirty(c);
         if (slot == UINT16_MAX) break;
         d->settling[n++] = slot;
@@ -380,12 +381,15 @@ bool dispatcher_settle_now(struct dispatcher *d)
     if (c->dirty_count) command.settle.settled_place = command.settle.settled_us = d->settling_us = 0; /* what the rest says is not written yet */
     d->settling_count = n;
     d->settle_ns = now_of(d);
+    d->settle_left = c->dirty_count ? d->settle_left - MIN_OF(d->settle_left, n) : 0;
     if (good && dispatcher_submit(d, &d->settle, &command, settle_done)) return true;
     for (unsigned i = 0; i < n; i++) consumer_mark_dirty(c, d->settling[i]);
-    d->settling_count = 0;
+    d->settling_count = d->settle_left = 0;
     d->settle.retry_ns = now_of(d) + RETRY_PAUSE_NS;
     return false;
 }
+
+bool dispatcher_settle_now(struct dispatcher *d) { return settle_now(d, SETTLE_SLOTS_MAX); }
 
 /* The more slots there are, the longer they gather: an ack is durable within a second all the same. */
 static uint64_t settle_pause_ns(const struct dispatcher *d) { return MIN_OF(MAX_OF(SETTLE_PAUSE_NS, d->consumer.dirty_count * NS_PER_MS / 5), SETTLE_PAUSE_NS_MAX); }
@@ -397,7 +401,9 @@ void dispatcher_writes(struct dispatcher *d)
     dispatcher_orders_write(d);
     uint64_t waited = now_of(d) - d->settle_ns;
     bool tick = d->consumer.member_count && waited >= DISPATCHER_TICK_NS; /* an idle stream has to say so too */
-    if ((d->consumer.dirty_count && waited >= settle_pause_ns(d)) || tick) (void)dispatcher_settle_now(d);
+    bool due = d->consumer.dirty_count && waited >= settle_pause_ns(d);
+    if (due && !d->settle_left) d->settle_left = 2 * d->consumer.dirty_count; /* and what comes meanwhile, so that the last command can say that all is written */
+    if (due || tick || (d->settle_left && d->consumer.dirty_count)) (void)settle_now(d, SETTLE_SLOTS_TURN);
 }
 
 bool dispatcher_writing(const struct dispatcher *d) { return d->settle.away || d->letter.away || d->acked.away || d->telling.away; }
