@@ -7,7 +7,7 @@ enum {
     STRIKES_MAX = 2,
     DATA_BYTES_MIN = 32, /* smaller frames are for the end of a message, and a request has few of them */
     WORK_TOKENS = 4,   /* a window update for the stream and the connection, a ping and a SETTINGS: what clients send with one DATA frame at most */
-    UNREADABLE_BYTES = 16 << 10,
+    UNREADABLE_BYTES = 8 << 10,
     WORK_BURSTS = 4,   /* what work gives back is kept up to so many bursts: windows of 16 MiB are opened frame by frame, long after */
 };
 
@@ -15,7 +15,7 @@ void calm_init(struct calm *c, const struct calm_limits *l, uint64_t now_ns) {
     *c = (struct calm){.resets = {l->reset_burst, now_ns}, .control = {l->control_burst, now_ns}};
 }
 
-/* More than there are: all of them. */
+/* What costs more than a full bucket holds takes a full one: else it would never be let through; and never less, or each second's few tokens would pay for it. */
 static bool take(struct calm_bucket *b, uint64_t n, uint32_t burst, uint32_t per_s, uint64_t now_ns) {
     uint64_t seconds = now_ns > b->filled_ns ? (now_ns - b->filled_ns) / NS_PER_S : 0;
     if (seconds) {
@@ -23,7 +23,7 @@ static bool take(struct calm_bucket *b, uint64_t n, uint32_t burst, uint32_t per
         b->tokens = MAX_OF(b->tokens, MIN_OF(filled, (uint64_t)burst));
         b->filled_ns += seconds * NS_PER_S;
     }
-    if (b->tokens == 0) return false;
+    if (b->tokens < MIN_OF(n, (uint64_t)burst)) return false;
     b->tokens -= MIN_OF(n, b->tokens);
     return true;
 }

@@ -3,6 +3,7 @@
 import os
 import socket
 import ssl
+import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../abuse"))
@@ -294,6 +295,21 @@ def _():
             except t.Failure:
                 return False
         t.until(gets_in, wait_s=SOON_S, what="an honest client gets in")
+
+
+@t.test("large messages that are never readable: the third of 4 MiB ends the connection; batches as large that are orders do not")
+def _():
+    with t.Server(**{**FLAGS, "min_rate": "4KiB", "slow_grace": "10s"}) as s:
+        batch = [t.create_request(user_id="honest-%d" % i, item_count=100) for i in range(100)]
+        for _ in range(4):
+            equal(len(s.call("BatchCreateOrders", requests=batch).results), 100)
+        p = subprocess.Popen([abuse.ATTACK, "--port=%d" % s.port, "--connections=1", "--only=empty_parts", "--seconds=%d" % (14 * t.SLOW)], stdout=subprocess.DEVNULL)
+        try:
+            t.until(lambda: hits(s, "cut", "unreadable") > 0, wait_s=14, what="it is cut off")
+        finally:
+            p.kill()
+            p.wait()
+        honest(s)
 
 
 @t.test("TLS: half handshakes and garbage are cut off, and counted by address")
