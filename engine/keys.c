@@ -179,6 +179,42 @@ bool key_timer_parts(struct slice key, int64_t *fire_us, int64_t *order_id, uint
     return true;
 }
 
+static struct writer key_index_begin(struct key *k, uint8_t kind, struct slice value) {
+    struct writer w = key_begin(k, KEY_SLOT_PARTITION, KEY_INDEX);
+    write_u8(&w, kind);
+    check(kind != KEY_INDEX_STATUS || value.len == 2);
+    if (kind == KEY_INDEX_STATUS) write_slice(&w, value);
+    else key_text(&w, value);
+    return w;
+}
+
+void key_index_record(struct key *k) {
+    struct writer w = key_begin(k, KEY_SLOT_PARTITION, KEY_INDEX);
+    key_end(k, &w);
+}
+
+void key_index_prefix(struct key *k, uint8_t kind, struct slice value) {
+    struct writer w = key_index_begin(k, kind, value);
+    key_end(k, &w);
+}
+
+void key_index_row(struct key *k, uint8_t kind, struct slice value, int64_t create_us, int64_t order_id) {
+    struct writer w = key_index_begin(k, kind, value);
+    write_position(&w, create_us, order_id);
+    key_end(k, &w);
+}
+
+bool key_index_parts(struct slice key, uint8_t *kind, struct slice *value, int64_t *create_us, int64_t *order_id) {
+    struct reader r = reader_of(key);
+    read_bytes(&r, 3);
+    *kind = read_u8(&r);
+    size_t len = *kind == KEY_INDEX_STATUS ? 2 : read_u8(&r);
+    *value = read_bytes(&r, len);
+    *create_us = (int64_t)(read_be64(&r) ^ 1ull << 63);
+    *order_id = (int64_t)read_be64(&r);
+    return !r.bad && r.at == r.end && *kind >= KEY_INDEX_STATUS && *kind <= KEY_INDEX_SKU;
+}
+
 static void key_of_group(struct key *k, uint16_t slot, enum key_kind kind, uint32_t group_id) {
     struct writer w = key_begin(k, slot, kind);
     write_be32(&w, group_id);

@@ -16,6 +16,8 @@
  *   0xffff 'A'                                             partition record: format, applied index and term, log time, members, machines known
  *   0xffff 'E' index(8) block(2)                           change events of an entry of the log (event.h)
  *   0xffff 'F'                                             feed record: what retention has let go (feed.h)
+ *   0xffff 'I'                                             index record: how far older orders have been indexed (index.h)
+ *   0xffff 'I' kind(1) value create_us(8) order_id(8)      nothing: the order has this status(2), merchant or SKU (texts) (index.h). Its slot is the order_id's
  *   0xffff 'M' machine id(2)                               a status machine that came after the built-in ones (resource.h)
  *   0xffff 'R' kind(1) name                                a resource; of the meta partition alone (resource.h)
  *   0xffff 'T'                                             timers record: where the next due timer is looked for, how many there are (timers.h)
@@ -40,6 +42,7 @@ enum key_kind {
     KEY_PROGRESS = 'J',
     KEY_LETTER = 'Q',
     KEY_HEAD = 'H',
+    KEY_INDEX = 'I',
     KEY_LIST = 'L',
     KEY_MACHINE = 'M',
     KEY_COUNTS = 'N',
@@ -50,6 +53,7 @@ enum key_kind {
     KEY_TIMER = 'T',
     KEY_PARTITION = 'A',
 };
+enum { KEY_INDEX_STATUS = 1, KEY_INDEX_MERCHANT = 2, KEY_INDEX_SKU = 3 }; /* kinds of index rows */
 enum { KEY_BYTES_MAX = 512, KEY_SLOT_PARTITION = 0xffff };
 
 /* A key under construction, on the stack. */
@@ -89,6 +93,12 @@ void key_timer(struct key *k, int64_t fire_us, int64_t order_id, uint8_t no);
 enum { KEY_TIMER_BYTES = 2 + 1 + 8 + 8 + 1 };
 /* false: not such a key (the record's). */
 bool key_timer_parts(struct slice key, int64_t *fire_us, int64_t *order_id, uint8_t *no);
+void key_index_record(struct key *k); /* it sorts before all index rows */
+/* value: two bytes of a status, or a text of at most 255 bytes. */
+void key_index_prefix(struct key *k, uint8_t kind, struct slice value);
+void key_index_row(struct key *k, uint8_t kind, struct slice value, int64_t create_us, int64_t order_id);
+/* Takes such a key apart; value borrows from it. false: not such a key (the record's). */
+bool key_index_parts(struct slice key, uint8_t *kind, struct slice *value, int64_t *create_us, int64_t *order_id);
 void key_group(struct key *k, uint32_t group_id);
 void key_progress(struct key *k, uint32_t group_id);
 void key_position(struct key *k, uint16_t slot, uint32_t group_id);

@@ -41,6 +41,20 @@ static void layouts_are_as_drawn(void **state) {
     assert_int_equal(order_id, id);
     assert_int_equal(no, 9);
     key_timers(&k), assert_false(key_timer_parts(key_slice(&k), &fire_us, &order_id, &no));
+    uint8_t kind;
+    struct slice value;
+    int64_t create_us;
+    key_index_record(&k), expect_hex(&k, "ffff49");
+    assert_false(key_index_parts(key_slice(&k), &kind, &value, &create_us, &order_id));
+    key_index_prefix(&k, KEY_INDEX_SKU, alice), expect_hex(&k, "ffff49" "03" "05616c696365");
+    key_index_row(&k, KEY_INDEX_STATUS, SLICE_LIT("\x01\x02"), -1, id), expect_hex(&k, "ffff49" "01" "0102" "7fffffffffffffff" "0000000000523407");
+    key_index_row(&k, KEY_INDEX_MERCHANT, alice, 1, id), expect_hex(&k, "ffff49" "02" "05616c696365" "8000000000000001" "0000000000523407");
+    assert_true(key_index_parts(key_slice(&k), &kind, &value, &create_us, &order_id));
+    assert_int_equal(kind, KEY_INDEX_MERCHANT);
+    assert_true(slice_equal(value, alice));
+    assert_int_equal(create_us, 1);
+    assert_int_equal(order_id, id);
+    assert_false(key_index_parts(slice_of(k.bytes, k.len - 1), &kind, &value, &create_us, &order_id));
 }
 
 static void times_before_1970_sort_first(void **state) {
