@@ -1,4 +1,5 @@
 #include "engine/apply_local.h"
+#include "engine/index.h"
 #include "engine/userlist.h"
 
 /* A new order comes to be, by CreateOrder or by import. Both end in place(): an id from the slot record and log time, rows for head, body,
@@ -92,6 +93,7 @@ static enum status place(struct applying *x, const struct placement *p)
         if ((st = apply_put_entry(x, order_id, &p->entries[i]))) return st;
     if ((st = apply_put_head(x, head))) return st;
     put_client_no(x, p, order_id);
+    index_put(x->a->view.batch, head, p->summary, p->detail);
     apply_put_slot(x, &slot);
     x->out->entry = *last;
     x->out->seq = slot.last_seq;

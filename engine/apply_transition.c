@@ -1,4 +1,5 @@
 #include "engine/apply_local.h"
+#include "engine/index.h"
 #include "engine/required.h"
 #include "engine/userlist.h"
 
@@ -159,6 +160,7 @@ enum status apply_commit(struct applying *x, const struct commit *c)
     x->out->seq = slot.last_seq;
     if ((st = apply_event(x, c->type, changed, &slot, c->content)) || from == c->to) return st;
     struct list_position at = {.create_us = head->create_us, .order_id = head->order_id};
+    index_move(x->a->view.batch, at, from, c->to);
     return userlist_move(&x->a->view, x->a->scratch, x->slot, head->user_id, at, from, c->to);
 }
 

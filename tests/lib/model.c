@@ -4,6 +4,7 @@
 
 #include "orderdb/v1/admin.pb-c.h"
 #include "proto/base/mem.h"
+#include "proto/pbwire.h"
 
 const char *const model_edges[][4] = {
     {"retail@1", "pay", "PENDING_PAYMENT", "PAID"},
@@ -334,12 +335,31 @@ static unsigned edges(const char *machine, const char *event, const char *from, 
     return n;
 }
 
-/* The content here is one field each: order_type and extension. */
+/* What no update touches: merchant_id (3) in the summary, items (20) in the detail; both stand in front. */
+static struct slice lasting(struct slice content)
+{
+    struct reader r = reader_of(content);
+    const uint8_t *end = r.at;
+    for (struct pb_field f; pb_next(&r, &f) && (f.number == 3 || f.number == 20);) end = r.at;
+    return slice_of(content.data, (size_t)(end - content.data));
+}
+
+static struct slice replaced(struct model *m, struct slice content, struct slice new)
+{
+    struct slice first = lasting(content);
+    struct writer w = writer_of(arena_alloc(&m->arena, first.len + new.len + 1), first.len + new.len + 1);
+    check(w.data);
+    write_slice(&w, first);
+    write_slice(&w, new);
+    return writer_slice(&w);
+}
+
+/* The content that changes here is one field each: order_type and extension. */
 static void change(struct model *m, const struct model_order *o, const struct content_change *c, struct model_entry *e)
 {
     e->changed = c->fields != 0;
-    e->summary = c->fields >> 5 & 1 ? keep(m, c->summary) : o->summary;
-    e->detail = c->fields >> 41 & 1 ? keep(m, c->detail) : o->detail;
+    e->summary = c->fields >> 5 & 1 ? replaced(m, o->summary, c->summary) : o->summary;
+    e->detail = c->fields >> 41 & 1 ? replaced(m, o->detail, c->detail) : o->detail;
 }
 
 /* What loop@1 asks for; false: it is not there. */
@@ -347,8 +367,8 @@ static bool required(const char *const *edge, const struct model_entry *e, struc
 {
     unsigned n = 0;
     bool finish = strcmp(edge[1], "finish") == 0, poke = strcmp(edge[1], "poke") == 0;
-    if (finish && !e->summary.len) out->missing[n++] = "order_type";
-    if ((finish || poke) && !e->detail.len) out->missing[n++] = "extension";
+    if (finish && e->summary.len == lasting(e->summary).len) out->missing[n++] = "order_type";
+    if ((finish || poke) && e->detail.len == lasting(e->detail).len) out->missing[n++] = "extension";
     return n == 0;
 }
 

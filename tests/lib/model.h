@@ -86,6 +86,9 @@ void model_timer_remove(struct model_timers *ts, const struct model_timer *t);
 void model_timers_move(struct model_timers *ts, const char *machine, const char *from, const char *to, uint64_t now_us);
 void model_timers_check(const struct model_timers *ts, struct slice encoded, const struct machines *ms); /* ts NULL: none */
 
+/* model_index.c: the order's index rows are there; how many. */
+unsigned model_index_check(const struct model_order *o, const struct store_view *view, const struct machines *ms, struct arena *arena);
+
 void model_init(struct model *m);
 void model_fini(struct model *m);
 void model_begin(struct model *m, uint64_t log_time_us);

@@ -1,4 +1,5 @@
 /* The model against apply: its answers, and every row of the store. */
+#include "engine/index.h"
 #include "engine/query.h"
 #include "engine/userlist.h"
 #include "tests/lib/model.h"
@@ -216,6 +217,7 @@ void model_check_store(const struct model *m, const struct store_view *view, con
     for (unsigned i = 0; i < m->order_count; i++, arena_reset(&arena)) {
         const struct model_order *o = &m->orders[i];
         check_order_rows(o, view, ms, &arena);
+        expected[KEY_INDEX] += model_index_check(o, view, ms, &arena);
         expected[KEY_HEAD]++, expected[KEY_BODY]++, expected[KEY_LIST]++;
         expected[KEY_HISTORY] += o->count - 1;
         for (unsigned v = 0; v < o->count; v++) expected[KEY_CONTENT] += o->entries[v].changed;
@@ -231,6 +233,12 @@ void model_check_store(const struct model *m, const struct store_view *view, con
         if (!user_seen_before(m, i)) check_user(m, o->user_id, view, ms, &arena);
     }
     check_memories(m, view, &arena);
+    struct index_count indexed;
+    char error[256];
+    enum status st = index_verify(view, &arena, 0, SLOT_COUNT - 1, &indexed, error);
+    if (st) panic_now("index_verify: %s", error);
+    check(indexed.orders == m->order_count);
+    check(indexed.rows == expected[KEY_INDEX]);
     for (uint32_t slot = 0; slot < SLOT_COUNT; slot++) {
         const struct model_slot *s = &m->slots[slot];
         if (!s->order_count) continue;
@@ -244,10 +252,10 @@ void model_check_store(const struct model *m, const struct store_view *view, con
         expected[KEY_SLOT]++;
     }
     struct store_iter *it = store_iter_open(view, SLICE_LIT(""), SLICE_LIT("\xff\xff\xff\xff"));
-    for (store_iter_first(it); store_iter_valid(it); store_iter_next(it)) found[store_iter_key(it).data[2]]++;
+    for (store_iter_first(it); store_iter_valid(it); store_iter_next(it)) found[store_iter_key(it).data[2]] += !is(store_iter_key(it), "\xff\xffI"); /* not the index record */
     check(store_iter_status(it) == STATUS_OK);
     store_iter_close(it);
-    static const uint8_t kinds[] = {KEY_HEAD, KEY_BODY, KEY_LIST, KEY_HISTORY, KEY_CONTENT, KEY_CLIENT_NO, KEY_SLOT};
+    static const uint8_t kinds[] = {KEY_HEAD, KEY_BODY, KEY_LIST, KEY_HISTORY, KEY_CONTENT, KEY_CLIENT_NO, KEY_SLOT, KEY_INDEX};
     for (size_t i = 0; i < ARRAY_LEN(kinds); i++) check(found[kinds[i]] == expected[kinds[i]]);
     check(found[KEY_DEDUP] <= m->memory_count);
     check(found[KEY_PARTITION] <= 1);

@@ -117,6 +117,33 @@ static struct slice draw_field(struct sim *s, uint32_t number)
     return arena_copy(&s->arena, writer_slice(&w));
 }
 
+/* merchant_id, and order_type. */
+static struct slice draw_summary(struct sim *s)
+{
+    uint8_t bytes[128];
+    struct writer w = writer_of(bytes, sizeof bytes);
+    if (chance(s, 70)) pb_bytes(&w, 3, text(s, "m%llu", below(s, 5)));
+    write_slice(&w, draw_field(s, 5));
+    check(!w.full);
+    return arena_copy(&s->arena, writer_slice(&w));
+}
+
+/* Items, a SKU twice now and then, and extension. */
+static struct slice draw_detail(struct sim *s)
+{
+    uint8_t bytes[256], sku[32];
+    struct writer w = writer_of(bytes, sizeof bytes);
+    for (uint64_t n = below(s, 4); n; n--) {
+        struct writer item = writer_of(sku, sizeof sku);
+        pb_bytes(&item, 1, text(s, "sku%llu", below(s, 8)));
+        struct slice part = writer_slice(&item);
+        pb_message(&w, 20, &part, 1);
+    }
+    write_slice(&w, draw_field(s, 41));
+    check(!w.full);
+    return arena_copy(&s->arena, writer_slice(&w));
+}
+
 static struct command draw_create(struct sim *s)
 {
     struct command c = {.type = COMMAND_CREATE};
@@ -124,8 +151,8 @@ static struct command draw_create(struct sim *s)
     c.create.user_id = any_user(s);
     if (chance(s, 60)) c.create.client_order_no = text(s, "no-%llu", below(s, NUMBERS));
     c.create.machine = draw_machine(s);
-    c.create.summary = draw_field(s, 5);
-    c.create.detail = draw_field(s, 41);
+    c.create.summary = draw_summary(s);
+    c.create.detail = draw_detail(s);
     stamp(s, &c);
     return c;
 }
@@ -263,8 +290,8 @@ static struct command draw_import(struct sim *s)
     c.import.user_id = any_user(s);
     c.import.client_order_no = text(s, "no-%llu", below(s, NUMBERS));
     c.import.machine = slice_str(machine);
-    c.import.summary = draw_field(s, 5);
-    c.import.detail = draw_field(s, 41);
+    c.import.summary = draw_summary(s);
+    c.import.detail = draw_detail(s);
     c.import.history = h;
     h[0] = (struct history_entry){.version = 1, .time_us = time_us, .to = machines_status_id(s->ms, slice_str(status)), .event = SLICE_LIT("import")};
     for (c.import.history_count = 1; c.import.history_count < length; c.import.history_count++) {
