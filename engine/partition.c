@@ -36,6 +36,7 @@ static enum status record_create(struct partition *p) {
     struct apply a = {.view = {.store = p->store, .batch = p->batch}, .machines = e->config.machines, .record = p->record, .scratch = &e->scratch};
     store_batch_clear(p->batch);
     apply_end(&a, GROUP_FIRST_INDEX, 1);
+    index_record_put(p->batch, &(struct index_record){.complete = true}); /* nothing is older than the indexes */
     p->record = a.record;
     enum status st = store_apply(p->store, p->batch);
     return st ? st : store_flush(p->store); /* an empty store and a trimmed log must not look alike */
@@ -52,6 +53,7 @@ static enum status store_load(struct partition *p, char error[256]) {
     if (!st && !found) st = record_create(p);
     if (!st) st = partition_feed_load(p);
     if (!st) st = partition_timers_load(p);
+    if (!st) st = partition_index_load(p);
     p->flushed = p->record;
     if (st) return snprintf(error, 256, "partition %s: its record can't be read: %s", p->name, status_name(st)), st;
     char why[256] = "";
@@ -555,6 +557,7 @@ void partition_housekeeping(struct partition *p) {
     partition_group_housekeeping(p);
     if (p->state == PARTITION_FAILED) return;
     partition_timers_tick(p);
+    partition_index_housekeeping(p);
     store_get_stats(p->store, &stats);
     p->pressure = stats.pressure;
     p->table_bytes = stats.table_bytes;

@@ -10,6 +10,7 @@
 #include "engine/backlog.h"
 #include "engine/engine.h"
 #include "engine/group.h"
+#include "engine/index.h"
 #include "engine/votes.h"
 
 enum {
@@ -73,6 +74,8 @@ struct partition {
     /* timers (partition_timers.c) */
     struct timers_record timers;     /* as applied */
     struct firing *firing;
+    struct index_record index;       /* how far older orders are indexed (partition_index.c) */
+    bool index_failed;
     struct list dispatchers;         /* of consumer groups (partition_group.c) */
     struct group_sweep *sweep;
     bool sweep_due;
@@ -152,6 +155,10 @@ void partition_timers_free(struct partition *p);                 /* at last: its
 void partition_timers_tick(struct partition *p);                 /* looks, or proposes, if it is time to; any number of times */
 void partition_timers_applied(struct partition *p, const struct apply *a);
 uint64_t partition_timers_lag_us(const struct partition *p);     /* how long the oldest timer that has not fired has been due */
+
+/* partition_index.c: orders of a store that is older than the indexes. */
+enum status partition_index_load(struct partition *p) MUST_USE; /* whenever the store was opened */
+void partition_index_housekeeping(struct partition *p);
 
 /* partition_group*.c: consumer groups (docs/STREAM.md) */
 enum status partition_group_open(struct partition *p) MUST_USE; /* once */
