@@ -7,7 +7,7 @@ enum {
     STRIKES_MAX = 2,
     DATA_BYTES_MIN = 32, /* smaller frames are for the end of a message, and a request has few of them */
     WORK_TOKENS = 4,   /* a window update for the stream and the connection, a ping and a SETTINGS: what clients send with one DATA frame at most */
-    UNREADABLE_BYTES = 8 << 10,
+    UNREADABLE_BYTES = 16 << 10,
     WORK_BURSTS = 4,   /* what work gives back is kept up to so many bursts: windows of 16 MiB are opened frame by frame, long after */
 };
 

@@ -297,7 +297,7 @@ def _():
         t.until(gets_in, wait_s=SOON_S, what="an honest client gets in")
 
 
-@t.test("large messages that are never readable: the third of 4 MiB ends the connection; batches as large that are orders do not")
+@t.test("large messages that are never readable: a second one of 4 MiB ends the connection; batches as large that are orders do not")
 def _():
     with t.Server(**{**FLAGS, "min_rate": "4KiB", "slow_grace": "10s"}) as s:
         batch = [t.create_request(user_id="honest-%d" % i, item_count=100) for i in range(100)]
