@@ -380,6 +380,42 @@ static void history_is_oldest_first_and_gapless(void **state) {
     history_free(m);
 }
 
+/* A page's rows are walked where they lie close together and looked up where they don't: what it shows is the same, whatever lies between, and where times and ids
+ * have different orders (imports). */
+static void a_page_is_the_same_whatever_lies_between(void **state) {
+    enum { LISTED = 40 };
+    static const unsigned between[] = {0, 1, 3, 4, 5, 30};
+    char user[24], other[24];
+    unsigned names = 0;
+    for (unsigned k = 0; k < ARRAY_LEN(between); k++) {
+        for (unsigned shuffled = 0; shuffled < 2; shuffled++) {
+            snprintf(user, sizeof user, "walked-%u-%u", k, shuffled);
+            uint16_t slot = slot_of_user(slice_str(user));
+            do snprintf(other, sizeof other, "other-%u", names++);
+            while (slot_of_user(slice_str(other)) != slot);
+            int64_t by_time[LISTED], ms = FIRST_US / 1000;
+            for (unsigned i = 0; i < LISTED; i++, ms++) {
+                unsigned place = shuffled ? i * 17 % LISTED : i;
+                put_order(slice_str(user), by_time[place] = order_id_make(ms, slot, 0), created_us((int)place), status_id("PAID"), 1 + i % 3, (struct slice){0}, (struct slice){0});
+                for (unsigned n = 0; n < between[k]; n++) put_order(slice_str(other), order_id_make(++ms, slot, 0), created_us((int)i), status_id("PAID"), 1, (struct slice){0}, (struct slice){0});
+            }
+            for (int32_t page = 1; page <= LISTED; page += page < 5 ? 1 : 12) {
+                Orderdb__V1__ListOrdersResponse *m = list(&(struct list_request){.user_id = slice_str(user), .page_size = page, .full = page % 2});
+                assert_int_equal(m->n_orders, page);
+                for (int32_t i = 0; i < page; i++) {
+                    struct query q = query();
+                    struct slice out;
+                    assert_int_equal(m->orders[i]->order_id, by_time[LISTED - 1 - i]);
+                    assert_int_equal(query_get(&q, &(struct get_request){.order_id = m->orders[i]->order_id, .full = page % 2}, &out), STATUS_OK);
+                    assert_int_equal(orderdb__v1__order__get_packed_size(m->orders[i]), out.len);
+                    assert_string_equal(m->orders[i]->user_id, user);
+                }
+                list_free(m);
+            }
+        }
+    }
+}
+
 /* The newest entries, oldest first, are those of ListOrderHistory up to the version that is shown; the order is what it is without them. */
 static void history_comes_with_an_order(void **state) {
     for (int64_t versions = 1; versions <= 7; versions += 2) {
@@ -585,6 +621,7 @@ int main(void) {
         T(forged_and_foreign_tokens_are_refused),
         T(a_page_ends_before_it_is_too_large),
         T(history_is_oldest_first_and_gapless),
+        T(a_page_is_the_same_whatever_lies_between),
         T(history_comes_with_an_order),
         T(as_of_shows_the_version_of_that_time),
         T(history_refuses_what_is_wrong),
