@@ -42,10 +42,15 @@ static enum status replay_record(void *ctx, const struct wal_record *r) {
         snprintf(replay->error, 256, "the log of core %u holds entries of partition %lld, which is not this core's", e->config.core, (long long)r->group - 1);
         return STATUS_FORMAT_UNKNOWN;
     }
-    if (r->index <= p->record.applied_index) return STATUS_OK;
     struct replayed *at = &replay->at[p - e->partitions];
-    while (at->n && at->entries[at->n - 1].index >= r->index) mem_free((void *)at->entries[--at->n].data.data);
-    uint64_t expected = at->n ? at->entries[at->n - 1].index + 1 : p->record.applied_index + 1;
+    while (at->n && at->entries[at->n - 1].index >= r->index) mem_free((void *)at->entries[--at->n].data.data); /* superseded, also by one that the store holds */
+    /* What the store holds already is kept for replicas that lag, as far back as a leader would have it in memory. */
+    uint64_t trailing = p->record.members.count > 1 ? TRAILING_ENTRIES : 0;
+    bool applied = r->index <= p->record.applied_index;
+    if (applied && r->index + trailing <= p->record.applied_index) return STATUS_OK;
+    if (applied && at->n && at->entries[at->n - 1].index + 1 != r->index) /* a hole in what was trimmed: of use from here on */
+        while (at->n) mem_free((void *)at->entries[--at->n].data.data);
+    uint64_t expected = at->n ? at->entries[at->n - 1].index + 1 : applied ? r->index : p->record.applied_index + 1;
     if (r->index != expected) {
         snprintf(replay->error, 256, "the log of core %u lacks entries of partition %u: %llu follows %llu", e->config.core, p->id, (unsigned long long)r->index,
                  (unsigned long long)expected - 1);
@@ -104,6 +109,7 @@ enum status engine_open(struct engine **out, struct env *env, const struct engin
     e->env = env;
     e->config = *config;
     list_init(&e->finished);
+    list_init(&e->outbox);
     arena_init(&e->scratch, SCRATCH_BYTES_MAX);
     e->now_ns = env->ops->mono_ns(env);
     backlog_init(&e->writes, config->queue_target_ns, config->queue_ops_max, e->now_ns);
@@ -141,6 +147,7 @@ void engine_close(struct engine *e) {
     for (uint32_t i = 0; e->partitions && i < e->held_count; i++) partition_timers_free(&e->partitions[i]);
     for (uint32_t i = 0; e->partitions && i < e->held_count; i++) partition_feed_free(&e->partitions[i]);
     for (uint32_t i = 0; e->partitions && i < e->held_count; i++) partition_group_free(&e->partitions[i]);
+    engine_outbox_free(e);
     if (e->wal) wal_close(e->wal);
     if (e->votes) votes_close(e->votes);
     arena_fini(&e->scratch);
@@ -236,7 +243,7 @@ enum status engine_submit_own(struct engine *e, struct partition *p, struct op *
     return STATUS_OK;
 }
 
-static void votes_durable(void *ctx) { (void)ctx; /* engine_tick goes on: nothing else to record */ }
+static void votes_durable(void *ctx) { engine_outbox_run(ctx); }
 
 /* Everything that waits goes to the log, when nothing stands before it. */
 static void engine_propose(struct engine *e) {
@@ -296,12 +303,20 @@ static void engine_apply(struct engine *e) {
     e->apply_first = (e->apply_first + 1) % e->held_count;
 }
 
+enum status engine_receive(struct engine *e, uint64_t group_id, uint64_t from_node_id, struct slice frame) {
+    struct partition *p = engine_partition_of_group(e, group_id);
+    if (!p) return STATUS_FIELD_INVALID;
+    e->now_ns = e->env->ops->mono_ns(e->env);
+    return group_receive(p->group, engine_now_ms(e), from_node_id, frame);
+}
+
 void engine_tick(struct engine *e) {
     e->now_ns = e->env->ops->mono_ns(e->env);
     uint64_t now_ms = engine_now_ms(e);
     for (uint32_t i = 0; i < e->held_count; i++)
         if (group_deadline_ms(e->partitions[i].group) <= now_ms) group_tick(e->partitions[i].group, now_ms);
     engine_propose(e);
+    if (!list_empty(&e->outbox)) engine_outbox_run(e);
     engine_apply(e);
     for (uint32_t i = 0; i < e->held_count; i++) partition_group_run(&e->partitions[i]);
     backlog_tick(&e->writes, e->now_ns, e->queue_writes);
@@ -333,7 +348,7 @@ uint64_t engine_deadline_ns(const struct engine *e) {
 
 bool engine_ready(const struct engine *e) {
     for (uint32_t i = 0; i < e->held_count; i++)
-        if (e->partitions[i].state == PARTITION_OPENING) return false;
+        if (!partition_settled(&e->partitions[i])) return false;
     return true;
 }
 

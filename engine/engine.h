@@ -9,6 +9,7 @@
 #include "engine/apply.h"
 #include "engine/consumer_op.h"
 #include "engine/env.h"
+#include "engine/group.h"
 #include "engine/query.h"
 #include "engine/resource.h"
 #include "engine/wal.h"
@@ -97,6 +98,10 @@ struct op {
 struct engine_config {
     uint32_t core;                 /* for logs */
     uint64_t node_id;
+    const struct group_members *members; /* of partitions that are made new; NULL: this node alone. The others know theirs */
+    /* A frame to another node, which gives it to its engine_receive; may be lost. From engine_tick, engine_receive and completions; must not call the engine. May be NULL with one member. */
+    void (*send)(void *ctx, uint64_t group_id, uint64_t node_id, struct slice frame);
+    void *send_ctx;
     uint32_t partition_count;      /* of the cluster's map */
     const uint32_t *partitions;    /* those that this engine owns */
     uint32_t owned_count;
@@ -127,10 +132,12 @@ struct engine;
 enum status engine_open(struct engine **out, struct env *env, const struct engine_config *config, char error[256]) MUST_USE;
 /* Refusals (overload, not leader, disk full) come through done() too, at the next tick. */
 void engine_submit(struct engine *e, struct op *op);
+/* A frame that node `from` sent to this one. Malformed, or of a group that is not here: FIELD_INVALID, nothing changed. Call engine_tick soon. */
+enum status engine_receive(struct engine *e, uint64_t group_id, uint64_t from_node_id, struct slice frame) MUST_USE;
 /* Runs what is due: batches, commits, applies, flushes, timers. Call once a loop cycle, after the cycle's submits. */
 void engine_tick(struct engine *e);
 uint64_t engine_deadline_ns(const struct engine *e); /* call engine_tick at the latest then; UINT64_MAX: nothing waits */
-bool engine_ready(const struct engine *e);           /* every owned group leads, and has applied what the log held */
+bool engine_ready(const struct engine *e);           /* every owned group leads, and has applied what the log held; or follows a leader */
 /* Stops taking writes (DRAINING) and flushes all stores; engine_drained when nothing is in flight and all is flushed. */
 void engine_drain(struct engine *e);
 bool engine_drained(const struct engine *e);
@@ -149,6 +156,7 @@ struct engine_stats {
     uint64_t timers_pending, timers_fired, timers_lag_us; /* lag: of the one that has been due for longest */
     uint64_t ops_done, ops_refused, creates, transitions, imports, reads, replays, entries, commands, queue_ops, queue_bytes, reads_offloaded, flushes;
     uint64_t apply_ns, flush_ns_last;
+    uint64_t frames_lost, followers_behind; /* frames that the outbox had no room for; snapshots that a replica would need (not built) */
     uint64_t write_delay_ns, write_limit, read_delay_ns, read_limit, refused_overload, refused_late;
     struct wal_stats *wal; /* borrowed until the next call */
 };

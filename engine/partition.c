@@ -31,8 +31,9 @@ static enum status record_create(struct partition *p) {
     struct engine *e = p->engine;
     p->record = (struct partition_record){
         .machines_known = MACHINES_BUILT_IN,
-        .members = {.member = {{.node_id = e->config.node_id, .kind = GROUP_VOTER}}, .count = 1, .index = GROUP_FIRST_INDEX},
+        .members = e->config.members ? *e->config.members : (struct group_members){.member = {{.node_id = e->config.node_id, .kind = GROUP_VOTER}}, .count = 1},
     };
+    p->record.members.index = GROUP_FIRST_INDEX;
     struct apply a = {.view = {.store = p->store, .batch = p->batch}, .machines = e->config.machines, .record = p->record, .scratch = &e->scratch};
     store_batch_clear(p->batch);
     apply_end(&a, GROUP_FIRST_INDEX, 1);
@@ -77,6 +78,8 @@ enum status partition_open(struct partition *p, struct engine *e, uint32_t id, c
     list_init(&p->waiting);
     list_init(&p->proposed);
     list_init(&p->held);
+    list_init(&p->unconfirmed);
+    list_init(&p->confirming);
     if (partition_feed_open(p) || partition_timers_open(p) || partition_group_open(p)) return STATUS_MEMORY_LIMIT;
     if (id == PARTITION_META) { /* no slots */
         snprintf(p->name, sizeof p->name, "meta");
@@ -103,34 +106,32 @@ enum status partition_start(struct partition *p, const struct group_entry *entri
         .ctx = p,
     };
     struct group_snapshot snapshot = {.index = p->record.applied_index, .term = p->record.applied_term, .members = p->record.members};
+    /* With the whole log still there the group starts from its very beginning: a replica that has nothing yet needs the term of the index before the first entry. */
+    bool whole = p->record.members.count > 1 && p->record.members.index == GROUP_FIRST_INDEX && n && entries[0].index == GROUP_FIRST_INDEX + 1 && entries[n - 1].index >= p->record.applied_index;
+    if (whole) snapshot.index = GROUP_FIRST_INDEX, snapshot.term = 1;
     uint64_t term = 0, voted_for = 0;
     if (!votes_get(e->votes, p->group_id, &term, &voted_for) && (n || p->record.applied_index > GROUP_FIRST_INDEX)) {
         /* A node that forgot whom it voted for may vote twice in a term. */
         snprintf(error, 256, "partition %s has data, but the votes file of core %u does not know its group", p->name, e->config.core);
         return STATUS_CHECKSUM_MISMATCH;
     }
-    p->next_stage = p->record.applied_index + n + 1;
-    if (n) log_info("replaying the log", "partition=%s entries=%zu from=%" PRIu64, p->name, n, p->record.applied_index + 1);
+    uint64_t last = n ? entries[n - 1].index : 0;
+    if (last < p->record.applied_index) last = p->record.applied_index, n = 0; /* kept for others, and not up to what the store holds: of no use */
+    p->next_stage = last + 1;
+    if (last > p->record.applied_index) log_info("replaying the log", "partition=%s entries=%" PRIu64 " from=%" PRIu64, p->name, last - p->record.applied_index, p->record.applied_index + 1);
     enum status st = group_open(&p->group, &config, engine_now_ms(e), term, voted_for, &snapshot, entries, n);
     if (st) snprintf(error, 256, "partition %s: the group does not start: %s", p->name, status_name(st));
     return st;
-}
-
-static void ops_refuse(struct partition *p, struct list *ops, enum status st, const char *why) {
-    for (struct list *l; (l = list_pop_front(ops));) {
-        struct op *op = list_entry(l, struct op, link);
-        failure_set(&op->failure, st, "%s", why);
-        engine_finish(p->engine, op);
-    }
 }
 
 void partition_close(struct partition *p) {
     if (!p->engine) return;
     check(!p->flushing);
     check(p->reads_away == 0);
-    ops_refuse(p, &p->waiting, STATUS_DRAINING, "this node is shutting down");
-    ops_refuse(p, &p->held, STATUS_DRAINING, "this node is shutting down");
-    ops_refuse(p, &p->proposed, STATUS_DRAINING, "this node is shutting down; the write may have been logged: send it again with the same request_id");
+    partition_refuse(p, &p->waiting, STATUS_DRAINING, "this node is shutting down");
+    partition_refuse(p, &p->held, STATUS_DRAINING, "this node is shutting down");
+    partition_reads_refuse(p, STATUS_DRAINING, "this node is shutting down");
+    partition_refuse(p, &p->proposed, STATUS_DRAINING, "this node is shutting down; the write may have been logged: send it again with the same request_id");
     partition_feed_close(p);
     if (p->sweep) partition_group_close(p, STATUS_DRAINING, "this node is shutting down");
     if (p->group) group_close(p->group);
@@ -165,7 +166,7 @@ enum status partition_admit(struct partition *p, struct op *op) {
         if (!e->disk_full) return failure_set(f, STATUS_DISK_FULL, "partition %s cannot write its tables: no writes are taken until it can; reads go on", p->name);
         return failure_set(f, STATUS_DISK_FULL, "the disk is full: no writes are taken until there is room; reads go on");
     }
-    if (p->state == PARTITION_OPENING) return failure_set(f, STATUS_NOT_LEADER, "partition %s is still starting", p->name);
+    if (p->state == PARTITION_OPENING) return partition_not_leading(p, f);
     if (p->pressure >= 2) return failure_set(f, STATUS_OVERLOADED, "partition %s is behind with writing its tables", p->name);
     enum status st = wal_admit(e->wal, op->command.len + ENTRY_HEAD_BYTES_MAX + 10);
     if (st == STATUS_DISK_FULL) return failure_set(f, st, "the disk is full: no room for the log");
@@ -225,7 +226,7 @@ static void propose_waiting(struct partition *p) {
             mem_free(data);
             list_splice_back(&taken, &p->waiting); /* back in front */
             list_splice_back(&p->waiting, &taken);
-            if (st != STATUS_OVERLOADED && st != STATUS_NOT_LEADER) ops_refuse(p, &p->waiting, st, "the group refused the entry");
+            if (st != STATUS_OVERLOADED && st != STATUS_NOT_LEADER) partition_refuse(p, &p->waiting, st, "the group refused the entry");
             e->log_blocked = !list_empty(&p->waiting);
             return;
         }
@@ -236,11 +237,15 @@ static void propose_waiting(struct partition *p) {
 }
 
 bool partition_has_to_stage(const struct partition *p) {
-    return (p->state == PARTITION_READY && !list_empty(&p->waiting)) || p->next_stage <= group_last_index(p->group);
+    return (p->state == PARTITION_READY && (!list_empty(&p->waiting) || !list_empty(&p->unconfirmed))) || p->next_stage <= group_last_index(p->group);
 }
 
 void partition_stage(struct partition *p) {
-    if (p->state == PARTITION_READY) propose_waiting(p);
+    if (p->state == PARTITION_READY) {
+        uint64_t last_index = group_last_index(p->group);
+        propose_waiting(p);
+        partition_reads_propose(p, last_index);
+    }
     for (; p->next_stage <= group_last_index(p->group); p->next_stage++) {
         struct group_entry entry;
         check(group_entry(p->group, p->next_stage, &entry));
@@ -264,40 +269,6 @@ void partition_synced(struct partition *p) {
     p->syncing = 0;
     if (appends) group_appends_persisted(p->group, engine_now_ms(p->engine), appends);
 }
-
-/* ---- effects of the group */
-
-static void group_on_vote(void *ctx, uint64_t term, uint64_t voted_for) {
-    struct partition *p = ctx;
-    check(votes_set(p->engine->votes, p->group_id, term, voted_for) == STATUS_OK);
-}
-
-static void group_on_append(void *ctx, const struct group_entry *entries, size_t n) {
-    struct partition *p = ctx;
-    p->next_stage = MIN_OF(p->next_stage, entries[0].index); /* staged by the next tick; an entry that supersedes is staged again */
-}
-
-static void group_on_send(void *ctx, uint64_t node_id, struct slice frame) {
-    check(!"a group of one member sends nothing");
-}
-
-static void group_on_role(void *ctx, enum group_role role, uint64_t term, uint64_t leader_node_id) {
-    struct partition *p = ctx;
-    log_info("role", "partition=%s role=%s term=%" PRIu64 " leader=%" PRIu64, p->name, role == GROUP_LEADER ? "leader" : role == GROUP_CANDIDATE ? "candidate" : "follower", term,
-             leader_node_id);
-    if (role == GROUP_LEADER || p->state != PARTITION_READY) return;
-    p->state = PARTITION_OPENING;
-    ops_refuse(p, &p->waiting, STATUS_NOT_LEADER, "this node no longer leads the partition");
-    ops_refuse(p, &p->proposed, STATUS_NOT_LEADER, "this node no longer leads the partition; send the write again with the same request_id");
-    partition_group_close(p, STATUS_NOT_LEADER, "this node no longer leads the partition");
-}
-
-const struct group_ops partition_group_ops = {
-    .vote = group_on_vote,
-    .append = group_on_append,
-    .send = group_on_send,
-    .role = group_on_role,
-};
 
 /* ---- out of the log: apply */
 
@@ -388,15 +359,16 @@ static void apply_failed(struct partition *p, uint64_t index, enum status st) {
     if (st != STATUS_DISK_FULL && st != STATUS_IO_FAILED && st != STATUS_CHECKSUM_MISMATCH)
         panic_now("partition %s: entry %" PRIu64 " can't be applied: %s", p->name, index, status_name(st));
     p->state = PARTITION_FAILED;
+    partition_reads_refuse(p, STATUS_NOT_LEADER, "the partition's tables fail, and it can't confirm that it still leads");
     p->damaged = st == STATUS_CHECKSUM_MISMATCH;
     reopen_later(p);
     log_error(p->damaged ? "the partition's tables are damaged: it takes no writes until restored" : "the store takes no writes; reads go on",
               "partition=%s entry=%" PRIu64 " status=%s", p->name, index, status_name(st));
     if (p->damaged) {
-        ops_refuse(p, &p->waiting, st, "the partition's stored data is damaged: it takes no writes until it is restored");
+        partition_refuse(p, &p->waiting, st, "the partition's stored data is damaged: it takes no writes until it is restored");
         /* In the log, and not to be applied by this process any more: nobody should wait for that. */
-        ops_refuse(p, &p->proposed, st, "the partition's stored data is damaged: the write is in the log and could not be applied");
-    } else ops_refuse(p, &p->waiting, STATUS_DISK_FULL, "the disk is full: no writes are taken until there is room; reads go on");
+        partition_refuse(p, &p->proposed, st, "the partition's stored data is damaged: the write is in the log and could not be applied");
+    } else partition_refuse(p, &p->waiting, STATUS_DISK_FULL, "the disk is full: no writes are taken until there is room; reads go on");
 }
 
 static void partition_release(struct partition *p) {
@@ -432,7 +404,8 @@ void partition_apply(struct partition *p, uint64_t until_ns) {
     }
     e->stats.apply_ns += now - begin;
     partition_feed_applied(p);
-    if (p->state == PARTITION_OPENING && group_ready(p->group) && p->record.applied_index == group_applicable(p->group)) {
+    partition_reads_applied(p);
+    if (p->state == PARTITION_OPENING && group_ready(p->group) && p->record.applied_index == group_applicable(p->group) && p->record.applied_term == group_term(p->group)) {
         p->state = PARTITION_READY;
         log_info("partition ready", "partition=%s applied=%" PRIu64 " term=%" PRIu64 " orders=%" PRId64, p->name, p->record.applied_index, group_term(p->group), p->record.order_count);
     }
@@ -466,7 +439,8 @@ static void flush_done(struct env_job *job) {
     /* The flush has returned: only now may the log go, and rows expire (docs/STORAGE.md). */
     struct group_snapshot snapshot = {.index = p->flushed.applied_index, .term = p->flushed.applied_term, .members = p->flushed.members};
     uint32_t trailing = p->flushed.members.count > 1 ? TRAILING_ENTRIES : 0;
-    group_snapshotted(p->group, engine_now_ms(e), &snapshot, trailing);
+    bool cut = !trailing || p->flushed.applied_index > GROUP_FIRST_INDEX + trailing; /* else nothing is to go, and a new replica may need the beginning */
+    if (cut) group_snapshotted(p->group, engine_now_ms(e), &snapshot, trailing);
     if (p->flushed.applied_index > trailing) wal_trim(e->wal, p->group_id, p->flushed.applied_index - trailing);
     store_set_expiry(p->store, KEY_DEDUP, p->flushed.log_time_us);
     partition_feed_flushed(p);

@@ -23,6 +23,7 @@ enum {
     TRAILING_ENTRIES = 1024,           /* kept for followers when there are any */
 };
 
+#define OUTBOX_BYTES_MAX ((size_t)32 << 20) /* frames that wait for votes to be durable; more are lost, as on a network */
 #define PARTITION_META_GROUP ((uint64_t)PARTITION_META + 1)
 
 /* A failed store is tried again after this, then twice as much, and so on. */
@@ -65,6 +66,8 @@ struct partition {
     uint64_t reopen_at_ns, reopen_pause_ns; /* PARTITION_FAILED */
     uint32_t reads_away;             /* on reader threads */
     struct list held;                /* reads that wait for the store to be reopened */
+    struct list unconfirmed, confirming; /* reads of the present, with several voters (partition_role.c) */
+    uint64_t install_index, install_node; /* the snapshot that a replica would need, as last said */
     /* the change stream (partition_feed.c) */
     struct feed_writer feed;
     struct feed_tail tail;
@@ -95,6 +98,8 @@ struct engine {
     struct partition *meta;          /* NULL: another engine's */
     struct partition **by_id;        /* of all partitions of the map; NULL: another engine's */
     struct list finished;            /* ops whose done() is due */
+    struct list outbox;              /* frames that wait for votes (partition_role.c) */
+    size_t outbox_bytes;
     struct arena scratch;            /* apply's */
     struct group_effects effects;    /* of the entry that is applied */
     uint64_t queue_writes, queue_reads, queue_feeds, queue_sessions, queue_bytes;
@@ -190,6 +195,17 @@ void engine_finish(struct engine *e, struct op *op);
 /* A write of the engine's own, behind what waits; not OK: it was not taken, and done() does not come. */
 enum status engine_submit_own(struct engine *e, struct partition *p, struct op *op) MUST_USE;
 uint64_t engine_now_ms(const struct engine *e);
+
+/* partition_role.c: one of several replicas. */
 extern const struct group_ops partition_group_ops;
+void engine_outbox_run(struct engine *e);                /* sends what waited for votes, if they are durable */
+void engine_outbox_free(struct engine *e);
+enum status partition_not_leading(struct partition *p, struct failure *f);
+bool partition_settled(const struct partition *p);       /* ready, or following a leader */
+void partition_refuse(struct partition *p, struct list *ops, enum status st, const char *why);
+bool partition_read_waits(struct partition *p, struct op *op); /* true: it was taken, or refused */
+void partition_reads_propose(struct partition *p, uint64_t first_index);
+void partition_reads_applied(struct partition *p);
+void partition_reads_refuse(struct partition *p, enum status st, const char *why);
 
 #endif

@@ -270,7 +270,8 @@ void partition_group_op(struct partition *p, struct op *op)
     struct consumer_session *s = op->consumer.session;
     if (op->kind != OP_GROUP_DETACH && (p->state == PARTITION_OPENING || p->engine->draining)) {
         op->failure.retry_delay_ms = RETRY_DELAY_MS;
-        failure_set(&op->failure, p->engine->draining ? STATUS_DRAINING : STATUS_NOT_LEADER, "partition %s is %s", p->name, p->engine->draining ? "being closed" : "still starting");
+        if (p->engine->draining) failure_set(&op->failure, STATUS_DRAINING, "partition %s is being closed", p->name);
+        else partition_not_leading(p, &op->failure);
         engine_finish(p->engine, op);
         return;
     }

@@ -106,8 +106,7 @@ static void validate(struct partition *p, struct op *op) {
 static void read_begin(struct partition *p, struct op *op) {
     struct engine *e = p->engine;
     if (p->state == PARTITION_OPENING) {
-        op->failure.retry_delay_ms = RETRY_DELAY_MS;
-        failure_set(&op->failure, STATUS_NOT_LEADER, "partition %s is still starting", p->name);
+        partition_not_leading(p, &op->failure);
         engine_finish(e, op);
         return;
     }
@@ -160,6 +159,7 @@ void partition_read(struct partition *p, struct op *op) {
     if (op->kind == OP_GROUP_LAG) partition_group_live(p, op);
     p->engine->stats.reads++;
     p->reads++;
+    if (partition_read_waits(p, op)) return;
     read_begin(p, op);
 }
 

@@ -1,0 +1,169 @@
+/* A partition as one of several replicas (docs/CLUSTER.md): frames to the other nodes, who leads, and reads that a leader may answer.
+ *
+ * Sends. A frame may leave when all earlier vote effects are durable. While the votes file has something to write, frames gather in the engine's outbox and go when it is
+ * clean; a full outbox loses frames, as a network does.
+ *
+ * Lost lead. Ops that wait for the log had no effect. Ops in the log may have had one: they are answered at once with NOT_LEADER, whose advice is the same request_id.
+ * Nothing is answered later by index: what stands there then may be another leader's.
+ *
+ * Reads. A deposed leader that does not know it yet would show old rows. With several voters a read of the present waits until an entry of our own term that was made after it
+ * came is committed and applied: no other leader was elected before the read came, or the entry would not have got its majority. Writes that go into the log anyway serve as that
+ * entry; without any a barrier does, one for all reads that wait. A single voter's reads wait for nothing.
+ *
+ *   partition_read -> unconfirmed -> [an entry behind it is proposed] -> confirming -> [applied] -> run       lead lost, or store failed: NOT_LEADER */
+#include <inttypes.h>
+
+#include "engine/partition.h"
+#include "proto/base/log.h"
+#include "proto/base/mem.h"
+
+struct out_frame {
+    struct list link;
+    uint64_t group_id, node_id;
+    size_t len;
+    uint8_t bytes[];
+};
+
+/* ---- frames out */
+
+static void send_now(struct engine *e, uint64_t group_id, uint64_t node_id, struct slice frame) { e->config.send(e->config.send_ctx, group_id, node_id, frame); }
+
+void engine_outbox_run(struct engine *e) {
+    if (votes_dirty(e->votes) || votes_busy(e->votes)) return;
+    for (struct list *l; (l = list_pop_front(&e->outbox));) {
+        struct out_frame *f = list_entry(l, struct out_frame, link);
+        e->outbox_bytes -= f->len;
+        send_now(e, f->group_id, f->node_id, slice_of(f->bytes, f->len));
+        mem_free(f);
+    }
+}
+
+void engine_outbox_free(struct engine *e) {
+    for (struct list *l; (l = list_pop_front(&e->outbox));) mem_free(list_entry(l, struct out_frame, link));
+}
+
+static void role_on_send(void *ctx, uint64_t node_id, struct slice frame) {
+    struct partition *p = ctx;
+    struct engine *e = p->engine;
+    check(e->config.send);
+    if (!votes_dirty(e->votes) && !votes_busy(e->votes) && list_empty(&e->outbox)) {
+        send_now(e, p->group_id, node_id, frame);
+        return;
+    }
+    struct out_frame *f = e->outbox_bytes + frame.len <= OUTBOX_BYTES_MAX ? mem_alloc(sizeof *f + frame.len) : NULL;
+    if (!f) {
+        e->stats.frames_lost++;
+        return;
+    }
+    *f = (struct out_frame){.group_id = p->group_id, .node_id = node_id, .len = frame.len};
+    memcpy(f->bytes, frame.data, frame.len);
+    e->outbox_bytes += frame.len;
+    list_push_back(&e->outbox, &f->link);
+}
+
+/* ---- who leads */
+
+/* Why this node does not answer for the partition. */
+enum status partition_not_leading(struct partition *p, struct failure *f) {
+    uint64_t leader = group_leader(p->group), self = p->engine->config.node_id;
+    f->retry_delay_ms = RETRY_DELAY_MS;
+    if (p->record.members.count <= 1 || leader == self) return failure_set(f, STATUS_NOT_LEADER, "partition %s is still starting", p->name);
+    if (!leader) return failure_set(f, STATUS_NOT_LEADER, "partition %s has no leader at the moment", p->name);
+    failure_meta(f, "leader_node_id", "%" PRIu64, leader);
+    return failure_set(f, STATUS_NOT_LEADER, "partition %s is led by node %" PRIu64, p->name, leader);
+}
+
+void partition_refuse(struct partition *p, struct list *ops, enum status st, const char *why) {
+    for (struct list *l; (l = list_pop_front(ops));) {
+        struct op *op = list_entry(l, struct op, link);
+        failure_set(&op->failure, st, "%s", why);
+        engine_finish(p->engine, op);
+    }
+}
+
+/* Whatever the new role: nothing of an earlier term of ours is decided by index any more. */
+static void role_on_role(void *ctx, enum group_role role, uint64_t term, uint64_t leader_node_id) {
+    struct partition *p = ctx;
+    log_info("role", "partition=%s role=%s term=%" PRIu64 " leader=%" PRIu64, p->name, role == GROUP_LEADER ? "leader" : role == GROUP_CANDIDATE ? "candidate" : "follower", term,
+             leader_node_id);
+    if (role == GROUP_LEADER) return;
+    if (p->state == PARTITION_READY) p->state = PARTITION_OPENING;
+    partition_refuse(p, &p->waiting, STATUS_NOT_LEADER, "this node no longer leads the partition; nothing was done");
+    partition_refuse(p, &p->proposed, STATUS_NOT_LEADER, "this node no longer leads the partition; the write may have been logged: send it again with the same request_id");
+    partition_reads_refuse(p, STATUS_NOT_LEADER, "this node no longer leads the partition");
+    partition_group_close(p, STATUS_NOT_LEADER, "this node no longer leads the partition");
+}
+
+bool partition_settled(const struct partition *p) {
+    if (p->state != PARTITION_OPENING) return true;
+    return group_role(p->group) == GROUP_FOLLOWER && group_leader(p->group) != 0;
+}
+
+static void role_on_vote(void *ctx, uint64_t term, uint64_t voted_for) {
+    struct partition *p = ctx;
+    check(votes_set(p->engine->votes, p->group_id, term, voted_for) == STATUS_OK);
+}
+
+static void role_on_append(void *ctx, const struct group_entry *entries, size_t n) {
+    struct partition *p = ctx;
+    p->next_stage = MIN_OF(p->next_stage, entries[0].index); /* staged by the next tick; an entry that supersedes is staged again */
+}
+
+/* Snapshots are not sent yet: that replica stays behind until somebody copies its data. Said once for each index offered. */
+static void role_on_install(void *ctx, uint64_t node_id, uint64_t index) {
+    struct partition *p = ctx;
+    if (p->install_index == index && p->install_node == node_id) return;
+    p->install_index = index, p->install_node = node_id;
+    p->engine->stats.followers_behind++;
+    log_error("a replica is behind what the log still holds, and can't be brought a snapshot by this version: it stays behind",
+              "partition=%s node=%" PRIu64 " snapshot=%" PRIu64, p->name, node_id, index);
+}
+
+const struct group_ops partition_group_ops = {
+    .vote = role_on_vote,
+    .append = role_on_append,
+    .send = role_on_send,
+    .role = role_on_role,
+    .install = role_on_install,
+};
+
+/* ---- reads of the present */
+
+static bool op_is_of_present(const struct op *op) {
+    return op->kind == OP_GET || op->kind == OP_GET_MANY || op->kind == OP_LIST || op->kind == OP_HISTORY || op->kind == OP_RESOURCES;
+}
+
+bool partition_read_waits(struct partition *p, struct op *op) {
+    if (p->record.members.count <= 1 || !op_is_of_present(op)) return false;
+    if (p->state == PARTITION_FAILED) { /* nothing is applied: what it leads can't be confirmed */
+        op->failure.retry_delay_ms = RETRY_DELAY_DISK_MS;
+        failure_set(&op->failure, STATUS_NOT_LEADER, "partition %s can't write its tables, and so can't confirm that it still leads", p->name);
+        engine_finish(p->engine, op);
+        return true;
+    }
+    if (p->state != PARTITION_READY) return false; /* refused by who calls */
+    list_push_back(&p->unconfirmed, &op->link);
+    return true;
+}
+
+/* Called when what waited has been proposed. first_index: the group's last before that. */
+void partition_reads_propose(struct partition *p, uint64_t first_index) {
+    if (list_empty(&p->unconfirmed)) return;
+    uint64_t index = group_last_index(p->group);
+    if (index == first_index && group_submit_barrier(p->group, engine_now_ms(p->engine), &index)) {
+        p->engine->log_blocked = true; /* too many entries are not committed yet, or a transfer is under way: at a later turn, without spinning */
+        return;
+    }
+    list_each(l, &p->unconfirmed) list_entry(l, struct op, link)->index = index;
+    list_splice_back(&p->confirming, &p->unconfirmed);
+}
+
+void partition_reads_applied(struct partition *p) {
+    while (!list_empty(&p->confirming) && list_entry(p->confirming.next, struct op, link)->index <= p->record.applied_index)
+        partition_read_again(p, list_entry(list_pop_front(&p->confirming), struct op, link));
+}
+
+void partition_reads_refuse(struct partition *p, enum status st, const char *why) {
+    partition_refuse(p, &p->unconfirmed, st, why);
+    partition_refuse(p, &p->confirming, st, why);
+}
