@@ -267,8 +267,8 @@ def markdown(b):
     if b.o.zipf:
         out += ["Users create after Zipf's law, exponent %g." % b.o.zipf, ""]
     out += ["Each answer after the disk has it: " + "; ".join("%s %s, %s" % (s.name, s.version, s.fsync) for s in b.systems) + ".", "",
-            "Population: %s orders, 200 of each user, the same everywhere; all of it fits in memory. The peers keep indexes by user + time, status + time and SKU; **OrderDB has the user's list, with exact "
-            "totals, and no index by status or SKU yet**, so the rows without the peers' two are the like-for-like ones until then." % f"{b.o.population:,}", "",
+            "Population: %s orders, 200 of each user, the same everywhere; all of it fits in memory. All keep indexes by user + time, status + time and SKU; OrderDB one by merchant too, and exact "
+            "totals of the user's list. Rows of a peer without its two show what they cost it." % f"{b.o.population:,}", "",
             "| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
     out += ["| " + " | ".join(row) + " |" for row in table_rows(b)]
     bars = b.bars()
