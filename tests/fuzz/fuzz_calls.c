@@ -293,7 +293,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     bool endless = strcmp(row->name, "HealthWatch") == 0;
     if (crash == 1) call_world_exchange(&w, row->path, slice_of(body, len), keep_open, timeout, 1 + (unsigned)(hash64(message) % 12), endless); /* whatever became of it, it is sent again */
     for (unsigned i = 0; i < 2; i++) {
-        if (i && crash == INPUTS_PER_CRASH / 2) engine_restart();
+        if (i && crash == INPUTS_PER_CRASH / 2) engine_restart(), w.core.engine = server.engine;
         const struct answer *a = call_world_exchange(&w, row->path, slice_of(body, len), keep_open, timeout, 0, endless);
         if (!a) break;
         if (atoi(a->grpc_status)) check_refusal(a, &arena);

@@ -507,13 +507,13 @@ CALLS = {
         "cursor": [Bad("short", put(b"x"), "CURSOR_INVALID"), Bad("made up", put(b"x" * 60), "CURSOR_INVALID"), Bad("long", put(b"x" * 200000), "CURSOR_INVALID")],
         "start": [Bad("none", put(0), FIELD, 0), Bad("a time", put(3), FIELD, "time"), Bad("far out", put(7), FIELD, 7), Edge(put(2)), Edge(put(4))]}, under("time", TIME))),
     "ListDeadLetters": Call("ListDeadLetters", lambda: stream.ListDeadLettersRequest(group="matrix", filter='type = "CREATED"', page_size=1), {
-        "group": GROUP_NAME, "filter": FILTER_ALONE, "page_size": PAGE_SIZE,
+        "group": GROUP_NAME, "filter": FILTER_ALONE, "page_size": PAGE_SIZE, "blocked": [Any("both are meant")],
         "page_token": [r for r in page_token("group_token", "resource_token", clear) if isinstance(r, Bad) and r.kind != "of another query"]}),
     "RedriveDeadLetters": Call("RedriveDeadLetters", lambda: stream.RedriveDeadLettersRequest(group="matrix", filter='type = "CREATED"', max_per_second=1), {
-        "group": GROUP_NAME, "filter": FILTER_ALONE, "dry_run": [Any("both are meant")],
+        "group": GROUP_NAME, "filter": FILTER_ALONE, "dry_run": [Any("both are meant")], "blocked": [Any("both are meant")],
         "max_per_second": [Bad("negative", put(-1), FIELD, -1), Bad("too many", put(1000001), LIMIT, [1000000, 1000001]), Edge(put(1000000))]}),
     "PurgeDeadLetters": Call("PurgeDeadLetters", lambda: stream.PurgeDeadLettersRequest(group="matrix", filter='type = "CREATED"'), {
-        "group": GROUP_NAME, "filter": FILTER_ALONE, "dry_run": [Any("both are meant")]}),
+        "group": GROUP_NAME, "filter": FILTER_ALONE, "dry_run": [Any("both are meant")], "blocked": [Any("both are meant")]}),
     # What comes behind the Open: test_groups.py.
     "Subscribe": Call("Subscribe", lambda: stream.SubscribeRequest(open=stream.SubscribeRequest.Open(group="matrix", member_id="m", zone="z")), {
         "open.group": GROUP_NAME, "open.member_id": [Bad("missing", clear, FIELD), Bad("too long", put("x" * 65), LIMIT, [64, 65]), Edge(put("x" * 64))],
