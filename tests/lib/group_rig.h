@@ -167,16 +167,24 @@ static inline void rig_restart(struct engine_rig *r)
     while (!engine_ready(r->engine)) rig_run(r, NS_PER_MS);
 }
 
-static inline struct consumer_lag group_lag(struct engine_rig *r)
+static inline void job_succeeds(struct engine_rig *r, struct job *j)
 {
-    struct job *j = job_new(OP_GROUP_LAG, 1 << 20);
-    j->op.lag.group_id = GROUP;
     engine_submit(r->engine, &j->op);
     until_done(r, j);
     assert_int_equal(j->op.failure.status, STATUS_OK);
+}
+
+/* asked_max: of consumer_lag; 0: as many as there are by default */
+static inline struct consumer_lag group_lag_asking(struct engine_rig *r, uint64_t asked_max)
+{
+    struct job *j = job_new(OP_GROUP_LAG, 1 << 20);
+    j->op.lag = (struct consumer_lag){.group_id = GROUP, .asked_max = asked_max};
+    job_succeeds(r, j);
     struct consumer_lag lag = j->op.lag;
     job_free(j);
     return lag;
 }
+
+static inline struct consumer_lag group_lag(struct engine_rig *r) { return group_lag_asking(r, 0); }
 
 #endif

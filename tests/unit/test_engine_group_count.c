@@ -20,26 +20,12 @@ static void open_group(struct engine_rig *r, const char *filter)
     bring(r, GROUP, 1, &d);
 }
 
-static struct consumer_lag lag_of(struct engine_rig *r, uint64_t asked_max)
-{
-    struct job *j = job_new(OP_GROUP_LAG, 1 << 20);
-    j->op.lag = (struct consumer_lag){.group_id = GROUP, .asked_max = asked_max};
-    engine_submit(r->engine, &j->op);
-    until_done(r, j);
-    assert_int_equal(j->op.failure.status, STATUS_OK);
-    struct consumer_lag lag = j->op.lag;
-    job_free(j);
-    return lag;
-}
-
 static struct consumer_positions positions_of(struct engine_rig *r, const int64_t *target, uint64_t asked_max)
 {
     static int64_t behind[SLOT_COUNT];
     struct job *j = job_new(OP_GROUP_POSITIONS, 1 << 20);
     j->op.positions = (struct consumer_positions){.group_id = GROUP, .behind = behind, .target = target, .asked_max = asked_max};
-    engine_submit(r->engine, &j->op);
-    until_done(r, j);
-    assert_int_equal(j->op.failure.status, STATUS_OK);
+    job_succeeds(r, j);
     struct consumer_positions p = j->op.positions;
     job_free(j);
     return p;
@@ -50,15 +36,15 @@ static void a_lag_has_what_the_filter_wants_of_what_nobody_has_looked_at(void **
     struct engine_rig r;
     open_group(&r, "user_id = \"bob\"");
     for (int i = 0; i < 5; i++) create_by(&r, "alice");
-    assert_int_equal(lag_of(&r, 0).events, 0);
-    assert_int_equal(lag_of(&r, 0).oldest_us, 0);
-    assert_false(lag_of(&r, 0).estimated);
+    assert_int_equal(group_lag_asking(&r, 0).events, 0);
+    assert_int_equal(group_lag_asking(&r, 0).oldest_us, 0);
+    assert_false(group_lag_asking(&r, 0).estimated);
     rig_run(&r, NS_PER_S);
     uint64_t before_us = (uint64_t)r.env->ops->wall_us(r.env);
     create_by(&r, "bob");
     for (int i = 0; i < 3; i++) create_by(&r, "alice");
     create_by(&r, "bob");
-    struct consumer_lag lag = lag_of(&r, 0);
+    struct consumer_lag lag = group_lag_asking(&r, 0);
     assert_int_equal(lag.events, 2);
     assert_true(lag.oldest_us >= before_us); /* not that of alice's, a second ago */
     assert_false(lag.estimated);
@@ -77,18 +63,18 @@ static void what_a_member_holds_counts_and_what_lies_behind_it_is_asked(void **s
     assert_int_equal(got.n, 1);
     struct got_event first = got.at[0];
     for (int i = 0; i < 3; i++) create_by(&r, "alice"), create_by(&r, "bob"); /* no credit: nobody looks */
-    struct consumer_lag lag = lag_of(&r, 0);
+    struct consumer_lag lag = group_lag_asking(&r, 0);
     assert_int_equal(lag.events, 4);
     assert_int_equal(lag.in_flight, 1);
     uint64_t oldest_us = lag.oldest_us;
     assert_true(oldest_us > 0);
     assert_true(member_ack(&m, &first));
-    lag = lag_of(&r, 0);
+    lag = group_lag_asking(&r, 0);
     assert_int_equal(lag.events, 3);
     assert_true(lag.oldest_us > oldest_us);
     member_leave(&m);
     rig_run(&r, 15 * NS_PER_S); /* its dispatcher has gone */
-    lag = lag_of(&r, 0);
+    lag = group_lag_asking(&r, 0);
     assert_int_equal(lag.events, 3);
     assert_int_equal(lag.in_flight, 0);
     rig_close(&r);
@@ -130,11 +116,11 @@ static void beyond_the_bound_it_is_an_estimate_that_says_so(void **state)
     open_group(&r, "user_id = \"bob\"");
     for (int i = 0; i < 40; i++) create_by(&r, i % 2 ? "bob" : "alice");
     for (unsigned s = 0; s < SLOT_COUNT; s++) end[s] = INT64_MAX;
-    struct consumer_lag lag = lag_of(&r, 10);
+    struct consumer_lag lag = group_lag_asking(&r, 10);
     assert_true(lag.estimated);
     assert_int_equal(lag.events, 20); /* 5 of 10, and half of the 30 others */
     assert_true(lag.oldest_us > 0);
-    lag = lag_of(&r, 40);
+    lag = group_lag_asking(&r, 40);
     assert_false(lag.estimated);
     assert_int_equal(lag.events, 20);
     struct consumer_positions p = positions_of(&r, end, 10);
@@ -142,12 +128,12 @@ static void beyond_the_bound_it_is_an_estimate_that_says_so(void **state)
     assert_int_equal(p.skipped, 20);
     struct consumer_definition none = definition_of("user_id = \"carol\"");
     bring(&r, GROUP, 2, &none);
-    lag = lag_of(&r, 10);
+    lag = group_lag_asking(&r, 10);
     assert_true(lag.estimated);
     assert_true(lag.events >= 1); /* never "nothing" of what was not looked at */
     assert_true(lag.events <= 4);
     assert_true(lag.oldest_us > 0);
-    lag = lag_of(&r, 0);
+    lag = group_lag_asking(&r, 0);
     assert_false(lag.estimated);
     assert_int_equal(lag.events, 0);
     assert_int_equal(lag.oldest_us, 0);
@@ -160,7 +146,7 @@ static void events_by_reference_are_asked_with_their_content(void **state)
     open_group(&r, "items.sku_id = \"sku\" AND user_id = \"bob\"");
     create_of(&r, "bob", 40); /* 16 KiB: its items are not in the event */
     create_of(&r, "alice", 40);
-    assert_int_equal(lag_of(&r, 0).events, 1);
+    assert_int_equal(group_lag_asking(&r, 0).events, 1);
     rig_close(&r);
 }
 
