@@ -23,6 +23,15 @@ static struct dispatcher *dispatcher_find(struct partition *p, uint32_t group_id
     return NULL;
 }
 
+struct dispatcher *dispatcher_running(const struct partition *p, uint32_t group_id)
+{
+    list_each(l, &p->dispatchers) {
+        struct dispatcher *d = list_entry(l, struct dispatcher, link);
+        if (d->group_id == group_id && d->state == DISPATCHER_RUNNING) return d;
+    }
+    return NULL;
+}
+
 static void write_init(struct dispatcher_write *w, size_t bytes_max) { arena_init(&w->arena, bytes_max); }
 
 static struct dispatcher *dispatcher_new(struct partition *p, uint32_t group_id)

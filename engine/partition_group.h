@@ -155,6 +155,8 @@ void dispatcher_put(struct dispatcher *d);                                  /* C
 void dispatcher_loaded(struct dispatcher *d);
 struct consumer_config dispatcher_config(const struct partition *p);
 
+struct dispatcher *dispatcher_running(const struct partition *p, uint32_t group_id); /* NULL: none is at work */
+
 /* partition_group_load.c: what jobs read, on their thread */
 void dispatcher_job_run(struct env_job *job);
 enum status dispatcher_event_read(const struct feed_read *f, uint32_t group_id, struct consumer_wanted *x) MUST_USE; /* one event, without asking the filter */

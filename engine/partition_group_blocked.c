@@ -4,18 +4,9 @@
 
 #include <stdlib.h>
 
-static struct dispatcher *running(struct partition *p, uint32_t group_id)
-{
-    list_each(l, &p->dispatchers) {
-        struct dispatcher *d = list_entry(l, struct dispatcher, link);
-        if (d->group_id == group_id && d->state == DISPATCHER_RUNNING) return d;
-    }
-    return NULL;
-}
-
 enum status blocked_gather(struct partition *p, struct op *op)
 {
-    const struct dispatcher *d = running(p, op->letters.group_id);
+    const struct dispatcher *d = dispatcher_running(p, op->letters.group_id);
     struct consumer_blocked b;
     unsigned n = 0;
     op->group_blocked = NULL;
@@ -52,7 +43,7 @@ const struct consumer_blocked *blocked_sorted(const struct op *op)
 void partition_group_unblock(struct partition *p, struct op *op)
 {
     struct consumer_letters *r = &op->letters;
-    struct dispatcher *d = running(p, r->group_id);
+    struct dispatcher *d = dispatcher_running(p, r->group_id);
     unsigned n = 0;
     for (unsigned i = 0; d && i < r->count; i++) {
         bool event = consumer_unblock(&d->consumer, &r->refs[i], false, r->skip);

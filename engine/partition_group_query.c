@@ -256,23 +256,20 @@ static enum status lag(struct query_of *q, struct consumer_lag *out)
 /* As it is at the moment of the snapshot that the query is answered from. */
 static void look_at_dispatcher(const struct partition *p, uint32_t group_id, struct consumer_looked_at *out)
 {
+    const struct dispatcher *d = dispatcher_running(p, group_id);
     *out = (struct consumer_looked_at){0};
-    list_each(l, &p->dispatchers) {
-        const struct dispatcher *d = list_entry(l, struct dispatcher, link);
-        const struct consumer *c = &d->consumer;
-        if (d->group_id != group_id || d->state != DISPATCHER_RUNNING || d->stale) continue;
-        *out = (struct consumer_looked_at){.epoch = c->epoch, .index = c->at.index, .block = c->at.block, .event = c->at.event, .events = c->unsettled};
-        (void)consumer_oldest(c, &out->oldest_us);
-    }
+    if (!d || d->stale) return;
+    const struct consumer *c = &d->consumer;
+    *out = (struct consumer_looked_at){.epoch = c->epoch, .index = c->at.index, .block = c->at.block, .event = c->at.event, .events = c->unsettled};
+    (void)consumer_oldest(c, &out->oldest_us);
 }
 
 void partition_group_live(struct partition *p, struct op *op)
 {
     op->lag.in_flight = op->lag.blocked_keys = 0;
     op->lag.members = 0;
-    list_each(l, &p->dispatchers) {
-        const struct dispatcher *d = list_entry(l, struct dispatcher, link);
-        if (d->group_id != op->lag.group_id || d->state != DISPATCHER_RUNNING) continue;
+    const struct dispatcher *d = dispatcher_running(p, op->lag.group_id);
+    if (d) {
         op->lag.in_flight = d->consumer.in_flight;
         op->lag.blocked_keys = d->consumer.blocked + d->consumer.parked_count;
         op->lag.members = d->consumer.member_count;
