@@ -6,7 +6,8 @@
  * Shown:
  *   - per key in order, redelivery included: nothing is given out while an earlier event of the key is unsettled, or beyond key_window, or while two members would have it
  *   - nothing twice but what was in flight, timed out, or acked within a second of a crash; never again after that, and never after a stale ack said so
- *   - delivery_attempt is what it should be; after max_attempts an event is one dead letter, and is given out again only when it is redriven
+ *   - delivery_attempt is what it should be; after max_attempts an event is one dead letter, and is given out again only when it is redriven; or its key is blocked at it, nothing of it is given out, and
+ *     the list of blocked keys says so, until somebody lets it go on, with another try or without the event
  *   - stale means stale: an ack is taken exactly when the model says that it may be
  *   - in the end everything that the filter wants was acked or is a letter, and after a redrive everything is acked; nothing is in flight, blocked, or behind
  *   - a position is never ahead of what was acked: whatever a crash brings back covers all that was not
@@ -45,6 +46,7 @@ struct known_event {
     bool lost;                    /* acked, so shortly before a crash that it may come again */
     uint64_t acked_ns, attempt_ns; /* when that was last changed */
     uint32_t low, high;           /* attempts that were counted: at least, at most */
+    uint32_t high_before;         /* its key was unblocked: what may be read again of before that */
     bool held;                    /* given out, as far as anybody can tell */
     unsigned member, epoch;       /* by whom; of that member's session */
     uint64_t given_ns, until_ns;
@@ -72,7 +74,7 @@ static struct {
 static uint64_t seed_only, seed_now, seeds = SEEDS;
 static bool mutant;
 static struct got got;
-static struct { uint64_t given, acked, redelivered, stale, dead, crashes, seeks, redriven, told; } seen;
+static struct { uint64_t given, acked, redelivered, stale, dead, crashes, seeks, redriven, unblocked, told; } seen;
 
 #define REQUIRE(x, ...)                                                                                                                                      \
     do {                                                                                                                                                     \
@@ -191,7 +193,7 @@ static void given(struct subscriber *g, const struct got_event *x)
     REQUIRE(twofold || ((uint32_t)x->attempt >= e->low + 1 && (uint32_t)x->attempt <= e->high + 1), "%u:%lld attempt %d, not %u to %u (redriven %d, letter %d, sought %d)", x->slot, (long long)x->seq, x->attempt, e->low + 1, e->high + 1, e->redriven, e->letter, s.sought);
     REQUIRE((uint32_t)x->attempt <= s.d.max_attempts, "%u:%lld has no attempts left", x->slot, (long long)x->seq);
     e->low = e->high = (uint32_t)x->attempt - 1;
-    if (s.d.on_exhausted == EXHAUSTED_LETTER || !e->dead) e->dead = false;
+    if (s.d.on_exhausted != EXHAUSTED_PARK || !e->dead) e->dead = false;
     for (unsigned i = 0; i < s.count; i++) {
         struct known_event *o = &s.events[i];
         if (o == e || !o->wanted || !same_key(o, e)) continue;
@@ -216,6 +218,12 @@ static void given(struct subscriber *g, const struct got_event *x)
 
 /* ---- members */
 
+/* The dispatcher may begin anew, from what is written: attempts only grow there. */
+static void read_again(void)
+{
+    for (unsigned i = 0; i < s.count; i++) s.events[i].high = MAX_OF(s.events[i].high, s.events[i].high_before);
+}
+
 static void members_gone(void)
 {
     for (unsigned i = 0; i < MEMBERS; i++) {
@@ -224,15 +232,19 @@ static void members_gone(void)
         s.members[i].joined = false;
     }
     for (unsigned i = 0; i < s.count; i++) let_go(&s.events[i], true);
+    read_again();
 }
 
 static void leave(struct subscriber *g)
 {
+    bool others = false;
     if (!g->joined) return;
     for (unsigned i = 0; i < s.count; i++)
         if (s.events[i].member == (unsigned)(g - s.members) && s.events[i].epoch == g->session) let_go(&s.events[i], true);
     member_leave(&g->m);
     g->joined = false;
+    for (unsigned i = 0; i < MEMBERS; i++) others |= s.members[i].joined;
+    if (!others) read_again();
 }
 
 static void join(struct subscriber *g)
@@ -345,15 +357,17 @@ static void crash(void)
         if (e->redriven) e->low = 0;
         e->lost |= e->acked && !mutant && e->acked_ns + DURABLE_NS > s.crashed_ns;
     }
+    read_again();
     rig_restart(&s.rig);
     for (unsigned i = 0; i < MEMBERS; i++) s.members[i].joined = false;
     seen.crashes++;
 }
 
-static unsigned letters(bool dead_only, struct consumer_letter_ref *refs)
+enum listed { LISTED_LETTERS, LISTED_DEAD, LISTED_BLOCKED };
+static unsigned listed(enum listed which, struct consumer_letter_ref *refs)
 {
     struct job *j = job_new(OP_GROUP_LETTERS, 16 << 20);
-    j->op.letters = (struct consumer_letters){.group_id = GROUP, .count_max = CONSUMER_LETTERS_PAGE_MAX, .dead_only = dead_only, .refs_only = true};
+    j->op.letters = (struct consumer_letters){.group_id = GROUP, .count_max = CONSUMER_LETTERS_PAGE_MAX, .dead_only = which == LISTED_DEAD, .blocked = which == LISTED_BLOCKED, .refs_only = true};
     engine_submit(s.rig.engine, &j->op);
     until_done(&s.rig, j);
     REQUIRE(j->op.failure.status == STATUS_OK && !j->op.letters.more, "letters");
@@ -363,12 +377,39 @@ static unsigned letters(bool dead_only, struct consumer_letter_ref *refs)
     return n;
 }
 
+/* Each blocked key goes on, all of them in one way. false: none is. */
+static bool unblock(void)
+{
+    static struct consumer_letter_ref refs[CONSUMER_LETTERS_PAGE_MAX];
+    bool skip = below(3) == 0;
+    unsigned n = listed(LISTED_BLOCKED, refs);
+    if (!n) return false;
+    for (unsigned i = 0; i < n; i++) {
+        struct known_event *e = find(refs[i].slot, refs[i].seq);
+        REQUIRE(e, "%u:%lld never happened", refs[i].slot, (long long)refs[i].seq);
+        if (may_be_over(e)) let_go(e, true);
+        REQUIRE(e->high >= s.d.max_attempts && !e->held, "the key is blocked at %u:%lld, which had %u attempts at most", refs[i].slot, (long long)refs[i].seq, e->high);
+        e->high_before = MAX_OF(e->high, e->high_before);
+        e->low = e->high = 0;
+        e->dead = false;
+        e->attempt_ns = now();
+        if (skip) e->acked = true, e->acked_ns = now();
+    }
+    struct job *j = job_new(OP_GROUP_UNBLOCK, 16 << 20);
+    j->op.letters = (struct consumer_letters){.group_id = GROUP, .refs = refs, .count = n, .skip = skip};
+    job_succeeds(&s.rig, j);
+    REQUIRE(j->op.letters.count == n, "%u of %u keys go on", j->op.letters.count, n);
+    seen.unblocked += n;
+    job_free(j);
+    return true;
+}
+
 static void redrive(void)
 {
     static struct consumer_letter_ref refs[CONSUMER_LETTERS_PAGE_MAX];
     static uint8_t packed[10 * CONSUMER_LETTERS_PAGE_MAX];
     struct writer w = writer_of(packed, sizeof packed);
-    unsigned n = letters(true, refs);
+    unsigned n = listed(LISTED_DEAD, refs);
     for (unsigned i = 0; i < n; i++) {
         struct known_event *e = find(refs[i].slot, refs[i].seq);
         if (e && may_be_over(e) && e->high + 1 >= s.d.max_attempts) let_go(e, true);
@@ -395,10 +436,10 @@ static void seek_start(void)
     REQUIRE(j->op.failure.status == STATUS_OK, "seek");
     job_free(j);
     members_gone();
-    for (unsigned i = 0; i < s.count; i++) s.events[i].acked = false, s.events[i].low = 0, s.events[i].redriven |= s.events[i].dead;
+    for (unsigned i = 0; i < s.count; i++) s.events[i].acked = false, s.events[i].low = 0, s.events[i].redriven |= s.events[i].dead && s.d.on_exhausted != EXHAUSTED_BLOCK;
     for (unsigned i = 0; i < s.order_count; i++) s.orders[i].told_seq = s.orders[i].change_seq = 0, s.orders[i].created = s.orders[i].murky = false;
     for (unsigned i = 0; i < s.count; i++)
-        for (unsigned k = 0; k < s.count; k++) { /* those that waited behind a parked key are letters too */
+        for (unsigned k = 0; k < s.count && s.d.on_exhausted != EXHAUSTED_BLOCK; k++) { /* those that waited behind a parked key are letters too */
             const struct known_event *e = &s.events[k];
             s.events[i].order->murky |= (e->letter || e->dead || e->redriven) && (e == &s.events[i] || (s.d.on_exhausted == EXHAUSTED_PARK && same_key(&s.events[i], e)));
         }
@@ -427,7 +468,7 @@ static void sim_open(uint64_t seed)
     if (s.filtered) s.d.filter = slice_str(filter);
     s.d.ordering = (enum consumer_ordering)(1 + below(3));
     s.d.key_window = below(3) ? 1 : 1 + (uint32_t)below(4);
-    s.d.on_exhausted = below(2) ? EXHAUSTED_LETTER : EXHAUSTED_PARK;
+    s.d.on_exhausted = (enum consumer_exhausted)(EXHAUSTED_LETTER + below(3));
     s.d.max_attempts = 2 + (uint32_t)below(4);
     s.d.ack_timeout_us = TIMEOUT_NS / 1000;
     s.d.full = below(2);
@@ -465,11 +506,28 @@ static void drain(void)
     }
 }
 
+/* What is left stands at a blocked key, or behind it. */
+static void what_is_left_is_blocked(void)
+{
+    static struct consumer_letter_ref refs[CONSUMER_LETTERS_PAGE_MAX];
+    unsigned n = listed(LISTED_BLOCKED, refs);
+    REQUIRE(group_lag(&s.rig).blocked_keys == n, "%u keys are blocked by the list, %llu by the lag", n, (unsigned long long)group_lag(&s.rig).blocked_keys);
+    for (unsigned i = 0; i < s.count; i++) {
+        const struct known_event *e = &s.events[i];
+        bool behind = !e->wanted || e->acked || passed_over(e);
+        for (unsigned k = 0; k < n && !behind; k++) {
+            const struct known_event *first = find(refs[k].slot, refs[k].seq);
+            behind = first && first <= e && same_key(first, e);
+        }
+        REQUIRE(behind, "%u:%lld is not given out, and its key is not blocked", e->slot, (long long)e->seq);
+    }
+}
+
 static void everything_is_settled(bool letters_too)
 {
     static struct consumer_letter_ref refs[CONSUMER_LETTERS_PAGE_MAX];
     rig_run(&s.rig, 2 * NS_PER_S);
-    unsigned n = letters(false, refs);
+    unsigned n = listed(LISTED_LETTERS, refs);
     struct consumer_lag lag = group_lag(&s.rig);
     REQUIRE(lag.events == 0 && lag.in_flight == 0 && lag.oldest_us == 0, "%llu events are left", (unsigned long long)lag.events);
     REQUIRE(!letters_too || n == 0, "%u letters are left", n);
@@ -498,15 +556,20 @@ static void sim_run(uint64_t seed)
         else if (dice < 65) take(g);
         else if (dice < 88) settle_some(g);
         else if (dice < 92) rig_run(&s.rig, below(1500) * NS_PER_MS);
-        else if (dice < 94) redrive();
+        else if (dice < 94) s.d.on_exhausted == EXHAUSTED_BLOCK ? (void)unblock() : redrive();
         else if (dice < 96) change();
         else if (dice < 97 && s.d.key_window == 1) seek_start();
         else if (dice < 99) crash();
         else rig_run(&s.rig, 3 * NS_PER_S);
     }
     drain();
-    everything_is_settled(false);
-    for (int i = 0; i < 3; i++) redrive(), drain();
+    if (s.d.on_exhausted == EXHAUSTED_BLOCK) {
+        what_is_left_is_blocked();
+        while (unblock()) drain();
+    } else {
+        everything_is_settled(false);
+        for (int i = 0; i < 3; i++) redrive(), drain();
+    }
     everything_is_settled(true);
     while (s.rig.engine->partitions[0].reads_away || s.rig.engine->partitions[0].flushing) rig_run(&s.rig, NS_PER_MS);
     rig_close(&s.rig);
@@ -541,8 +604,8 @@ int main(int argc, char **argv)
     }
     log_set_level(LOG_ERROR);
     for (seed_now = seed_only ? seed_only : 1; seed_now <= (seed_only ? seed_only : seeds); seed_now++) sim_run(seed_now);
-    printf("ok sim_groups %llu seeds # given %llu, again %llu, acked %llu, stale %llu, letters %llu, redriven %llu, crashes %llu, seeks %llu, orders told %llu\n", (unsigned long long)seeds, (unsigned long long)seen.given,
-           (unsigned long long)seen.redelivered, (unsigned long long)seen.acked, (unsigned long long)seen.stale, (unsigned long long)seen.dead, (unsigned long long)seen.redriven,
+    printf("ok sim_groups %llu seeds # given %llu, again %llu, acked %llu, stale %llu, letters %llu, redriven %llu, unblocked %llu, crashes %llu, seeks %llu, orders told %llu\n", (unsigned long long)seeds, (unsigned long long)seen.given,
+           (unsigned long long)seen.redelivered, (unsigned long long)seen.acked, (unsigned long long)seen.stale, (unsigned long long)seen.dead, (unsigned long long)seen.redriven, (unsigned long long)seen.unblocked,
            (unsigned long long)seen.crashes, (unsigned long long)seen.seeks, (unsigned long long)seen.told);
     if (seed_only || mutant) return 0;
     unsigned caught = mutants_caught();
