@@ -23,6 +23,7 @@ enum { SCRATCH_BYTES_MAX = 32 << 20 };
 struct replayed {
     struct group_entry *entries;
     size_t n, cap;
+    uint64_t restart_index; /* ENTRY_RESTART's, 0: none */
 };
 struct replay {
     struct replayed *at; /* by owned partition */
@@ -43,14 +44,19 @@ static enum status replay_record(void *ctx, const struct wal_record *r) {
         return STATUS_FORMAT_UNKNOWN;
     }
     struct replayed *at = &replay->at[p - e->partitions];
+    if (r->type == ENTRY_RESTART) { /* of what stands before it nothing counts */
+        at->restart_index = r->index;
+        while (at->n) mem_free((void *)at->entries[--at->n].data.data);
+        return STATUS_OK;
+    }
     while (at->n && at->entries[at->n - 1].index >= r->index) mem_free((void *)at->entries[--at->n].data.data); /* superseded, also by one that the store holds */
     /* What the store holds already is kept for replicas that lag, as far back as a leader would have it in memory. */
-    uint64_t trailing = p->record.members.count > 1 ? TRAILING_ENTRIES : 0;
-    bool applied = r->index <= p->record.applied_index;
-    if (applied && r->index + trailing <= p->record.applied_index) return STATUS_OK;
+    uint64_t held = MAX_OF(p->record.applied_index, at->restart_index);
+    bool applied = r->index <= held;
+    if (applied && r->index + partition_trailing(p) <= held) return STATUS_OK;
     if (applied && at->n && at->entries[at->n - 1].index + 1 != r->index) /* a hole in what was trimmed: of use from here on */
         while (at->n) mem_free((void *)at->entries[--at->n].data.data);
-    uint64_t expected = at->n ? at->entries[at->n - 1].index + 1 : applied ? r->index : p->record.applied_index + 1;
+    uint64_t expected = at->n ? at->entries[at->n - 1].index + 1 : applied ? r->index : held + 1;
     if (r->index != expected) {
         snprintf(replay->error, 256, "the log of core %u lacks entries of partition %u: %llu follows %llu", e->config.core, p->id, (unsigned long long)r->index,
                  (unsigned long long)expected - 1);
@@ -91,6 +97,7 @@ static enum status engine_open_log(struct engine *e, char error[256]) {
     e->replay = NULL;
     for (uint32_t i = 0; i < e->held_count; i++) {
         struct replayed *at = &replay.at[i];
+        if (!st) st = partition_fetch_recover(&e->partitions[i], at->restart_index, error);
         if (!st) st = partition_start(&e->partitions[i], at->entries, at->n, error);
         for (size_t k = 0; k < at->n; k++) mem_free((void *)at->entries[k].data.data);
         mem_free(at->entries);
@@ -307,7 +314,7 @@ enum status engine_receive(struct engine *e, uint64_t group_id, uint64_t from_no
     struct partition *p = engine_partition_of_group(e, group_id);
     if (!p) return STATUS_FIELD_INVALID;
     e->now_ns = e->env->ops->mono_ns(e->env);
-    return group_receive(p->group, engine_now_ms(e), from_node_id, frame);
+    return partition_receive(p, from_node_id, frame);
 }
 
 void engine_tick(struct engine *e) {
@@ -318,6 +325,8 @@ void engine_tick(struct engine *e) {
     engine_propose(e);
     if (!list_empty(&e->outbox)) engine_outbox_run(e);
     engine_apply(e);
+    for (uint32_t i = 0; i < e->held_count; i++)
+        if (e->partitions[i].fetch) partition_fetch_tick(&e->partitions[i]);
     for (uint32_t i = 0; i < e->held_count; i++) partition_group_run(&e->partitions[i]);
     backlog_tick(&e->writes, e->now_ns, e->queue_writes);
     backlog_tick(&e->disk_reads, e->now_ns, e->reads_away);
@@ -342,6 +351,7 @@ uint64_t engine_deadline_ns(const struct engine *e) {
         if (log_idle && !e->log_blocked && partition_has_to_stage(p)) return 0;
         if (partition_group_has_work(p)) return 0;
         at = MIN_OF(at, group_deadline_ms(p->group) * NS_PER_MS);
+        if (p->fetch) at = MIN_OF(at, partition_fetch_deadline_ns(p));
     }
     return log_idle && votes_dirty(e->votes) ? 0 : at;
 }
@@ -358,7 +368,7 @@ bool engine_drained(const struct engine *e) {
     if (e->queue_writes || e->queue_reads || e->queue_feeds || e->queue_sessions || !list_empty(&e->finished) || !wal_settled(e->wal) || votes_busy(e->votes)) return false;
     for (uint32_t i = 0; i < e->held_count; i++) {
         const struct partition *p = &e->partitions[i];
-        if (p->flushing || p->reads_away || partition_feed_busy(p) || partition_group_busy(p) || (p->state == PARTITION_READY && !partition_flushed(p))) return false;
+        if (p->flushing || p->reads_away || p->source || partition_fetch_busy(p) || partition_feed_busy(p) || partition_group_busy(p) || (p->state == PARTITION_READY && !partition_flushed(p))) return false;
     }
     return true;
 }

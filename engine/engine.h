@@ -123,6 +123,9 @@ struct engine_config {
     enum status (*store_open)(void *ctx, uint32_t partition, uint64_t memtable_bytes, struct store **out, char error[256]);
     void *store_ctx;
     uint32_t election_ms, heartbeat_ms;
+    uint32_t trailing_entries;     /* kept in memory behind the applied one, for replicas that lag: who is further behind gets a snapshot; 0: 1,024 */
+    uint32_t snapshot_chunk_bytes; /* of a snapshot between replicas, asked for one by one; the same on all nodes; 0: 256 KiB */
+    uint64_t snapshot_bytes_per_s; /* that this engine fetches, by partition; 0: 64 MiB */
 };
 
 enum { META_MEMTABLE_BYTES = 2 << 20 };
@@ -156,7 +159,8 @@ struct engine_stats {
     uint64_t timers_pending, timers_fired, timers_lag_us; /* lag: of the one that has been due for longest */
     uint64_t ops_done, ops_refused, creates, transitions, imports, reads, replays, entries, commands, queue_ops, queue_bytes, reads_offloaded, flushes;
     uint64_t apply_ns, flush_ns_last;
-    uint64_t frames_lost, followers_behind; /* frames that the outbox had no room for; snapshots that a replica would need (not built) */
+    uint64_t frames_lost, followers_behind; /* frames that the outbox had no room for; times that a replica was offered a snapshot */
+    uint64_t snapshots_given, snapshots_taken, snapshot_bytes; /* made for others; installed here; fetched */
     uint64_t write_delay_ns, write_limit, read_delay_ns, read_limit, refused_overload, refused_late;
     struct wal_stats *wal; /* borrowed until the next call */
 };

@@ -357,6 +357,8 @@ void group_installed(struct group *g, uint64_t now_ms, const struct group_snapsh
     group_finish(g);
 }
 
+bool group_installing(const struct group *g) { return group_core_installing(g); }
+
 void group_release(struct group *g, uint64_t index) { group_log_release(&g->log, MIN_OF(index, group_applicable(g))); }
 
 /* ---- state */

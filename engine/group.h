@@ -44,8 +44,13 @@ struct group_ops {
     void (*role)(void *ctx, enum group_role role, uint64_t term, uint64_t leader_node_id);
     /* A follower is behind the log's head: bring it snapshot `index` (issue: three zones). May be NULL with one member. */
     void (*install)(void *ctx, uint64_t node_id, uint64_t index);
-    /* We are behind the leader's log: get this snapshot from `node_id`, then group_installed(). May be NULL: such offers are ignored. */
+    /* Our log is void, this snapshot takes its place: bring it there, then group_installed(). Without `offer`: get it from `node_id` first. May be NULL: offers are ignored. */
     void (*fetch)(void *ctx, uint64_t node_id, const struct group_snapshot *snapshot);
+    /* We are behind the leader's log, and it would bring us this snapshot; said again and again. If not NULL, nothing else happens: the log and our vote stay what they are until
+     * the state is here (this one or a later one) and group_install() says so. */
+    void (*offer)(void *ctx, uint64_t node_id, const struct group_snapshot *snapshot);
+    /* A follower needs entries that were released, and gets none until a snapshot covers them: group_snapshotted() soon. May be NULL. */
+    void (*lacking)(void *ctx, uint64_t node_id);
 };
 
 struct group_config {
@@ -85,6 +90,10 @@ void group_appends_persisted(struct group *g, uint64_t now_ms, uint64_t append_c
 void group_snapshotted(struct group *g, uint64_t now_ms, const struct group_snapshot *snapshot, uint32_t trailing);
 /* The members entry at `index` was applied. */
 void group_members_applied(struct group *g, uint64_t now_ms, uint64_t index);
+/* A committed state that is ahead of our log is here, complete and durable beside the old one: `fetch` follows at once, for this node. NOT_LEADER: later, when a leader is known;
+ * ABSENT: the log has got there by itself, or will. */
+enum status group_install(struct group *g, uint64_t now_ms, const struct group_snapshot *snapshot) MUST_USE;
+bool group_installing(const struct group *g); /* between `fetch` and group_installed() */
 /* What `fetch` asked for is in place and durable; the log starts behind it. */
 void group_installed(struct group *g, uint64_t now_ms, const struct group_snapshot *snapshot);
 

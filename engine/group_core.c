@@ -133,6 +133,7 @@ static void send_append(struct group *g, const struct raft_append_entries *a, ui
     do {
         /* Released here (group_release ran ahead of a follower): a heartbeat keeps the contact until a snapshot brings it forward. */
         uint32_t n = left ? append_part(g, prev + 1, left, entries) : 0;
+        if (left && !n && g->config.ops->lacking) g->config.ops->lacking(g->config.ctx, to);
         struct peer_message m = {.kind = PEER_APPEND, .term = a->term};
         m.append.prev_index = prev, m.append.prev_term = prev_term;
         m.append.commit = MIN_OF(a->leader_commit, prev + n);

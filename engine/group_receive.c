@@ -74,24 +74,50 @@ static enum status from_second_leader(const struct group *g, const struct peer_m
     return STATUS_FIELD_INVALID;
 }
 
+/* The library learns of a snapshot by its leader's message alone. */
+static enum status take_snapshot(struct group *g, const struct group_snapshot *s, uint64_t term, struct raft_message *m) {
+    g->fetching = *s;
+    m->type = RAFT_INSTALL_SNAPSHOT;
+    m->install_snapshot = (struct raft_install_snapshot){.term = term, .last_index = s->index, .last_term = s->term, .conf_index = s->members.index};
+    check(group_core_conf(&s->members, &m->install_snapshot.conf)); /* the library's from here on: it frees it, or hands it to emit_fetch */
+    return receive_step(g, m);
+}
+
+enum status group_install(struct group *g, uint64_t now_ms, const struct group_snapshot *s) {
+    group_begin(g, now_ms);
+    check(g->config.ops->fetch && group_members_valid(&s->members) && s->members.index <= s->index);
+    uint64_t leader = group_leader(g), term = raft_current_term(&g->raft);
+    enum status st = STATUS_OK;
+    if (s->index <= g->commit_max || group_core_term_at(&g->raft, s->index) >= s->term) st = STATUS_ABSENT;
+    else if (group_core_state(g) != RAFT_FOLLOWER || !leader || group_core_installing(g) || s->term > term || !group_log_reserve(&g->log, 1)) st = STATUS_NOT_LEADER;
+    if (!st) {
+        struct address from = group_address_of(leader);
+        struct raft_message m = {.server_id = leader, .server_address = from.text};
+        st = take_snapshot(g, s, term, &m);
+        check(group_core_installing(g));
+    }
+    group_finish(g);
+    return st;
+}
+
 static enum status receive_snapshot(struct group *g, const struct peer_message *p, struct raft_message *m) {
     struct group_members members;
     if (!group_members_decode(p->snapshot.members, &members) || p->snapshot.index < GROUP_FIRST_INDEX) return STATUS_FIELD_INVALID;
     enum status st = from_second_leader(g, p);
     /* While a transfer runs, the library would ignore the offer (and leak it). Heartbeats keep the contact. */
-    if (st || !g->config.ops->fetch || group_core_installing(g)) return st;
+    if (st || (!g->config.ops->fetch && !g->config.ops->offer) || group_core_installing(g)) return st;
     if (p->term >= raft_current_term(&g->raft) && p->snapshot.index <= g->commit_max) {
         uint64_t term = group_core_term_at(&g->raft, p->snapshot.index);
         if (term == 0) return STATUS_OK; /* we are past it, and no longer know its term: the library would throw our log away for it */
         if (term != p->snapshot.index_term) return STATUS_FIELD_INVALID; /* not what was committed */
     }
-    g->fetching = (struct group_snapshot){p->snapshot.index, p->snapshot.index_term, members};
-    g->fetching.members.index = p->snapshot.members_index;
-    m->type = RAFT_INSTALL_SNAPSHOT;
-    m->install_snapshot = (struct raft_install_snapshot){.term = p->term, .last_index = p->snapshot.index, .last_term = p->snapshot.index_term,
-                                                         .conf_index = p->snapshot.members_index};
-    check(group_core_conf(&members, &m->install_snapshot.conf)); /* the library's from here on: it frees it, or hands it to emit_fetch */
-    return receive_step(g, m);
+    members.index = p->snapshot.members_index;
+    struct group_snapshot offered = {p->snapshot.index, p->snapshot.index_term, members};
+    /* What is no news the library answers itself. */
+    bool news = p->term >= raft_current_term(&g->raft) && offered.index > g->commit_max && group_core_term_at(&g->raft, offered.index) != offered.term;
+    if (!g->config.ops->offer || !news) return take_snapshot(g, &offered, p->term, m);
+    g->config.ops->offer(g->config.ctx, p->from, &offered);
+    return STATUS_OK;
 }
 
 /* Filter 5: a follower that has cut its log refuses an append that starts below the cut, and the leader ignores the refusal. What is committed is
@@ -179,6 +205,8 @@ static enum status receive_message(struct group *g, struct peer_message *p) {
     case PEER_APPEND_RESULT: return receive_append_result(g, p, &m);
     case PEER_SNAPSHOT: return receive_snapshot(g, p, &m);
     case PEER_TIMEOUT_NOW: return receive_timeout_now(g, p, &m);
+    case PEER_FETCH:
+    case PEER_CHUNK: break; /* the engine's */
     }
     return STATUS_FIELD_INVALID;
 }

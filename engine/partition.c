@@ -15,16 +15,18 @@
 
 /* ---- open and close */
 
-static enum status record_load(struct partition *p, bool *found) {
+enum status partition_record_read(struct store *store, struct arena *arena, struct partition_record *out) {
     struct key key;
     struct slice row;
-    struct store_view view = {.store = p->store};
+    struct store_view view = {.store = store};
     key_partition(&key);
-    arena_reset(&p->engine->scratch);
-    enum status st = store_get(&view, key_slice(&key), &p->engine->scratch, &row);
-    *found = st == STATUS_OK;
-    if (st) return st == STATUS_ABSENT ? STATUS_OK : st;
-    return partition_record_decode(row, &p->record);
+    enum status st = store_get(&view, key_slice(&key), arena, &row);
+    return st ? st : partition_record_decode(row, out);
+}
+
+uint32_t partition_trailing(const struct partition *p) {
+    const struct engine_config *c = &p->engine->config;
+    return p->record.members.count <= 1 ? 0 : c->trailing_entries ? c->trailing_entries : TRAILING_ENTRIES;
 }
 
 static enum status record_create(struct partition *p) {
@@ -43,15 +45,15 @@ static enum status record_create(struct partition *p) {
     return st ? st : store_flush(p->store); /* an empty store and a trimmed log must not look alike */
 }
 
-static enum status store_load(struct partition *p, char error[256]) {
+enum status partition_store_load(struct partition *p, char error[256]) {
     struct engine *e = p->engine;
     enum status st = e->config.store_open(e->config.store_ctx, p->id, p->memtable_share, &p->store, error);
     if (st) return st;
     p->batch = store_batch_new(p->store);
     if (!p->batch) return STATUS_MEMORY_LIMIT;
-    bool found;
-    st = record_load(p, &found);
-    if (!st && !found) st = record_create(p);
+    arena_reset(&e->scratch);
+    st = partition_record_read(p->store, &e->scratch, &p->record);
+    if (st == STATUS_ABSENT) st = record_create(p);
     if (!st) st = partition_feed_load(p);
     if (!st) st = partition_timers_load(p);
     if (!st) st = partition_index_load(p);
@@ -64,7 +66,7 @@ static enum status store_load(struct partition *p, char error[256]) {
     return st;
 }
 
-static void store_unload(struct partition *p) {
+void partition_store_unload(struct partition *p) {
     if (p->batch) store_batch_free(p->batch);
     if (p->store) store_close(p->store);
     p->batch = NULL;
@@ -84,12 +86,12 @@ enum status partition_open(struct partition *p, struct engine *e, uint32_t id, c
     if (id == PARTITION_META) { /* no slots */
         snprintf(p->name, sizeof p->name, "meta");
         p->memtable_share = META_MEMTABLE_BYTES;
-        return store_load(p, error);
+        return partition_store_load(p, error);
     }
     snprintf(p->name, sizeof p->name, "%u", id);
     uint16_t first = partition_first_slot(id, e->config.partition_count), last = partition_last_slot(id, e->config.partition_count);
     if (!slot_cache_init(&p->slots, first, last - first + 1u)) return STATUS_MEMORY_LIMIT;
-    return store_load(p, error);
+    return partition_store_load(p, error);
 }
 
 enum status partition_start(struct partition *p, const struct group_entry *entries, size_t n, char error[256]) {
@@ -133,9 +135,11 @@ void partition_close(struct partition *p) {
     partition_reads_refuse(p, STATUS_DRAINING, "this node is shutting down");
     partition_refuse(p, &p->proposed, STATUS_DRAINING, "this node is shutting down; the write may have been logged: send it again with the same request_id");
     partition_feed_close(p);
+    partition_source_close(p);
+    partition_fetch_close(p);
     if (p->sweep) partition_group_close(p, STATUS_DRAINING, "this node is shutting down");
     if (p->group) group_close(p->group);
-    store_unload(p);
+    partition_store_unload(p);
     slot_cache_fini(&p->slots);
 }
 
@@ -145,7 +149,7 @@ void partition_close(struct partition *p) {
 bool partition_reopen_due(const struct partition *p) {
     const struct engine *e = p->engine;
     if (e->draining && list_empty(&p->proposed)) return false; /* the log has it all; a flush now would outlast the drain */
-    return p->state == PARTITION_FAILED && !p->damaged && !e->disk_full && !p->flushing && e->now_ns >= p->reopen_at_ns;
+    return p->state == PARTITION_FAILED && !p->damaged && !group_installing(p->group) && !e->disk_full && !p->flushing && e->now_ns >= p->reopen_at_ns;
 }
 
 enum status partition_command_fits(struct op *op) {
@@ -237,7 +241,7 @@ static void propose_waiting(struct partition *p) {
 }
 
 bool partition_has_to_stage(const struct partition *p) {
-    return (p->state == PARTITION_READY && (!list_empty(&p->waiting) || !list_empty(&p->unconfirmed))) || p->next_stage <= group_last_index(p->group);
+    return partition_fetch_has_to_stage(p) || (p->state == PARTITION_READY && (!list_empty(&p->waiting) || !list_empty(&p->unconfirmed))) || p->next_stage <= group_last_index(p->group);
 }
 
 void partition_stage(struct partition *p) {
@@ -245,6 +249,10 @@ void partition_stage(struct partition *p) {
         uint64_t last_index = group_last_index(p->group);
         propose_waiting(p);
         partition_reads_propose(p, last_index);
+    }
+    if (partition_fetch_stage(p)) {
+        p->engine->log_blocked = true;
+        return;
     }
     for (; p->next_stage <= group_last_index(p->group); p->next_stage++) {
         struct group_entry entry;
@@ -259,6 +267,7 @@ void partition_stage(struct partition *p) {
 }
 
 void partition_log_committed(struct partition *p) {
+    partition_fetch_log_committed(p);
     if (!p->staged || p->next_stage <= group_last_index(p->group)) return; /* partly staged: the rest goes with the next batch */
     p->staged = false;
     p->syncing = group_append_count(p->group);
@@ -266,6 +275,7 @@ void partition_log_committed(struct partition *p) {
 
 void partition_synced(struct partition *p) {
     uint64_t appends = p->syncing;
+    partition_fetch_synced(p);
     p->syncing = 0;
     if (appends) group_appends_persisted(p->group, engine_now_ms(p->engine), appends);
 }
@@ -372,8 +382,8 @@ static void apply_failed(struct partition *p, uint64_t index, enum status st) {
 }
 
 static void partition_release(struct partition *p) {
-    uint64_t keep = p->record.members.count > 1 ? TRAILING_ENTRIES : 0;
-    if (p->record.applied_index > keep) group_release(p->group, p->record.applied_index - keep);
+    uint64_t keep = partition_trailing(p);
+    if (p->record.applied_index > keep) group_release(p->group, MIN_OF(p->record.applied_index - keep, partition_source_hold(p)));
 }
 
 /* From its coming to its being done, but for one sync of the log: that is no queue, and on a slow disk it takes longer than any queue should. */
@@ -438,9 +448,10 @@ static void flush_done(struct env_job *job) {
     p->log_bytes_unflushed -= p->flush_log_bytes;
     /* The flush has returned: only now may the log go, and rows expire (docs/STORAGE.md). */
     struct group_snapshot snapshot = {.index = p->flushed.applied_index, .term = p->flushed.applied_term, .members = p->flushed.members};
-    uint32_t trailing = p->flushed.members.count > 1 ? TRAILING_ENTRIES : 0;
+    uint32_t trailing = partition_trailing(p);
+    uint64_t hold = partition_source_hold(p);
     bool cut = !trailing || p->flushed.applied_index > GROUP_FIRST_INDEX + trailing; /* else nothing is to go, and a new replica may need the beginning */
-    if (cut) group_snapshotted(p->group, engine_now_ms(e), &snapshot, trailing);
+    if (cut) group_snapshotted(p->group, engine_now_ms(e), &snapshot, hold < p->flushed.applied_index ? (uint32_t)MAX_OF(p->flushed.applied_index - hold, (uint64_t)trailing) : trailing);
     if (p->flushed.applied_index > trailing) wal_trim(e->wal, p->group_id, p->flushed.applied_index - trailing);
     store_set_expiry(p->store, KEY_DEDUP, p->flushed.log_time_us);
     partition_feed_flushed(p);
@@ -453,6 +464,7 @@ static void flush_done(struct env_job *job) {
 static void flush_begin(struct partition *p) {
     struct engine *e = p->engine;
     p->flushing = true;
+    p->flush_wanted = false;
     p->flush_record = p->record;
     p->flush_kept = p->kept;
     p->flush_log_bytes = p->log_bytes_unflushed;
@@ -462,7 +474,7 @@ static void flush_begin(struct partition *p) {
 }
 
 void partition_flush(struct partition *p) {
-    if (!p->flushing && p->state != PARTITION_FAILED && !partition_flushed(p)) flush_begin(p);
+    if (!p->flushing && p->state != PARTITION_FAILED && !partition_flushed(p) && !group_installing(p->group)) flush_begin(p);
 }
 
 static enum status reapply(void *ctx, const struct wal_record *r) {
@@ -488,8 +500,8 @@ static void partition_reopen(struct partition *p) {
         return;
     }
     p->shown_index = MAX_OF(p->shown_index, p->record.applied_index);
-    store_unload(p);
-    st = store_load(p, error);
+    partition_store_unload(p);
+    st = partition_store_load(p, error);
     if (st && st != STATUS_DISK_FULL && st != STATUS_IO_FAILED) panic_now("partition %s can't be opened again: %s", p->name, error);
     p->log_bytes_unflushed = 0;
     if (!st && target > p->record.applied_index) st = wal_read(e->wal, p->group_id, p->record.applied_index + 1, target, reapply, p);
@@ -529,6 +541,7 @@ void partition_housekeeping(struct partition *p) {
     rates_update(p);
     partition_feed_housekeeping(p);
     partition_group_housekeeping(p);
+    if (p->source) partition_source_tick(p);
     if (p->state == PARTITION_FAILED) return;
     partition_timers_tick(p);
     partition_index_housekeeping(p);
@@ -542,7 +555,7 @@ void partition_housekeeping(struct partition *p) {
     }
     /* We ask before the store writes a run by itself (rows with what is around them have a quarter of the budget by then), so that we know what is durable. engine.c bounds what a
      * restart replays. */
-    if (stats.unflushed_bytes > p->memtable_share / 6 || e->draining) partition_flush(p);
+    if (stats.unflushed_bytes > p->memtable_share / 6 || e->draining || p->flush_wanted) partition_flush(p);
 }
 
 uint64_t partition_log_unflushed(const struct partition *p) { return p->log_bytes_unflushed - (p->flushing ? p->flush_log_bytes : 0); }

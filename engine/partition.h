@@ -20,7 +20,8 @@ enum {
     HOUSEKEEPING_NS = 20000000,        /* pressure, disk space, flushes are looked at this often */
     RETRY_DELAY_MS = 100,              /* told to who is refused for overload */
     RETRY_DELAY_DISK_MS = 1000,
-    TRAILING_ENTRIES = 1024,           /* kept for followers when there are any */
+    TRAILING_ENTRIES = 1024,           /* engine_config.trailing_entries: 0 */
+    ENTRY_RESTART = 0x10,              /* a record of the log, beside group.h's types: the group's log begins anew behind this index (partition_fetch.c) */
 };
 
 #define OUTBOX_BYTES_MAX ((size_t)32 << 20) /* frames that wait for votes to be durable; more are lost, as on a network */
@@ -67,7 +68,10 @@ struct partition {
     uint32_t reads_away;             /* on reader threads */
     struct list held;                /* reads that wait for the store to be reopened */
     struct list unconfirmed, confirming; /* reads of the present, with several voters (partition_role.c) */
-    uint64_t install_index, install_node; /* the snapshot that a replica would need, as last said */
+    struct snapshot_source *source;  /* NULL: nobody fetches a snapshot from here */
+    struct snapshot_fetch *fetch;    /* NULL: we fetch none */
+    uint64_t fetch_not_before_ns;
+    bool flush_wanted;               /* a replica needs what the log has let go */
     /* the change stream (partition_feed.c) */
     struct feed_writer feed;
     struct feed_tail tail;
@@ -100,6 +104,7 @@ struct engine {
     struct list finished;            /* ops whose done() is due */
     struct list outbox;              /* frames that wait for votes (partition_role.c) */
     size_t outbox_bytes;
+    unsigned sources;                /* partitions that have one */
     struct arena scratch;            /* apply's */
     struct group_effects effects;    /* of the entry that is applied */
     uint64_t queue_writes, queue_reads, queue_feeds, queue_sessions, queue_bytes;
@@ -183,6 +188,10 @@ bool partition_group_busy(const struct partition *p);             /* a job is aw
 static inline bool op_is_session(const struct op *op) { return op->kind >= OP_GROUP_ATTACH && op->kind <= OP_GROUP_WAKE; }
 
 /* What the files of a partition share: partition.c's, */
+enum status partition_store_load(struct partition *p, char error[256]) MUST_USE;
+void partition_store_unload(struct partition *p);
+enum status partition_record_read(struct store *store, struct arena *arena, struct partition_record *out) MUST_USE; /* ABSENT */
+uint32_t partition_trailing(const struct partition *p); /* entries kept behind the applied one, for other replicas */
 bool partition_reopen_due(const struct partition *p);
 enum status partition_command_fits(struct op *op) MUST_USE;                        /* into an entry */
 /* partition_answer.c's: of a write that was decided, or tried; counts what it did, */
@@ -207,5 +216,23 @@ bool partition_read_waits(struct partition *p, struct op *op); /* true: it was t
 void partition_reads_propose(struct partition *p, uint64_t first_index);
 void partition_reads_applied(struct partition *p);
 void partition_reads_refuse(struct partition *p, enum status st, const char *why);
+
+/* partition_source.c, partition_fetch.c: snapshots to and from other replicas. All of it is nothing where there is neither a source nor a fetch. */
+enum status partition_receive(struct partition *p, uint64_t from_node_id, struct slice frame) MUST_USE;
+uint32_t partition_chunk_bytes(const struct engine *e);
+uint64_t partition_source_hold(const struct partition *p); /* entries behind this index are kept; UINT64_MAX: none for that */
+void partition_source_tick(struct partition *p);
+void partition_source_close(struct partition *p);
+void partition_fetch_offered(struct partition *p, uint64_t node_id, uint64_t index);
+void partition_fetch_voided(struct partition *p, uint64_t index);
+bool partition_fetch_has_to_stage(const struct partition *p);
+enum status partition_fetch_stage(struct partition *p) MUST_USE;
+void partition_fetch_log_committed(struct partition *p);
+void partition_fetch_synced(struct partition *p);
+void partition_fetch_tick(struct partition *p);
+bool partition_fetch_busy(const struct partition *p);      /* a job is away */
+uint64_t partition_fetch_deadline_ns(const struct partition *p);
+void partition_fetch_close(struct partition *p);
+enum status partition_fetch_recover(struct partition *p, uint64_t restart_index, char error[256]) MUST_USE;
 
 #endif

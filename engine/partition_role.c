@@ -13,7 +13,7 @@
  *   partition_read -> unconfirmed -> [an entry behind it is proposed] -> confirming -> [applied] -> run       lead lost, or store failed: NOT_LEADER */
 #include <inttypes.h>
 
-#include "engine/partition.h"
+#include "engine/partition_snapshot.h"
 #include "proto/base/log.h"
 #include "proto/base/mem.h"
 
@@ -109,15 +109,16 @@ static void role_on_append(void *ctx, const struct group_entry *entries, size_t 
     p->next_stage = MIN_OF(p->next_stage, entries[0].index); /* staged by the next tick; an entry that supersedes is staged again */
 }
 
-/* Snapshots are not sent yet: that replica stays behind until somebody copies its data. Said once for each index offered. */
+/* The offer goes by the group's own message; the replica asks for the state then (partition_source.c). */
 static void role_on_install(void *ctx, uint64_t node_id, uint64_t index) {
     struct partition *p = ctx;
-    if (p->install_index == index && p->install_node == node_id) return;
-    p->install_index = index, p->install_node = node_id;
     p->engine->stats.followers_behind++;
-    log_error("a replica is behind what the log still holds, and can't be brought a snapshot by this version: it stays behind",
-              "partition=%s node=%" PRIu64 " snapshot=%" PRIu64, p->name, node_id, index);
 }
+
+/* A flush tells the group of a snapshot that covers them. Without this a replica of an idle partition would wait for the next write. */
+static void role_on_lacking(void *ctx, uint64_t node_id) { ((struct partition *)ctx)->flush_wanted = true; }
+static void role_on_offer(void *ctx, uint64_t node_id, const struct group_snapshot *snapshot) { partition_fetch_offered(ctx, node_id, snapshot->index); }
+static void role_on_fetch(void *ctx, uint64_t node_id, const struct group_snapshot *snapshot) { partition_fetch_voided(ctx, snapshot->index); }
 
 const struct group_ops partition_group_ops = {
     .vote = role_on_vote,
@@ -125,7 +126,26 @@ const struct group_ops partition_group_ops = {
     .send = role_on_send,
     .role = role_on_role,
     .install = role_on_install,
+    .fetch = role_on_fetch,
+    .offer = role_on_offer,
+    .lacking = role_on_lacking,
 };
+
+/* ---- frames in */
+
+static enum status receive_own(struct partition *p, uint64_t from, struct slice frame) {
+    struct peer_message m;
+    if (peer_decode(frame, &m, NULL) || m.group != p->group_id || m.from != from || m.to != p->engine->config.node_id) return STATUS_FIELD_INVALID;
+    if (m.kind == PEER_FETCH) partition_source_asked(p, &m);
+    else partition_fetch_came(p, &m);
+    return STATUS_OK;
+}
+
+enum status partition_receive(struct partition *p, uint64_t from_node_id, struct slice frame) {
+    unsigned kind = peer_frame_kind(frame);
+    if (kind == PEER_FETCH || kind == PEER_CHUNK) return receive_own(p, from_node_id, frame);
+    return group_receive(p->group, engine_now_ms(p->engine), from_node_id, frame);
+}
 
 /* ---- reads of the present */
 

@@ -94,6 +94,29 @@ enum status store_flush(struct store *s) MUST_USE;
  * differently (docs/STORAGE.md). */
 void store_set_expiry(struct store *s, uint8_t kind, uint64_t horizon_us); /* several kinds may expire, each at its own horizon */
 
+/* ---- A durable state as a stream of bytes, and such a stream in another store's place (docs/CLUSTER.md). Both stores of one kind; the bytes are theirs. Everything here is for a
+ * job, any thread, one call at a time for each object; error[] names what and where. */
+
+struct store_checkpoint;
+/* What a flush made durable, or later, held beside the store, which goes on: hard links (RocksDB), a copy (in memory). One at a time: an older one's files go. DISK_FULL, IO_FAILED. */
+enum status store_checkpoint_make(struct store *s, struct store_checkpoint **out, char error[256]) MUST_USE;
+uint64_t store_checkpoint_bytes(const struct store_checkpoint *c);
+/* len bytes at offset, inside the stream, whose last bytes are a checksum of all before: so no call may begin behind where an earlier one ended. */
+enum status store_checkpoint_read(struct store_checkpoint *c, uint64_t offset, uint8_t *out, size_t len) MUST_USE;
+void store_checkpoint_free(struct store_checkpoint *c); /* its files go. Before or after the store is closed. NULL is fine */
+
+struct store_import;
+/* A stream of so many bytes, to be written beside the store. What is left of an earlier one goes. */
+enum status store_import_begin(struct store *s, uint64_t bytes, struct store_import **out, char error[256]) MUST_USE;
+enum status store_import_write(struct store_import *i, struct slice bytes, char error[256]) MUST_USE; /* the next ones */
+/* All bytes were written: verified and durable as a whole. *look: a store on the imported state, to read from and to close before anything else. CHECKSUM_MISMATCH, FORMAT_UNKNOWN. */
+enum status store_import_finish(struct store_import *i, struct store **look, char error[256]) MUST_USE;
+/* After a restart: a finished import that was not installed; ABSENT, and what is left of an unfinished one goes. */
+enum status store_import_find(struct store *s, struct store_import **out, char error[256]) MUST_USE;
+/* The store was closed: from now on opening it gives the imported state, after a crash at any point the old one or this one. Frees i. Another status than OK: only a restart can tell which. */
+enum status store_import_install(struct store_import *i, char error[256]) MUST_USE;
+void store_import_free(struct store_import *i, bool keep); /* given up: its files go. keep: they stay, for who finds them after a restart. NULL is fine */
+
 struct store_stats {
     uint64_t memtable_bytes, unflushed_bytes, table_bytes, pending_compaction_bytes, snapshots, iterators;
     uint32_t level0_files, immutable_memtables; /* the latter: full tables of recent rows that wait for their file */

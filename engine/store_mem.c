@@ -45,7 +45,8 @@ struct tree_edit {
 struct store_mem_disk {
     pthread_mutex_t lock;
     struct node *root;
-    bool full, cold;
+    struct node *imported; /* has_imported: finished, and not installed */
+    bool has_imported, full, cold;
     uint8_t pressure;
     enum status read_fault;
 };
@@ -267,6 +268,7 @@ struct store_mem_disk *store_mem_disk_new(void) {
 void store_mem_disk_free(struct store_mem_disk *d) {
     if (!d) return;
     tree_drop(d->root);
+    tree_drop(d->imported);
     pthread_mutex_destroy(&d->lock);
     mem_free(d);
 }
@@ -550,6 +552,154 @@ static uint64_t mem_range_bytes(struct store *base, struct slice lower, struct s
     return above > below ? above - below : 0;
 }
 
+/* ---- a state as a stream: row after row, key's and value's length (4 be each), key, value */
+
+enum { STREAM_ROW_HEAD_BYTES = 8 };
+struct mem_checkpoint {
+    struct store_checkpoint base;
+    uint8_t *stream;
+};
+struct mem_import {
+    struct store_import base;
+    struct store_mem_disk *disk;
+    uint8_t *stream; /* of base.bytes; NULL: finished, and in the disk */
+};
+
+static uint64_t mem_stream_bytes(const struct node *n) { return n ? STREAM_ROW_HEAD_BYTES + row_size(n->row) + mem_stream_bytes(n->left) + mem_stream_bytes(n->right) : 0; }
+static void mem_stream_put(const struct node *n, struct writer *w) {
+    if (!n) return;
+    mem_stream_put(n->left, w);
+    write_be32(w, n->row->key_bytes), write_be32(w, n->row->value_bytes);
+    write_slice(w, row_key(n->row)), write_slice(w, row_value(n->row));
+    mem_stream_put(n->right, w);
+}
+
+static struct node *mem_disk_root_hold(struct store_mem_disk *d) {
+    pthread_mutex_lock(&d->lock);
+    struct node *root = tree_hold(d->root);
+    pthread_mutex_unlock(&d->lock);
+    return root;
+}
+
+static enum status mem_checkpoint_make(struct store *base, struct store_checkpoint **out, char error[256]) {
+    struct mem_store *s = mem_of(base);
+    if (mem_disk_full(s)) return STATUS_DISK_FULL;
+    struct node *root = mem_disk_root_hold(s->disk);
+    uint64_t bytes = mem_stream_bytes(root);
+    struct mem_checkpoint *c = mem_new(struct mem_checkpoint);
+    if (c) c->stream = mem_alloc(bytes);
+    if (c && c->stream) {
+        struct writer w = writer_of(c->stream, bytes);
+        mem_stream_put(root, &w);
+        check(!w.full && w.len == bytes);
+        c->base.bytes = bytes;
+        *out = &c->base;
+    } else {
+        mem_free(c);
+    }
+    tree_drop(root);
+    return *out ? STATUS_OK : STATUS_MEMORY_LIMIT;
+}
+static enum status mem_checkpoint_read(struct store_checkpoint *base, uint64_t offset, uint8_t *out, size_t len) {
+    memcpy(out, container_of(base, struct mem_checkpoint, base)->stream + offset, len);
+    return STATUS_OK;
+}
+static void mem_checkpoint_free(struct store_checkpoint *base) {
+    struct mem_checkpoint *c = container_of(base, struct mem_checkpoint, base);
+    mem_free(c->stream);
+    mem_free(c);
+}
+
+static void mem_imported_set(struct store_mem_disk *d, bool has, struct node *root) {
+    pthread_mutex_lock(&d->lock);
+    struct node *old = d->imported;
+    d->imported = root, d->has_imported = has;
+    pthread_mutex_unlock(&d->lock);
+    tree_drop(old);
+}
+
+static struct mem_import *mem_import_new(struct store *base) {
+    struct mem_import *i = mem_new(struct mem_import);
+    if (i) i->base.ops = base->ops, i->disk = mem_of(base)->disk;
+    return i;
+}
+static enum status mem_import_begin(struct store *base, struct store_import **out, char error[256]) {
+    struct mem_import *i = mem_import_new(base);
+    if (!i) return STATUS_MEMORY_LIMIT;
+    mem_imported_set(i->disk, false, NULL);
+    *out = &i->base;
+    return STATUS_OK;
+}
+static enum status mem_import_write(struct store_import *base, struct slice bytes, char error[256]) {
+    struct mem_import *i = container_of(base, struct mem_import, base);
+    pthread_mutex_lock(&i->disk->lock);
+    bool full = i->disk->full;
+    pthread_mutex_unlock(&i->disk->lock);
+    if (full) return STATUS_DISK_FULL;
+    uint8_t *grown = mem_realloc(i->stream, base->written + bytes.len);
+    if (!grown) return STATUS_MEMORY_LIMIT;
+    i->stream = grown;
+    memcpy(i->stream + base->written, bytes.data, bytes.len);
+    return STATUS_OK;
+}
+
+static enum status mem_import_rows(struct slice stream, struct node **root) {
+    struct reader r = reader_of(stream);
+    struct tree_edit edit = {0};
+    while (reader_left(&r) && !r.bad && !edit.failed) {
+        uint32_t key_bytes = read_be32(&r), value_bytes = read_be32(&r);
+        struct slice key = read_bytes(&r, key_bytes), value = read_bytes(&r, value_bytes);
+        if (r.bad) break;
+        struct row *row = row_new(key, value, false);
+        if (!row) return STATUS_MEMORY_LIMIT;
+        *root = tree_put(&edit, *root, row);
+        row_drop(row);
+    }
+    return edit.failed ? STATUS_MEMORY_LIMIT : r.bad ? STATUS_FORMAT_UNKNOWN : STATUS_OK;
+}
+
+/* What is looked into is a store with no disk behind it but this tree. */
+static enum status mem_import_finish(struct store_import *base, struct store **look, char error[256]) {
+    struct mem_import *i = container_of(base, struct mem_import, base);
+    struct node *root = NULL;
+    enum status st = mem_import_rows(slice_of(i->stream, base->bytes), &root);
+    if (!st) st = store_open_mem(look, i->disk);
+    if (st) return tree_drop(root), st;
+    struct mem_store *s = mem_of(*look);
+    tree_drop(s->root);
+    s->root = tree_hold(root);
+    mem_imported_set(i->disk, true, root);
+    mem_free(i->stream), i->stream = NULL;
+    return STATUS_OK;
+}
+static enum status mem_import_find(struct store *base, struct store_import **out, char error[256]) {
+    struct store_mem_disk *d = mem_of(base)->disk;
+    pthread_mutex_lock(&d->lock);
+    bool found = d->has_imported;
+    pthread_mutex_unlock(&d->lock);
+    if (!found) return STATUS_ABSENT;
+    struct mem_import *i = mem_import_new(base);
+    if (i) *out = &i->base;
+    return i ? STATUS_OK : STATUS_MEMORY_LIMIT;
+}
+static enum status mem_import_install(struct store_import *base, char error[256]) {
+    struct mem_import *i = container_of(base, struct mem_import, base);
+    pthread_mutex_lock(&i->disk->lock);
+    struct node *old = i->disk->root;
+    check(i->disk->has_imported);
+    i->disk->root = i->disk->imported, i->disk->imported = NULL, i->disk->has_imported = false;
+    pthread_mutex_unlock(&i->disk->lock);
+    tree_drop(old);
+    mem_free(i);
+    return STATUS_OK;
+}
+static void mem_import_free(struct store_import *base, bool keep) {
+    struct mem_import *i = container_of(base, struct mem_import, base);
+    if (!keep) mem_imported_set(i->disk, false, NULL);
+    mem_free(i->stream);
+    mem_free(i);
+}
+
 static void mem_close(struct store *base) {
     struct mem_store *s = mem_of(base);
     base->magic = 0;
@@ -579,11 +729,20 @@ enum status store_open_mem(struct store **out, struct store_mem_disk *disk) {
         .batch_delete = mem_batch_delete,
         .apply = mem_apply,
         .probe = mem_probe,
-    .flush = mem_flush,
+        .flush = mem_flush,
         .set_expiry = mem_set_expiry,
         .get_stats = mem_get_stats,
         .drop_range = mem_drop_range,
         .range_bytes = mem_range_bytes,
+        .checkpoint_make = mem_checkpoint_make,
+        .checkpoint_read = mem_checkpoint_read,
+        .checkpoint_free = mem_checkpoint_free,
+        .import_begin = mem_import_begin,
+        .import_write = mem_import_write,
+        .import_finish = mem_import_finish,
+        .import_find = mem_import_find,
+        .import_install = mem_import_install,
+        .import_free = mem_import_free,
     };
     *out = NULL;
     struct mem_store *s = mem_new(struct mem_store);

@@ -32,6 +32,15 @@ struct store_ops {
     void (*get_stats)(struct store *s, struct store_stats *out); /* all but snapshots and iterators */
     void (*drop_range)(struct store *s, struct slice lower, struct slice upper);
     uint64_t (*range_bytes)(struct store *s, struct slice lower, struct slice upper);
+    enum status (*checkpoint_make)(struct store *s, struct store_checkpoint **out, char error[256]); /* bytes is set */
+    enum status (*checkpoint_read)(struct store_checkpoint *c, uint64_t offset, uint8_t *out, size_t len);
+    void (*checkpoint_free)(struct store_checkpoint *c);
+    enum status (*import_begin)(struct store *s, struct store_import **out, char error[256]);
+    enum status (*import_write)(struct store_import *i, struct slice bytes, char error[256]);
+    enum status (*import_finish)(struct store_import *i, struct store **look, char error[256]);
+    enum status (*import_find)(struct store *s, struct store_import **out, char error[256]);
+    enum status (*import_install)(struct store_import *i, char error[256]);
+    void (*import_free)(struct store_import *i, bool keep);
 };
 
 enum { STORE_MAGIC = 0x53544f52, STORE_ITER_MAGIC = 0x49544552, STORE_BATCH_MAGIC = 0x42415443 };
@@ -55,6 +64,21 @@ struct store_iter {
     enum status status;
     struct slice key, value;   /* when valid */
     struct slice lower, upper; /* upper empty: no bound */
+};
+/* The stream: the implementation's bytes, then a CRC-32C of them (4 be), which the front adds and verifies. */
+enum { STORE_STREAM_SUM_BYTES = 4 };
+struct store_checkpoint {
+    const struct store_ops *ops;
+    uint64_t bytes;    /* without the sum */
+    uint64_t summed;   /* so far read in order */
+    uint32_t sum;
+};
+struct store_import {
+    const struct store_ops *ops;
+    uint64_t bytes, written; /* without the sum */
+    uint32_t sum;
+    uint8_t told[STORE_STREAM_SUM_BYTES];
+    unsigned told_bytes;
 };
 void store_init(struct store *s, const struct store_ops *ops);
 

@@ -15,7 +15,7 @@
  * puts its rows. Which thread is the owner, applies and new batches tell.
  *
  * Files: store_rocks_read.c (reads), store_rocks_run.c (tables, versions, runs), store_rocks_db.c (RocksDB's errors, options, figures), store_rocks_dir.c
- * (FORMAT). Foreign errors end in them: errptr text becomes a status (rocks_status). */
+ * (FORMAT), store_rocks_stream.c (checkpoints, imports). Foreign errors end in them: errptr text becomes a status (rocks_status). */
 #include <stdio.h>
 
 #include "engine/store_rocks_local.h"
@@ -166,6 +166,15 @@ static const struct store_ops rocks_ops = {
     .get_stats = rocks_get_stats,
     .drop_range = rocks_drop_range,
     .range_bytes = rocks_range_bytes,
+    .checkpoint_make = rocks_checkpoint_make,
+    .checkpoint_read = rocks_checkpoint_read,
+    .checkpoint_free = rocks_checkpoint_free,
+    .import_begin = rocks_import_begin,
+    .import_write = rocks_import_write,
+    .import_finish = rocks_import_finish,
+    .import_find = rocks_import_find,
+    .import_install = rocks_import_install,
+    .import_free = rocks_import_free,
 };
 
 /* NULL: no memory. */
@@ -213,6 +222,7 @@ enum status store_open_rocks(struct store **out, const char *path, const struct 
         return st;
     }
     rocks_dir_remove_runs(path); /* RocksDB's lock is ours */
+    rocks_checkpoint_remove(path);
     s->has_files = rocks_files_bytes(s) > 0;
     *out = &s->base;
     return STATUS_OK;

@@ -20,16 +20,25 @@ enum {
     WARM_STEP_BYTES = 128 << 10, /* the least readahead window that disks come with */
 };
 
-static enum status file_error(char error[256], const char *what, const char *name) {
+enum status rocks_file_error(char error[256], const char *what, const char *name) {
     snprintf(error, 256, "%s %.150s: %s", what, name, strerror(errno));
     return errno == ENOSPC || errno == EDQUOT ? STATUS_DISK_FULL : STATUS_IO_FAILED;
 }
 
-static enum status dir_sync(const char *path, char error[256]) {
+enum status rocks_dir_sync(const char *path, char error[256]) {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    enum status st = fd < 0 || fsync(fd) < 0 ? file_error(error, "sync of directory", path) : STATUS_OK;
+    enum status st = fd < 0 || fsync(fd) < 0 ? rocks_file_error(error, "sync of directory", path) : STATUS_OK;
     if (fd >= 0) close(fd);
     return st;
+}
+
+enum status rocks_dir_sync_parent(const char *path, char error[256]) {
+    char parent[STORE_PATH_BYTES_MAX + 32];
+    snprintf(parent, sizeof parent, "%s", path);
+    char *slash = strrchr(parent, '/');
+    if (slash == parent) slash[1] = 0;
+    else if (slash) *slash = 0;
+    return rocks_dir_sync(slash ? parent : ".", error);
 }
 
 /* Temporary name, sync, rename, sync of the directory: FORMAT is there whole or not at all. */
@@ -40,21 +49,21 @@ static enum status format_write(const char *path, const char *name, char error[2
     put_be32(bytes + 12, crc32c(0, bytes, 12));
     snprintf(temporary, sizeof temporary, "%s.tmp", name);
     int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0) return file_error(error, "create", temporary);
+    if (fd < 0) return rocks_file_error(error, "create", temporary);
     errno = ENOSPC; /* what a short write means */
     bool written = write(fd, bytes, sizeof bytes) == (ssize_t)sizeof bytes && fsync(fd) == 0;
-    enum status st = written ? STATUS_OK : file_error(error, "write", temporary);
+    enum status st = written ? STATUS_OK : rocks_file_error(error, "write", temporary);
     close(fd);
-    if (!st && rename(temporary, name) < 0) st = file_error(error, "rename to", name);
-    return st ? st : dir_sync(path, error);
+    if (!st && rename(temporary, name) < 0) st = rocks_file_error(error, "rename to", name);
+    return st ? st : rocks_dir_sync(path, error);
 }
 
 static enum status format_read(const char *name, char error[256]) {
     uint8_t bytes[FORMAT_BYTES + 1];
     int fd = open(name, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return errno == ENOENT ? STATUS_ABSENT : file_error(error, "open", name);
+    if (fd < 0) return errno == ENOENT ? STATUS_ABSENT : rocks_file_error(error, "open", name);
     ssize_t n = read(fd, bytes, sizeof bytes);
-    enum status st = n < 0 ? file_error(error, "read", name) : STATUS_OK;
+    enum status st = n < 0 ? rocks_file_error(error, "read", name) : STATUS_OK;
     close(fd);
     if (st) return st;
     if (n != FORMAT_BYTES || get_be32(bytes + 12) != crc32c(0, bytes, 12)) {
@@ -69,11 +78,22 @@ static enum status format_read(const char *name, char error[256]) {
     return STATUS_OK;
 }
 
+enum status rocks_dir_format(const char *path, char error[256]) {
+    char name[STORE_PATH_BYTES_MAX + 48];
+    snprintf(name, sizeof name, "%s/FORMAT", path);
+    return format_write(path, name, error);
+}
+bool rocks_dir_is_ours(const char *path) {
+    char name[STORE_PATH_BYTES_MAX + 48], error[256];
+    snprintf(name, sizeof name, "%s/FORMAT", path);
+    return format_read(name, error) == STATUS_OK;
+}
+
 /* What else is in the directory: RocksDB's pointer to its newest state, and tables. */
 static enum status dir_look(const char *path, bool *current, bool *tables, char error[256]) {
     *current = *tables = false;
     DIR *dir = opendir(path);
-    if (!dir) return file_error(error, "open directory", path);
+    if (!dir) return rocks_file_error(error, "open directory", path);
     for (const struct dirent *d; (d = readdir(dir));) {
         size_t n = strlen(d->d_name);
         *current |= strcmp(d->d_name, "CURRENT") == 0;
@@ -85,20 +105,17 @@ static enum status dir_look(const char *path, bool *current, bool *tables, char 
 
 /* The directory is ours, of a format that we know, and either empty or whole. */
 enum status rocks_dir_prepare(const char *path, char error[256]) {
-    char name[STORE_PATH_BYTES_MAX + 16], parent[STORE_PATH_BYTES_MAX + 16];
-    if (strlen(path) > STORE_PATH_BYTES_MAX) return errno = ENAMETOOLONG, file_error(error, "open", path);
+    char name[STORE_PATH_BYTES_MAX + 16];
+    if (strlen(path) > STORE_PATH_BYTES_MAX) return errno = ENAMETOOLONG, rocks_file_error(error, "open", path);
+    enum status st = rocks_import_complete(path, error);
+    if (st) return st;
     if (mkdir(path, 0700) == 0) {
-        snprintf(parent, sizeof parent, "%s", path);
-        char *slash = strrchr(parent, '/');
-        if (slash == parent) slash[1] = 0;
-        else if (slash) *slash = 0;
-        enum status st = dir_sync(slash ? parent : ".", error);
-        if (st) return st;
+        if ((st = rocks_dir_sync_parent(path, error))) return st;
     } else if (errno != EEXIST) {
-        return file_error(error, "create directory", path);
+        return rocks_file_error(error, "create directory", path);
     }
     bool current, tables;
-    enum status st = dir_look(path, &current, &tables, error);
+    st = dir_look(path, &current, &tables, error);
     if (st) return st;
     snprintf(name, sizeof name, "%s/FORMAT", path);
     st = format_read(name, error);
@@ -136,6 +153,18 @@ void rocks_dir_remove_runs(const char *path) {
     }
 }
 
+enum status rocks_dir_remove(const char *path, char error[256]) {
+    char name[STORE_PATH_BYTES_MAX + 32 + 256 + 2];
+    DIR *dir = opendir(path);
+    if (!dir) return errno == ENOENT ? STATUS_OK : rocks_file_error(error, "open directory", path);
+    for (const struct dirent *d; (d = readdir(dir));) {
+        snprintf(name, sizeof name, "%s/%s", path, d->d_name);
+        unlink(name); /* what can't be removed keeps the directory */
+    }
+    closedir(dir);
+    return rmdir(path) == 0 || errno == ENOENT ? STATUS_OK : rocks_file_error(error, "remove directory", path);
+}
+
 /* ---- is there room again? */
 
 /* Opening needs a new MANIFEST (preallocated by 4 MiB), CURRENT, OPTIONS. */
@@ -145,11 +174,11 @@ enum status rocks_probe(struct store *base, char error[256]) {
     error[0] = 0;
     snprintf(name, sizeof name, "%s/PROBE", rocks_of(base)->path);
     int fd = open(name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0) return file_error(error, "create", name);
+    if (fd < 0) return rocks_file_error(error, "create", name);
     bool room = fallocate(fd, 0, 0, PROBE_BYTES) == 0 || errno == EOPNOTSUPP || errno == ENOSYS;
     if (room) errno = ENOSPC; /* what a short write means */
     bool written = room && write(fd, zeros, sizeof zeros) == (ssize_t)sizeof zeros && fsync(fd) == 0;
-    enum status st = written ? STATUS_OK : file_error(error, "write", name);
+    enum status st = written ? STATUS_OK : rocks_file_error(error, "write", name);
     close(fd);
     unlink(name);
     return st;

@@ -134,6 +134,26 @@ void rocks_dir_run_name(const char *path, unsigned n, char out[STORE_PATH_BYTES_
 void rocks_dir_warm(const char *name); /* its bytes into the page cache */
 void rocks_dir_remove_runs(const char *path);
 enum status rocks_probe(struct store *base, char error[256]);
+enum status rocks_file_error(char error[256], const char *what, const char *name); /* says errno. DISK_FULL, IO_FAILED */
+enum status rocks_dir_sync(const char *path, char error[256]);
+enum status rocks_dir_sync_parent(const char *path, char error[256]);
+enum status rocks_dir_format(const char *path, char error[256]); /* it is one of ours from now on: FORMAT is written, durably */
+bool rocks_dir_is_ours(const char *path);                        /* it has a FORMAT that we know */
+enum status rocks_dir_remove(const char *path, char error[256]); /* it and its files; none: OK */
+
+/* ---- store_rocks_stream.c */
+
+enum status rocks_checkpoint_make(struct store *base, struct store_checkpoint **out, char error[256]);
+enum status rocks_checkpoint_read(struct store_checkpoint *base, uint64_t offset, uint8_t *out, size_t len);
+void rocks_checkpoint_free(struct store_checkpoint *base);
+void rocks_checkpoint_remove(const char *path); /* what a crash left */
+enum status rocks_import_begin(struct store *base, struct store_import **out, char error[256]);
+enum status rocks_import_write(struct store_import *base, struct slice bytes, char error[256]);
+enum status rocks_import_finish(struct store_import *base, struct store **look, char error[256]);
+enum status rocks_import_find(struct store *base, struct store_import **out, char error[256]);
+enum status rocks_import_install(struct store_import *base, char error[256]);
+void rocks_import_free(struct store_import *base, bool keep);
+enum status rocks_import_complete(const char *path, char error[256]); /* before the directory is opened: an installation that a crash interrupted goes on */
 
 /* ---- store_rocks_run.c */
 

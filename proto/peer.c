@@ -20,6 +20,8 @@ size_t peer_encoded_bytes(const struct peer_message *m) {
     case PEER_APPEND_RESULT: n += 16; break;
     case PEER_SNAPSHOT: n += 32 + m->snapshot.members.len; break;
     case PEER_TIMEOUT_NOW: n += 16; break;
+    case PEER_FETCH: n += 24; break;
+    case PEER_CHUNK: n += 32 + m->chunk.data.len; break;
     }
     return n <= PEER_FRAME_BYTES_MAX ? n : 0;
 }
@@ -56,6 +58,11 @@ static void encode_body(struct writer *w, const struct peer_message *m) {
         write_le32(w, (uint32_t)m->snapshot.members.len), write_le32(w, 0), write_slice(w, m->snapshot.members);
         break;
     case PEER_TIMEOUT_NOW: write_le64(w, m->timeout_now.last_index), write_le64(w, m->timeout_now.last_term); break;
+    case PEER_FETCH: write_le64(w, m->fetch.session), write_le64(w, m->fetch.offset), write_le32(w, m->fetch.bytes), write_le32(w, 0); break;
+    case PEER_CHUNK:
+        write_le64(w, m->chunk.session), write_le64(w, m->chunk.total), write_le64(w, m->chunk.offset);
+        write_le32(w, (uint32_t)m->chunk.data.len), write_le32(w, (uint32_t)m->chunk.state), write_slice(w, m->chunk.data);
+        break;
     }
 }
 
@@ -117,6 +124,15 @@ static bool decode_append(struct reader *r, struct peer_message *m, struct peer_
     return true;
 }
 
+static bool decode_chunk(struct reader *r, struct peer_message *m) {
+    m->chunk.session = read_le64(r), m->chunk.total = read_le64(r), m->chunk.offset = read_le64(r);
+    uint32_t len = read_le32(r), state = read_le32(r);
+    if (r->bad || len > PEER_CHUNK_BYTES_MAX || state < PEER_CHUNK_DATA || state > PEER_CHUNK_GONE) return false;
+    m->chunk.data = read_bytes(r, len), m->chunk.state = (enum peer_chunk_state)state;
+    if (state != PEER_CHUNK_DATA) return len == 0 && m->chunk.total == 0;
+    return number_ok(m->chunk.session) && number_ok(m->chunk.total) && number_or_zero_ok(m->chunk.offset) && len > 0 && m->chunk.offset + len <= m->chunk.total;
+}
+
 static bool decode_body(struct reader *r, struct peer_message *m, struct peer_entry *entries) {
     uint8_t flags;
     switch (m->kind) {
@@ -144,6 +160,10 @@ static bool decode_body(struct reader *r, struct peer_message *m, struct peer_en
     case PEER_TIMEOUT_NOW:
         m->timeout_now.last_index = read_le64(r), m->timeout_now.last_term = read_le64(r);
         return number_ok(m->timeout_now.last_index) && number_ok(m->timeout_now.last_term) && m->timeout_now.last_term <= m->term;
+    case PEER_FETCH:
+        m->fetch.session = read_le64(r), m->fetch.offset = read_le64(r), m->fetch.bytes = read_le32(r);
+        return read_zeros(r, 4) && number_or_zero_ok(m->fetch.session) && number_or_zero_ok(m->fetch.offset) && m->fetch.bytes >= 1 && m->fetch.bytes <= PEER_CHUNK_BYTES_MAX;
+    case PEER_CHUNK: return decode_chunk(r, m);
     }
     return false;
 }

@@ -1,4 +1,5 @@
-/* Raft messages between nodes, as bytes. Pure: nothing here allocates or knows what a message means; group.c does.
+/* Messages between the replicas of a group, as bytes: Raft's, and those that bring a snapshot (FETCH, CHUNK: docs/CLUSTER.md). Pure: nothing here allocates or knows what a
+ * message means; group.c and partition_source.c do.
  *
  *     0  u32 magic "ODPM"    4  u8 format (1)   5  u8 kind   6  u16 zero
  *     8  u32 length of the whole frame
@@ -12,6 +13,8 @@
  *        APPEND_RESULT  u64 rejected (0: accepted), u64 last_index
  *        SNAPSHOT       u64 index, u64 index_term, u64 members_index, u32 length, u32 zero, members' bytes
  *        TIMEOUT_NOW    u64 last_index, u64 last_term
+ *        FETCH          u64 session (0: begin), u64 offset (beginning: the index applied), u32 bytes wanted, u32 zero
+ *        CHUNK          u64 session, u64 total, u64 offset, u32 length, u8 state (1 data, 2 wait, 3 gone), 3 zero bytes, length bytes
  *
  * Little endian. One meaning has one encoding: spare bits and bytes must be zero, the length must be exact. A frame that decodes holds only
  * terms and indexes in [1, 2^62) (0 where named), entry terms that do not go back and do not pass the message's, and a membership entry alone. */
@@ -29,12 +32,14 @@ enum {
     PEER_ENTRY_BYTES_MAX = 8 << 20,  /* as WAL_RECORD_BYTES_MAX */
     PEER_FRAME_BYTES_MAX = 16 << 20,
     PEER_MEMBERS_BYTES_MAX = 256,
+    PEER_CHUNK_BYTES_MAX = 1 << 20,
     PEER_TYPE_MEMBERS = 3,           /* group.h's GROUP_CHANGE, 1 and 2 are the other types */
 };
 #define PEER_NUMBER_MAX ((1ull << 62) - 1) /* terms and indexes: adding to one never overflows */
 static_assert(PEER_FRAME_BYTES_MAX >= PEER_ENTRY_BYTES_MAX + 4096, "the largest entry fits a frame of its own");
 
-enum peer_kind { PEER_VOTE = 1, PEER_VOTE_RESULT, PEER_APPEND, PEER_APPEND_RESULT, PEER_SNAPSHOT, PEER_TIMEOUT_NOW };
+enum peer_kind { PEER_VOTE = 1, PEER_VOTE_RESULT, PEER_APPEND, PEER_APPEND_RESULT, PEER_SNAPSHOT, PEER_TIMEOUT_NOW, PEER_FETCH, PEER_CHUNK };
+enum peer_chunk_state { PEER_CHUNK_DATA = 1, PEER_CHUNK_WAIT, PEER_CHUNK_GONE };
 
 struct peer_entry {
     uint64_t term;
@@ -51,14 +56,18 @@ struct peer_message {
         struct { uint64_t rejected, last_index; } append_result;
         struct { uint64_t index, index_term, members_index; struct slice members; } snapshot;
         struct { uint64_t last_index, last_term; } timeout_now;
+        struct { uint64_t session, offset; uint32_t bytes; } fetch;
+        struct { uint64_t session, total, offset; enum peer_chunk_state state; struct slice data; } chunk; /* total, data: 0 and empty unless DATA, whose data is never empty and ends at `total` at the latest */
     };
 };
 
+/* The kind that a frame says it is of, before it is decoded; 0: it is too short. */
+static inline unsigned peer_frame_kind(struct slice frame) { return frame.len >= PEER_HEAD_BYTES ? frame.data[5] : 0; }
 /* Bytes that the message takes; at most PEER_FRAME_BYTES_MAX, else 0. */
 size_t peer_encoded_bytes(const struct peer_message *m);
 /* false: the writer is too small. */
 bool peer_encode(const struct peer_message *m, struct writer *w) MUST_USE;
-/* entries: room for PEER_ENTRIES_MAX, out->append.entries points there; their data and out->snapshot.members point into the frame.
+/* entries: room for PEER_ENTRIES_MAX, out->append.entries points there; their data, out->snapshot.members and out->chunk.data point into the frame. NULL will do for FETCH and CHUNK.
  * FORMAT_UNKNOWN: a frame of another format; CHECKSUM_MISMATCH; FIELD_INVALID: anything else that the essay above rules out. */
 enum status peer_decode(struct slice frame, struct peer_message *out, struct peer_entry *entries) MUST_USE;
 /* For a byte stream: the length of the frame that starts here. WOULD_BLOCK: fewer than 12 bytes; FORMAT_UNKNOWN, FIELD_INVALID: no frame of ours

@@ -56,6 +56,17 @@ static struct peer_message timeout_now(void) {
     return m;
 }
 
+static struct peer_message fetch(void) {
+    struct peer_message m = message(PEER_FETCH);
+    m.fetch.session = 77, m.fetch.offset = 4096, m.fetch.bytes = 1000;
+    return m;
+}
+static struct peer_message chunk(void) {
+    struct peer_message m = message(PEER_CHUNK);
+    m.chunk.session = 77, m.chunk.total = 5000, m.chunk.offset = 4096, m.chunk.state = PEER_CHUNK_DATA, m.chunk.data = SLICE_LIT("rows");
+    return m;
+}
+
 static void test_each_kind_has_golden_bytes(void **state) {
     struct peer_message m = vote();
     assert_golden("peer_vote", encoded(&m));
@@ -64,6 +75,8 @@ static void test_each_kind_has_golden_bytes(void **state) {
     m = append_result(), assert_golden("peer_append_result", encoded(&m));
     m = snapshot(), assert_golden("peer_snapshot", encoded(&m));
     m = timeout_now(), assert_golden("peer_timeout_now", encoded(&m));
+    m = fetch(), assert_golden("peer_fetch", encoded(&m));
+    m = chunk(), assert_golden("peer_chunk", encoded(&m));
 }
 
 static void test_each_kind_comes_back(void **state) {
@@ -90,6 +103,17 @@ static void test_each_kind_comes_back(void **state) {
     m = timeout_now();
     assert_int_equal(peer_decode(encoded(&m), &d, decoded), STATUS_OK);
     assert_true(d.timeout_now.last_index == 12 && d.timeout_now.last_term == 9);
+    m = fetch();
+    assert_int_equal(peer_decode(encoded(&m), &d, NULL), STATUS_OK);
+    assert_true(d.fetch.session == 77 && d.fetch.offset == 4096 && d.fetch.bytes == 1000);
+    assert_int_equal(peer_frame_kind(encoded(&m)), PEER_FETCH);
+    m = chunk();
+    assert_int_equal(peer_decode(encoded(&m), &d, NULL), STATUS_OK);
+    assert_true(d.chunk.session == 77 && d.chunk.total == 5000 && d.chunk.offset == 4096 && d.chunk.state == PEER_CHUNK_DATA);
+    assert_slice(d.chunk.data, "rows");
+    m.chunk = (__typeof__(m.chunk)){.session = 77, .state = PEER_CHUNK_GONE};
+    assert_int_equal(peer_decode(encoded(&m), &d, NULL), STATUS_OK);
+    assert_true(d.chunk.state == PEER_CHUNK_GONE && d.chunk.data.len == 0);
 }
 
 static void test_any_flipped_bit_is_seen(void **state) {
@@ -140,7 +164,7 @@ static void refuse_u8(struct peer_message m, size_t at, uint8_t value) {
 
 static void test_every_field_is_bounded(void **state) {
     enum { BODY = PEER_HEAD_BYTES };
-    refuse_u8(vote(), 5, 0), refuse_u8(vote(), 5, 7), refuse_u8(vote(), 6, 1);
+    refuse_u8(vote(), 5, 0), refuse_u8(vote(), 5, 9), refuse_u8(vote(), 6, 1);
     refuse_u64(vote(), 24, 0), refuse_u64(vote(), 32, 0), refuse_u64(vote(), 32, 1); /* from, to, to oneself */
     refuse_u64(vote(), 40, 0), refuse_u64(vote(), 40, PEER_NUMBER_MAX + 1);
     refuse_u64(vote(), BODY, 0), refuse_u64(vote(), BODY, PEER_NUMBER_MAX + 1), refuse_u64(vote(), BODY + 8, 0), refuse_u64(vote(), BODY + 8, 10);
@@ -155,6 +179,10 @@ static void test_every_field_is_bounded(void **state) {
     refuse_u64(append_result(), BODY, PEER_NUMBER_MAX + 1), refuse_u64(append_result(), BODY + 8, PEER_NUMBER_MAX + 1);
     refuse_u64(snapshot(), BODY, 0), refuse_u64(snapshot(), BODY + 8, 0), refuse_u64(snapshot(), BODY + 8, 10), refuse_u64(snapshot(), BODY + 16, 0);
     refuse_u64(snapshot(), BODY + 16, 101), refuse_u8(snapshot(), BODY + 24, 8), refuse_u8(snapshot(), BODY + 25, 1), refuse_u8(snapshot(), BODY + 28, 1);
+    refuse_u64(fetch(), BODY, PEER_NUMBER_MAX + 1), refuse_u64(fetch(), BODY + 8, PEER_NUMBER_MAX + 1), refuse_u64(fetch(), BODY + 16, 0), refuse_u64(fetch(), BODY + 16, PEER_CHUNK_BYTES_MAX + 1);
+    refuse_u8(fetch(), BODY + 20, 1);
+    refuse_u64(chunk(), BODY, 0), refuse_u64(chunk(), BODY + 8, 0), refuse_u64(chunk(), BODY + 8, 4099), refuse_u64(chunk(), BODY + 16, 4997); /* past the end */
+    refuse_u8(chunk(), BODY + 24, 3), refuse_u8(chunk(), BODY + 28, 0), refuse_u8(chunk(), BODY + 28, 4), refuse_u8(chunk(), BODY + 28, PEER_CHUNK_WAIT), refuse_u8(chunk(), BODY + 29, 1);
     refuse_u64(timeout_now(), BODY, 0), refuse_u64(timeout_now(), BODY + 8, 0), refuse_u64(timeout_now(), BODY + 8, 10);
 }
 
