@@ -79,7 +79,7 @@ L_CLIENT := $(LIB)/liborderdb.a
 L_GEN := $(LIB)/libgen.a
 L_TEST := $(LIB)/libtest.a
 
-LDLIBS_PROTO := -lprotobuf-c -lssl -lcrypto -lxxhash
+LDLIBS_PROTO := -lprotobuf-c -lssl -lcrypto -lxxhash -llz4
 LDLIBS_ENGINE := -lraft -lrocksdb
 LDLIBS_SERVER := -luring -lnghttp2
 LDLIBS_CLIENT := -lnghttp2

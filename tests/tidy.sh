@@ -19,7 +19,7 @@ only() { # HEADER MAX ROOM...: at most MAX files of these rooms include it
   [ "$(echo -n "$who" | grep -c .)" -le "$max" ] || fail "<$h> has several includers in $*: $(echo $who)"
 }
 ours=(proto engine server client tools bench)
-for h in raft.h 'raft/.*' 'rocksdb/.*' liburing.h 'liburing/.*' xxhash.h jansson.h yaml.h; do only "$h" 1 "${ours[@]}"; done
+for h in raft.h 'raft/.*' 'rocksdb/.*' liburing.h 'liburing/.*' xxhash.h lz4.h jansson.h yaml.h; do only "$h" 1 "${ours[@]}"; done
 for h in openssl/ssl.h openssl/hmac.h openssl/evp.h openssl/crypto.h openssl/rand.h; do only "$h" 1 "${ours[@]}"; done
 only 'nghttp2/.*' 1 server
 only 'nghttp2/.*' 1 client

@@ -6,7 +6,7 @@
 set -euo pipefail
 [ "${ORDERDB_NO_SETUP:-}" = 1 ] && exit 0
 packages=(gcc g++ make git pkg-config protobuf-compiler protobuf-c-compiler libprotobuf-dev libprotobuf-c-dev librocksdb-dev liburing-dev
-  libnghttp2-dev libcmocka-dev libjemalloc-dev libxxhash-dev libssl-dev libjansson-dev libyaml-dev libfuse3-dev fuse3 python3-grpcio python3-protobuf
+  libnghttp2-dev libcmocka-dev libjemalloc-dev libxxhash-dev liblz4-dev libssl-dev libjansson-dev libyaml-dev libfuse3-dev fuse3 python3-grpcio python3-protobuf
   e2fsprogs iproute2 procps curl valgrind)
 clients=(python3-grpc-tools libgrpc-java protobuf-compiler-grpc-java-plugin libprotobuf-java libnetty-java libnetty-tcnative-java libnetty-tcnative-jni libguava-java
   libgoogle-gson-java libperfmark-java libjctools-java libgeronimo-annotation-1.3-spec-java libjsr305-java)
