@@ -14,11 +14,14 @@ enum { AT_FORMAT = 8, AT_NODE = 12, AT_CLUSTER = 20, AT_CORES = 36, AT_PARTITION
 static_assert(AT_KEY + TOKEN_KEY_BYTES == AT_CRC, "layout as drawn in the header");
 static_assert(AT_CRC + 4 == IDENTITY_BYTES, "layout as drawn in the header");
 
+enum { FORMAT_SINGLE = 1, FORMAT_CLUSTERED = 2 };
+static_assert((int)FORMAT_CLUSTERED == (int)IDENTITY_FORMAT, "the newest");
+
 enum { CORES_MAX = 64, PARTITIONS_MAX = 1024 };
 
 void identity_encode(const struct identity *id, uint8_t out[IDENTITY_BYTES]) {
     memcpy(out, magic, sizeof magic);
-    put_le32(out + AT_FORMAT, IDENTITY_FORMAT);
+    put_le32(out + AT_FORMAT, id->clustered ? FORMAT_CLUSTERED : FORMAT_SINGLE);
     put_le64(out + AT_NODE, id->node_id);
     memcpy(out + AT_CLUSTER, id->cluster_id, CLUSTER_ID_BYTES);
     put_le32(out + AT_CORES, id->cores);
@@ -30,8 +33,11 @@ void identity_encode(const struct identity *id, uint8_t out[IDENTITY_BYTES]) {
 enum status identity_decode(struct identity *id, struct slice bytes) {
     /* Magic and format before length and checksum: a later format may differ in both, and should be told from damage. */
     if (bytes.len < AT_NODE || memcmp(bytes.data, magic, sizeof magic) != 0) return STATUS_CHECKSUM_MISMATCH;
-    if (get_le32(bytes.data + AT_FORMAT) != IDENTITY_FORMAT) return STATUS_FORMAT_UNKNOWN;
+    uint32_t format = get_le32(bytes.data + AT_FORMAT);
+    if (format != FORMAT_SINGLE && format != FORMAT_CLUSTERED) return STATUS_FORMAT_UNKNOWN;
     if (bytes.len != IDENTITY_BYTES || get_le32(bytes.data + AT_CRC) != crc32c(0, bytes.data, AT_CRC)) return STATUS_CHECKSUM_MISMATCH;
+    memset(id, 0, sizeof *id); /* padding too: identities are compared as bytes */
+    id->clustered = format == FORMAT_CLUSTERED;
     id->node_id = get_le64(bytes.data + AT_NODE);
     memcpy(id->cluster_id, bytes.data + AT_CLUSTER, CLUSTER_ID_BYTES);
     id->cores = get_le32(bytes.data + AT_CORES);
@@ -91,13 +97,20 @@ static enum status node_file_make(struct identity *id, int dir_fd, const char *p
     if (fstatat(dir_fd, "core-0", &st, 0) == 0)
         return snprintf(error, 512, "%s holds logs but no NODE file: this is no data directory of a server that ever started, or NODE was lost; refusing to guess", path),
                STATUS_CHECKSUM_MISMATCH;
-    *id = (struct identity){.node_id = 1, .cores = wish->cores ? wish->cores : wish->cores_by_default};
+    memset(id, 0, sizeof *id);
+    id->node_id = 1, id->cores = wish->cores ? wish->cores : wish->cores_by_default;
     if (!wish->cores && wish->partitions && wish->partitions < id->cores) id->cores = wish->partitions;
     id->partitions = wish->partitions ? wish->partitions : wish->partitions_by_default ? wish->partitions_by_default : id->cores * 2;
     if (id->partitions < id->cores)
         return snprintf(error, 512, "--partitions %u is less than --cores %u: a core without a partition has nothing to do", id->partitions, id->cores), STATUS_FIELD_INVALID;
-    random_bytes(id->cluster_id, sizeof id->cluster_id);
-    random_bytes(id->token_key, sizeof id->token_key);
+    if (wish->cluster) {
+        id->clustered = true, id->node_id = wish->cluster->node_id;
+        memcpy(id->cluster_id, wish->cluster->cluster_id, sizeof id->cluster_id);
+        memcpy(id->token_key, wish->cluster->token_key, sizeof id->token_key);
+    } else {
+        random_bytes(id->cluster_id, sizeof id->cluster_id);
+        random_bytes(id->token_key, sizeof id->token_key);
+    }
     uint8_t bytes[IDENTITY_BYTES];
     identity_encode(id, bytes);
     int rc = node_file_write(dir_fd, bytes);
@@ -107,6 +120,18 @@ static enum status node_file_make(struct identity *id, int dir_fd, const char *p
 
 static enum status refuse_other(const char *path, const char *what, uint32_t there, uint32_t asked, char error[512]) {
     snprintf(error, 512, "%s was made with %s %u and that cannot be changed: start with %s %u (or leave it out), not %s %u", path, what, there, what, there, what, asked);
+    return STATUS_FIELD_INVALID;
+}
+
+/* A replica that came back as somebody else would vote twice, or lead alone what others lead too. */
+static enum status refuse_membership(const struct identity *id, const struct cluster_identity *asked, const char *path, char error[512]) {
+    unsigned long long there = id->node_id;
+    if (id->clustered && !asked) snprintf(error, 512, "%s is node %llu of a cluster: start it with the --node-id, --peers and --cluster-key-file that it was made with", path, there);
+    else if (!id->clustered && asked) snprintf(error, 512, "%s was made by a single node: its orders are on no other, so it can't become one of a cluster by --peers", path);
+    else if (asked && asked->node_id != id->node_id) snprintf(error, 512, "%s is node %llu's, not that of --node-id %llu", path, there, (unsigned long long)asked->node_id);
+    else if (asked && memcmp(asked->cluster_id, id->cluster_id, sizeof id->cluster_id) != 0)
+        snprintf(error, 512, "%s belongs to another cluster: the content of --cluster-key-file, or the node ids in --peers, are not those that it was made with", path);
+    else return STATUS_OK;
     return STATUS_FIELD_INVALID;
 }
 
@@ -125,5 +150,5 @@ enum status identity_open(struct identity *id, int dir_fd, const char *path, con
     if (st) return snprintf(error, 512, "%s/NODE is damaged: its checksum or its content is wrong (%zd bytes)", path, n), st;
     if (wish->cores && wish->cores != id->cores) return refuse_other(path, "--cores", id->cores, wish->cores, error);
     if (wish->partitions && wish->partitions != id->partitions) return refuse_other(path, "--partitions", id->partitions, wish->partitions, error);
-    return STATUS_OK;
+    return refuse_membership(id, wish->cluster, path, error);
 }

@@ -1,17 +1,18 @@
 /* Who this server is: data/NODE, written once at the first start, and data/LOCK, held as long as the process lives. What is fixed at the first start
  * (cores, partitions) is refused later when asked for differently: each core has a log, each slot its partition.
  *
- * NODE, 80 bytes, little-endian, mode 0600:
- *   0 magic "ODB NODE" | 8 format u32 = 1 | 12 node id u64 | 20 cluster id 16 | 36 cores u32 | 40 partitions u32 | 44 token key 32 | 76 CRC-32C of 0..75 */
+ * NODE, 80 bytes, little-endian, mode 0600; format 1: a single node, 2: one of several, which an orderd that knows no others must not open:
+ *   0 magic "ODB NODE" | 8 format u32 | 12 node id u64 | 20 cluster id 16 | 36 cores u32 | 40 partitions u32 | 44 token key 32 | 76 CRC-32C of 0..75 */
 #ifndef SERVER_IDENTITY_H
 #define SERVER_IDENTITY_H
 
 #include "proto/status.h"
 
-enum { IDENTITY_BYTES = 80, IDENTITY_FORMAT = 1, CLUSTER_ID_BYTES = 16, TOKEN_KEY_BYTES = 32 };
+enum { IDENTITY_BYTES = 80, IDENTITY_FORMAT = 2, CLUSTER_ID_BYTES = 16, TOKEN_KEY_BYTES = 32 };
 
 struct identity {
     uint64_t node_id;
+    bool clustered; /* one of several */
     uint8_t cluster_id[CLUSTER_ID_BYTES];
     uint32_t cores, partitions;
     uint8_t token_key[TOKEN_KEY_BYTES];
@@ -27,6 +28,11 @@ enum status data_dir_open(const char *path, int *dir_fd, int *lock_fd, char erro
 struct identity_wish {
     uint32_t cores, partitions;                   /* asked for; 0: whatever is there */
     uint32_t cores_by_default, partitions_by_default; /* at the first start, for what is not asked; partitions 0: twice the cores */
+    /* One of several nodes: who it is, and what all of them share (cluster.h). NULL: a single node, with an identity of its own making. */
+    const struct cluster_identity {
+        uint64_t node_id;
+        uint8_t cluster_id[CLUSTER_ID_BYTES], token_key[TOKEN_KEY_BYTES];
+    } *cluster;
 };
 /* Reads NODE, or makes it in a directory that holds nothing of ours yet. `path` is for the error text. */
 enum status identity_open(struct identity *id, int dir_fd, const char *path, const struct identity_wish *wish, char error[512]) MUST_USE;

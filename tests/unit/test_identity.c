@@ -104,6 +104,37 @@ static void other_numbers_are_refused(void **state) {
     close(d);
 }
 
+static void one_of_several_stays_who_it_is(void **state) {
+    struct identity made, id;
+    struct cluster_identity who = {.node_id = 3, .cluster_id = {7, 7, 7}, .token_key = {9}};
+    struct identity_wish wish = {.cores_by_default = 2, .cluster = &who};
+    uint8_t bytes[IDENTITY_BYTES];
+    int d = open_dir();
+    assert_int_equal(identity_open(&made, d, dir, &wish, error), STATUS_OK);
+    assert_true(made.clustered);
+    assert_int_equal(made.node_id, 3);
+    assert_memory_equal(made.cluster_id, who.cluster_id, sizeof who.cluster_id);
+    assert_memory_equal(made.token_key, who.token_key, sizeof who.token_key);
+    identity_encode(&made, bytes);
+    assert_int_equal(get_le32(bytes + 8), 2); /* an orderd that knows no others refuses it */
+    assert_int_equal(identity_open(&id, d, dir, &wish, error), STATUS_OK);
+    assert_memory_equal(&id, &made, sizeof id);
+    assert_int_equal(identity_open(&id, d, dir, &nothing_asked, error), STATUS_FIELD_INVALID);
+    says("is node 3 of a cluster");
+    who.node_id = 2;
+    assert_int_equal(identity_open(&id, d, dir, &wish, error), STATUS_FIELD_INVALID);
+    says("is node 3's, not that of --node-id 2");
+    who.node_id = 3, who.cluster_id[0] = 8;
+    assert_int_equal(identity_open(&id, d, dir, &wish, error), STATUS_FIELD_INVALID);
+    says("belongs to another cluster");
+    assert_int_equal(unlinkat(d, "NODE", 0), 0);
+    assert_int_equal(identity_open(&id, d, dir, &nothing_asked, error), STATUS_OK);
+    assert_false(id.clustered);
+    assert_int_equal(identity_open(&id, d, dir, &wish, error), STATUS_FIELD_INVALID);
+    says("was made by a single node");
+    close(d);
+}
+
 static void fewer_partitions_than_cores(void **state) {
     struct identity id;
     int d = open_dir();
@@ -183,6 +214,7 @@ int main(void) {
         cmocka_unit_test(damage_is_found),
         WITH_DIR(made_once_then_kept),
         WITH_DIR(other_numbers_are_refused),
+        WITH_DIR(one_of_several_stays_who_it_is),
         WITH_DIR(fewer_partitions_than_cores),
         WITH_DIR(bad_files_are_named),
         WITH_DIR(one_server_a_directory),

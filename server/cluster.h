@@ -1,0 +1,30 @@
+/* The nodes of a cluster, as --node-id, --peers, --zone and --cluster-key-file name them. Membership is static for now: every node is told all of them, and every partition has a
+ * voter on each. (The meta group is to keep them one day, and then a node is told one that it can ask.)
+ *
+ * What nodes must agree on before they have spoken is derived from what all of them are told: the cluster's id from the key and the node ids, so that nodes that were told differently
+ * are of different clusters; the key of page tokens and cursors, which any node must be able to read; the key by which nodes prove themselves to one another. */
+#ifndef SERVER_CLUSTER_H
+#define SERVER_CLUSTER_H
+
+#include "engine/group.h"
+#include "proto/link.h"
+#include "server/config.h"
+#include "server/identity.h"
+#include "server/listen.h"
+
+enum { CLUSTER_KEY_BYTES_MIN = 32, CLUSTER_KEY_BYTES_MAX = 4096 };
+
+struct cluster {
+    struct cluster_identity identity; /* this node's */
+    uint8_t link_key[LINK_PROOF_BYTES];
+    struct group_members members;     /* by ascending id: the same on all nodes */
+    struct cluster_peer {
+        uint64_t node_id;
+        struct address address;
+    } peers[GROUP_MEMBERS_MAX];       /* this node too; as members.member */
+};
+
+/* *used: there are peers. Reads the key's file; names are looked up once. Flags that make no sense together are refused. */
+enum status cluster_read(struct cluster *c, bool *used, const struct config *config, char error[512]) MUST_USE;
+
+#endif

@@ -1,0 +1,110 @@
+/* The promises of server/cluster.h: what flags say of a cluster, and what is derived from it. */
+#include "tests/lib/test.h"
+
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <unistd.h>
+
+#include "server/cluster.h"
+
+static char path[64], error[512];
+static struct config config;
+
+static void says(const char *part) {
+    if (!strstr(error, part)) fail_msg("expected '%s' in: %s", part, error);
+}
+static void key_is(size_t len, uint8_t with) {
+    uint8_t bytes[CLUSTER_KEY_BYTES_MAX + 1];
+    memset(bytes, with, sizeof bytes);
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    assert_int_equal(write(fd, bytes, len), len);
+    close(fd);
+}
+static int begin(void **state) {
+    strcpy(path, "/tmp/test_cluster.XXXXXX");
+    int fd = mkstemp(path);
+    if (fd < 0) return -1;
+    close(fd);
+    key_is(CLUSTER_KEY_BYTES_MIN, 1);
+    config_defaults(&config);
+    strcpy(config.cluster_key_file, path);
+    return 0;
+}
+static int end(void **state) { return unlink(path); }
+
+static enum status read_with(struct cluster *c, uint64_t node_id, const char *peers) {
+    bool used;
+    config.node_id = node_id;
+    strcpy(config.peers, peers);
+    enum status st = cluster_read(c, &used, &config, error);
+    assert_int_equal(used, *peers != 0);
+    return st;
+}
+static void refused(uint64_t node_id, const char *peers, const char *why) {
+    struct cluster c;
+    assert_int_not_equal(read_with(&c, node_id, peers), STATUS_OK);
+    says(why);
+}
+
+static void peers_are_sorted_and_parsed(void **state) {
+    struct cluster c;
+    assert_int_equal(read_with(&c, 20, "300=127.0.0.1:3,4=[::1]:4,20=127.0.0.1:2"), STATUS_OK);
+    assert_int_equal(c.members.count, 3);
+    assert_int_equal(c.members.index, GROUP_FIRST_INDEX);
+    assert_int_equal(c.identity.node_id, 20);
+    static const uint64_t ids[] = {4, 20, 300};
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(c.members.member[i].node_id, ids[i]);
+        assert_int_equal(c.members.member[i].kind, GROUP_VOTER);
+        assert_int_equal(c.peers[i].node_id, ids[i]);
+    }
+    assert_int_equal(c.peers[0].address.sa.ss_family, AF_INET6);
+    assert_int_equal(ntohs(((struct sockaddr_in *)&c.peers[2].address.sa)->sin_port), 3);
+}
+
+static void all_nodes_derive_the_same_and_other_clusters_do_not(void **state) {
+    struct cluster a, b, c;
+    assert_int_equal(read_with(&a, 1, "1=127.0.0.1:1,2=127.0.0.1:2,3=127.0.0.1:3"), STATUS_OK);
+    assert_int_equal(read_with(&b, 3, "3=127.0.0.1:33,2=127.0.0.1:22,1=127.0.0.1:11"), STATUS_OK); /* other addresses, another order */
+    assert_memory_equal(a.identity.cluster_id, b.identity.cluster_id, CLUSTER_ID_BYTES);
+    assert_memory_equal(a.identity.token_key, b.identity.token_key, TOKEN_KEY_BYTES);
+    assert_memory_equal(a.link_key, b.link_key, sizeof a.link_key);
+    assert_memory_not_equal(a.identity.token_key, a.link_key, sizeof a.link_key);
+    assert_int_equal(read_with(&c, 3, "1=127.0.0.1:1,2=127.0.0.1:2,3=127.0.0.1:3,4=127.0.0.1:4"), STATUS_OK); /* one more node is another cluster: membership is static */
+    assert_memory_not_equal(a.identity.cluster_id, c.identity.cluster_id, CLUSTER_ID_BYTES);
+    key_is(CLUSTER_KEY_BYTES_MIN, 2);
+    assert_int_equal(read_with(&c, 1, "1=127.0.0.1:1,2=127.0.0.1:2,3=127.0.0.1:3"), STATUS_OK);
+    assert_memory_not_equal(a.identity.cluster_id, c.identity.cluster_id, CLUSTER_ID_BYTES);
+    assert_memory_not_equal(a.identity.token_key, c.identity.token_key, TOKEN_KEY_BYTES);
+}
+
+static void what_makes_no_sense_is_refused(void **state) {
+    refused(1, "2=127.0.0.1:2,3=127.0.0.1:3", "--node-id 1 is not among --peers");
+    refused(1, "1=127.0.0.1:1,1=127.0.0.1:2", "node 1 is there twice");
+    refused(1, "1=127.0.0.1", "node 1: address '127.0.0.1' is not HOST:PORT");
+    refused(1, "1=127.0.0.1:1,", "'' is not ID=HOST:PORT");
+    refused(1, "0=127.0.0.1:1", "ID from 1 to 1000000");
+    refused(1, "1000001=127.0.0.1:1", "ID from 1 to 1000000");
+    refused(1, "a=127.0.0.1:1", "is not ID=HOST:PORT");
+    refused(1, "1=[::1]:1,2=[::1]:1,3=[::1]:1,4=[::1]:1,5=[::1]:1,6=[::1]:1,7=[::1]:1,8=[::1]:1", "more than 7 nodes");
+    refused(1, "", "go with --peers");
+    key_is(CLUSTER_KEY_BYTES_MIN - 1, 1);
+    refused(1, "1=127.0.0.1:1", "has 31 bytes");
+    key_is(CLUSTER_KEY_BYTES_MAX + 1, 1);
+    refused(1, "1=127.0.0.1:1", "expected 32 to 4096");
+    strcpy(config.cluster_key_file, "/nowhere/at/all");
+    refused(1, "1=127.0.0.1:1", "No such file");
+    *config.cluster_key_file = 0;
+    refused(1, "1=127.0.0.1:1", "needs --cluster-key-file");
+    struct cluster c;
+    assert_int_equal(read_with(&c, 0, ""), STATUS_OK); /* a single node */
+    strcpy(config.zone, "a zone");
+    assert_int_equal(read_with(&c, 0, ""), STATUS_FIELD_INVALID);
+    says("--zone");
+}
+
+int main(void) {
+#define T(f) cmocka_unit_test_setup_teardown(f, begin, end)
+    const struct CMUnitTest tests[] = {T(peers_are_sorted_and_parsed), T(all_nodes_derive_the_same_and_other_clusters_do_not), T(what_makes_no_sense_is_refused)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
