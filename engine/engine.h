@@ -40,6 +40,7 @@ struct partition_stats {
     uint32_t partition;
     uint16_t first_slot, last_slot;
     uint64_t applied_index, commit_index, flushed_index, term;
+    uint64_t leader_node; /* 0: not known */
     bool leader, ready, read_only;
     uint16_t machines_known;
     uint64_t orders, writes, reads, table_bytes, memtable_bytes;
@@ -50,6 +51,7 @@ struct op {
     struct list link; /* whoever holds the op may use it */
     enum op_kind kind;
     uint16_t slot;            /* decides the partition; SLOT_META */
+    bool any_replica;         /* of a read of the store: a follower answers too, and a leader without waiting, from what is applied here. It may be behind */
     uint64_t deadline_ns;     /* monotonic; 0: none. Past it, work that has not begun is dropped: DEADLINE_EXCEEDED */
     struct arena *arena;      /* the request's: results go here */
     void (*done)(struct op *op);

@@ -572,6 +572,7 @@ struct partition_stats partition_get_stats(const struct partition *p) {
         .commit_index = group_applicable(p->group),
         .flushed_index = p->flushed.applied_index,
         .term = group_term(p->group),
+        .leader_node = group_leader(p->group),
         .leader = group_role(p->group) == GROUP_LEADER,
         .ready = p->state == PARTITION_READY,
         .read_only = p->state == PARTITION_FAILED || e->disk_full,

@@ -154,7 +154,7 @@ static bool op_is_of_present(const struct op *op) {
 }
 
 bool partition_read_waits(struct partition *p, struct op *op) {
-    if (p->record.members.count <= 1 || !op_is_of_present(op)) return false;
+    if (p->record.members.count <= 1 || op->any_replica || !op_is_of_present(op)) return false;
     if (p->state == PARTITION_FAILED) { /* nothing is applied: what it leads can't be confirmed */
         op->failure.retry_delay_ms = RETRY_DELAY_DISK_MS;
         failure_set(&op->failure, STATUS_NOT_LEADER, "partition %s can't write its tables, and so can't confirm that it still leads", p->name);

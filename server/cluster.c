@@ -75,6 +75,7 @@ enum status cluster_read(struct cluster *c, bool *used, const struct config *con
     uint8_t key[CLUSTER_KEY_BYTES_MAX + 1];
     size_t len;
     *c = (struct cluster){.identity.node_id = config->node_id};
+    pthread_mutex_init(&c->lock, NULL);
     *used = *config->peers;
     for (const char *z = config->zone; *z; z++)
         if (*z < 0x21 || *z > 0x7e) return snprintf(error, 512, "--zone '%s': letters, digits and signs alone", config->zone), STATUS_FIELD_INVALID;
@@ -87,4 +88,29 @@ enum status cluster_read(struct cluster *c, bool *used, const struct config *con
     if (st == STATUS_OK) st = read_key(key, &len, config->cluster_key_file, error);
     if (st == STATUS_OK) derive(c, slice_of(key, len));
     return st;
+}
+
+void cluster_fini(struct cluster *c) { pthread_mutex_destroy(&c->lock); }
+
+void cluster_tell(struct cluster *c, uint64_t node_id, const struct link_hello *said) {
+    pthread_mutex_lock(&c->lock);
+    for (uint32_t i = 0; i < c->members.count; i++) {
+        struct cluster_peer *p = &c->peers[i];
+        if (p->node_id != node_id) continue;
+        check(said || p->links > 0);
+        if (said) p->links++;
+        else p->links--;
+        if (!said) continue;
+        memcpy(p->zone, said->zone, sizeof p->zone);
+        memcpy(p->client_address, said->address, sizeof p->client_address);
+    }
+    pthread_mutex_unlock(&c->lock);
+}
+
+struct cluster_peer cluster_see(struct cluster *c, uint32_t at) {
+    check(at < c->members.count);
+    pthread_mutex_lock(&c->lock);
+    struct cluster_peer p = c->peers[at];
+    pthread_mutex_unlock(&c->lock);
+    return p;
 }

@@ -6,6 +6,8 @@
 #ifndef SERVER_CLUSTER_H
 #define SERVER_CLUSTER_H
 
+#include <pthread.h>
+
 #include "engine/group.h"
 #include "proto/link.h"
 #include "server/config.h"
@@ -21,10 +23,20 @@ struct cluster {
     struct cluster_peer {
         uint64_t node_id;
         struct address address;
+        /* under `lock`: as it said when it last connected; connections of all cores that are up */
+        unsigned links;
+        char zone[LINK_ZONE_BYTES + 1], client_address[LINK_ADDRESS_BYTES + 1];
     } peers[GROUP_MEMBERS_MAX];       /* this node too; as members.member */
+    pthread_mutex_t lock;             /* taken when a connection comes or goes, and for topology */
 };
 
 /* *used: there are peers. Reads the key's file; names are looked up once. Flags that make no sense together are refused. */
 enum status cluster_read(struct cluster *c, bool *used, const struct config *config, char error[512]) MUST_USE;
+void cluster_fini(struct cluster *c);
+
+/* A connection to the node came, and that is what it said; NULL: one is gone. Any thread, as the next. */
+void cluster_tell(struct cluster *c, uint64_t node_id, const struct link_hello *said);
+/* `at` of members.member, a copy. links: is it up? */
+struct cluster_peer cluster_see(struct cluster *c, uint32_t at);
 
 #endif

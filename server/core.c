@@ -4,6 +4,7 @@
 #include "server/clock.h"
 #include "server/mail.h"
 #include "server/node.h"
+#include "server/peers.h"
 
 /* The duty cycle. Everything that happens on a core happens in this order, once a turn:
  *
@@ -12,6 +13,7 @@
  *      |        a write or sync ended -> wal;  a message -> ops for our engine, ops home, tasks, jobs home
  *      |    timers
  *      |    engine_tick: batch, commit, apply, answer
+ *      |    peers_flush: frames to other nodes, where there are any
  *      |    mail_flush: chains to other cores
  *      '--- hooks->flush (conn): what was answered this turn leaves in as few sends as possible
  *
@@ -145,6 +147,7 @@ void core_run(struct core *core) {
         ring_wait(core->ring, next_deadline_ns(core));
         timers_run(&core->timers, core->now_ns);
         if (core->engine) engine_tick(core->engine), share_queues(core);
+        if (core->peers) peers_flush(core->peers);
         mail_flush(core);
         if (core->hooks) core->hooks->flush(core);
         if (core->on_cycle) core->on_cycle(core);

@@ -15,6 +15,7 @@ struct mail;
 struct readers;
 struct host;
 struct limits;
+struct peers;
 struct core;
 struct sockaddr_storage;
 struct resource_list;
@@ -39,6 +40,7 @@ struct core {
     struct mail *mail;
     struct readers *readers;
     struct host *host;     /* the engine's world */
+    struct peers *peers;   /* other nodes; NULL: there are none */
     struct timers timers;
     struct metrics metrics; /* this core's counters; read by others through atomics */
     uint64_t now_ns;        /* monotonic, read once a cycle */

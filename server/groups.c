@@ -97,11 +97,13 @@ static void list(struct groups *g) {
     arena_reset(&g->list_arena);
     g->asked = generation_of(g);
     g->partition = 0;
+    g->op.any_replica = true;
     send(g, GROUPS_LIST, OP_GROUPS, SLOT_META, &g->list_arena);
 }
 
 static void ask_known(struct groups *g) {
     op_begin(g);
+    g->op.any_replica = true;
     send(g, GROUPS_KNOWN, OP_GROUPS, slot_of(g), &g->arena);
 }
 
@@ -178,6 +180,15 @@ static void bring(struct groups *g, const struct consumer_group_row *row, bool r
     else begin_again(g, RETRY_NS);
 }
 
+static void on_next(struct groups *g) {
+    if (++g->partition < g->node->partition_count) {
+        ask_known(g);
+        return;
+    }
+    g->compared = g->asked;
+    gather(g);
+}
+
 static void on_known(struct groups *g) {
     const struct consumer_groups *known = &g->op.groups;
     for (unsigned i = 0; i < g->list.count; i++) {
@@ -192,12 +203,7 @@ static void on_known(struct groups *g) {
         bring(g, &(struct consumer_group_row){.group_id = known->rows[i].group_id}, true);
         return;
     }
-    if (++g->partition < g->node->partition_count) {
-        ask_known(g);
-        return;
-    }
-    g->compared = g->asked;
-    gather(g);
+    on_next(g);
 }
 
 static void on_listed(struct groups *g) {
@@ -212,7 +218,8 @@ static void on_home(struct mail_hop *hop) {
         g->state = GROUPS_IDLE;
         return;
     }
-    if (g->op.failure.status && g->state != GROUPS_LAG) {
+    bool next = g->state == GROUPS_BRING && g->op.failure.status == STATUS_NOT_LEADER; /* the node that leads the partition brings it what it lacks */
+    if (g->op.failure.status && g->state != GROUPS_LAG && !next) {
         log_debug("consumer groups: tried again", "state=%d partition=%u status=%s", (int)g->state, g->partition, status_name(g->op.failure.status));
         begin_again(g, RETRY_NS);
         return;
@@ -221,7 +228,7 @@ static void on_home(struct mail_hop *hop) {
     case GROUPS_IDLE: check(!"an op without a round"); break;
     case GROUPS_LIST: on_listed(g); break;
     case GROUPS_KNOWN: on_known(g); break;
-    case GROUPS_BRING: ask_known(g); break;
+    case GROUPS_BRING: if (next) on_next(g); else ask_known(g); break;
     case GROUPS_LAG: on_lag(g); break;
     }
 }

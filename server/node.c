@@ -16,6 +16,7 @@
 #include "proto/base/mem.h"
 #include "proto/tls.h"
 #include "server/clock.h"
+#include "server/cluster.h"
 #include "server/door.h"
 #include "server/groups.h"
 #include "server/host.h"
@@ -23,6 +24,7 @@
 #include "server/listen.h"
 #include "server/mail.h"
 #include "server/ops.h"
+#include "server/peers.h"
 #include "server/readers.h"
 #include "server/limits.h"
 #include "server/resources.h"
@@ -113,7 +115,7 @@ static void refuse_peer(struct core *core, int fd, const struct sockaddr_storage
     if (cs->peer_logged_ns && core->now_ns - cs->peer_logged_ns < NS_PER_S) return; /* a line a second at most */
     char text[ADDRESS_TEXT_BYTES];
     address_format(peer, text);
-    log_warn("peer connection closed", "from=%s count=%lu reason=single node: no peers configured", text, cs->peer_count);
+    log_warn("peer connection closed", "from=%s count=%lu reason=this node has no --peers", text, cs->peer_count);
     cs->peer_logged_ns = core->now_ns;
 }
 
@@ -129,7 +131,10 @@ static void accepted(struct listener *l, int fd) {
     switch (l->kind) {
     case LISTENER_CLIENT: l->core->hooks->accept(l->core, fd, &peer); break;
     case LISTENER_HTTP: http_accept(state_of(l->core)->http, fd); break;
-    case LISTENER_PEER: refuse_peer(l->core, fd, &peer); break;
+    case LISTENER_PEER:
+        if (l->core->peers) peers_accept(l->core->peers, fd);
+        else refuse_peer(l->core, fd, &peer);
+        break;
     case LISTENER_KINDS: check(false);
     }
 }
@@ -240,15 +245,18 @@ static void on_phase_engines(struct core *core) {
     enter(core, PHASE_SETTLE);
     listener_stop(&state_of(core)->listeners[LISTENER_HTTP]);
     if (state_of(core)->http) http_stop(state_of(core)->http);
+    if (core->peers) peers_stop(core->peers);
     if (__atomic_load_n(&core->node->state->left, __ATOMIC_ACQUIRE)) return;
     engine_close(core->engine);
     core->engine = NULL;
 }
 
+static bool no_peers(const struct core *core) { return !core->peers || peers_idle(core->peers); }
+
 static void on_phase_settle(struct core *core) {
     struct core_state *cs = state_of(core);
-    bool busy = cs->cycles < 3 || (cs->http && !http_idle(cs->http)) || metric_load(&core->metrics.values[METRIC_JOBS_LIVE]);
-    if (busy && for_too_long(core, SETTLE_S * NS_PER_S)) leave(core, "operations port"), busy = false;
+    bool busy = cs->cycles < 3 || (cs->http && !http_idle(cs->http)) || !no_peers(core) || metric_load(&core->metrics.values[METRIC_JOBS_LIVE]);
+    if (busy && for_too_long(core, SETTLE_S * NS_PER_S)) leave(core, "operations or peer port"), busy = false;
     if (!busy) arrive(core);
     if (everybody(core, PHASE_SETTLE)) enter(core, PHASE_LAST);
 }
@@ -267,7 +275,7 @@ static void on_cycle(struct core *core) {
     case PHASE_ENGINES: on_phase_engines(core); break;
     case PHASE_SETTLE: on_phase_settle(core); break;
     case PHASE_LAST:
-        if (cs->cycles >= 3) arrive(core);
+        if (cs->cycles >= 3 && no_peers(core)) arrive(core);
         if (everybody(core, PHASE_LAST)) core->stop = true;
         break;
     case PHASE_SERVE:
@@ -313,6 +321,9 @@ static enum status open_engine(struct core *core, char error[256]) {
     struct engine_config ec = {
         .core = core->id,
         .node_id = node->identity.node_id,
+        .members = node->cluster ? &node->cluster->members : NULL,
+        .send = node->cluster ? peers_send : NULL,
+        .send_ctx = core->peers,
         .partition_count = node->partition_count,
         .partitions = cs->partitions,
         .meta = core->id == 0,
@@ -326,7 +337,7 @@ static enum status open_engine(struct core *core, char error[256]) {
         .feed_retention_us = c->stream_retention * (uint64_t)US_PER_MS,
         .store_open = open_store,
         .store_ctx = node,
-        .election_ms = ELECTION_MS,
+        .election_ms = node->cluster ? (uint32_t)c->election_timeout : ELECTION_MS,
         .heartbeat_ms = HEARTBEAT_MS,
     };
     for (uint32_t p = 0; p < node->partition_count; p++)
@@ -374,6 +385,7 @@ static bool begin_ops(struct core *core) {
         if (listen_begin(l->fd, error)) return fail(core, error), false;
         listener_arm(l);
     }
+    if (core->peers) peers_begin(core->peers);
     return true;
 }
 
@@ -447,6 +459,7 @@ static enum status open_identity(struct node *node, char error[512]) {
     enum status st = data_dir_open(c->data_dir, &ns->dir_fd, &ns->lock_fd, error);
     if (st) return st;
     struct identity_wish wish = {.cores = (uint32_t)c->cores, .partitions = (uint32_t)c->partitions, .cores_by_default = cpu_count()};
+    if (node->cluster) wish.cluster = &node->cluster->identity;
     ns->identity_is_new = faccessat(ns->dir_fd, "NODE", F_OK, 0) != 0 && errno == ENOENT;
     st = identity_open(&node->identity, ns->dir_fd, c->data_dir, &wish, error);
     node->core_count = node->identity.cores, node->partition_count = node->identity.partitions;
@@ -474,6 +487,19 @@ static enum status open_tls(struct node *node, char error[512]) {
     tls_source_describe(node->tls, why);
     log_info("tls", "cert=%s %s client_certs=%s", c->tls_cert, why, !*c->tls_client_ca ? "no" : c->tls_require_client_cert ? "required" : "taken");
     return STATUS_OK;
+}
+
+/* Before the data directory is made, like addresses. */
+static enum status read_cluster(struct node *node, char error[512]) {
+    bool used;
+    node->cluster = mem_new(struct cluster);
+    if (!node->cluster) return out_of_memory(error);
+    enum status st = cluster_read(node->cluster, &used, node->config, error);
+    if (used) return st;
+    cluster_fini(node->cluster);
+    mem_free(node->cluster);
+    node->cluster = NULL;
+    return st;
 }
 
 /* Before the data directory is made: a typing error must not leave one. */
@@ -518,6 +544,7 @@ static enum status make_cores(struct node *node, char error[512]) {
         cs->drain.run = on_drain;
         cs->partitions = mem_zalloc((node->partition_count / node->core_count + 1) * sizeof *cs->partitions);
         if (!cs->partitions) return out_of_memory(error);
+        if (node->cluster && !(core->peers = peers_new(core))) return out_of_memory(error);
     }
     return STATUS_OK;
 }
@@ -567,6 +594,7 @@ enum status node_start(struct node *node, const struct config *config, const str
     ns->main_thread = pthread_self();
     pthread_mutex_init(&ns->error_lock, NULL);
     enum status st = read_addresses(node, error);
+    if (st == STATUS_OK) st = read_cluster(node, error);
     if (st == STATUS_OK) st = open_identity(node, error);
     if (st == STATUS_OK) st = divide(node, error);
     if (st == STATUS_OK) st = make_shared(node, error);
@@ -626,6 +654,7 @@ void node_close(struct node *node) {
         struct core *core = node->cores[i];
         struct core_state *cs = state_of(core);
         limits_free(core->limits);
+        peers_free(core->peers);
         host_free(core->host);
         http_free(cs->http);
         close(cs->dir_fd);
@@ -639,6 +668,8 @@ void node_close(struct node *node) {
     resources_free(node->resources);
     groups_free(node->groups);
     tls_source_free(node->tls);
+    if (node->cluster) cluster_fini(node->cluster);
+    mem_free(node->cluster);
     door_free(node->door);
     limits_share_free(node->limits_share);
     pthread_barrier_destroy(&ns->meeting);

@@ -33,6 +33,7 @@ struct limits {
     uint64_t queue_target_ns;          /* of a write, under load */
 };
 
+struct cluster;
 struct node {
     const struct config *config;
     struct budget budget;
@@ -48,6 +49,7 @@ struct node {
     struct groups *groups;  /* groups.h */
     struct door *door;      /* who may come in: addresses, for all cores */
     struct limits_share *limits_share; /* buckets of rate limits */
+    struct cluster *cluster; /* the other nodes; NULL: there are none */
     struct tls_source *tls; /* clients' port; NULL: cleartext */
     bool draining; /* relaxed atomic */
     uint64_t writes_inside; /* relaxed atomic: calls that shed_enter let in */

@@ -117,6 +117,7 @@ static void round_fail(struct resources *r, const char *what, const struct failu
 static void list_page(struct resources *r) {
     op_begin(r);
     r->op.resources = (struct resources_request){.kind = RESOURCE_LIMIT, .page_size = RESOURCE_PAGE_SIZE_MAX, .page_token = r->token};
+    r->op.any_replica = true; /* each node keeps itself what it needs; what it has not applied yet it will hear of */
     send(r, ROUND_LIST, OP_RESOURCES, SLOT_META);
 }
 
@@ -174,24 +175,28 @@ static void push(struct resources *r) {
     send(r, ROUND_PUSH, OP_WRITE, partition_first_slot(r->partition, r->node->partition_count));
 }
 
+static void on_next(struct resources *r) {
+    if (++r->partition < r->node->partition_count) {
+        ask_known(r);
+        return;
+    }
+    r->state = ROUND_IDLE;
+    if (r->dirty) round_begin(r);
+}
+
 static void on_known(struct resources *r) {
     r->known = r->op.stats.machines_known;
     if (r->known > r->target) /* never by a crash: each machine is in the meta partition's log before it goes anywhere */
         log_error("the meta partition lacks status machines that a partition has: was its directory removed?", "partition=%u known=%u meta=%u", r->partition, r->known, r->target);
-    if (r->known < r->target) {
-        push(r);
-    } else if (++r->partition < r->node->partition_count) {
-        ask_known(r);
-    } else {
-        r->state = ROUND_IDLE;
-        if (r->dirty) round_begin(r);
-    }
+    if (r->known < r->target) push(r);
+    else on_next(r);
 }
 
 static void on_home(struct mail_hop *hop) {
     struct resources *r = container_of(hop, struct resources, hop);
     static const char *const names[] = {"", "list", "target", "known", "push"};
-    if (r->op.failure.status) {
+    bool next = r->state == ROUND_PUSH && r->op.failure.status == STATUS_NOT_LEADER; /* the node that leads the partition brings it what it lacks */
+    if (r->op.failure.status && !next) {
         round_fail(r, names[r->state], &r->op.failure);
         return;
     }
@@ -204,7 +209,7 @@ static void on_home(struct mail_hop *hop) {
     case ROUND_LIST: on_listed(r); break;
     case ROUND_TARGET: r->target = r->op.stats.machines_known, r->partition = 0, ask_known(r); break;
     case ROUND_KNOWN: on_known(r); break;
-    case ROUND_PUSH: ask_known(r); break;
+    case ROUND_PUSH: if (next) on_next(r); else ask_known(r); break;
     }
 }
 

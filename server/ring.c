@@ -39,7 +39,7 @@
 #define USER_NOW 8ull /* no object lives there */
 
 enum { RING_FD_MAX = 1 << 14, REQUEST_BYTES_MAX = 1 << 30, BUFFER_GROUP = 1 };
-enum ring_kind { RING_IDLE, RING_ACCEPT, RING_RECEIVE, RING_SEND, RING_WRITE, RING_SYNC, RING_CLOSE };
+enum ring_kind { RING_IDLE, RING_ACCEPT, RING_CONNECT, RING_RECEIVE, RING_SEND, RING_WRITE, RING_SYNC, RING_CLOSE };
 enum { RING_KIND_MASK = 0x0f, RING_CANCELLED = 0x80 };
 
 #ifdef ORDERDB_ASAN
@@ -279,6 +279,7 @@ static void issue(struct ring *r, struct ring_op *op) {
     unsigned left = (unsigned)MIN_OF(op->len - op->progress, (size_t)r->chunk_bytes_max);
     switch ((enum ring_kind)(op->kind & RING_KIND_MASK)) {
     case RING_ACCEPT: io_uring_prep_multishot_accept(sqe, op->fd, NULL, NULL, SOCK_CLOEXEC); break;
+    case RING_CONNECT: io_uring_prep_connect(sqe, op->fd, op->data, (socklen_t)op->len); break;
     case RING_RECEIVE:
         io_uring_prep_recv_multishot(sqe, op->fd, NULL, 0, 0);
         sqe->flags |= IOSQE_BUFFER_SELECT;
@@ -296,6 +297,12 @@ static void issue(struct ring *r, struct ring_op *op) {
 void ring_accept(struct ring *r, struct ring_op *op, int listen_fd) {
     begin(op, RING_ACCEPT, listen_fd);
     op->data = NULL, op->len = 0;
+    issue(r, op);
+}
+
+void ring_connect(struct ring *r, struct ring_op *op, int fd, const void *address, size_t len) {
+    begin(op, RING_CONNECT, fd);
+    op->data = address, op->len = len; /* read only, perhaps by several rings: not poisoned */
     issue(r, op);
 }
 

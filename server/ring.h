@@ -39,6 +39,7 @@ int ring_fd(const struct ring *r); /* where other cores send messages */
 
 /* Requests go out with the next ring_wait. */
 void ring_accept(struct ring *r, struct ring_op *op, int listen_fd); /* multishot; result: a connected fd */
+void ring_connect(struct ring *r, struct ring_op *op, int fd, const void *address, size_t len); /* the address stays until done */
 void ring_receive(struct ring *r, struct ring_op *op, int fd);       /* multishot into provided buffers; ENOBUFS ends it: re-arm when buffers are back */
 void ring_send(struct ring *r, struct ring_op *op, int fd, const void *data, size_t len); /* all of it: short sends are continued inside */
 void ring_write(struct ring *r, struct ring_op *op, int fd, const void *data, size_t len, uint64_t offset); /* all of it, likewise */

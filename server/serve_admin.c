@@ -1,13 +1,14 @@
-/* AdminService: what this node is and holds. A topology is put together partition by partition: one op to each owner, one after the other, so that the
- * call is all the state there is. */
+/* AdminService: what this node is and holds, and what it knows of the others of its cluster. A topology is put together partition by partition: one op to each owner, one after
+ * the other, so that the call is all the state there is. */
 #include "orderdb/v1/admin.pb-c.h"
 #include "proto/route.h"
 #include "server/call.h"
+#include "server/cluster.h"
 #include "server/core.h"
 #include "server/node.h"
 #include "server/serve_common.h"
 
-enum { TOPOLOGY_EPOCH = 1 /* the map of a single node never changes */ };
+enum { TOPOLOGY_EPOCH = 1 /* static membership: the map never changes */ };
 
 struct topology {
     struct call_op op;
@@ -15,24 +16,31 @@ struct topology {
     struct partition_stats stats[];
 };
 
-static bool partition_message(struct arena *a, const struct partition_stats *s, uint64_t node_id, Orderdb__V1__Topology__Partition **out) {
+static uint32_t node_count(const struct node *node) { return node->cluster ? node->cluster->members.count : 1; }
+static uint64_t node_id_at(const struct node *node, uint32_t i) { return node->cluster ? node->cluster->members.member[i].node_id : node->identity.node_id; }
+
+/* What other replicas have applied is not known here: 0. */
+static bool partition_message(struct arena *a, const struct partition_stats *s, const struct node *node, Orderdb__V1__Topology__Partition **out) {
     struct {
         Orderdb__V1__Topology__Partition partition;
         Orderdb__V1__Topology__SlotRange range, *ranges[1];
-        Orderdb__V1__Topology__Replica replica, *replicas[1];
+        Orderdb__V1__Topology__Replica replica[GROUP_MEMBERS_MAX], *replicas[GROUP_MEMBERS_MAX];
     } *m = arena_zalloc(a, sizeof *m);
     if (!m) return false;
     orderdb__v1__topology__partition__init(&m->partition);
     orderdb__v1__topology__slot_range__init(&m->range);
-    orderdb__v1__topology__replica__init(&m->replica);
     m->range.first = s->first_slot, m->range.last = s->last_slot;
     m->ranges[0] = &m->range;
-    m->replica.node_id = node_id, m->replica.role = (char *)"VOTER", m->replica.applied_index = (int64_t)s->applied_index;
-    m->replicas[0] = &m->replica;
+    for (uint32_t i = 0; i < node_count(node); i++) {
+        Orderdb__V1__Topology__Replica *r = m->replicas[i] = &m->replica[i];
+        orderdb__v1__topology__replica__init(r);
+        r->node_id = node_id_at(node, i), r->role = (char *)"VOTER";
+        if (r->node_id == node->identity.node_id) r->applied_index = (int64_t)s->applied_index;
+    }
     m->partition.partition_id = (int32_t)s->partition;
     m->partition.n_slots = 1, m->partition.slots = m->ranges;
-    m->partition.n_replicas = 1, m->partition.replicas = m->replicas;
-    m->partition.leader_node_id = s->ready ? node_id : 0;
+    m->partition.n_replicas = node_count(node), m->partition.replicas = m->replicas;
+    m->partition.leader_node_id = s->ready ? node->identity.node_id : s->leader ? 0 : s->leader_node;
     m->partition.epoch = TOPOLOGY_EPOCH;
     m->partition.orders = (int64_t)s->orders;
     m->partition.bytes = (int64_t)(s->table_bytes + s->memtable_bytes);
@@ -42,22 +50,54 @@ static bool partition_message(struct arena *a, const struct partition_stats *s, 
     return true;
 }
 
+static void own_message(struct call *call, Orderdb__V1__Topology__Node *n) {
+    const struct node *node = call_core(call)->node;
+    n->client_address = (char *)node->client_address;
+    n->peer_address = (char *)node->peer_address;
+    n->state = (char *)(call_core(call)->draining ? "DRAINING" : "UP");
+    n->zone = (char *)node->config->zone;
+    n->version = (char *)ORDERDB_VERSION;
+}
+
+/* As it said when it last connected. */
+static bool other_message(struct call *call, uint32_t at, Orderdb__V1__Topology__Node *n) {
+    struct arena *a = call_arena(call);
+    struct cluster_peer *peer = arena_new(a, struct cluster_peer);
+    char *address = arena_alloc(a, ADDRESS_TEXT_BYTES);
+    if (!peer || !address) return false;
+    *peer = cluster_see(call_core(call)->node->cluster, at);
+    address_format(&peer->address.sa, address);
+    n->client_address = peer->client_address, n->peer_address = address, n->zone = peer->zone;
+    n->state = (char *)(peer->links ? "UP" : "DOWN");
+    return true;
+}
+
+static Orderdb__V1__Topology__Node **node_messages(struct call *call) {
+    struct arena *a = call_arena(call);
+    const struct node *node = call_core(call)->node;
+    size_t count = node_count(node);
+    Orderdb__V1__Topology__Node *at = arena_array(a, Orderdb__V1__Topology__Node, count), **out = arena_array(a, Orderdb__V1__Topology__Node *, count);
+    if (!at || !out) return NULL;
+    for (uint32_t i = 0; i < node_count(node); i++) {
+        orderdb__v1__topology__node__init(out[i] = &at[i]);
+        at[i].node_id = node_id_at(node, i);
+        if (at[i].node_id == node->identity.node_id) own_message(call, &at[i]);
+        else if (!other_message(call, i, &at[i])) return NULL;
+    }
+    return out;
+}
+
 static struct slice topology_wire(struct call *call, const struct topology *t) {
     struct arena *a = call_arena(call);
     const struct node *node = call_core(call)->node;
-    Orderdb__V1__Topology__Node n = ORDERDB__V1__TOPOLOGY__NODE__INIT, *nodes[] = {&n};
+    Orderdb__V1__Topology__Node **nodes = node_messages(call);
     Orderdb__V1__Topology__Partition **partitions = arena_array(a, Orderdb__V1__Topology__Partition *, node->partition_count);
-    if (!partitions) return (struct slice){0};
-    n.node_id = node->identity.node_id;
-    n.client_address = (char *)node->client_address;
-    n.peer_address = (char *)node->peer_address;
-    n.state = (char *)(call_core(call)->draining ? "DRAINING" : "UP");
-    n.version = (char *)ORDERDB_VERSION;
+    if (!partitions || !nodes) return (struct slice){0};
     for (uint32_t i = 0; i < node->partition_count; i++)
-        if (!partition_message(a, &t->stats[i], node->identity.node_id, &partitions[i])) return (struct slice){0};
+        if (!partition_message(a, &t->stats[i], node, &partitions[i])) return (struct slice){0};
     Orderdb__V1__Topology m = ORDERDB__V1__TOPOLOGY__INIT;
     m.epoch = TOPOLOGY_EPOCH;
-    m.n_nodes = 1, m.nodes = nodes;
+    m.n_nodes = node_count(node), m.nodes = nodes;
     m.n_partitions = node->partition_count, m.partitions = partitions;
     uint8_t *bytes = arena_alloc(a, orderdb__v1__topology__get_packed_size(&m) + 1);
     return bytes ? slice_of(bytes, orderdb__v1__topology__pack(&m, bytes)) : (struct slice){0};

@@ -88,7 +88,7 @@ def _(server):
         with socket.create_connection(("127.0.0.1", server.peer_port), 5) as c:
             t.equal(c.recv(10), b"")
     t.equal(server.metrics()["orderdb_peer_connections_refused_total"], 20)
-    lines = server.log().count("no peers configured")
+    lines = server.log().count("this node has no --peers")
     if not 1 <= lines <= 3:
         raise AssertionError("%d lines" % lines)
 

@@ -78,6 +78,24 @@ static void all_nodes_derive_the_same_and_other_clusters_do_not(void **state) {
     assert_memory_not_equal(a.identity.token_key, c.identity.token_key, TOKEN_KEY_BYTES);
 }
 
+static void what_nodes_say_is_kept(void **state) {
+    struct cluster c;
+    struct link_hello said = {.zone = "z", .address = "10.0.0.3:7400"};
+    assert_int_equal(read_with(&c, 1, "1=127.0.0.1:1,3=127.0.0.1:3"), STATUS_OK);
+    assert_int_equal(cluster_see(&c, 1).links, 0);
+    cluster_tell(&c, 3, &said);
+    cluster_tell(&c, 3, &said); /* of two cores */
+    cluster_tell(&c, 3, NULL);
+    struct cluster_peer p = cluster_see(&c, 1);
+    assert_int_equal(p.links, 1);
+    assert_string_equal(p.zone, "z");
+    assert_string_equal(p.client_address, "10.0.0.3:7400");
+    cluster_tell(&c, 3, NULL);
+    assert_int_equal(cluster_see(&c, 1).links, 0);
+    assert_string_equal(cluster_see(&c, 1).zone, "z"); /* down, and not forgotten */
+    cluster_fini(&c);
+}
+
 static void what_makes_no_sense_is_refused(void **state) {
     refused(1, "2=127.0.0.1:2,3=127.0.0.1:3", "--node-id 1 is not among --peers");
     refused(1, "1=127.0.0.1:1,1=127.0.0.1:2", "node 1 is there twice");
@@ -105,6 +123,6 @@ static void what_makes_no_sense_is_refused(void **state) {
 
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, begin, end)
-    const struct CMUnitTest tests[] = {T(peers_are_sorted_and_parsed), T(all_nodes_derive_the_same_and_other_clusters_do_not), T(what_makes_no_sense_is_refused)};
+    const struct CMUnitTest tests[] = {T(peers_are_sorted_and_parsed), T(all_nodes_derive_the_same_and_other_clusters_do_not), T(what_nodes_say_is_kept), T(what_makes_no_sense_is_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,194 @@
+#!/usr/bin/python3
+"""Three real processes as one cluster. usage: test_cluster.py BUILD [PART OF A TEST'S NAME]"""
+import os
+import socket
+import struct
+import sys
+import threading
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import orderdb_test as t
+from cluster import Cluster
+from orderdb_test import equal, test, true, until
+
+USERS = ["cluster-user-%d" % i for i in range(24)]
+FAILOVER_S = 3
+
+
+class Writer:
+    """Creates and pays orders, each request tried with its request_id at one node after another until it is answered for good. Remembers what was acknowledged."""
+
+    def __init__(self, cluster):
+        self.cluster, self.clients, self.acked, self.slowest_s = cluster, {}, {}, 0
+
+    def client(self, node):
+        if node not in self.clients:
+            self.clients[node] = t.Client(node.address)
+        return self.clients[node]
+
+    def call(self, method, request, first=0, wait_s=20):
+        begun, tries = time.monotonic(), first
+        while True:
+            node = self.cluster.nodes[tries % len(self.cluster.nodes)]
+            tries += 1
+            try:
+                answer = self.client(node).call(method, request, timeout=2)
+                self.slowest_s = max(self.slowest_s, time.monotonic() - begun)
+                return answer
+            except t.Failure as f:
+                if f.code_name not in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
+                    raise
+                true(time.monotonic() - begun < wait_s * t.SLOW, "no answer within %d s: %s" % (wait_s, f))
+                if tries % len(self.cluster.nodes) == first % len(self.cluster.nodes):
+                    threading.Event().wait(0.05)  # everybody has been asked: as a client that backs off
+
+    def create(self, user, first=0):
+        order = self.call("CreateOrder", t.create_request(user_id=user), first).order
+        self.acked[order.order_id] = order.version
+        return order
+
+    def pay(self, order, first=0):
+        paid = self.call("TransitionOrder", t.transition_request(order.order_id, "pay"), first).order
+        self.acked[order.order_id] = paid.version
+        return paid
+
+    def check_all(self, first=0):
+        for order_id, version in self.acked.items():
+            order = self.call("GetOrder", t.pb.GetOrderRequest(order_id=order_id), first)
+            true(order.version >= version, "order %d has version %d, acknowledged was %d" % (order_id, order.version, version))
+
+
+@test("three nodes elect leaders, and say who and where they are")
+def _(cluster):
+    leaders = cluster.wait_leaders()
+    equal(len(leaders), 3)
+    for node in cluster.nodes:
+        equal(cluster.wait_leaders(node), leaders if cluster.leaders() == leaders else cluster.wait_leaders(node))
+    topology = cluster.nodes[0].call("GetTopology")
+    equal([(n.node_id, n.state, n.client_address, n.zone) for n in topology.nodes],
+          [(i + 1, "UP", n.address, "zone-" + "abc"[i]) for i, n in enumerate(cluster.nodes)])
+    equal([n.peer_address for n in topology.nodes], ["127.0.0.1:%d" % n.peer_port for n in cluster.nodes])
+    equal([[r.node_id for r in p.replicas] for p in topology.partitions], [[1, 2, 3]] * 3)
+    true("zone-b" in cluster.nodes[2].orderctl("status").stdout)
+
+
+@test("what is written is on every node, and each node knows who leads")
+def _(cluster):
+    w = Writer(cluster)
+    for i, user in enumerate(USERS):
+        w.pay(w.create(user, i), i)
+    w.check_all()
+    cluster.wait_equal()
+    equal([sum(p.orders for p in n.call("GetTopology").partitions) for n in cluster.nodes], [len(USERS)] * 3)
+
+
+@test("kill -9 of a leader: writes go on, nothing is lost, and it comes back and catches up")
+def _(cluster):
+    w = Writer(cluster)
+    orders = [w.create(user) for user in USERS]
+    victim = cluster.node(cluster.wait_leaders()[0])
+    w.slowest_s = 0
+    victim.kill()
+    for i, order in enumerate(orders):
+        w.pay(order, i)
+        w.create(USERS[i], i)
+    true(w.slowest_s < FAILOVER_S * t.SLOW, "the slowest write took %.1f s" % w.slowest_s)
+    w.check_all()
+    print("# writes went on after %.2f s" % w.slowest_s)
+    victim.start()
+    cluster.wait_equal()
+    equal(len({sum(p.orders for p in n.call("GetTopology").partitions) for n in cluster.nodes}), 1)
+    w.check_all()
+    true(cluster.nodes[0].metrics()["orderdb_peer_frames_bad_total"] == 0, "frames were refused")
+
+
+@test("without a majority nothing is acknowledged, and all goes on when there is one")
+def _(cluster):
+    w = Writer(cluster)
+    order = w.create(USERS[0])
+    for n in cluster.nodes[1:]:
+        n.kill()
+    request = t.transition_request(order.order_id, "pay")
+    try:
+        cluster.nodes[0].call("TransitionOrder", request, timeout=2)
+        raise AssertionError("acknowledged by one of three")
+    except t.Failure as f:
+        true(f.code_name in ("UNAVAILABLE", "DEADLINE_EXCEEDED"), str(f))
+    for n in cluster.nodes[1:]:
+        n.start(wait=False)
+    for n in cluster.nodes[1:]:
+        n.wait_ready()
+    equal(w.call("TransitionOrder", request).order.status, "PAID")  # the same request: done once
+    equal(w.call("GetOrder", t.pb.GetOrderRequest(order_id=order.order_id)).version, order.version + 1)
+    cluster.wait_equal()
+
+
+@test("strangers at the peer port are turned away, and cost nothing")
+def _(cluster):
+    node = cluster.nodes[0]
+    before = node.metrics()
+    for bytes_ in (b"GET / HTTP/1.1\r\n\r\n", b"\0" * 100, b"\xff" * 100, struct.pack("<IBBHI", 1 << 30, 5, 0, 0, 0), struct.pack("<IBBHI", 600, 1, 0, 0, 0)):
+        with socket.create_connection(("127.0.0.1", node.peer_port), timeout=10) as s:
+            s.sendall(bytes_)
+            equal(s.recv(1), b"", "what %r is answered" % bytes_[:10])
+    with socket.create_connection(("127.0.0.1", node.peer_port), timeout=20 * t.SLOW) as s:
+        equal(s.recv(1), b"", "who says nothing")  # within the handshake's time
+    equal(node.metrics()["orderdb_peer_links"], before["orderdb_peer_links"])
+
+
+@test("who is told otherwise does not get in: another key, other partitions, a single node's data, another id")
+def _(cluster):
+    peers = cluster.nodes[0].flags["peers"]
+    other_key = os.path.join(t.TEMP, "other-key")
+    with open(other_key, "wb") as f:
+        f.write(b"x" * 40)
+    base = dict(cores=1, memory_budget="512MiB", cluster_key_file=cluster.key_file, node_id=3, peers=peers)
+    for flags, why in ((dict(partitions=3, cluster_key_file=other_key), "another cluster"), (dict(partitions=4), "other --cores or --partitions")):
+        node3 = cluster.nodes[2]
+        node3.kill()
+        with t.Server(start=False, **{**base, **flags}) as stranger:
+            stranger.peer_port = node3.peer_port
+            stranger.start(wait=False)
+            until(lambda: "peer refused" in cluster.nodes[0].log() and why in cluster.nodes[0].log(), 10, "node 1 says: " + why)
+            true(stranger.ready_line is None, "it must not serve")
+            stranger.kill()
+        node3.start()
+    node3.stop()
+    for flags, why in ((dict(peers=None, node_id=None, cluster_key_file=None), "is node 3 of a cluster"), (dict(node_id=2), "not that of --node-id 2"), (dict(cluster_key_file=other_key), "another cluster")):
+        with t.Server(node3.data_dir, start=False, **{**base, "partitions": 3, **flags}) as again:
+            again.start(wait=False)
+            equal(again.wait(), 1)
+            true(why in again.log(), again.log())
+    node3.start()
+    with t.Server(memory_budget="512MiB") as single:
+        single.stop()
+        single.flags.update({**base, "partitions": 2})
+        single.start(wait=False)
+        equal(single.wait(), 1)
+        true("was made by a single node" in single.log(), single.log())
+    cluster.wait_leaders()
+
+
+@test("nodes stop one after the other, and start again with all there was")
+def _(cluster):
+    w = Writer(cluster)
+    for user in USERS[:6]:
+        w.create(user)
+    equal([n.stop() for n in cluster.nodes], [0, 0, 0])
+    cluster.start()
+    w.check_all()
+    cluster.wait_equal()
+
+
+def main():
+    """As orderdb_test.run, with a cluster in the place of the server."""
+    with Cluster() as cluster:
+        def bound(function):
+            return lambda: function(cluster)
+        t._tests[:] = [(name, bound(function)) for name, function in t._tests]
+        t.run(server=False)
+
+
+if __name__ == "__main__":
+    main()
