@@ -54,6 +54,20 @@ enum status apply_events(struct apply *a)
     return a->feed ? feed_end(a->feed, a->index, a->record.log_time_us, a->view.batch) : STATUS_OK;
 }
 
+/* Whoever waits for an order gets it with the outcome: it need not be put together from its rows again. Where it finds no room it is. */
+static void order_keep(const struct applying *x, struct outcome *out)
+{
+    const struct shown *s = &x->shown;
+    const enum command_type type = x->command->type;
+    bool answered = type == COMMAND_CREATE || type == COMMAND_TRANSITION || type == COMMAND_PATCH || type == COMMAND_UPDATE;
+    size_t bytes = s->head.len + s->summary.len + s->detail.len;
+    if (!answered || !bytes || bytes > OUTCOME_ORDER_BYTES_MAX) return;
+    struct writer w = writer_of(arena_alloc(x->arena, bytes), bytes);
+    if (!w.data) return;
+    write_slice(&w, s->head), write_slice(&w, s->summary), write_slice(&w, s->detail);
+    out->order = writer_slice(&w);
+}
+
 enum status apply_command(struct apply *a, struct slice bytes, struct arena *arena, struct outcome *out)
 {
     check(a->view.batch);
@@ -65,7 +79,8 @@ enum status apply_command(struct apply *a, struct slice bytes, struct arena *are
     if ((st = applied(&x))) return st;
     if (!arena) return STATUS_OK;
     local.slot = x.slot;
-    if (!apply_outcome_copy(&local, arena, out)) *out = (struct outcome){.status = STATUS_DEADLINE_EXCEEDED, .slot = x.slot, .resource.kind = local.resource.kind};
+    if (apply_outcome_copy(&local, arena, out)) order_keep(&x, out);
+    else *out = (struct outcome){.status = STATUS_DEADLINE_EXCEEDED, .slot = x.slot, .resource.kind = local.resource.kind};
     return STATUS_OK;
 }
 

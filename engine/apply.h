@@ -64,6 +64,7 @@ struct outcome {
     int64_t seq;        /* of the commit (of the first one, when replayed) */
     struct order_head head;       /* OK: as the answer shows it (a replay: as it was then). Mismatch: as it is now */
     struct history_entry entry;   /* OK: this commit's */
+    struct slice order;           /* OK: the order's wire bytes, FULL, where a create, transition or update has just made it so. Empty: from its rows */
     bool ambiguous;               /* STATUS_MISMATCH: more than one edge leads to the target from here: an event has to be named */
     struct slice winner_request_id; /* STATUS_MISMATCH: of the newest history entry */
     int64_t winner_time_us;
@@ -104,6 +105,8 @@ struct outcome {
         int64_t seq;
     } group;
 };
+
+enum { OUTCOME_ORDER_BYTES_MAX = 4 << 10 }; /* a larger one is rare, and a batch has a thousand waiters in one arena */
 
 /* What the scratch arena must hold for the largest command: an update or a patch, whose body is read, merged, written, and kept as it was (1 MiB each). Others: a body row written (1 MiB order + 4 KiB) and one read (the same, for the winner
  * of a first version), 1,000 decoded history entries of an import (160 B each), rows of the user list and small rows (below 256 KiB). */

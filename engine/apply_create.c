@@ -97,10 +97,12 @@ static enum status place(struct applying *x, const struct placement *p)
     apply_put_slot(x, &slot);
     x->out->entry = *last;
     x->out->seq = slot.last_seq;
-    st = userlist_insert(&x->a->view, x->a->scratch, x->slot, p->user_id, at, head->status);
-    if (st) return st;
+    struct slice card;
+    if ((st = apply_show(x, &body))) return st;
+    if ((st = apply_card(x, &card))) return st;
+    if ((st = userlist_insert(&x->a->view, x->a->scratch, x->slot, p->user_id, at, head->status, card))) return st;
     x->a->record.order_count++;
-    return apply_event(x, p->type, 0, &slot, &body);
+    return apply_event(x, p->type, 0, &slot);
 }
 
 /* *machine NULL: x->out has the answer, a refusal or the first one again. */

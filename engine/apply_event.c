@@ -1,6 +1,7 @@
 #include "engine/apply_local.h"
+#include "engine/userlist.h"
 
-/* Every commit leaves an event, in the same batch. */
+/* Every commit is shown: by an event, in the same batch, and in the user's list. */
 
 static enum status put_places(struct applying *x, const struct slot_record *slot)
 {
@@ -31,16 +32,35 @@ static enum status load_content(struct applying *x, struct order_body *body)
     return st ? st == STATUS_ABSENT ? STATUS_CHECKSUM_MISMATCH : st : order_body_decode(row, body);
 }
 
-enum status apply_event(struct applying *x, enum event_type type, uint64_t changed, const struct slot_record *slot, const struct order_body *content)
+enum status apply_show(struct applying *x, const struct order_body *content)
 {
-    struct apply *a = x->a;
     struct order_body body;
-    if (!a->feed) return STATUS_OK; /* a dry run tells nobody */
+    if (x->a->trial) return STATUS_OK;
     if (!content) {
         enum status st = load_content(x, &body);
         if (st) return st;
         content = &body;
     }
+    x->shown = (struct shown){order_head_wire(&x->out->head, x->a->machines, x->a->scratch), content->summary, content->detail};
+    return x->shown.head.data ? STATUS_OK : STATUS_MEMORY_LIMIT;
+}
+
+enum status apply_card(struct applying *x, struct slice *card)
+{
+    size_t bytes = x->shown.head.len + x->shown.summary.len;
+    *card = (struct slice){0};
+    if (!bytes || bytes > USERLIST_CARD_BYTES_MAX) return STATUS_OK;
+    struct writer w = writer_of(arena_alloc(x->a->scratch, bytes), bytes);
+    if (!w.data) return STATUS_MEMORY_LIMIT;
+    write_slice(&w, x->shown.head), write_slice(&w, x->shown.summary);
+    *card = writer_slice(&w);
+    return STATUS_OK;
+}
+
+enum status apply_event(struct applying *x, enum event_type type, uint64_t changed, const struct slot_record *slot)
+{
+    struct apply *a = x->a;
+    if (!a->feed) return STATUS_OK; /* a dry run tells nobody */
     struct event e = {
         .type = type,
         .slot = x->slot,
@@ -49,8 +69,9 @@ enum status apply_event(struct applying *x, enum event_type type, uint64_t chang
         .head = &x->out->head,
         .entry = &x->out->entry,
         .changed = changed,
-        .summary = content->summary,
-        .detail = content->detail,
+        .head_wire = x->shown.head,
+        .summary = x->shown.summary,
+        .detail = x->shown.detail,
     };
     enum status st = feed_add(a->feed, &e, a->index, x->now_us, a->machines);
     if (!st && slot->last_seq % FEED_CHUNK == 0) st = put_places(x, slot);

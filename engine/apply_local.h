@@ -13,6 +13,9 @@ struct applying {
     uint16_t slot;
     struct outcome *out;
     struct arena *arena; /* the waiter's; NULL: nobody waits */
+    struct shown {       /* the order after the commit in wire bytes, made once: for the event, the user's list and the answer. Borrowed as `out` is */
+        struct slice head, summary, detail;
+    } shown;
 };
 
 /* Each answers a fault of the store, or OK; refusals go to x->out->status. */
@@ -69,8 +72,12 @@ enum status apply_resource(struct applying *x) MUST_USE;
 enum status apply_machine(struct applying *x) MUST_USE;
 /* The seq of the commit that x makes; its event will lie in this entry. */
 int64_t apply_next_seq(struct applying *x, struct slot_record *slot);
-/* The event of the commit in x->out (head, entry), whose seq is the slot's last. content: what the order holds now; NULL: it is loaded. */
-enum status apply_event(struct applying *x, enum event_type type, uint64_t changed, const struct slot_record *slot, const struct order_body *content) MUST_USE;
+/* After the commit: x->shown, of the order in x->out->head. content: what it holds now; NULL: it is loaded. Nothing of a dry run, which nobody sees. */
+enum status apply_show(struct applying *x, const struct order_body *content) MUST_USE;
+/* Its card for the user's list (userlist.h); empty: too long. */
+enum status apply_card(struct applying *x, struct slice *card) MUST_USE;
+/* The event of the commit in x->out (head, entry), whose seq is the slot's last, of the order as it is shown. */
+enum status apply_event(struct applying *x, enum event_type type, uint64_t changed, const struct slot_record *slot) MUST_USE;
 /* Everything that `from` borrows, into the arena. false: it is full. */
 bool apply_outcome_copy(const struct outcome *from, struct arena *arena, struct outcome *to) MUST_USE;
 

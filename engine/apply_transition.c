@@ -158,10 +158,13 @@ enum status apply_commit(struct applying *x, const struct commit *c)
     apply_put_slot(x, &slot);
     apply_remember(x, head->user_id, c->method, head, slot.last_seq);
     x->out->seq = slot.last_seq;
-    if ((st = apply_event(x, c->type, changed, &slot, c->content)) || from == c->to) return st;
     struct list_position at = {.create_us = head->create_us, .order_id = head->order_id};
-    index_move(x->a->view.batch, at, from, c->to);
-    return userlist_move(&x->a->view, x->a->scratch, x->slot, head->user_id, at, from, c->to);
+    struct slice card;
+    if ((st = apply_show(x, c->content))) return st;
+    if ((st = apply_event(x, c->type, changed, &slot))) return st;
+    if ((st = apply_card(x, &card))) return st;
+    if (from != c->to) index_move(x->a->view.batch, at, from, c->to);
+    return userlist_move(&x->a->view, x->a->scratch, x->slot, head->user_id, at, from, c->to, card);
 }
 
 enum status apply_transition(struct applying *x)

@@ -102,7 +102,8 @@ bool event_block_add(struct event_block *b, const struct event *e, const struct 
     size_t base_bytes = w.len - base_at;
     uint8_t *after = length_begin(&w, FIELD_AFTER);
     size_t after_at = w.len;
-    order_head_write(&w, e->head, ms);
+    if (e->head_wire.len) write_slice(&w, e->head_wire);
+    else order_head_write(&w, e->head, ms);
     if (!refers) write_slice(&w, e->summary);
     size_t brief_bytes = w.len - after_at;
     if (!refers) write_slice(&w, e->detail);

@@ -37,6 +37,7 @@ struct event {
     const struct order_head *head;     /* after it */
     const struct history_entry *entry;
     uint64_t changed;                  /* a bit for each field number of Order that the commit set; 0: none */
+    struct slice head_wire;            /* the head's wire bytes (order_head_write), where they have been made already; else empty */
     struct slice summary, detail;      /* the order's content after it (order.h) */
 };
 

@@ -6,7 +6,7 @@
  *   slot 'D' user request_id method(1)                     idempotency record; expiring
  *   slot 'G' group(4)                                      a consumer group's position in the slot (consumer_row.h)
  *   slot 'H' order_id(8)                                   head (order.h)
- *   slot 'L' user create_us(8) order_id(8)                 status id(2): the user's list (userlist.h)
+ *   slot 'L' user create_us(8) order_id(8)                 status id(2), card: the user's list (userlist.h)
  *   slot 'N' user level(1) [create_us(8) order_id(8)]      counts by status (userlist.h)
  *   slot 'P' first_seq(8)                                  places of FEED_CHUNK events of the slot, from this seq on (feed.h); expiring
  *   slot 'Q' group(4) seq(8)                               a dead letter of a consumer group (consumer_row.h)

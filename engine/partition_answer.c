@@ -7,6 +7,7 @@
 static enum status answer_order(struct partition *p, struct op *op, const struct command *c, const struct outcome *o, struct slice *out) {
     struct engine *e = p->engine;
     struct order_body body;
+    if (o->order.len && (!op->answer_bytes_max || o->order.len <= op->answer_bytes_max)) return *out = o->order, STATUS_OK;
     if (c->type == COMMAND_CREATE && !o->replayed) {
         body.summary = c->create.summary, body.detail = c->create.detail;
     } else {

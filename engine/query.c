@@ -252,6 +252,7 @@ struct listing {
     bool more;
     struct pieces pieces;
 };
+enum { PIECES_AN_ORDER = 3, FRAME_BYTES_MAX = 1 + 10 };
 
 static int compare_status(const void *a, const void *b) { return *(const uint16_t *)a - *(const uint16_t *)b; }
 
@@ -346,7 +347,8 @@ struct list_walks {
     struct walk heads, bodies;
 };
 
-static enum status list_order(const struct listing *l, struct list_walks *walks, struct arena *scratch, int64_t order_id, struct slice *out) {
+/* From its rows: the list row has no card. */
+static enum status list_rows(const struct listing *l, struct list_walks *walks, struct arena *scratch, int64_t order_id, struct slice *out) {
     struct order_head head;
     struct order_body body;
     struct slice row;
@@ -360,6 +362,32 @@ static enum status list_order(const struct listing *l, struct list_walks *walks,
     return st ? query_fault(l->q, st, "row", order_id) : order_framed(l->q, scratch, &head, &body, l->r->full, out);
 }
 
+static enum status list_detail(const struct listing *l, struct list_walks *walks, struct arena *scratch, int64_t order_id, struct slice *out) {
+    struct order_body body;
+    struct slice row;
+    struct key k;
+    key_body(&k, order_id);
+    enum status st = walk_get(l->q, &walks->bodies, key_slice(&k), scratch, &row);
+    if (!st) st = order_body_decode(row, &body);
+    if (st) return query_fault(l->q, st, "row", order_id);
+    *out = arena_copy(l->q->arena, body.detail);
+    return out->data ? STATUS_OK : query_memory(l->q);
+}
+
+/* The pieces of one order, at most PIECES_AN_ORDER: the card as it stands, or what is made of its rows. */
+static enum status list_order(const struct listing *l, struct list_walks *walks, struct arena *scratch, const struct userlist_item *item, struct slice out[PIECES_AN_ORDER]) {
+    memset(out, 0, PIECES_AN_ORDER * sizeof *out);
+    if (!item->card.len) return list_rows(l, walks, scratch, item->at.order_id, &out[0]);
+    enum status st = l->r->full ? list_detail(l, walks, scratch, item->at.order_id, &out[2]) : STATUS_OK;
+    if (st) return st;
+    struct writer w = writer_of(arena_alloc(l->q->arena, FRAME_BYTES_MAX), FRAME_BYTES_MAX);
+    if (!w.data) return query_memory(l->q);
+    pb_tag(&w, 1, PB_LEN);
+    write_varint(&w, item->card.len + out[2].len);
+    out[0] = writer_slice(&w), out[1] = item->card;
+    return STATUS_OK;
+}
+
 /* A page that grows too large for a message ends early and goes on by its token. A numbered page must not: the next number would skip orders. */
 static enum status list_orders(struct listing *l) {
     struct arena scratch;
@@ -368,10 +396,10 @@ static enum status list_orders(struct listing *l) {
     struct list_walks walks = {0};
     if (l->item_count < WALK_ORDERS_MIN) walks.heads.misses = walks.bodies.misses = WALK_MISSES_MAX; /* two seeks would cost more */
     for (unsigned i = 0; i < l->item_count; i++) {
-        struct slice order = {0};
+        struct slice order[PIECES_AN_ORDER];
         arena_reset(&scratch);
-        if ((st = list_order(l, &walks, &scratch, l->items[i].at.order_id, &order))) break;
-        if (i && l->pieces.bytes + order.len > PAGE_BYTES_MAX) {
+        if ((st = list_order(l, &walks, &scratch, &l->items[i], order))) break;
+        if (i && l->pieces.bytes + order[0].len + order[1].len + order[2].len > PAGE_BYTES_MAX) {
             l->item_count = i;
             l->more = true;
             if (l->r->page_number)
@@ -379,7 +407,8 @@ static enum status list_orders(struct listing *l) {
                                        PAGE_BYTES_MAX);
             break;
         }
-        pieces_add(&l->pieces, order);
+        for (unsigned k = 0; k < PIECES_AN_ORDER; k++)
+            if (order[k].len) pieces_add(&l->pieces, order[k]);
     }
     if (walks.heads.it) store_iter_close(walks.heads.it);
     if (walks.bodies.it) store_iter_close(walks.bodies.it);
@@ -388,26 +417,23 @@ static enum status list_orders(struct listing *l) {
 }
 
 /* total_size and status_counts */
-static enum status list_counts(struct listing *l) {
-    struct status_counts counts;
-    enum status st = userlist_count(&l->q->view, l->q->arena, &l->range, &counts);
-    if (st) return query_fault(l->q, st, "counts of the user", 0);
-    size_t cap = PB_INT_BYTES_MAX + counts.n * COUNT_ENTRY_BYTES_MAX;
+static enum status list_counts(struct listing *l, const struct status_counts *counts) {
+    size_t cap = PB_INT_BYTES_MAX + counts->n * COUNT_ENTRY_BYTES_MAX;
     struct writer w = writer_of(arena_alloc(l->q->arena, cap), cap);
     if (!w.data) return query_memory(l->q);
     int64_t total = 0;
-    for (unsigned i = 0; i < counts.n; i++) {
+    for (unsigned i = 0; i < counts->n; i++) {
         bool wanted = l->range.status_count == 0;
-        for (unsigned k = 0; k < l->range.status_count; k++) wanted |= l->range.statuses[k] == counts.at[i].status;
-        if (wanted) total += counts.at[i].count;
+        for (unsigned k = 0; k < l->range.status_count; k++) wanted |= l->range.statuses[k] == counts->at[i].status;
+        if (wanted) total += counts->at[i].count;
     }
     pb_int64(&w, 3, total);
-    for (unsigned i = 0; i < counts.n; i++) {
-        if (!machines_status_known(l->q->machines, counts.at[i].status)) return query_fault(l->q, STATUS_CHECKSUM_MISMATCH, "counts of the user", 0);
+    for (unsigned i = 0; i < counts->n; i++) {
+        if (!machines_status_known(l->q->machines, counts->at[i].status)) return query_fault(l->q, STATUS_CHECKSUM_MISMATCH, "counts of the user", 0);
         uint8_t bytes[COUNT_ENTRY_BYTES_MAX];
         struct writer entry = writer_of(bytes, sizeof bytes);
-        pb_bytes(&entry, 1, machines_status_name(l->q->machines, counts.at[i].status));
-        pb_int64(&entry, 2, counts.at[i].count);
+        pb_bytes(&entry, 1, machines_status_name(l->q->machines, counts->at[i].status));
+        pb_int64(&entry, 2, counts->at[i].count);
         check(!entry.full);
         struct slice part = writer_slice(&entry);
         pb_message(&w, 4, &part, 1);
@@ -418,11 +444,13 @@ static enum status list_counts(struct listing *l) {
 }
 
 enum status query_list(const struct query *q, const struct list_request *r, struct slice *response) {
+    struct status_counts counts;
     struct listing l = {.q = q, .r = r};
     if (!listing_check(&l)) return q->failure->status;
     l.items = arena_array(q->arena, struct userlist_item, l.page_size);
-    if (!l.items || !pieces_begin(&l.pieces, q->arena, l.page_size + 2)) return query_memory(q);
-    enum status st = userlist_page(&q->view, q->arena, &l.range, l.skip, l.has_after ? &l.after : NULL, l.items, l.page_size, &l.item_count, &l.more);
+    if (!l.items || !pieces_begin(&l.pieces, q->arena, PIECES_AN_ORDER * l.page_size + 2)) return query_memory(q);
+    enum status st = userlist_page(&q->view, q->arena, &l.range, l.skip, l.has_after ? &l.after : NULL, l.items, l.page_size, &l.item_count, &l.more, &counts);
+    if (st == STATUS_MEMORY_LIMIT) return query_memory(q);
     if (st) return query_fault(q, st, "list of the user", 0);
     if ((st = list_orders(&l))) return st;
     if (l.more) {
@@ -430,7 +458,7 @@ enum status query_list(const struct query *q, const struct list_request *r, stru
         l.token.position[0] = last->at.create_us, l.token.position[1] = last->at.order_id;
         if (!token_add(q, &l.pieces, &l.token)) return query_memory(q);
     }
-    if ((st = list_counts(&l))) return st;
+    if ((st = list_counts(&l, &counts))) return st;
     return pieces_join(q, &l.pieces, response);
 }
 

@@ -21,9 +21,13 @@
 
 #include <stdio.h>
 
+#include "proto/pbwire.h"
+
 #define COUNT_MAX (1ll << 48) /* more is damage; sums of a few of these do not overflow */
 enum {
     FORMAT = 1,
+    CARD_FORMAT = 1,
+    CARD_ORDER_ID = 1,
     CHILDREN_MAX = 2 * USERLIST_SPAN,
     LEVELS_MAX = 12, /* 32^12 orders */
     ROW_BYTES_MAX = 2 + 10 + 10 + USERLIST_STATUSES_MAX * (2 + 10),
@@ -123,10 +127,23 @@ static enum status node_read(struct slice row, struct node *out) {
     return r.bad || reader_left(&r) ? STATUS_CHECKSUM_MISMATCH : STATUS_OK;
 }
 
-static enum status list_row_read(struct slice row, uint16_t *status) {
-    if (row.len != 2) return STATUS_CHECKSUM_MISMATCH;
-    *status = get_be16(row.data);
-    return STATUS_OK;
+void list_row_encode(uint16_t status, struct slice card, struct writer *w) {
+    write_be16(w, status);
+    if (!card.len || card.len > USERLIST_CARD_BYTES_MAX) return;
+    write_u8(w, CARD_FORMAT);
+    write_slice(w, card);
+}
+
+/* A card begins with its order's id (the field order_id of Order): one that was meant for another row is seen. */
+enum status list_row_decode(struct slice row, int64_t order_id, uint16_t *status, struct slice *card) {
+    struct reader r = reader_of(row);
+    *status = read_be16(&r);
+    *card = (struct slice){0};
+    if (r.bad || row.len == 2) return r.bad ? STATUS_CHECKSUM_MISMATCH : STATUS_OK;
+    if (read_u8(&r) != CARD_FORMAT) return STATUS_CHECKSUM_MISMATCH;
+    *card = slice_of(r.at, reader_left(&r));
+    bool own = read_u8(&r) == (CARD_ORDER_ID << 3 | PB_VARINT) && read_varint(&r) == (uint64_t)order_id;
+    return !own || r.bad || card->len > USERLIST_CARD_BYTES_MAX ? STATUS_CHECKSUM_MISMATCH : STATUS_OK;
 }
 
 static void node_init(struct node *n, struct list_position at, uint8_t level) {
@@ -177,12 +194,22 @@ static void node_put(const struct tree *t, unsigned level, const struct node *n)
     store_batch_put(t->view->batch, key_slice(&k), writer_slice(&w));
 }
 
-static void list_put(const struct tree *t, struct list_position at, uint16_t status) {
+static void list_put(const struct tree *t, struct list_position at, uint16_t status, struct slice card) {
     struct key k;
-    uint8_t value[2];
-    put_be16(value, status);
+    uint8_t value[USERLIST_ROW_BYTES_MAX];
+    struct writer w = writer_of(value, sizeof value);
+    list_row_encode(status, card, &w);
+    check(!w.full);
     row_key(t, &k, 0, at);
-    store_batch_put(t->view->batch, key_slice(&k), slice_of(value, sizeof value));
+    store_batch_put(t->view->batch, key_slice(&k), writer_slice(&w));
+}
+
+/* What one child counts: of a row of a level above 0 what it says, of a list row its order. */
+static enum status child_read(struct store_iter *it, unsigned level, struct node *child) {
+    struct slice card;
+    if (level) return node_read(store_iter_value(it), child);
+    child->counts.n = 1, child->counts.at[0].count = 1;
+    return list_row_decode(store_iter_value(it), position_of(store_iter_key(it)).order_id, &child->counts.at[0].status, &card);
 }
 
 /* ---- writes ---- */
@@ -230,8 +257,7 @@ static enum status node_split(const struct tree *t, unsigned level, struct node 
     store_iter_seek(it, key_slice(&k));
     enum status st = STATUS_OK;
     for (uint64_t i = 0; i < n->children / 2 && !st && store_iter_valid(it); i++, store_iter_next(it)) {
-        child.counts.n = 1, child.counts.at[0].count = 1;
-        st = level > 1 ? node_read(store_iter_value(it), &child) : list_row_read(store_iter_value(it), &child.counts.at[0].status);
+        st = child_read(it, level - 1, &child);
         if (!st) counts_merge(&right->counts, &child.counts, -1);
     }
     if (!st && store_iter_valid(it)) right->at = position_of(store_iter_key(it));
@@ -274,26 +300,28 @@ static enum status path_store(const struct tree *t, struct path *p) {
     return STATUS_OK;
 }
 
-enum status userlist_insert(const struct store_view *view, struct arena *scratch, uint16_t slot, struct slice user_id, struct list_position at, uint16_t status) {
+enum status userlist_insert(const struct store_view *view, struct arena *scratch, uint16_t slot, struct slice user_id, struct list_position at, uint16_t status,
+                            struct slice card) {
     check(view->batch);
     struct tree t = {view, slot, user_id};
     struct path p;
     enum status st = path_load(&t, scratch, at, &p);
     if (st) return st;
-    list_put(&t, at, status);
+    list_put(&t, at, status, card);
     for (unsigned i = 0; i <= p.height; i++) counts_add(&p.nodes[i].counts, status, 1);
     p.nodes[p.height ? 1 : 0].children++;
     return path_store(&t, &p);
 }
 
-enum status userlist_move(const struct store_view *view, struct arena *scratch, uint16_t slot, struct slice user_id, struct list_position at, uint16_t from, uint16_t to) {
+enum status userlist_move(const struct store_view *view, struct arena *scratch, uint16_t slot, struct slice user_id, struct list_position at, uint16_t from, uint16_t to,
+                          struct slice card) {
     check(view->batch);
-    if (from == to) return STATUS_OK;
     struct tree t = {view, slot, user_id};
     struct path p;
-    enum status st = path_load(&t, scratch, at, &p);
+    enum status st = from == to ? STATUS_OK : path_load(&t, scratch, at, &p);
     if (st) return st;
-    list_put(&t, at, to);
+    list_put(&t, at, to, card);
+    if (from == to) return STATUS_OK;
     for (unsigned i = 0; i <= p.height; i++) counts_add(&p.nodes[i].counts, from, -1), counts_add(&p.nodes[i].counts, to, 1);
     return path_store(&t, &p);
 }
@@ -307,13 +335,15 @@ struct walk {
     struct store_iter *levels[LEVELS_MAX + 1];
     struct status_counts *counts; /* count: where to; NULL: a page */
     int64_t skip;
+    int64_t left; /* matching ones that no order was skipped or shown of yet; -1: not known */
+    struct arena *arena;
     struct userlist_item *items;
     unsigned limit, count;
     bool more, done;
 };
 
 static void walk_begin(struct walk *w, const struct store_view *view, const struct userlist_range *range) {
-    *w = (struct walk){.tree = {view, range->slot, range->user_id}, .range = range, .lower = {range->from_us, 0}, .upper = highest};
+    *w = (struct walk){.tree = {view, range->slot, range->user_id}, .range = range, .lower = {range->from_us, 0}, .upper = highest, .left = -1};
     if (range->to_us != INT64_MAX) w->upper = (struct list_position){range->to_us, 0};
 }
 
@@ -321,18 +351,34 @@ static void walk_end(struct walk *w) {
     for (unsigned i = 0; i < ARRAY_LEN(w->levels); i++) store_iter_close(w->levels[i]);
 }
 
-static void walk_order(struct walk *w, struct list_position at, uint16_t status) {
+/* Where it is known how many there are, the last one of a page is enough: nobody has to look whether another follows. */
+static enum status walk_show(struct walk *w, struct list_position at, uint16_t status, struct slice card) {
+    struct userlist_item *item = &w->items[w->count++];
+    *item = (struct userlist_item){at, status, card.len ? arena_copy(w->arena, card) : card};
+    if (card.len && !item->card.data) return STATUS_MEMORY_LIMIT;
+    if (w->left < 0 || w->count < w->limit) return STATUS_OK;
+    w->done = true;
+    w->more = w->left > w->count;
+    return STATUS_OK;
+}
+
+static enum status walk_order(struct walk *w, struct list_position at, struct slice row) {
+    uint16_t status;
+    struct slice card;
+    enum status st = list_row_decode(row, at.order_id, &status, &card);
+    if (st) return st;
     if (w->counts) {
         counts_add(w->counts, status, 1);
     } else if (!range_wants(w->range, status)) {
-        return;
+        return STATUS_OK;
     } else if (w->skip) {
         w->skip--;
     } else if (w->count < w->limit) {
-        w->items[w->count++] = (struct userlist_item){at, status};
+        return walk_show(w, at, status, card);
     } else {
         w->more = w->done = true;
     }
+    return STATUS_OK;
 }
 
 /* Is the row dealt with by its counts alone? whole: all of it lies in the range. */
@@ -358,53 +404,64 @@ static enum status walk_level(struct walk *w, unsigned level, struct list_positi
     row_key(&w->tree, &k, level, start);
     store_iter_seek_back(*it, key_slice(&k));
     if (store_iter_valid(*it) && slice_equal(store_iter_key(*it), key_slice(&k))) store_iter_prev(*it);
-    for (; store_iter_valid(*it) && !w->done; store_iter_prev(*it)) {
+    for (; store_iter_valid(*it); store_iter_prev(*it)) {
         struct list_position at = position_of(store_iter_key(*it));
         if (position_compare(at, low) < 0) return STATUS_OK;
         enum status st;
         if (level == 0) {
-            uint16_t status;
             if (position_compare(at, w->lower) < 0) return STATUS_OK;
-            if ((st = list_row_read(store_iter_value(*it), &status))) return st;
-            walk_order(w, at, status);
+            if ((st = walk_order(w, at, store_iter_value(*it))) || w->done) return st;
             continue;
         }
         struct node n;
         if ((st = node_read(store_iter_value(*it), &n))) return st;
         bool whole = position_compare(at, w->lower) >= 0 && position_compare(end, w->upper) <= 0;
-        if (!walk_by_counts(w, &n, whole) && (st = walk_level(w, level - 1, at, end))) return st;
+        if (!walk_by_counts(w, &n, whole) && ((st = walk_level(w, level - 1, at, end)) || w->done)) return st;
         if (position_compare(at, w->lower) <= 0) return STATUS_OK;
         end = at;
     }
     return store_iter_status(*it);
 }
 
-static enum status walk_tree(struct walk *w, struct arena *scratch) {
-    struct node root;
-    enum status st = root_get(&w->tree, scratch, &root);
-    if (st) return st;
-    bool whole = position_compare(w->lower, lowest) <= 0 && position_compare(w->upper, highest) >= 0;
-    return walk_by_counts(w, &root, whole) ? STATUS_OK : walk_level(w, root.level, lowest, highest);
+static bool walk_is_whole(const struct walk *w) { return position_compare(w->lower, lowest) <= 0 && position_compare(w->upper, highest) >= 0; }
+
+static enum status walk_tree(struct walk *w, const struct node *root) {
+    if (walk_by_counts(w, root, walk_is_whole(w))) return STATUS_OK;
+    /* A page from the top of what matches without exception needs no counts to find its way. */
+    bool straight = !w->counts && !w->skip && !w->range->status_count;
+    return walk_level(w, straight ? 0 : root->level, lowest, highest);
+}
+
+static enum status walk_count(struct walk *w, const struct node *root, struct status_counts *out) {
+    out->n = 0;
+    w->counts = out;
+    enum status st = walk_tree(w, root);
+    w->counts = NULL;
+    return st;
 }
 
 enum status userlist_count(const struct store_view *view, struct arena *scratch, const struct userlist_range *range, struct status_counts *out) {
-    out->n = 0;
     struct walk w;
+    struct node root;
     walk_begin(&w, view, range);
-    w.counts = out;
-    enum status st = walk_tree(&w, scratch);
+    enum status st = root_get(&w.tree, scratch, &root);
+    if (!st) st = walk_count(&w, &root, out);
     walk_end(&w);
     return st;
 }
 
-enum status userlist_page(const struct store_view *view, struct arena *scratch, const struct userlist_range *range, int64_t skip,
-                          const struct list_position *after, struct userlist_item *out, unsigned limit, unsigned *count, bool *more) {
+enum status userlist_page(const struct store_view *view, struct arena *arena, const struct userlist_range *range, int64_t skip, const struct list_position *after,
+                          struct userlist_item *out, unsigned limit, unsigned *count, bool *more, struct status_counts *counts) {
     check(skip >= 0);
     struct walk w;
+    struct node root;
     walk_begin(&w, view, range);
+    enum status st = root_get(&w.tree, arena, &root);
+    if (!st && counts) st = walk_count(&w, &root, counts);
     if (after) w.upper = position_min(w.upper, *after);
-    w.skip = skip, w.items = out, w.limit = limit;
-    enum status st = walk_tree(&w, scratch);
+    if (!st && walk_is_whole(&w)) w.left = MAX_OF(counts_matching(&root.counts, range) - skip, 0);
+    w.skip = skip, w.arena = arena, w.items = out, w.limit = limit;
+    if (!st) st = walk_tree(&w, &root);
     walk_end(&w);
     *count = w.count, *more = w.more;
     return st;
@@ -425,8 +482,7 @@ static enum status verify_run(struct verify *v, unsigned level, struct store_ite
     for (; store_iter_valid(it); store_iter_next(it)) {
         struct list_position at = position_of(store_iter_key(it));
         if (end && position_compare(at, *end) >= 0) break;
-        n.counts.n = 1, n.counts.at[0].count = 1;
-        enum status st = level ? node_read(store_iter_value(it), &n) : list_row_read(store_iter_value(it), &n.counts.at[0].status);
+        enum status st = child_read(it, level, &n);
         if (st || (level && n.level != level)) return verify_fail(v, "level %u: a row cannot be read", level);
         sum->children++;
         counts_merge(&sum->counts, &n.counts, 1);

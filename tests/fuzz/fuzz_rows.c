@@ -158,9 +158,22 @@ static void try_letter(struct slice row, struct writer *w) {
     check(w->full || (consumer_letter_decode(writer_slice(w), &again) == STATUS_OK && again.key == l.key && slice_equal(again.event, l.event)));
 }
 
+/* The order that the row's key would name, and the row. */
+static void try_list(struct slice row, struct writer *w) {
+    struct slice card;
+    uint16_t status;
+    if (row.len < 8) return;
+    int64_t order_id = (int64_t)get_be64(row.data);
+    row = slice_of(row.data + 8, row.len - 8);
+    if (list_row_decode(row, order_id, &status, &card)) return;
+    within(card, row);
+    list_row_encode(status, card, w);
+    check(slice_equal(writer_slice(w), row));
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static void (*const tries[])(struct slice row, struct writer *w) = {try_head, try_body, try_history, try_slot, try_partition, try_dedup, try_resource, try_machine, try_timers, try_timers_record, try_group, try_position, try_letter,
-                                                                        try_places, try_feed, try_events};
+                                                                        try_places, try_feed, try_events, try_list};
     static uint8_t out[ROW_BYTES_MAX];
     if (size == 0) return 0;
     struct writer w = writer_of(out, sizeof out);

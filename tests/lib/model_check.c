@@ -43,6 +43,18 @@ static void check_head(const struct model_order *o, unsigned version, const stru
     check(memcmp(h->chain_hash, e->chain_hash, SHA256_BYTES) == 0);
 }
 
+/* The whole order, as the outcome has it. */
+static void check_shown(const struct model_entry *e, const struct outcome *o, const struct machines *ms)
+{
+    static struct arena arena;
+    struct order_body body = {.summary = e->summary, .detail = e->detail};
+    arena_init(&arena, 4 << 20);
+    struct slice whole = query_order_wire(&o->head, &body, true, ms, &arena);
+    check(whole.data);
+    check(slice_equal(o->order, whole));
+    arena_fini(&arena);
+}
+
 void model_check_outcome(const struct model *m, const struct model_outcome *x, const struct outcome *o, const struct machines *ms)
 {
     check(o->status == x->status);
@@ -74,6 +86,7 @@ void model_check_outcome(const struct model *m, const struct model_outcome *x, c
     if (x->status == STATUS_OK) {
         check(o->seq == x->seq);
         if (!x->already_there && x->version) check_entry(&m->orders[x->order].entries[x->version - 1], x->version, &o->entry, ms);
+        if (o->order.len) check_shown(&m->orders[x->order].entries[x->version - 1], o, ms);
     }
     if (x->status == STATUS_STATUS_MISMATCH) {
         const struct model_entry *winner = &m->orders[x->order].entries[x->version - 1];
@@ -132,8 +145,12 @@ static void check_order_rows(const struct model_order *o, const struct store_vie
     }
     key_list(&k, slot, o->user_id, o->entries[0].time_us, o->id);
     struct slice row = row_of(view, &k, arena);
-    check(row.len >= 2);
-    check(get_be16(row.data) == head.status);
+    uint16_t listed;
+    struct slice card, summary = query_order_wire(&head, &body, false, ms, arena);
+    check(summary.data);
+    check(list_row_decode(row, o->id, &listed, &card) == STATUS_OK);
+    check(listed == head.status);
+    check(slice_equal(card, summary.len <= USERLIST_CARD_BYTES_MAX ? summary : (struct slice){0}));
     if (!o->client_order_no.len) return;
     key_client_no(&k, slot, o->user_id, o->client_order_no);
     row = row_of(view, &k, arena);
@@ -187,7 +204,7 @@ static void check_user(const struct model *m, struct slice user, const struct st
     check(counted == orders);
     struct list_position last = {INT64_MAX, INT64_MAX};
     while (more) {
-        check(userlist_page(view, arena, &range, listed, NULL, page, ARRAY_LEN(page), &got, &more) == STATUS_OK);
+        check(userlist_page(view, arena, &range, listed, NULL, page, ARRAY_LEN(page), &got, &more, NULL) == STATUS_OK);
         for (unsigned i = 0; i < got; i++) {
             int at = find_order(m, page[i].at.order_id);
             check(at >= 0);

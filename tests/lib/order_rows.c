@@ -1,6 +1,7 @@
 #include "tests/lib/order_rows.h"
 
 #include "engine/keys.h"
+#include "engine/query.h"
 #include "engine/userlist.h"
 #include "proto/base/mem.h"
 #include "proto/pbwire.h"
@@ -43,9 +44,10 @@ void order_rows_put(struct store_batch *batch, struct store *store, const struct
     order_head_encode(&head, &w);
     key_head(&k, o->order_id), put(batch, &k, &w);
     struct arena scratch;
-    arena_init(&scratch, MIB);
+    arena_init(&scratch, 4 * MIB);
     struct store_view view = {.store = store, .batch = batch};
-    check(userlist_insert(&view, &scratch, slot_of_user(o->user_id), o->user_id, (struct list_position){o->create_us, o->order_id}, o->status) == STATUS_OK);
+    struct slice card = o->no_card ? (struct slice){0} : query_order_wire(&head, &body, false, ms, &scratch);
+    check(userlist_insert(&view, &scratch, slot_of_user(o->user_id), o->user_id, (struct list_position){o->create_us, o->order_id}, o->status, card) == STATUS_OK);
     arena_fini(&scratch);
     mem_free(bytes);
 }

@@ -11,6 +11,7 @@ struct order_rows {
     uint16_t machine, status;
     int64_t version;          /* history rows 2 .. version come too, a second apart */
     struct slice summary, detail; /* wire bytes; empty summary: user_id alone */
+    bool no_card;             /* in the list row: as it was before there were cards */
 };
 /* Into the batch: head, body, history, list and counts. Fails the test where the store does. */
 void order_rows_put(struct store_batch *batch, struct store *store, const struct machines *ms, const struct order_rows *o);

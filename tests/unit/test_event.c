@@ -102,6 +102,21 @@ static void an_event_is_what_the_contract_says(void **state)
     event_block_fini(&b);
 }
 
+static void a_head_that_was_made_before_is_taken(void **state)
+{
+    struct event_block made = {0}, taken = {0};
+    struct event e = sample(17);
+    uint8_t bytes[ORDER_HEAD_WIRE_BYTES_MAX];
+    struct writer w = writer_of(bytes, sizeof bytes);
+    order_head_write(&w, e.head, ms);
+    assert_true(event_block_add(&made, &e, ms));
+    e.head_wire = writer_slice(&w);
+    assert_true(event_block_add(&taken, &e, ms));
+    assert_true(slice_equal(buf_slice(&made.payload), buf_slice(&taken.payload)));
+    assert_true(slice_equal(buf_slice(&made.directory), buf_slice(&taken.directory)));
+    event_block_fini(&made), event_block_fini(&taken);
+}
+
 static void the_stored_bytes_are_golden(void **state)
 {
     struct event_block b = {0};
@@ -218,7 +233,8 @@ static void no_memory_leaves_the_block_as_it_was(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(an_event_is_what_the_contract_says), cmocka_unit_test(the_stored_bytes_are_golden),    cmocka_unit_test(a_summary_is_the_event_without_detail),
+        cmocka_unit_test(an_event_is_what_the_contract_says), cmocka_unit_test(the_stored_bytes_are_golden), cmocka_unit_test(a_head_that_was_made_before_is_taken),
+        cmocka_unit_test(a_summary_is_the_event_without_detail),
         cmocka_unit_test(large_content_is_told_by_reference), cmocka_unit_test(damage_is_said),                 cmocka_unit_test(no_memory_leaves_the_block_as_it_was),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -22,13 +22,14 @@ static struct machines *machines;
 static struct arena arena;
 static struct failure failure;
 static int64_t ids[ORDERS];
+static unsigned put; /* every third order is older than cards */
 
 static uint16_t status_id(const char *name) { return machines_status_id(machines, slice_str(name)); }
 static int64_t created_us(int i) { return FIRST_US + i * 60 * US_PER_S; }
 
 static void put_order(struct slice user, int64_t id, int64_t us, uint16_t status, int64_t version, struct slice summary, struct slice detail) {
     order_rows_put(batch, store, machines, &(struct order_rows){.user_id = user, .order_id = id, .create_us = us, .machine = machine_id(machines_find(machines, SLICE_LIT("retail"))),
-                                                                 .status = status, .version = version, .summary = summary, .detail = detail});
+                                                                 .status = status, .version = version, .summary = summary, .detail = detail, .no_card = put++ % 3 == 0});
     check(store_apply(store, batch) == STATUS_OK);
     store_batch_clear(batch);
 }

@@ -4,8 +4,10 @@
 #include "engine/store_ops.h"
 #include "engine/userlist.h"
 #include "proto/base/mem.h"
+#include "proto/pbwire.h"
 
 enum { MODEL_MAX = 120000, SLOT = 77, STATUSES = 7 };
+static const struct slice NO_CARD;
 static const struct slice user = {(const uint8_t *)"alice", 5};
 
 static struct store_mem_disk *disk;
@@ -68,15 +70,15 @@ static int compare(struct list_position a, struct list_position b) {
 static void insert(int64_t us, int64_t id, uint16_t status) {
     struct store_view v = writing();
     struct list_position at = {us, id};
-    assert_int_equal(userlist_insert(&v, &arena, SLOT, user, at, status), STATUS_OK);
+    assert_int_equal(userlist_insert(&v, &arena, SLOT, user, at, status, NO_CARD), STATUS_OK);
     unsigned i = model_count++;
     for (; i && compare(model[i - 1].at, at) > 0; i--) model[i] = model[i - 1];
-    model[i] = (struct userlist_item){at, status};
+    model[i] = (struct userlist_item){.at = at, .status = status};
 }
 
 static void move(unsigned i, uint16_t to) {
     struct store_view v = writing();
-    assert_int_equal(userlist_move(&v, &arena, SLOT, user, model[i].at, model[i].status, to), STATUS_OK);
+    assert_int_equal(userlist_move(&v, &arena, SLOT, user, model[i].at, model[i].status, to, NO_CARD), STATUS_OK);
     model[i].status = to;
 }
 
@@ -112,7 +114,7 @@ static void assert_page(const struct userlist_range *r, int64_t skip, const stru
     unsigned n = 0, count;
     bool more, expected_more = false;
     struct store_view v = newest();
-    assert_int_equal(userlist_page(&v, &arena, r, skip, after, got, limit, &count, &more), STATUS_OK);
+    assert_int_equal(userlist_page(&v, &arena, r, skip, after, got, limit, &count, &more, NULL), STATUS_OK);
     for (unsigned i = model_count; i-- > 0 && !expected_more;) {
         if (!model_matches(r, i) || (after && compare(model[i].at, *after) >= 0)) continue;
         if (skip) {
@@ -215,7 +217,7 @@ static void users_do_not_see_each_other(void **state) {
     const struct slice others[] = {SLICE_LIT("alic"), SLICE_LIT("alicf"), SLICE_LIT("alice2"), SLICE_LIT("")};
     struct store_view v = writing();
     for (unsigned k = 0; k < ARRAY_LEN(others); k++)
-        for (int i = 0; i < 200; i++) assert_int_equal(userlist_insert(&v, &arena, SLOT, others[k], (struct list_position){i, 1000000 + i}, 3), STATUS_OK);
+        for (int i = 0; i < 200; i++) assert_int_equal(userlist_insert(&v, &arena, SLOT, others[k], (struct list_position){i, 1000000 + i}, 3, NO_CARD), STATUS_OK);
     for (int i = 0; i < 150; i++) insert(i, i + 1, 1);
     commit();
     struct userlist_range r = everything();
@@ -250,12 +252,12 @@ static void random_operations_agree_with_the_model(void **state) {
 static void inserts_in_falling_order(void **state) {
     for (int i = 0; i < 6000; i++) {
         struct store_view v = writing();
-        assert_int_equal(userlist_insert(&v, &arena, SLOT, user, (struct list_position){-i, i + 1}, 1), STATUS_OK);
+        assert_int_equal(userlist_insert(&v, &arena, SLOT, user, (struct list_position){-i, i + 1}, 1, NO_CARD), STATUS_OK);
         if (i % 50 == 0) commit();
     }
     commit();
     assert_sound();
-    for (int i = 0; i < 6000; i++) model[i] = (struct userlist_item){{-5999 + i, 6000 - i}, 1};
+    for (int i = 0; i < 6000; i++) model[i] = (struct userlist_item){.at = {-5999 + i, 6000 - i}, .status = 1};
     model_count = 6000;
     struct userlist_range r = everything();
     assert_counts(&r);
@@ -269,7 +271,7 @@ static uint64_t cost_of_page(const struct userlist_range *r, int64_t skip, const
     bool more;
     struct store_view v = newest();
     reads = 0;
-    assert_int_equal(userlist_page(&v, &arena, r, skip, after, items, 20, &n, &more), STATUS_OK);
+    assert_int_equal(userlist_page(&v, &arena, r, skip, after, items, 20, &n, &more, NULL), STATUS_OK);
     assert_int_equal(n, 20);
     return reads;
 }
@@ -280,9 +282,9 @@ static void deep_pages_read_a_few_dozen_rows(void **state) {
         struct store_view v = writing();
         uint16_t status = i % 1000 == 0 ? 2 : 1;
         reads = 0;
-        assert_int_equal(userlist_insert(&v, &arena, SLOT, user, (struct list_position){i, i + 1}, status), STATUS_OK);
+        assert_int_equal(userlist_insert(&v, &arena, SLOT, user, (struct list_position){i, i + 1}, status, NO_CARD), STATUS_OK);
         assert_in_range(reads, 1, 5 + 3 * 35); /* root, one row per level; now and then up to three splits */
-        model[i] = (struct userlist_item){{i, i + 1}, status};
+        model[i] = (struct userlist_item){.at = {i, i + 1}, .status = status};
         if (i % 4 == 0) commit();
     }
     model_count = 100000;
@@ -330,7 +332,7 @@ static void a_cold_store_would_block(void **state) {
     unsigned n;
     bool more;
     assert_int_equal(userlist_count(&v, &arena, &r, &counts), STATUS_WOULD_BLOCK);
-    assert_int_equal(userlist_page(&v, &arena, &r, 0, NULL, items, 5, &n, &more), STATUS_WOULD_BLOCK);
+    assert_int_equal(userlist_page(&v, &arena, &r, 0, NULL, items, 5, &n, &more, NULL), STATUS_WOULD_BLOCK);
     store_mem_disk_set_cold(disk, false);
 }
 
@@ -339,8 +341,8 @@ static void a_faulty_store_is_told(void **state) {
     commit();
     store_mem_disk_set_read_fault(disk, STATUS_IO_FAILED);
     struct store_view v = writing();
-    assert_int_equal(userlist_insert(&v, &arena, SLOT, user, (struct list_position){1, 999}, 1), STATUS_IO_FAILED);
-    assert_int_equal(userlist_move(&v, &arena, SLOT, user, model[3].at, 1, 2), STATUS_IO_FAILED);
+    assert_int_equal(userlist_insert(&v, &arena, SLOT, user, (struct list_position){1, 999}, 1, NO_CARD), STATUS_IO_FAILED);
+    assert_int_equal(userlist_move(&v, &arena, SLOT, user, model[3].at, 1, 2, NO_CARD), STATUS_IO_FAILED);
     char error[256];
     v = newest();
     assert_int_equal(userlist_verify(&v, &arena, SLOT, user, error), STATUS_IO_FAILED);
@@ -414,7 +416,7 @@ static void memory_fails_at_every_step(void **state) {
     for (uint64_t n = 1; n < 40; n++) {
         struct store_view v = writing();
         mem_fail_nth(n);
-        enum status st = userlist_insert(&v, &arena, SLOT, user, (struct list_position){5, 5000}, 1);
+        enum status st = userlist_insert(&v, &arena, SLOT, user, (struct list_position){5, 5000}, 1, NO_CARD);
         enum status applied = st ? st : store_apply(store, batch);
         mem_fail_nth(0);
         store_batch_clear(batch); /* what apply does with an entry that failed */
@@ -422,6 +424,88 @@ static void memory_fails_at_every_step(void **state) {
         assert_sound();
         if (!applied) break;
     }
+}
+
+/* ---- cards ---- */
+
+static struct slice card_of(uint8_t *bytes, int64_t id, size_t len) {
+    struct writer w = writer_of(bytes, len);
+    pb_int64(&w, 1, id);
+    while (w.len < len) write_u8(&w, (uint8_t)w.len);
+    return writer_slice(&w);
+}
+
+static void a_page_brings_the_cards(void **state) {
+    static uint8_t bytes[2][USERLIST_CARD_BYTES_MAX + 1];
+    struct store_view v = writing(), now = newest();
+    struct userlist_range r = everything();
+    struct userlist_item got[4];
+    struct status_counts counts;
+    unsigned n;
+    bool more;
+    struct slice longest = card_of(bytes[0], 1, USERLIST_CARD_BYTES_MAX), longer = card_of(bytes[1], 2, USERLIST_CARD_BYTES_MAX + 1);
+    assert_int_equal(userlist_insert(&v, &arena, SLOT, user, (struct list_position){10, 1}, 3, longest), STATUS_OK);
+    assert_int_equal(userlist_insert(&v, &arena, SLOT, user, (struct list_position){20, 2}, 3, longer), STATUS_OK);
+    assert_int_equal(userlist_insert(&v, &arena, SLOT, user, (struct list_position){30, 3}, 3, NO_CARD), STATUS_OK);
+    commit();
+    assert_int_equal(userlist_page(&now, &arena, &r, 0, NULL, got, 4, &n, &more, &counts), STATUS_OK);
+    assert_int_equal(n, 3);
+    assert_int_equal(counts.at[0].count, 3);
+    assert_true(slice_equal(got[2].card, longest));
+    assert_int_equal(got[1].card.len, 0);
+    assert_int_equal(got[0].card.len, 0);
+    /* The card is the newest commit's, moved or not. */
+    struct slice later = card_of(bytes[0], 3, 40), again = card_of(bytes[1], 1, 30);
+    assert_int_equal(userlist_move(&v, &arena, SLOT, user, (struct list_position){30, 3}, 3, 3, later), STATUS_OK);
+    assert_int_equal(userlist_move(&v, &arena, SLOT, user, (struct list_position){10, 1}, 3, 4, again), STATUS_OK);
+    commit();
+    assert_sound();
+    assert_int_equal(userlist_page(&now, &arena, &r, 0, NULL, got, 4, &n, &more, NULL), STATUS_OK);
+    assert_true(slice_equal(got[0].card, later));
+    assert_true(slice_equal(got[2].card, again));
+    assert_int_equal(got[2].status, 4);
+    assert_int_equal(userlist_move(&v, &arena, SLOT, user, (struct list_position){10, 1}, 4, 4, NO_CARD), STATUS_OK);
+    commit();
+    assert_int_equal(userlist_page(&now, &arena, &r, 0, NULL, got, 4, &n, &more, NULL), STATUS_OK);
+    assert_int_equal(got[2].card.len, 0);
+}
+
+static void a_card_of_another_order_is_damage(void **state) {
+    uint8_t card[64], row[128];
+    struct store_view v = newest();
+    struct userlist_range r = everything();
+    struct userlist_item got[4];
+    char error[256];
+    unsigned n;
+    bool more;
+    insert(10, 1, 3);
+    struct key k;
+    struct writer w = writer_of(row, sizeof row);
+    key_list(&k, SLOT, user, 10, 1);
+    list_row_encode(3, card_of(card, 2, 20), &w);
+    store_batch_put(batch, key_slice(&k), writer_slice(&w));
+    commit();
+    assert_int_equal(userlist_page(&v, &arena, &r, 0, NULL, got, 4, &n, &more, NULL), STATUS_CHECKSUM_MISMATCH);
+    assert_int_equal(userlist_verify(&v, &arena, SLOT, user, error), STATUS_CHECKSUM_MISMATCH);
+    row[2] = 2; /* a format to come */
+    store_batch_put(batch, key_slice(&k), writer_slice(&w));
+    commit();
+    assert_int_equal(userlist_page(&v, &arena, &r, 0, NULL, got, 4, &n, &more, NULL), STATUS_CHECKSUM_MISMATCH);
+    for (size_t len = 0; len < w.len; len++) {
+        uint16_t status;
+        struct slice found;
+        row[2] = 1;
+        enum status st = list_row_decode(slice_of(row, len), 2, &status, &found);
+        assert_int_equal(st, len == 2 || len >= 5 ? STATUS_OK : STATUS_CHECKSUM_MISMATCH);
+    }
+}
+
+static void golden_card(void **state) {
+    uint8_t golden[64], got[64];
+    struct writer w = writer_of(got, sizeof got);
+    list_row_encode(300, card_of((uint8_t[16]){0}, 150, 8), &w);
+    size_t n = test_golden("list_row", golden, sizeof golden);
+    assert_string_equal(test_hex(writer_slice(&w)), test_hex(slice_of(golden, n)));
 }
 
 /* Persistent: the rows of a user with three orders. */
@@ -460,6 +544,9 @@ int main(void) {
         T(a_faulty_store_is_told),
         T(verify_sees_damage),
         T(memory_fails_at_every_step),
+        T(a_page_brings_the_cards),
+        T(a_card_of_another_order_is_damage),
+        T(golden_card),
         T(golden_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
