@@ -1,0 +1,241 @@
+/* The world of sim_cluster.c: nodes, their network and disks, what clients asked for; and the checks of what stands in the stores (cluster_check.h). */
+#ifndef TESTS_LIB_CLUSTER_WORLD_H
+#define TESTS_LIB_CLUSTER_WORLD_H
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "engine/check.h"
+#include "engine/feed.h"
+#include "engine/index.h"
+#include "engine/keys.h"
+#include "engine/partition.h"
+#include "orderdb/v1/order.pb-c.h"
+#include "orderdb/v1/stream.pb-c.h"
+#include "proto/base/log.h"
+#include "proto/base/mem.h"
+#include "tests/lib/sim_env.h"
+
+enum { NODES = 3, PARTITIONS = 2, REQUESTS_MAX = 300, CLIENTS = 6, TERMS_MAX = 4096, STORY_LINES = 80 };
+enum request_kind { CREATE, PAY, SET_TIMER };
+struct node {
+    struct sim *sim;
+    uint64_t id;
+    struct sim_disk *disk;
+    struct env *env;
+    struct engine *engine; /* NULL: down */
+    struct store_mem_disk *stores[PARTITIONS];
+    struct machines *machines;
+    uint64_t up_at_ns, full_until_ns;
+    int64_t leap_us; /* of its wall clock */
+};
+struct request {
+    uint64_t number;
+    enum request_kind kind;
+    unsigned user;
+    struct request *create; /* NULL: it is one; else the order that is paid, or gets a timer */
+    int64_t fire_us; /* as asked for; as acknowledged */
+    int64_t order_id, version; /* as acknowledged */
+    bool acked, refused, busy;
+    uint64_t give_up_ns;
+};
+/* One try of a request, or a read of a request's order. Its memory is the process's that it was given to. */
+struct attempt {
+    struct op op;
+    struct arena arena;
+    struct sim *sim;
+    struct request *request;
+    int64_t version; /* of a read: what was acknowledged when it began */
+    bool read;
+};
+struct packet {
+    struct sim *sim;
+    uint64_t group_id, from, to;
+    size_t len;
+    uint8_t bytes[];
+};
+struct sim {
+    uint64_t seed;
+    bool trace, healthy;
+    struct sim_world *world;
+    struct node nodes[NODES];
+    struct group_members members;
+    struct request requests[REQUESTS_MAX], *client[CLIENTS];
+    unsigned request_count;
+    uint64_t leaders[PARTITIONS][TERMS_MAX], cut_until_ns[NODES][NODES];
+    unsigned memtable;
+    unsigned loss, duplicates, slow, crashes_in, cuts_in, fulls_in, leaps_in, transfers_in, crash_at_in, crash_fetching_in, trailing, chunk;
+    uint64_t given, taken, bytes; /* snapshots */
+    uint64_t crashes, cuts, elections, reads, compared, not_leader, fulls, leaps, transfers, recovered, crashed_fetching, timers_fired, events;
+    char story[STORY_LINES][160];
+    uint64_t lines;
+};
+
+static PRINTF_LIKE(2, 3) void tell(struct sim *s, const char *format, ...) {
+    char *line = s->story[s->lines++ % STORY_LINES];
+    int n = snprintf(line, sizeof s->story[0], "%10.3f ms ", (double)sim_world_now_ns(s->world) / 1e6);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line + n, sizeof s->story[0] - (size_t)n, format, args);
+    va_end(args);
+    if (s->trace) puts(line);
+}
+
+#define REQUIRE(x, ...)                                                                                                                            \
+    do {                                                                                                                                           \
+        if (!(x)) {                                                                                                                                \
+            for (uint64_t l_ = s->lines > STORY_LINES ? s->lines - STORY_LINES : 0; l_ < s->lines && !s->trace; l_++) puts(s->story[l_ % STORY_LINES]); \
+            printf("# seed=%llu line %d: %s: ", (unsigned long long)s->seed, __LINE__, #x), printf(__VA_ARGS__), printf("\n"), fflush(stdout);     \
+            _exit(1);                                                                                                                              \
+        }                                                                                                                                          \
+    } while (0)
+
+static uint64_t chance(struct sim *s, uint64_t n) { return sim_world_below(s->world, n); }
+static struct partition *replica(struct node *n, unsigned partition) { return n->engine->by_id[partition]; }
+
+/* ---- the network */
+
+static void deliver(void *ctx) {
+    struct packet *k = ctx;
+    struct sim *s = k->sim;
+    struct node *to = &s->nodes[k->to - 1];
+    bool cut = s->cut_until_ns[k->from - 1][k->to - 1] > sim_world_now_ns(s->world);
+    if (to->engine && !cut) REQUIRE(engine_receive(to->engine, k->group_id, k->from, slice_of(k->bytes, k->len)) == STATUS_OK, "node %llu refuses a frame", (unsigned long long)k->to);
+    mem_free(k);
+}
+
+static void send_frame(void *ctx, uint64_t group_id, uint64_t node_id, struct slice frame) {
+    struct node *n = ctx;
+    struct sim *s = n->sim;
+    unsigned copies = !s->healthy && chance(s, 100) < s->loss ? 0 : 1 + (!s->healthy && chance(s, 100) < s->duplicates);
+    while (copies--) {
+        struct packet *k = mem_alloc(sizeof *k + frame.len);
+        *k = (struct packet){.sim = s, .group_id = group_id, .from = n->id, .to = node_id, .len = frame.len};
+        memcpy(k->bytes, frame.data, frame.len);
+        sim_world_at(s->world, 50000 + chance(s, !s->healthy && chance(s, 100) < s->slow ? 400 * NS_PER_MS : NS_PER_MS), deliver, k);
+    }
+}
+
+/* ---- nodes */
+
+/* One process for each seed: the nodes' clocks. */
+static struct sim *clocks_of;
+static const struct env_ops *world_ops;
+static int64_t leaping_wall_us(struct env *env) {
+    for (unsigned i = 0; i < NODES; i++)
+        if (clocks_of->nodes[i].env == env) return world_ops->wall_us(env) + clocks_of->nodes[i].leap_us;
+    return world_ops->wall_us(env);
+}
+
+static enum status open_store(void *ctx, uint32_t partition, uint64_t memtable_bytes, struct store **out, char error[256]) {
+    struct node *n = ctx;
+    return store_open_mem(out, n->stores[partition]);
+}
+
+static void node_start(struct node *n) {
+    static const uint32_t partitions[PARTITIONS] = {0, 1};
+    struct sim *s = n->sim;
+    char error[256] = "";
+    struct engine_config config = {
+        .node_id = n->id, .members = &s->members, .send = send_frame, .send_ctx = n, .partition_count = PARTITIONS, .partitions = partitions, .owned_count = PARTITIONS,
+        .machines = n->machines, .log_live_bytes_max = 16 * MIB, .log_segment_bytes = 256 * KIB, .memtable_bytes = s->memtable, .queue_ops_max = 100, .queue_bytes_max = 1 << 20,
+        .store_open = open_store, .store_ctx = n, .election_ms = 300, .heartbeat_ms = 50, .trailing_entries = s->trailing, .snapshot_chunk_bytes = s->chunk, .snapshot_bytes_per_s = 256 * KIB,
+    };
+    static struct env_ops ops;
+    n->env = sim_env_open(s->world, n->disk);
+    if (!world_ops) world_ops = n->env->ops, ops = *world_ops, ops.wall_us = leaping_wall_us;
+    clocks_of = s;
+    n->env->ops = &ops;
+    if (!s->healthy && s->crash_at_in && chance(s, s->crash_at_in) == 0) sim_disk_faults(n->disk)->crash_at = 1 + chance(s, 400);
+    enum status st = engine_open(&n->engine, n->env, &config, error);
+    if (st && sim_disk_dead(n->disk)) { /* the power went while it started */
+        tell(s, "node %llu lost power while it started", (unsigned long long)n->id);
+        n->engine = NULL;
+        n->env->ops = world_ops;
+        sim_env_abandon(n->env);
+        sim_disk_faults(n->disk)->crash_at = 0;
+        n->up_at_ns = sim_world_now_ns(s->world) + (50 + chance(s, 500)) * NS_PER_MS;
+        return;
+    }
+    REQUIRE(st == STATUS_OK, "node %llu does not open: %s: %s", (unsigned long long)n->id, status_name(st), error);
+    s->recovered += n->engine->stats.snapshots_taken;
+    tell(s, "node %llu started", (unsigned long long)n->id);
+}
+
+static void node_count(struct sim *s, struct node *n) {
+    struct engine_stats stats;
+    engine_get_stats(n->engine, &stats);
+    s->given += stats.snapshots_given, s->taken += stats.snapshots_taken, s->bytes += stats.snapshot_bytes;
+}
+
+static bool fetching(const struct node *n) {
+    for (unsigned p = 0; n->engine && p < PARTITIONS; p++)
+        if (n->engine->by_id[p]->fetch) return true;
+    return false;
+}
+
+/* Between its log's end and its store's. */
+static bool installing(const struct node *n) {
+    for (unsigned p = 0; n->engine && p < PARTITIONS; p++)
+        if (group_installing(n->engine->by_id[p]->group)) return true;
+    return false;
+}
+
+static void node_full(struct node *n, bool full) {
+    for (unsigned p = 0; p < PARTITIONS; p++) store_mem_disk_set_full(n->stores[p], full);
+    n->full_until_ns = full ? sim_world_now_ns(n->sim->world) + (200 + chance(n->sim, 2000)) * NS_PER_MS : 0;
+    tell(n->sim, "node %llu: %s", (unsigned long long)n->id, full ? "its disk is full" : "there is room again");
+}
+
+static void node_crash(struct node *n) {
+    struct sim *s = n->sim;
+    bool power = chance(s, 2) || sim_disk_dead(n->disk);
+    s->crashes++;
+    node_count(s, n);
+    tell(s, "node %llu %s", (unsigned long long)n->id, power ? "lost power" : "was killed");
+    s->crashed_fetching += fetching(n);
+    sim_disk_faults(n->disk)->crash_at = 0;
+    if (!sim_disk_dead(n->disk) && power) sim_disk_crash(n->disk);
+    else if (!sim_disk_dead(n->disk)) sim_disk_kill(n->disk);
+    n->env->ops = world_ops;
+    sim_env_abandon(n->env);
+    n->engine = NULL; /* its memory goes with the process: each seed is one */
+    n->up_at_ns = sim_world_now_ns(s->world) + (50 + chance(s, 1500)) * NS_PER_MS;
+}
+
+static void faults(struct sim *s) {
+    uint64_t now = sim_world_now_ns(s->world);
+    for (unsigned i = 0; i < NODES; i++)
+        if (!s->nodes[i].engine && (s->healthy || now >= s->nodes[i].up_at_ns)) node_start(&s->nodes[i]);
+    for (unsigned i = 0; i < NODES; i++) {
+        struct node *n = &s->nodes[i];
+        if (n->engine && sim_disk_dead(n->disk)) node_crash(n);
+        if (n->full_until_ns && (s->healthy || now >= n->full_until_ns)) node_full(n, false);
+        if (!s->healthy && s->crash_fetching_in && fetching(n) && chance(s, installing(n) ? 3 : s->crash_fetching_in) == 0) node_crash(n);
+    }
+    if (s->healthy) return;
+    struct node *some = &s->nodes[chance(s, NODES)];
+    if (s->crashes_in && chance(s, s->crashes_in) == 0 && some->engine) node_crash(some);
+    some = &s->nodes[chance(s, NODES)];
+    if (s->fulls_in && chance(s, s->fulls_in) == 0 && some->engine && !some->full_until_ns) s->fulls++, node_full(some, true);
+    if (s->leaps_in && chance(s, s->leaps_in) == 0) {
+        s->leaps++;
+        some->leap_us = (int64_t)chance(s, 10 * US_PER_S) - 3 * US_PER_S; /* against the true time, not for ever further */
+        tell(s, "node %llu: its clock is off by %lld us", (unsigned long long)some->id, (long long)some->leap_us);
+    }
+    if (s->cuts_in && chance(s, s->cuts_in) == 0) {
+        unsigned a = (unsigned)chance(s, NODES), b = (unsigned)chance(s, NODES), both = (unsigned)chance(s, 2);
+        uint64_t until = now + (100 + chance(s, 1500)) * NS_PER_MS;
+        s->cuts++;
+        tell(s, "node %u is not heard by %u%s", a + 1, b + 1, both ? ", nor the other way" : "");
+        s->cut_until_ns[a][b] = until;
+        if (both) s->cut_until_ns[b][a] = until;
+    }
+}
+
+#endif
