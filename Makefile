@@ -96,7 +96,7 @@ PEERS := $(patsubst %,$(B)/bench/peers/%,postgres mariadb redis)
 HEADERS := $(foreach r,$(ROOMS),$(wildcard $(r)/*.h $(r)/*/*.h))
 HEADERS_OK := $(HEADERS:%=$(B)/hdr/%.ok)
 
-.PHONY: all help deps run demo test check tests-built unit sim fuzz integration bench figures abuse overload timers perf-guard profile bench-stream tidy errors-doc hdr-check clean
+.PHONY: all help deps run demo test check tests-built unit sim fuzz integration bench figures abuse overload crash timers perf-guard profile bench-stream tidy errors-doc hdr-check clean
 all: $(B)/orderd $(B)/orderctl ## the server and its command-line tool (the default)
 
 help: ## list the targets
@@ -147,6 +147,9 @@ abuse: all $(LOADS) ## fifty hostile connections beside honest load, 10,000 idle
 
 overload: all $(LOADS) ## 2, 5 and 10 times the peak for a minute each: what is still served, and how fast (about 5 minutes)
 	@tests/abuse/overload.py --build $(B)
+
+crash: all $(RIGS) $(LOADS) ## kill -9 and power cuts under load, 200 rounds of each (about 10 minutes; ROUNDS=n)
+	@tests/integration/test_crash.py $(B) --kill=$(or $(ROUNDS),200) --power=$(or $(ROUNDS),200)
 
 timers: all $(LOADS) $(B)/tests/sim/sim_timers ## 100,000 payments against their expiry, a million timers due at once, ten million pending (about 8 minutes)
 	@$(B)/tests/sim/sim_timers --races 100000

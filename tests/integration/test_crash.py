@@ -22,6 +22,7 @@ def option(name, default):
 
 
 HISTORIES_MAX = 1500
+ROUNDS = 35  # of each kind, as part of the suite; `make crash` has more
 # A small log: segments roll over, tables are flushed, and the log is trimmed and its files recycled in every few rounds.
 FLAGS = dict(memory_budget="512MiB", partitions=4, cores=2, log_live_size="1MiB", log_segment_size="64KiB")
 
@@ -116,14 +117,14 @@ def power_rounds(program, count, seed):
 
 @t.test("kill -9 under load: nothing lost, nothing twice")
 def _():
-    kill_rounds(option("--kill", 50 // t.SLOW))
+    kill_rounds(option("--kill", ROUNDS // t.SLOW))
 
 
 @t.test("power cut under load: nothing lost, nothing twice")
 def _():
     if faultrig.unusable():
         t.skip(faultrig.unusable())
-    count = option("--power", 50 // t.SLOW)
+    count = option("--power", ROUNDS // t.SLOW)
     ledger, lost, spoilt = power_rounds(None, count, 2)
     assert ledger.acknowledged >= 40 * count // t.SLOW and ledger.unknown_seen >= count and lost >= count // t.SLOW, "void: too little happened"
     assert spoilt > 0 or count < 20, "void: no block of the log was under way"
