@@ -13,7 +13,9 @@
  * All from the rows alone, so every replica builds the same tree.
  *
  * Row: format(1) level(1) children(varint) n(varint) { status(2) count(varint) }*, by status, zero counts left out. In the root, level is the
- * tree's height. children of level 1 (of a root of height 0): list rows.
+ * tree's height. children of level 1 (of a root of height 0): list rows. Format 2, of rows whose children are rows of counts: then { create_us(8) order_id(8) }*,
+ * where its second child and those after it stand, so that a write gets the rows on its path by their keys; a seek would have to look into all files. Rows of
+ * format 1 whose children are rows of counts are older, and stay so until they become part of a new level.
  *
  * Reads walk from the new end to the old one, top level first. A row that lies in the range as a whole is taken or skipped by its counts;
  * only rows on the edge of the range, and those that hold what the page shows, are opened. */
@@ -26,11 +28,13 @@
 #define COUNT_MAX (1ll << 48) /* more is damage; sums of a few of these do not overflow */
 enum {
     FORMAT = 1,
+    FORMAT_PLACES = 2,
     CARD_FORMAT = 1,
     CARD_ORDER_ID = 1,
     CHILDREN_MAX = 2 * USERLIST_SPAN,
     LEVELS_MAX = 12, /* 32^12 orders */
-    ROW_BYTES_MAX = 2 + 10 + 10 + USERLIST_STATUSES_MAX * (2 + 10),
+    PLACE_BYTES = 8 + 8,
+    ROW_BYTES_MAX = 2 + 10 + 10 + USERLIST_STATUSES_MAX * (2 + 10) + CHILDREN_MAX * PLACE_BYTES,
 };
 
 static const struct list_position lowest = {INT64_MIN, 0}, highest = {INT64_MAX, -1}; /* ids compare as unsigned, as in keys */
@@ -39,7 +43,9 @@ struct node {
     struct list_position at;
     uint8_t level; /* of the root: the height */
     uint64_t children;
+    bool placed; /* it is known where the children stand: places[0] = at. Only of children that are rows of counts */
     struct status_counts counts;
+    struct list_position places[CHILDREN_MAX + 1];
 };
 
 static int position_compare(struct list_position a, struct list_position b) {
@@ -103,27 +109,42 @@ static int64_t counts_matching(const struct status_counts *c, const struct userl
 /* ---- rows ---- */
 
 static void node_write(const struct node *n, struct writer *w) {
-    write_u8(w, FORMAT);
+    write_u8(w, n->placed ? FORMAT_PLACES : FORMAT);
     write_u8(w, n->level);
     write_varint(w, n->children);
     write_varint(w, n->counts.n);
     for (unsigned i = 0; i < n->counts.n; i++) write_be16(w, n->counts.at[i].status), write_varint(w, (uint64_t)n->counts.at[i].count);
+    for (uint64_t i = 1; n->placed && i < n->children; i++) write_be64(w, (uint64_t)n->places[i].create_us), write_be64(w, (uint64_t)n->places[i].order_id);
     check(!w->full);
 }
 
-static enum status node_read(struct slice row, struct node *out) {
+static bool places_read(struct reader *r, struct node *n) {
+    if (!n->level || n->children < 2 || n->children > CHILDREN_MAX) return false;
+    n->places[0] = n->at;
+    for (uint64_t i = 1; i < n->children; i++) {
+        n->places[i].create_us = (int64_t)read_be64(r);
+        n->places[i].order_id = (int64_t)read_be64(r);
+        if (position_compare(n->places[i - 1], n->places[i]) >= 0) return false;
+    }
+    return true;
+}
+
+static enum status node_read(struct slice row, struct list_position at, struct node *out) {
     struct reader r = reader_of(row);
     uint8_t format = read_u8(&r);
+    out->at = at;
     out->level = read_u8(&r);
     out->children = read_varint(&r);
+    out->placed = format == FORMAT_PLACES;
     uint64_t n = read_varint(&r);
-    if (r.bad || format != FORMAT || out->level > LEVELS_MAX || n > USERLIST_STATUSES_MAX) return STATUS_CHECKSUM_MISMATCH;
+    if (r.bad || (format != FORMAT && format != FORMAT_PLACES) || out->level > LEVELS_MAX || n > USERLIST_STATUSES_MAX) return STATUS_CHECKSUM_MISMATCH;
     out->counts.n = (unsigned)n;
     for (unsigned i = 0; i < n; i++) {
         out->counts.at[i].status = read_be16(&r);
         out->counts.at[i].count = (int64_t)read_varint(&r);
         if (out->counts.at[i].count <= 0 || out->counts.at[i].count > COUNT_MAX || (i && out->counts.at[i].status <= out->counts.at[i - 1].status)) return STATUS_CHECKSUM_MISMATCH;
     }
+    if (out->placed && !places_read(&r, out)) return STATUS_CHECKSUM_MISMATCH;
     return r.bad || reader_left(&r) ? STATUS_CHECKSUM_MISMATCH : STATUS_OK;
 }
 
@@ -150,6 +171,7 @@ static void node_init(struct node *n, struct list_position at, uint8_t level) {
     n->at = at;
     n->level = level;
     n->children = 0;
+    n->placed = false;
     n->counts.n = 0;
 }
 
@@ -182,7 +204,7 @@ static enum status root_get(const struct tree *t, struct arena *scratch, struct 
     key_counts(&k, t->slot, t->user_id, 0, 0, 0);
     enum status st = store_get(t->view, key_slice(&k), scratch, &row);
     if (st == STATUS_ABSENT) return STATUS_OK; /* a user without orders */
-    return st ? st : node_read(row, root);
+    return st ? st : node_read(row, lowest, root);
 }
 
 static void node_put(const struct tree *t, unsigned level, const struct node *n) {
@@ -207,7 +229,7 @@ static void list_put(const struct tree *t, struct list_position at, uint16_t sta
 /* What one child counts: of a row of a level above 0 what it says, of a list row its order. */
 static enum status child_read(struct store_iter *it, unsigned level, struct node *child) {
     struct slice card;
-    if (level) return node_read(store_iter_value(it), child);
+    if (level) return node_read(store_iter_value(it), position_of(store_iter_key(it)), child);
     child->counts.n = 1, child->counts.at[0].count = 1;
     return list_row_decode(store_iter_value(it), position_of(store_iter_key(it)).order_id, &child->counts.at[0].status, &card);
 }
@@ -220,29 +242,63 @@ struct path {
     unsigned height;
 };
 
+/* The child that covers a position, of a row that knows where they stand. */
+static unsigned child_covering(const struct node *n, struct list_position at) {
+    unsigned low = 0, high = (unsigned)n->children;
+    while (high - low > 1) {
+        unsigned middle = (low + high) / 2;
+        if (position_compare(n->places[middle], at) <= 0) low = middle;
+        else high = middle;
+    }
+    return low;
+}
+
+static enum status path_get(const struct tree *t, struct arena *scratch, struct path *p, unsigned level, const struct node *above, struct list_position at) {
+    struct key k;
+    struct slice row;
+    struct list_position place = above->places[child_covering(above, at)];
+    row_key(t, &k, level, place);
+    enum status st = store_get(t->view, key_slice(&k), scratch, &row);
+    if (st) return st == STATUS_ABSENT ? STATUS_CHECKSUM_MISMATCH : st;
+    return node_read(row, place, &p->nodes[level]);
+}
+
+static enum status path_seek(const struct tree *t, struct path *p, unsigned level, struct store_iter **it, struct list_position at) {
+    struct key k, lower, upper;
+    if (!*it) {
+        key_counts_prefix(&lower, t->slot, t->user_id, 1);
+        key_counts_prefix(&upper, t->slot, t->user_id, (uint8_t)(p->height + 1));
+        *it = store_iter_open(t->view, key_slice(&lower), key_slice(&upper));
+    }
+    row_key(t, &k, level, at);
+    store_iter_seek_back(*it, key_slice(&k));
+    enum status st = store_iter_status(*it);
+    if (st || !store_iter_valid(*it)) return st ? st : STATUS_CHECKSUM_MISMATCH; /* the row at the lowest position is missing */
+    return node_read(store_iter_value(*it), position_of(store_iter_key(*it)), &p->nodes[level]);
+}
+
+/* From the root down. */
 static enum status path_load(const struct tree *t, struct arena *scratch, struct list_position at, struct path *p) {
+    struct store_iter *it = NULL;
+    const struct node *above = &p->nodes[0];
     enum status st = root_get(t, scratch, &p->nodes[0]);
     p->height = p->nodes[0].level;
-    if (st || !p->height) return st;
-    struct key lower, upper;
-    key_counts_prefix(&lower, t->slot, t->user_id, 1);
-    key_counts_prefix(&upper, t->slot, t->user_id, (uint8_t)(p->height + 1));
-    struct store_iter *it = store_iter_open(t->view, key_slice(&lower), key_slice(&upper));
-    for (unsigned level = 1; level <= p->height && !st; level++) {
-        struct key k;
-        row_key(t, &k, level, at);
-        store_iter_seek_back(it, key_slice(&k));
-        if (!store_iter_valid(it)) {
-            st = store_iter_status(it);
-            if (!st) st = STATUS_CHECKSUM_MISMATCH; /* the row at the lowest position is missing */
-            break;
-        }
-        st = node_read(store_iter_value(it), &p->nodes[level]);
-        p->nodes[level].at = position_of(store_iter_key(it));
-        if (!st && p->nodes[level].level != level) st = STATUS_CHECKSUM_MISMATCH;
+    for (unsigned level = p->height; level && !st; above = &p->nodes[level--]) {
+        st = above->placed ? path_get(t, scratch, p, level, above, at) : path_seek(t, p, level, &it, at);
+        if (!st && (p->nodes[level].level != level || (level == 1 && p->nodes[level].placed))) st = STATUS_CHECKSUM_MISMATCH;
     }
     store_iter_close(it);
     return st;
+}
+
+/* A child more, at that place. */
+static void child_add(struct node *n, struct list_position place) {
+    if (n->placed) {
+        unsigned i = child_covering(n, place) + 1;
+        memmove(&n->places[i + 1], &n->places[i], (n->children - i) * sizeof n->places[0]);
+        n->places[i] = place;
+    }
+    n->children++;
 }
 
 /* Moves all but the first half of n's children, rows of level - 1, to a new node. */
@@ -265,6 +321,8 @@ static enum status node_split(const struct tree *t, unsigned level, struct node 
     store_iter_close(it);
     if (st) return st;
     n->children /= 2;
+    right->placed = n->placed;
+    if (n->placed) memcpy(right->places, &n->places[n->children], right->children * sizeof n->places[0]);
     counts_merge(&n->counts, &right->counts, -1);
     return STATUS_OK;
 }
@@ -278,7 +336,7 @@ static enum status path_store(const struct tree *t, struct path *p) {
             enum status st = node_split(t, level, n, &right);
             if (st) return st;
             node_put(t, level, &right);
-            p->nodes[level == p->height ? 0 : level + 1].children++;
+            child_add(&p->nodes[level == p->height ? 0 : level + 1], right.at);
         }
         node_put(t, level, n);
     }
@@ -287,6 +345,8 @@ static enum status path_store(const struct tree *t, struct path *p) {
         struct node left;
         node_init(&left, lowest, (uint8_t)(p->height + 1));
         left.children = root->children;
+        left.placed = root->placed;
+        if (left.placed) memcpy(left.places, root->places, root->children * sizeof left.places[0]);
         counts_copy(&left.counts, &root->counts);
         check(left.level <= LEVELS_MAX);
         enum status st = node_split(t, left.level, &left, &right);
@@ -295,6 +355,8 @@ static enum status path_store(const struct tree *t, struct path *p) {
         node_put(t, left.level, &right);
         root->level = left.level;
         root->children = 2;
+        root->placed = true;
+        root->places[0] = left.at, root->places[1] = right.at;
     }
     node_put(t, 0, root);
     return STATUS_OK;
@@ -414,7 +476,7 @@ static enum status walk_level(struct walk *w, unsigned level, struct list_positi
             continue;
         }
         struct node n;
-        if ((st = node_read(store_iter_value(*it), &n))) return st;
+        if ((st = node_read(store_iter_value(*it), at, &n))) return st;
         bool whole = position_compare(at, w->lower) >= 0 && position_compare(end, w->upper) <= 0;
         if (!walk_by_counts(w, &n, whole) && ((st = walk_level(w, level - 1, at, end)) || w->done)) return st;
         if (position_compare(at, w->lower) <= 0) return STATUS_OK;
@@ -477,13 +539,15 @@ struct verify {
 #define verify_fail(v, ...) (snprintf((v)->error, 256, __VA_ARGS__), STATUS_CHECKSUM_MISMATCH)
 
 /* Sums up the children of one row, from where `it` stands up to `end`. */
-static enum status verify_run(struct verify *v, unsigned level, struct store_iter *it, const struct list_position *end, struct node *sum) {
+static enum status verify_run(struct verify *v, unsigned level, struct store_iter *it, const struct list_position *end, const struct node *of, struct node *sum) {
     struct node n;
     for (; store_iter_valid(it); store_iter_next(it)) {
         struct list_position at = position_of(store_iter_key(it));
         if (end && position_compare(at, *end) >= 0) break;
         enum status st = child_read(it, level, &n);
         if (st || (level && n.level != level)) return verify_fail(v, "level %u: a row cannot be read", level);
+        if (of->placed && (sum->children >= of->children || position_compare(of->places[sum->children], at) != 0))
+            return verify_fail(v, "level %u: a row that the one above has no place for", level);
         sum->children++;
         counts_merge(&sum->counts, &n.counts, 1);
     }
@@ -498,14 +562,14 @@ static enum status verify_level(struct verify *v, unsigned level, struct store_i
         struct node n, sum;
         node_init(&sum, lowest, 0);
         struct list_position at = position_of(store_iter_key(rows)), end = highest;
-        if ((st = node_read(store_iter_value(rows), &n))) return verify_fail(v, "level %u, row %u: cannot be read", level, i);
+        if ((st = node_read(store_iter_value(rows), at, &n))) return verify_fail(v, "level %u, row %u: cannot be read", level, i);
         if (i == 0 && position_compare(at, lowest) != 0) return verify_fail(v, "level %u: does not begin at the lowest position", level);
         if (level > 1 && (!store_iter_valid(below) || position_compare(position_of(store_iter_key(below)), at) != 0))
             return verify_fail(v, "level %u, row %u: no row below begins where it does", level, i);
         store_iter_next(rows);
         bool last = !store_iter_valid(rows);
         if (!last) end = position_of(store_iter_key(rows));
-        if ((st = verify_run(v, level - 1, below, last ? NULL : &end, &sum))) return st;
+        if ((st = verify_run(v, level - 1, below, last ? NULL : &end, &n, &sum))) return st;
         if (sum.children != n.children || !counts_equal(&sum.counts, &n.counts))
             return verify_fail(v, "level %u, row %u: counts %llu children, there are %llu, or counts by status differ", level, i, (unsigned long long)n.children,
                                (unsigned long long)sum.children);
@@ -519,7 +583,7 @@ static enum status verify_root(struct verify *v, const struct node *root) {
     node_init(&sum, lowest, 0);
     struct store_iter *top = level_open(&v->tree, root->level);
     store_iter_first(top);
-    enum status st = verify_run(v, root->level, top, NULL, &sum);
+    enum status st = verify_run(v, root->level, top, NULL, root, &sum);
     store_iter_close(top);
     if (st) return st;
     if (sum.children != root->children || !counts_equal(&sum.counts, &root->counts)) return verify_fail(v, "the root differs from level %u", root->level);

@@ -11,7 +11,7 @@
 #include "orderdb/v1/order.pb-c.h"
 #include "proto/scan.h"
 
-enum { USERS = 20, ORDERS_PER_USER = 48, LISTED_ORDERS = 200, IN_FLIGHT = 32, WRITES = 512, READS = 512, LISTS = 256, ITEMS = 3, REQUEST_BYTES_MAX = 2048 };
+enum { USERS = 20, ORDERS_PER_USER = 48, LISTED_ORDERS = 200, LISTED_CHANGED = 192, IN_FLIGHT = 32, WRITES = 512, READS = 512, LISTS = 256, ITEMS = 3, REQUEST_BYTES_MAX = 2048 };
 
 static const char *directory;
 static struct world w;
@@ -28,6 +28,7 @@ void guard_list(void);
 void guard_flush(void);
 void guard_get_flushed(void);
 void guard_list_flushed(void);
+void guard_transition_flushed(void);
 
 static enum status open_store(void *ctx, uint32_t partition, uint64_t memtable_bytes, struct store **out, char error[256]) {
     char path[512];
@@ -153,15 +154,18 @@ static void creates(unsigned count, unsigned users, unsigned first_user) {
 
 __attribute__((noinline)) void guard_create(void) { creates(WRITES, 1000, 1000); }
 
-/* Of orders that were made before those of guard_create(), each taken one step. */
-__attribute__((noinline)) void guard_transition(void) {
+/* `count` orders from `first` on, each taken two steps. */
+static void transitions(unsigned first, unsigned count) {
     static const char *const events[] = {"pay", "ship"};
     struct sent sent[IN_FLIGHT];
-    for (unsigned done = 0; done < WRITES; done += IN_FLIGHT) {
-        for (unsigned i = 0; i < IN_FLIGHT; i++) sent[i] = transition_make(i, orders[(done + i) % (WRITES / 2)], events[(done + i) / (WRITES / 2)]);
+    for (unsigned done = 0; done < 2 * count; done += IN_FLIGHT) {
+        for (unsigned i = 0; i < IN_FLIGHT; i++) sent[i] = transition_make(i, orders[first + (done + i) % count], events[(done + i) / count]);
         exchange(sent, IN_FLIGHT);
     }
 }
+
+/* Of orders that were made before those of guard_create(). */
+__attribute__((noinline)) void guard_transition(void) { transitions(0, WRITES / 2); }
 
 /* As make bench counts it: the order with its items and its history, one call. */
 static void gets(void) {
@@ -190,6 +194,8 @@ __attribute__((noinline)) void guard_flush(void) {
 }
 __attribute__((noinline)) void guard_get_flushed(void) { gets(); }
 __attribute__((noinline)) void guard_list_flushed(void) { lists(); }
+/* Of the user with many orders, whose rows are in files before the first step. */
+__attribute__((noinline)) void guard_transition_flushed(void) { transitions(USERS * ORDERS_PER_USER, LISTED_CHANGED); }
 
 int main(int argc, char **argv) {
     if (argc != 2) return fprintf(stderr, "usage: guard DIRECTORY\n"), 2;
@@ -209,7 +215,8 @@ int main(int argc, char **argv) {
     guard_flush();
     guard_get_flushed();
     guard_list_flushed();
-    printf("operations create %d transition %d get %d list %d flush %u get_flushed %d list_flushed %d\n", WRITES, WRITES, READS, LISTS, order_count, READS, LISTS);
+    guard_transition_flushed();
+    printf("operations create %d transition %d get %d list %d flush %u get_flushed %d list_flushed %d transition_flushed %d\n", WRITES, WRITES, READS, LISTS, order_count, READS, LISTS, 2 * LISTED_CHANGED);
     world_close(&w);
     server_close();
     store_shared_free(shared);

@@ -264,6 +264,14 @@ static void sha256_vectors(void **state) {
     assert_string_equal(test_hex(slice_of(out, 32)), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
     hmac_sha256(out, SLICE_LIT("Jefe"), SLICE_LIT("what do ya want for nothing?"));
     assert_string_equal(test_hex(slice_of(out, 32)), "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+    /* RFC 4231, cases 1 and 6: a key of more than a block. */
+    uint8_t key[131];
+    memset(key, 0x0b, 20);
+    hmac_sha256(out, slice_of(key, 20), SLICE_LIT("Hi There"));
+    assert_string_equal(test_hex(slice_of(out, 32)), "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7");
+    memset(key, 0xaa, sizeof key);
+    hmac_sha256(out, slice_of(key, sizeof key), SLICE_LIT("Test Using Larger Than Block-Size Key - Hash Key First"));
+    assert_string_equal(test_hex(slice_of(out, 32)), "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54");
     assert_true(bytes_equal_constant_time("abc", "abc", 3));
     assert_false(bytes_equal_constant_time("abc", "abd", 3));
 }
