@@ -164,6 +164,15 @@ profile: all $(LOADS) ## where the microseconds go: CREATE, TRANSITION, GET (nee
 bench-stream: all $(LOADS) ## the change stream: catch-up beside Redis and NATS, latency, fan-out, what events cost (redis-server and nats-server, where installed; under 6 minutes)
 	@bench/stream.py $(B)
 
+.PHONY: cluster cluster-kill cluster-stop
+cluster: deps ## three nodes in three zones on loopback (data in ./data/cluster), and how to break them; again: starts those that do not run
+	@$(MAKE) --no-print-directory $(JOBS) all
+	@tools/cluster.sh $(B) start
+cluster-kill: ## kill -9 of node N
+	@tools/cluster.sh $(B) kill $(N)
+cluster-stop: ## drains the three nodes
+	@tools/cluster.sh $(B) stop
+
 tidy: all hdr-check ## borders, one includer per foreign header, sizes, nondeterminism
 	@tests/tidy.sh $(B)
 

@@ -207,13 +207,24 @@ static enum status engine_admit(struct engine *e, struct partition *p, struct op
     return op->kind == OP_WRITE ? partition_admit(p, op) : STATUS_OK;
 }
 
+static struct partition *engine_partition_of_slot(const struct engine *e, uint16_t slot) {
+    return slot == SLOT_META ? e->meta : e->by_id[partition_of_slot(slot, e->config.partition_count)];
+}
+
+struct engine_lead engine_lead_of(const struct engine *e, uint16_t slot) {
+    const struct partition *p = engine_partition_of_slot(e, slot);
+    if (!p) return (struct engine_lead){0};
+    bool leads = group_role(p->group) == GROUP_LEADER;
+    return (struct engine_lead){.here = p->state == PARTITION_READY || (p->state == PARTITION_FAILED && leads), .node = group_leader(p->group)};
+}
+
 void engine_submit(struct engine *e, struct op *op) {
     failure_init(&op->failure, op->arena);
     op->answer = (struct slice){0};
     op->submitted_ns = e->env->ops->mono_ns(e->env);
     *queue_of(e, op) += 1;
     if (op->kind == OP_WRITE) e->queue_bytes += op->command.len;
-    struct partition *p = op->slot == SLOT_META ? e->meta : e->by_id[partition_of_slot(op->slot, e->config.partition_count)];
+    struct partition *p = engine_partition_of_slot(e, op->slot);
     if (!p) {
         failure_set(&op->failure, STATUS_SLOT_MOVED, "slot %u is not on this core", op->slot);
         engine_finish(e, op);

@@ -82,6 +82,7 @@ struct op {
         struct consumer_groups groups;       /* OP_GROUPS */
     };
     /* what came of it */
+    bool maybe;               /* refused, and yet it is in a log, and may still take place. The caller clears it */
     struct failure failure;   /* .status STATUS_OK, or the refusal */
     struct outcome outcome;   /* OP_WRITE. OP_VALIDATE: what it would be if it were written now; a new order has the order_id 0 */
     struct partition_stats stats; /* OP_STATS: of the slot's partition */
@@ -137,6 +138,12 @@ struct engine;
 enum status engine_open(struct engine **out, struct env *env, const struct engine_config *config, char error[256]) MUST_USE;
 /* Refusals (overload, not leader, disk full) come through done() too, at the next tick. */
 void engine_submit(struct engine *e, struct op *op);
+/* Who answers for the slot's partition, as this replica knows it. here: this engine, now; node: who leads, 0: not known. */
+struct engine_lead {
+    bool here;
+    uint64_t node;
+};
+struct engine_lead engine_lead_of(const struct engine *e, uint16_t slot);
 /* A frame that node `from` sent to this one. Malformed, or of a group that is not here: FIELD_INVALID, nothing changed. Call engine_tick soon. */
 enum status engine_receive(struct engine *e, uint64_t group_id, uint64_t from_node_id, struct slice frame) MUST_USE;
 /* Runs what is due: batches, commits, applies, flushes, timers. Call once a loop cycle, after the cycle's submits. */

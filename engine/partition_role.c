@@ -77,6 +77,7 @@ void partition_refuse(struct partition *p, struct list *ops, enum status st, con
     for (struct list *l; (l = list_pop_front(ops));) {
         struct op *op = list_entry(l, struct op, link);
         failure_set(&op->failure, st, "%s", why);
+        op->maybe |= ops == &p->proposed;
         engine_finish(p->engine, op);
     }
 }

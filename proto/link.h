@@ -13,6 +13,7 @@
  *   REFUSED  u8 why
  *   RAFT     a frame of peer.h, whole: it has group and sender in it
  *   PING     nothing
+ *   ASK      u64 number, then an op (server/op_wire.h);  ANSWER  u64 number, then what came of it
  *
  *   dialer  --- HELLO ------------------------------------------> acceptor
  *           <-- WELCOME, with HMAC(key, 2, HELLO, WELCOME) ---          or REFUSED
@@ -41,7 +42,7 @@ enum {
 };
 static_assert((int)LINK_BODY_BYTES_MAX > (int)PEER_FRAME_BYTES_MAX, "the largest message between groups fits");
 
-enum link_kind { LINK_HELLO = 1, LINK_WELCOME, LINK_PROOF, LINK_REFUSED, LINK_RAFT, LINK_PING };
+enum link_kind { LINK_HELLO = 1, LINK_WELCOME, LINK_PROOF, LINK_REFUSED, LINK_RAFT, LINK_PING, LINK_ASK, LINK_ANSWER };
 
 struct link_frame {
     enum link_kind kind;

@@ -16,6 +16,7 @@ struct readers;
 struct host;
 struct limits;
 struct peers;
+struct forward;
 struct core;
 struct sockaddr_storage;
 struct resource_list;
@@ -31,6 +32,12 @@ struct core_hooks {
     void (*close)(struct core *core); /* frees everything, connections that are left included */
 };
 
+/* Where ops go instead of straight into this core's engine: to other nodes (forward.h). */
+struct op_route {
+    void (*submit)(struct core *core, struct op *op);
+    bool (*again)(struct core *core, struct op *op); /* it is home with NOT_LEADER; true: it was taken, and comes home again */
+};
+
 struct core {
     uint32_t id;
     struct node *node;     /* shared, read-only after start but for its atomics */
@@ -40,6 +47,8 @@ struct core {
     struct mail *mail;
     struct readers *readers;
     struct host *host;     /* the engine's world */
+    struct forward *forward; /* ops of partitions that others lead; as peers */
+    const struct op_route *route; /* NULL: to the engine */
     struct peers *peers;   /* other nodes; NULL: there are none */
     struct timers timers;
     struct metrics metrics; /* this core's counters; read by others through atomics */

@@ -42,11 +42,18 @@ static void *tagged(void *p, enum mail_kind kind) {
 
 /* ---- ops */
 
+/* On the core that owns the partition. */
+static void submit(struct core *here, struct op *op) {
+    if (here->route) here->route->submit(here, op);
+    else engine_submit(here->engine, op);
+}
+
 /* On the core that owns the partition, or on the home core when they are one. */
 static void on_op_done(struct op *op) {
     struct mail_hop *hop = op->owner;
     struct core *here = core_self;
     check(hop->op == op);
+    if (op->failure.status == STATUS_NOT_LEADER && here->route && here->route->again(here, op)) return;
     if (hop->home_core == here->id) hop->home(hop);
     else list_push_back(&here->mail->outbound[hop->home_core], &hop->link);
 }
@@ -58,7 +65,7 @@ void mail_send_op(struct core *from, struct mail_hop *hop, struct op *op, void (
     op->owner = hop;
     op->done = on_op_done;
     uint32_t owner = node_core_of_slot(from->node, op->slot);
-    if (owner == from->id) engine_submit(from->engine, op);
+    if (owner == from->id) submit(from, op);
     else list_push_back(&from->mail->outbound[owner], &hop->link);
 }
 
@@ -69,7 +76,7 @@ static void on_chain(struct mail *m, struct mail_hop *hop) {
         metric_add(&m->core->metrics, METRIC_MAIL_OPS, 1);
         list_init(&hop->link);
         if (hop->home_core == m->core->id) hop->home(hop);
-        else engine_submit(m->core->engine, hop->op);
+        else submit(m->core, hop->op);
         hop = next;
     }
 }

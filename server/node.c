@@ -17,6 +17,7 @@
 #include "proto/tls.h"
 #include "server/clock.h"
 #include "server/cluster.h"
+#include "server/forward.h"
 #include "server/door.h"
 #include "server/groups.h"
 #include "server/host.h"
@@ -245,6 +246,7 @@ static void on_phase_engines(struct core *core) {
     enter(core, PHASE_SETTLE);
     listener_stop(&state_of(core)->listeners[LISTENER_HTTP]);
     if (state_of(core)->http) http_stop(state_of(core)->http);
+    if (core->forward) forward_stop(core->forward);
     if (core->peers) peers_stop(core->peers);
     if (__atomic_load_n(&core->node->state->left, __ATOMIC_ACQUIRE)) return;
     engine_close(core->engine);
@@ -544,7 +546,9 @@ static enum status make_cores(struct node *node, char error[512]) {
         cs->drain.run = on_drain;
         cs->partitions = mem_zalloc((node->partition_count / node->core_count + 1) * sizeof *cs->partitions);
         if (!cs->partitions) return out_of_memory(error);
-        if (node->cluster && !(core->peers = peers_new(core))) return out_of_memory(error);
+        if (!node->cluster) continue;
+        if (!(core->peers = peers_new(core)) || !(core->forward = forward_new(core))) return out_of_memory(error);
+        core->route = &forward_route;
     }
     return STATUS_OK;
 }
@@ -655,6 +659,7 @@ void node_close(struct node *node) {
         struct core_state *cs = state_of(core);
         limits_free(core->limits);
         peers_free(core->peers);
+        forward_free(core->forward);
         host_free(core->host);
         http_free(cs->http);
         close(cs->dir_fd);

@@ -13,6 +13,7 @@
 #include "server/clock.h"
 #include "server/cluster.h"
 #include "server/core.h"
+#include "server/forward.h"
 #include "server/mail.h"
 #include "server/node.h"
 
@@ -137,6 +138,7 @@ static void link_end(struct link *l, const char *why) {
         metric_add(&p->core->metrics, METRIC_PEER_LINKS_LOST, 1);
         if (!p->stopped) log_warn("peer lost", "core=%u node=%llu why=%s", p->core->id, (unsigned long long)peer->who->node_id, why);
         count_up(p);
+        forward_on_lost(p->core->forward, peer->who->node_id);
     } else {
         log_debug("peer connection ended", "core=%u node=%llu state=%s why=%s", p->core->id, peer ? (unsigned long long)peer->who->node_id : 0ull, state_names[was], why);
     }
@@ -180,14 +182,15 @@ static void link_say(struct link *l, enum link_kind kind, struct slice body) {
     else link_flush(l);
 }
 
-void peers_send(void *ctx, uint64_t group_id, uint64_t node_id, struct slice frame) {
-    struct peers *p = ctx;
+bool peers_say(struct peers *p, uint64_t node_id, enum link_kind kind, struct slice body) {
     struct peer *peer = peer_of(p, node_id);
     struct link *l = peer ? peer->up : NULL;
-    bool room = l && l->out.len + l->sending.len + frame.len + LINK_HEAD_BYTES <= p->core->node->config->peer_queue;
-    if (room && link_write(&l->out, LINK_RAFT, frame, true)) metric_add(&p->core->metrics, METRIC_PEER_FRAMES_OUT, 1);
-    else metric_add(&p->core->metrics, METRIC_PEER_DROPPED, 1);
+    bool sent = l && l->out.len + l->sending.len + body.len + LINK_HEAD_BYTES <= p->core->node->config->peer_queue && link_write(&l->out, kind, body, true);
+    metric_add(&p->core->metrics, sent ? METRIC_PEER_FRAMES_OUT : METRIC_PEER_DROPPED, 1);
+    return sent;
 }
+
+void peers_send(void *ctx, uint64_t group_id, uint64_t node_id, struct slice frame) { peers_say(ctx, node_id, LINK_RAFT, frame); }
 
 void peers_flush(struct peers *p) {
     for (uint32_t i = 0; i < p->count; i++)
@@ -333,6 +336,7 @@ static void on_raft(struct link *l, struct slice body) {
 static void on_frame(struct link *l, enum link_kind kind, struct slice body) {
     if (l->state == LINK_UP && kind == LINK_RAFT) return on_raft(l, body);
     if (l->state == LINK_UP && kind == LINK_PING) return;
+    if (l->state == LINK_UP && (kind == LINK_ASK || kind == LINK_ANSWER)) return forward_on_frame(l->peers->core->forward, l->peer->who->node_id, kind, body);
     if (l->state == LINK_ARRIVING && kind == LINK_HELLO) return on_hello(l, body);
     if (l->state == LINK_WELCOMING && kind == LINK_PROOF) return on_proof(l, body);
     if (l->state == LINK_GREETING && kind == LINK_WELCOME) return on_welcome(l, body);

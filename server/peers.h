@@ -1,4 +1,4 @@
-/* The connections of one core to the same core of every other node (docs/CLUSTER.md): what the engine sends goes out, what comes in goes to the engine. Partition p lives on core
+/* The connections of one core to the same core of every other node (docs/CLUSTER.md): what the engine and forward.h send goes out, what comes in goes to them. Partition p lives on core
  * p mod cores on every node, so what is between two replicas is between two cores of one number, and no frame crosses cores. One connection for each pair, whose lower node id
  * dials: nobody has to choose between two that crossed.
  *
@@ -6,7 +6,7 @@
 #ifndef SERVER_PEERS_H
 #define SERVER_PEERS_H
 
-#include "proto/base/bytes.h"
+#include "proto/link.h"
 
 struct cluster;
 struct core;
@@ -20,6 +20,8 @@ void peers_begin(struct peers *p);
 void peers_accept(struct peers *p, int fd);
 /* engine_config.send; ctx: the peers. */
 void peers_send(void *ctx, uint64_t group_id, uint64_t node_id, struct slice frame);
+/* To a node: an op, or the answer to one. false: no connection, or no room; nothing was sent. */
+bool peers_say(struct peers *p, uint64_t node_id, enum link_kind kind, struct slice body);
 /* What the turn gathered leaves, one send for each node. At the end of each turn. */
 void peers_flush(struct peers *p);
 /* No more connections, and those there are end. */

@@ -6,19 +6,21 @@
 #include "proto/pbwire.h"
 #include "proto/route.h"
 #include "server/core.h"
+#include "server/groups.h"
 #include "server/mail.h"
 #include "server/node.h"
 
 /* One round on core 0, an op at a time:
  *
+ *   LOOK     of one of several nodes: how far its replica of the meta partition is: others change resources too   -> LIST; nothing new: IDLE, for POLL_MS
  *   LIST     pages of resources from the meta partition         -> tasks: the list to every core
  *   TARGET   how many machines the meta partition knows
  *   KNOWN    how many partition p knows; fewer: PUSH             -> p + 1; after the last: IDLE
  *   PUSH     the next machine, as a command of p's log           -> KNOWN
  *
  * A change during a round makes another. A failure ends it, and a timer begins the next. */
-enum round_state { ROUND_IDLE, ROUND_LIST, ROUND_TARGET, ROUND_KNOWN, ROUND_PUSH };
-enum { RETRY_MS = 1000, ROUND_BYTES_MAX = 64 << 20, OP_BYTES_MAX = 8 << 20 };
+enum round_state { ROUND_IDLE, ROUND_LOOK, ROUND_LIST, ROUND_TARGET, ROUND_KNOWN, ROUND_PUSH };
+enum { RETRY_MS = 1000, POLL_MS = 500, ROUND_BYTES_MAX = 64 << 20, OP_BYTES_MAX = 8 << 20 };
 
 /* A list on its way to the cores; freed by the last. */
 struct telling {
@@ -44,6 +46,7 @@ struct resources {
     struct telling *telling; /* being gathered */
     unsigned slices_cap;
     struct slice token;
+    uint64_t seen;   /* what the meta partition had applied when the last list was asked for; 0: ask again */
     uint32_t partition;
     uint16_t target, known;
     struct resources_core {
@@ -99,6 +102,7 @@ static void op_begin(struct resources *r) {
 }
 
 static void round_fail(struct resources *r, const char *what, const struct failure *f) {
+    r->seen = 0;
     /* Of damaged tables nothing more is to be had: the node serves, without what they said. */
     bool lost = r->state == ROUND_LIST && f && f->status == STATUS_CHECKSUM_MISMATCH && !r->cores[0].told;
     r->state = ROUND_IDLE;
@@ -112,6 +116,26 @@ static void round_fail(struct resources *r, const char *what, const struct failu
     if (r->core->draining) return;
     log_warn("resources: tried again", "what=%s partition=%u status=%s", what, r->partition, f ? status_name(f->status) : "MEMORY_LIMIT");
     if (!timer_set(&r->core->timers, &r->retry, r->core->now_ns + RETRY_MS * NS_PER_MS)) r->dirty = true; /* the next change makes a round */
+}
+
+static void look(struct resources *r) {
+    op_begin(r);
+    r->op.any_replica = true;
+    send(r, ROUND_LOOK, OP_STATS, SLOT_META);
+}
+
+/* false: no memory, and the round is over. */
+static bool list_begin(struct resources *r) {
+    enum { SLICES = 64 };
+    uint32_t n = r->node->core_count;
+    struct telling *t = r->telling = mem_zalloc(sizeof *t + n * sizeof t->cores[0]);
+    if (t) arena_init(&t->arena, ROUND_BYTES_MAX);
+    if (t) t->resources = r, t->list.resources = arena_array(&t->arena, struct slice, SLICES);
+    if (!t || !t->list.resources) return round_fail(r, "list", NULL), false;
+    r->slices_cap = SLICES;
+    r->token = (struct slice){0};
+    r->partition = 0;
+    return true;
 }
 
 static void list_page(struct resources *r) {
@@ -155,11 +179,13 @@ static void on_listed(struct resources *r) {
     }
     tell(r);
     op_begin(r);
+    r->op.any_replica = true;
     send(r, ROUND_TARGET, OP_STATS, SLOT_META);
 }
 
 static void ask_known(struct resources *r) {
     op_begin(r);
+    r->op.any_replica = true;
     send(r, ROUND_KNOWN, OP_STATS, partition_first_slot(r->partition, r->node->partition_count));
 }
 
@@ -175,13 +201,22 @@ static void push(struct resources *r) {
     send(r, ROUND_PUSH, OP_WRITE, partition_first_slot(r->partition, r->node->partition_count));
 }
 
-static void on_next(struct resources *r) {
-    if (++r->partition < r->node->partition_count) {
-        ask_known(r);
-        return;
-    }
+static void rest(struct resources *r) {
     r->state = ROUND_IDLE;
     if (r->dirty) round_begin(r);
+    else if (r->node->cluster && !timer_set(&r->core->timers, &r->retry, r->core->now_ns + POLL_MS * NS_PER_MS)) r->dirty = true;
+}
+
+static void on_next(struct resources *r) {
+    if (++r->partition < r->node->partition_count) ask_known(r);
+    else rest(r);
+}
+
+static void on_look(struct resources *r) {
+    if (r->op.stats.applied_index == r->seen) return rest(r);
+    if (r->seen) groups_changed(r->core); /* their definitions are there too */
+    r->seen = r->op.stats.applied_index;
+    if (list_begin(r)) list_page(r);
 }
 
 static void on_known(struct resources *r) {
@@ -194,7 +229,7 @@ static void on_known(struct resources *r) {
 
 static void on_home(struct mail_hop *hop) {
     struct resources *r = container_of(hop, struct resources, hop);
-    static const char *const names[] = {"", "list", "target", "known", "push"};
+    static const char *const names[] = {"", "look", "list", "target", "known", "push"};
     bool next = r->state == ROUND_PUSH && r->op.failure.status == STATUS_NOT_LEADER; /* the node that leads the partition brings it what it lacks */
     if (r->op.failure.status && !next) {
         round_fail(r, names[r->state], &r->op.failure);
@@ -206,6 +241,7 @@ static void on_home(struct mail_hop *hop) {
     }
     switch (r->state) {
     case ROUND_IDLE: check(!"an op without a round"); break;
+    case ROUND_LOOK: on_look(r); break;
     case ROUND_LIST: on_listed(r); break;
     case ROUND_TARGET: r->target = r->op.stats.machines_known, r->partition = 0, ask_known(r); break;
     case ROUND_KNOWN: on_known(r); break;
@@ -214,8 +250,6 @@ static void on_home(struct mail_hop *hop) {
 }
 
 static void round_begin(struct resources *r) {
-    enum { SLICES = 64 };
-    uint32_t n = r->node->core_count;
     if (r->state != ROUND_IDLE || r->core->draining) {
         r->dirty = true;
         return;
@@ -223,19 +257,16 @@ static void round_begin(struct resources *r) {
     r->dirty = false;
     r->partition = 0;
     timer_clear(&r->core->timers, &r->retry);
-    struct telling *t = r->telling = mem_zalloc(sizeof *t + n * sizeof t->cores[0]);
-    if (t) arena_init(&t->arena, ROUND_BYTES_MAX);
-    if (t) t->resources = r, t->list.resources = arena_array(&t->arena, struct slice, SLICES);
-    if (!t || !t->list.resources) {
-        round_fail(r, "list", NULL);
-        return;
-    }
-    r->slices_cap = SLICES;
-    r->token = (struct slice){0};
-    list_page(r);
+    r->seen = 0;
+    if (r->node->cluster) look(r);
+    else if (list_begin(r)) list_page(r);
 }
 
-static void on_retry(struct timer *t) { round_begin(container_of(t, struct resources, retry)); }
+static void on_retry(struct timer *t) {
+    struct resources *r = container_of(t, struct resources, retry);
+    if (r->seen && !r->dirty && !r->core->draining) look(r);
+    else round_begin(r);
+}
 
 /* ---- from outside */
 

@@ -130,6 +130,6 @@ void serve_get_topology(struct call *call) {
         serve_fail_memory(call);
         return;
     }
-    t->op.op = (struct op){.kind = OP_STATS, .slot = partition_first_slot(0, node->partition_count), .arena = call_arena(call), .deadline_ns = call_deadline_ns(call)};
+    t->op.op = (struct op){.kind = OP_STATS, .any_replica = true, .slot = partition_first_slot(0, node->partition_count), .arena = call_arena(call), .deadline_ns = call_deadline_ns(call)};
     call_submit(call, &t->op, topology_next);
 }

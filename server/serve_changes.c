@@ -221,6 +221,7 @@ static void feeder_submit(struct feeder *f) {
     arena_reset(f->arena);
     op->arena = f->arena;
     op->slot = first_slot(f->changes, f);
+    op->any_replica = true; /* what is applied here is committed */
     call_submit(f->changes->call, &f->op, feeder_home);
 }
 

@@ -122,7 +122,7 @@ static void describe_stranded(struct call *call, struct applying_resource *a) {
 static void go_on(struct call *call, struct applying_resource *a);
 
 static void census_next(struct call *call, struct applying_resource *a, void (*next)(struct call *call, struct call_op *op)) {
-    a->op.op = (struct op){.kind = OP_CENSUS, .slot = a->census.last_slot, .arena = call_arena(call), .deadline_ns = call_deadline_ns(call), .census = &a->census};
+    a->op.op = (struct op){.kind = OP_CENSUS, .any_replica = true, .slot = a->census.last_slot, .arena = call_arena(call), .deadline_ns = call_deadline_ns(call), .census = &a->census};
     call_submit(call, &a->op, next);
 }
 

@@ -83,6 +83,77 @@ def _(cluster):
     equal([sum(p.orders for p in n.call("GetTopology").partitions) for n in cluster.nodes], [len(USERS)] * 3)
 
 
+@test("any node serves any call, lists and batches of all partitions among them; a plain client sees no NOT_LEADER")
+def _(cluster):
+    cluster.wait_leaders()
+    for node in cluster.nodes:
+        orders = [node.call("CreateOrder", t.create_request(user_id=u)).order for u in USERS]
+        got = node.call("BatchGetOrders", t.pb.BatchGetOrdersRequest(order_ids=[o.order_id for o in orders]))
+        equal([o.order_id for o in got.orders], [o.order_id for o in orders])
+        paid = node.call("BatchTransitionOrders", t.pb.BatchTransitionOrdersRequest(requests=[t.transition_request(o.order_id, "pay") for o in orders]))
+        equal([r.ok.order.status for r in paid.results], ["PAID"] * len(orders))
+        equal(len({r.ok.entry.chain_hash for r in paid.results}), len(orders))
+        made = node.call("BatchCreateOrders", t.pb.BatchCreateOrdersRequest(atomic=True, requests=[t.create_request(user_id=USERS[0]) for _ in range(3)]))
+        equal(len({r.ok.order.order_id for r in made.results}), 3)
+        for o in orders:
+            page = node.call("ListOrders", user_id=o.user_id, page_size=5)
+            true(o.order_id in [x.order_id for x in page.orders], "its own list")
+            equal([e.event for e in node.call("ListOrderHistory", order_id=o.order_id).entries][1:], ["pay"])
+        again = t.create_request(user_id=USERS[1])
+        first = node.call("CreateOrder", again)
+        equal((first.replayed, node.call("CreateOrder", again).replayed), (False, True))
+        for other in cluster.nodes:
+            f = t.refused(lambda: other.call("TransitionOrder", t.transition_request(orders[0].order_id, "pay")), "FAILED_PRECONDITION", "STATUS_MISMATCH")
+            equal((f.metadata["status"], f.metadata["already_there"]), ("PAID", "true"), "a refusal's details travel")
+    true(sum(n.metrics()["orderdb_forward_served_total"] for n in cluster.nodes) > len(USERS), "calls were forwarded")
+
+
+@test("a limit, a machine, groups: set at one node, known to all")
+def _(cluster):
+    cluster.wait_leaders()
+    admin, nodes = t.admin_pb2, cluster.nodes
+    for i, n in enumerate(nodes):
+        limit = admin.Resource(limit=admin.RateLimit(name="limit-%d" % i, scope="global", method="OrderService/GetOrder", per_second=1e6, burst=1000000))
+        equal(list(n.call("ApplyResource", resource=limit).effects), ["limit limit-%d created" % i])
+        machine = n.call("ListResources", kind="machine").resources[0].machine
+        machine.name, machine.version = "machine-%d" % i, 0
+        answer = n.call("ApplyResource", resource=admin.Resource(machine=machine))
+        equal(answer.resource.machine.version, 1)
+        for user in USERS[:6]:  # of every partition, at once
+            equal(n.call("CreateOrder", t.create_request(user_id=user, machine="machine-%d@1" % i)).order.machine, "machine-%d@1" % i)
+        n.call("CreateConsumerGroup", group=t.stream_pb2.ConsumerGroup(group="group-%d" % i))
+    for n in nodes:
+        equal(sorted(r.limit.name for r in n.call("ListResources", kind="limit").resources), ["limit-0", "limit-1", "limit-2"])
+        equal(sorted(g.group for g in n.call("ListConsumerGroups").groups), ["group-0", "group-1", "group-2"])
+    nodes[2].call("ApplyResource", resource=admin.Resource(limit=admin.RateLimit(name="none", scope="global", method="OrderService/GetRequestOutcome", per_second=0.001, burst=1)))
+
+    def limited():
+        try:
+            nodes[0].call("GetRequestOutcome", user_id="u", request_id=t.request_id())
+            return False
+        except t.Failure as f:
+            return f.reason == "RATE_LIMITED"
+    until(limited, 10, "a limit that was set at node 3 holds at node 1")
+
+
+@test("the change stream is whole, read from any node, and goes on at another")
+def _(cluster):
+    cluster.wait_equal()
+    events, cursor = [], b""
+    for node in cluster.nodes:
+        seen = set()
+        for answer in node.call("ReadChanges", stop_at_end=True):
+            seen.update((e.slot, e.seq) for e in answer.events)
+            cursor = answer.cursor
+        events.append(seen)
+    true(len(events[0]) > 2 * len(USERS), "there are some")
+    equal([len(e) for e in events], [len(events[0])] * 3)
+    order = cluster.nodes[0].call("CreateOrder", t.create_request(user_id=USERS[0])).order
+    for node in cluster.nodes:  # a cursor of the last one, everywhere
+        found = until(lambda: [e.order_id for a in node.call("ReadChanges", cursor=cursor, stop_at_end=True) for e in a.events], 10, "the next event")
+        equal(found, [order.order_id])
+
+
 @test("kill -9 of a leader: writes go on, nothing is lost, and it comes back and catches up")
 def _(cluster):
     w = Writer(cluster)
@@ -90,8 +161,14 @@ def _(cluster):
     victim = cluster.node(cluster.wait_leaders()[0])
     w.slowest_s = 0
     victim.kill()
+    survivor = next(n for n in cluster.up() if n is not victim)
     for i, order in enumerate(orders):
-        w.pay(order, i)
+        if i % 2:
+            w.pay(order, i)
+        else:  # a stock client without retries, of one node alone: it waits for the new leader, and sees no error
+            begun = time.monotonic()
+            equal(survivor.call("TransitionOrder", t.transition_request(order.order_id, "pay"), timeout=10).order.status, "PAID")
+            w.slowest_s = max(w.slowest_s, time.monotonic() - begun)
         w.create(USERS[i], i)
     true(w.slowest_s < FAILOVER_S * t.SLOW, "the slowest write took %.1f s" % w.slowest_s)
     w.check_all()

@@ -1,0 +1,330 @@
+#include "server/forward.h"
+
+#include "engine/engine.h"
+#include "engine/machine.h"
+#include "proto/base/log.h"
+#include "proto/base/mem.h"
+#include "server/node.h"
+#include "server/op_wire.h"
+#include "server/peers.h"
+
+/* On the core that owns the partition, on the caller's node:
+ *
+ *   submit -- we lead ------------------------------------------> engine
+ *          -- another leads --> ASKED --ANSWER--> home            ANSWER or engine: NOT_LEADER, or the connection is lost: HELD again, if it may be asked twice
+ *          -- nobody, or no connection to it --> HELD --leader--> engine or ASKED
+ *   ASKED, a machine was given its id --> SETTLING until our meta replica has it too --> home     the handler goes on with what it says
+ *   past the deadline: home, OUTCOME_UNKNOWN where it may have been done
+ *
+ * On the node that is asked: ASK --> visit: an op of our own making --> engine --> ANSWER. */
+enum errand_state { ERRAND_HELD, ERRAND_ASKED, ERRAND_SETTLING };
+enum { TABLE_SIZE = 1 << 15, ERRANDS_MAX = TABLE_SIZE / 2, VISITS_MAX = 1 << 14, RETRY_MS = 100, SCRATCH_BYTES_MAX = 8 << 20, SCRATCH_KEEP = 256 << 10 };
+#define TICK_NS (20 * NS_PER_MS)
+#define PATIENCE_NS (10 * NS_PER_S) /* of ops without a deadline */
+
+struct errand {
+    struct list link; /* held, settling: forward.waiting; asked: forward.asked */
+    enum errand_state state;
+    struct op *op;
+    uint64_t number, node_id; /* asked */
+    uint64_t give_up_ns;
+};
+
+struct visit {
+    struct op op;
+    struct arena arena;
+    struct forward *forward;
+    uint64_t number, node_id;
+};
+
+struct forward {
+    struct core *core;
+    struct list waiting, asked;
+    uint32_t errand_count, visit_count;
+    struct errand **table; /* [TABLE_SIZE]: those asked, by number */
+    uint64_t number;       /* the last one given */
+    struct timer timer;
+    struct buf frame;
+    struct arena scratch;
+    struct arena_budget budget; /* of visits: a quarter of what requests may take, beside it */
+    bool stopped, homing;
+};
+
+static void wake(struct forward *f, uint64_t at_ns) {
+    if (f->timer.place && f->timer.deadline_ns <= at_ns) return;
+    check(timer_set(&f->core->timers, &f->timer, at_ns)); /* its place in the heap was made by forward_new */
+}
+
+/* ---- home */
+
+static void errand_free(struct forward *f, struct errand *e) {
+    list_remove(&e->link);
+    if (e->state == ERRAND_ASKED) f->table[e->number % TABLE_SIZE] = NULL;
+    f->errand_count--;
+    mem_free(e);
+}
+
+/* With what its failure or its answer says. */
+static void errand_home(struct forward *f, struct errand *e) {
+    struct op *op = e->op;
+    errand_free(f, e);
+    f->homing = true; /* whatever it says: not again */
+    op->done(op);
+    f->homing = false;
+}
+
+static void errand_fail(struct forward *f, struct errand *e, enum status st, const char *why) {
+    failure_init(&e->op->failure, e->op->arena);
+    e->op->failure.retry_delay_ms = RETRY_MS;
+    failure_set(&e->op->failure, st, "%s", why);
+    errand_home(f, e);
+}
+
+static void errand_give_up(struct forward *f, struct errand *e) {
+    bool unknown = e->op->maybe || (e->state == ERRAND_ASKED && e->op->kind == OP_WRITE);
+    if (unknown) errand_fail(f, e, STATUS_DEADLINE_EXCEEDED, "the node that leads the partition did not answer in time: the write may have been done; the same request_id settles it");
+    else if (e->op->deadline_ns) errand_fail(f, e, STATUS_DEADLINE_EXCEEDED, "the deadline passed while the partition had no leader that could be asked; nothing was done");
+    else errand_fail(f, e, STATUS_NOT_LEADER, "the partition has no leader that can be asked at the moment");
+}
+
+/* ---- what may be asked twice */
+
+static bool command_repeats(struct forward *f, struct slice bytes) {
+    struct command *c = arena_new(&f->scratch, struct command);
+    bool repeats = false;
+    if (c && command_decode(bytes, &f->scratch, c) == STATUS_OK) {
+        switch (c->type) {
+        case COMMAND_CREATE:
+        case COMMAND_TRANSITION:
+        case COMMAND_PATCH:
+        case COMMAND_UPDATE:
+        case COMMAND_SET_TIMER:
+        case COMMAND_CANCEL_TIMER: repeats = c->origin.request_id.len > 0; break;
+        case COMMAND_RESOURCE: repeats = !c->resource.remove; break;
+        case COMMAND_IMPORT: /* by its client_order_no */
+        case COMMAND_FENCE:
+        case COMMAND_BATCH: /* of creates */
+        case COMMAND_MACHINE:
+        case COMMAND_GROUP_BRING: repeats = true; break;
+        default: break;
+        }
+    }
+    arena_reset(&f->scratch);
+    return repeats;
+}
+
+static bool may_ask_again(struct forward *f, const struct op *op) { return op->kind != OP_WRITE || !op->maybe || command_repeats(f, op->command); }
+
+/* ---- asking */
+
+static bool ask(struct forward *f, struct errand *e, uint64_t node_id) {
+    struct op *op = e->op;
+    uint64_t now = f->core->now_ns, left_ms = op->deadline_ns ? (MAX_OF(op->deadline_ns, now + NS_PER_MS) - now) / NS_PER_MS : 0;
+    do f->number++;
+    while (f->table[f->number % TABLE_SIZE]);
+    f->frame.len = 0;
+    bool ok = buf_reserve(&f->frame, 8);
+    if (ok) put_le64(f->frame.data, f->number), f->frame.len = 8;
+    ok = ok && op_wire_write(&f->frame, op, left_ms) && f->frame.len <= LINK_BODY_BYTES_MAX && peers_say(f->core->peers, node_id, LINK_ASK, buf_slice(&f->frame));
+    if (f->frame.cap > SCRATCH_KEEP) buf_fini(&f->frame);
+    if (!ok) return false;
+    list_remove(&e->link);
+    e->state = ERRAND_ASKED, e->number = f->number, e->node_id = node_id;
+    f->table[e->number % TABLE_SIZE] = e;
+    list_push_back(&f->asked, &e->link);
+    metric_add(&f->core->metrics, METRIC_FORWARD_ASKED, 1);
+    return true;
+}
+
+static bool is_other(const struct forward *f, uint64_t node_id) { return node_id && node_id != f->core->node->identity.node_id; }
+
+/* It is freed, or asked, or stays held. */
+static void errand_try(struct forward *f, struct errand *e) {
+    struct op *op = e->op;
+    struct engine_lead lead = engine_lead_of(f->core->engine, op->slot);
+    if (lead.here) {
+        errand_free(f, e);
+        engine_submit(f->core->engine, op);
+    } else if (is_other(f, lead.node)) {
+        (void)ask(f, e, lead.node);
+    }
+}
+
+static void hold(struct forward *f, struct errand *e) {
+    if (e->state == ERRAND_ASKED) f->table[e->number % TABLE_SIZE] = NULL;
+    list_remove(&e->link);
+    e->state = ERRAND_HELD;
+    list_push_back(&f->waiting, &e->link);
+    metric_add(&f->core->metrics, METRIC_FORWARD_HELD, 1);
+    wake(f, f->core->now_ns + TICK_NS);
+}
+
+/* NULL: there is no room; its failure says so. */
+static struct errand *errand_new(struct forward *f, struct op *op) {
+    struct errand *e = f->errand_count < ERRANDS_MAX && !f->stopped ? mem_new(struct errand) : NULL;
+    if (!e) return NULL;
+    list_init(&e->link);
+    e->op = op;
+    e->give_up_ns = op->deadline_ns ? op->deadline_ns : f->core->now_ns + PATIENCE_NS;
+    f->errand_count++;
+    return e;
+}
+
+static void route_submit(struct core *core, struct op *op) {
+    struct forward *f = core->forward;
+    struct engine_lead lead = {.here = true};
+    op->maybe = false;
+    if (!op->any_replica && op_wire_travels(op->kind)) lead = engine_lead_of(core->engine, op->slot);
+    struct errand *e = lead.here ? NULL : errand_new(f, op);
+    if (!e) return engine_submit(core->engine, op); /* without room: its NOT_LEADER is the answer */
+    failure_init(&op->failure, op->arena);
+    op->answer = (struct slice){0};
+    if (!is_other(f, lead.node) || !ask(f, e, lead.node)) hold(f, e);
+}
+
+/* Our engine has refused it: it does not lead, or no longer. */
+static bool route_again(struct core *core, struct op *op) {
+    struct forward *f = core->forward;
+    if (f->homing || op->any_replica || !op_wire_travels(op->kind) || !may_ask_again(f, op)) return false;
+    struct errand *e = errand_new(f, op);
+    if (e) hold(f, e);
+    return e != NULL;
+}
+
+const struct op_route forward_route = {route_submit, route_again};
+
+/* ---- answers */
+
+/* Handlers go on with the machine of that id: our registry knows it once our replica of the meta partition has applied it. */
+static bool settles(struct forward *f, const struct op *op) {
+    return op->kind == OP_WRITE && op->slot == SLOT_META && !op->failure.status && op->outcome.resource.machine && !machines_by_id(f->core->node->machines, op->outcome.resource.machine);
+}
+
+static void on_answer(struct forward *f, uint64_t node_id, struct slice body) {
+    if (body.len < 8) return;
+    uint64_t number = get_le64(body.data);
+    struct errand *e = f->table[number % TABLE_SIZE];
+    if (!e || e->number != number || e->node_id != node_id) return; /* given up, or another's */
+    struct op *op = e->op;
+    failure_init(&op->failure, op->arena);
+    enum status st = op_wire_read_outcome(slice_of(body.data + 8, body.len - 8), op);
+    if (st == STATUS_FIELD_INVALID) log_error("an answer of another node can't be read", "node=%llu", (unsigned long long)node_id);
+    if (st && op->kind == OP_WRITE) return errand_fail(f, e, STATUS_DEADLINE_EXCEEDED, "the write may have been done, but its answer found no memory or could not be read: the same request_id settles it");
+    if (st) return errand_fail(f, e, st == STATUS_MEMORY_LIMIT ? st : STATUS_INTERNAL, "the answer of the node that leads the partition found no memory or could not be read");
+    bool refused = op->failure.status == STATUS_NOT_LEADER || op->failure.status == STATUS_DRAINING;
+    if (refused && may_ask_again(f, op)) return hold(f, e);
+    if (!settles(f, op)) return errand_home(f, e);
+    hold(f, e);
+    e->state = ERRAND_SETTLING;
+}
+
+void forward_on_lost(struct forward *f, uint64_t node_id) {
+    list_each(l, &f->asked) {
+        struct errand *e = list_entry(l, struct errand, link);
+        if (e->node_id != node_id) continue;
+        e->op->maybe = e->op->kind == OP_WRITE;
+        if (may_ask_again(f, e->op)) hold(f, e);
+        else errand_fail(f, e, STATUS_DEADLINE_EXCEEDED, "the connection to the node that leads the partition was lost: the write may have been done");
+    }
+}
+
+/* ---- visits */
+
+static void visit_answer(struct visit *v) {
+    struct forward *f = v->forward;
+    f->frame.len = 0;
+    bool ok = buf_reserve(&f->frame, 8);
+    if (ok) put_le64(f->frame.data, v->number), f->frame.len = 8;
+    ok = ok && op_wire_write_outcome(&f->frame, &v->op) && f->frame.len <= LINK_BODY_BYTES_MAX && peers_say(f->core->peers, v->node_id, LINK_ANSWER, buf_slice(&f->frame));
+    if (!ok) log_debug("an answer to another node is lost", "node=%llu", (unsigned long long)v->node_id); /* its deadline ends it there */
+    if (f->frame.cap > SCRATCH_KEEP) buf_fini(&f->frame);
+    arena_fini(&v->arena);
+    f->visit_count--;
+    mem_free(v);
+}
+
+static void on_visit_done(struct op *op) { visit_answer(container_of(op, struct visit, op)); }
+
+static void on_ask(struct forward *f, uint64_t node_id, struct slice body) {
+    struct core *core = f->core;
+    struct visit *v = body.len > 8 && f->visit_count < VISITS_MAX ? mem_new(struct visit) : NULL;
+    uint64_t left_ms = 0;
+    if (!v) return; /* its deadline ends it there */
+    arena_init_charged(&v->arena, core->node->limits.request_bytes_max, &f->budget);
+    f->visit_count++;
+    v->forward = f, v->node_id = node_id, v->number = get_le64(body.data);
+    struct op *op = &v->op;
+    op->arena = &v->arena;
+    op->done = on_visit_done;
+    failure_init(&op->failure, op->arena);
+    struct slice own = arena_copy(&v->arena, slice_of(body.data + 8, body.len - 8));
+    enum status st = own.data ? op_wire_read(own, op, &left_ms) : STATUS_MEMORY_LIMIT;
+    if (st == STATUS_FIELD_INVALID) log_error("what another node asks can't be read", "node=%llu", (unsigned long long)node_id);
+    if (st && !op_wire_travels(op->kind)) op->kind = OP_STATS; /* for the answer's sake */
+    if (st) failure_set(&op->failure, st == STATUS_MEMORY_LIMIT ? st : STATUS_INTERNAL, "the node that leads the partition has no memory for it, or can't read it");
+    else if (!core->engine || f->stopped) failure_set(&op->failure, STATUS_NOT_LEADER, "the node that led the partition stops");
+    else if (!engine_lead_of(core->engine, op->slot).here) failure_set(&op->failure, STATUS_NOT_LEADER, "the node that was asked does not lead the partition");
+    if (op->failure.status) {
+        op->failure.retry_delay_ms = RETRY_MS;
+        return visit_answer(v);
+    }
+    if (left_ms) op->deadline_ns = core->now_ns + MIN_OF(left_ms, core->node->limits.deadline_ns_max / NS_PER_MS) * NS_PER_MS;
+    metric_add(&core->metrics, METRIC_FORWARD_SERVED, 1);
+    engine_submit(core->engine, op);
+}
+
+void forward_on_frame(struct forward *f, uint64_t node_id, enum link_kind kind, struct slice body) {
+    if (kind == LINK_ASK) on_ask(f, node_id, body);
+    else on_answer(f, node_id, body);
+}
+
+/* ---- time */
+
+static void tick_errand(struct forward *f, struct errand *e) {
+    if (f->core->now_ns >= e->give_up_ns) return errand_give_up(f, e);
+    if (e->state == ERRAND_HELD) return errand_try(f, e);
+    if (e->state == ERRAND_SETTLING && !settles(f, e->op)) errand_home(f, e);
+}
+
+static void on_tick(struct timer *t) {
+    struct forward *f = container_of(t, struct forward, timer);
+    list_each(l, &f->waiting) tick_errand(f, list_entry(l, struct errand, link));
+    list_each(l, &f->asked) {
+        struct errand *e = list_entry(l, struct errand, link);
+        if (f->core->now_ns >= e->give_up_ns) errand_give_up(f, e);
+    }
+    wake(f, f->core->now_ns + (list_empty(&f->waiting) ? NS_PER_S / 5 : TICK_NS));
+}
+
+/* ---- the whole */
+
+struct forward *forward_new(struct core *core) {
+    struct forward *f = mem_new(struct forward);
+    if (!f || !(f->table = mem_zalloc(TABLE_SIZE * sizeof *f->table))) return mem_free(f), NULL;
+    f->core = core;
+    f->timer.fire = on_tick;
+    f->budget.bytes_max = core->node->limits.requests_bytes_max / 4;
+    list_init(&f->waiting);
+    list_init(&f->asked);
+    arena_init(&f->scratch, SCRATCH_BYTES_MAX);
+    if (!timer_set(&core->timers, &f->timer, core->now_ns)) return mem_free(f->table), mem_free(f), NULL;
+    return f;
+}
+
+void forward_stop(struct forward *f) {
+    if (f->stopped) return;
+    f->stopped = true;
+    timer_clear(&f->core->timers, &f->timer);
+    while (!list_empty(&f->waiting)) errand_fail(f, list_entry(f->waiting.next, struct errand, link), STATUS_DRAINING, "this node is shutting down");
+    while (!list_empty(&f->asked)) errand_fail(f, list_entry(f->asked.next, struct errand, link), STATUS_DRAINING, "this node is shutting down; it may have been done");
+}
+
+void forward_free(struct forward *f) {
+    if (!f) return;
+    check(f->errand_count == 0);
+    check(f->visit_count == 0);
+    buf_fini(&f->frame);
+    arena_fini(&f->scratch);
+    mem_free(f->table);
+    mem_free(f);
+}

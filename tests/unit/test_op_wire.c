@@ -1,0 +1,218 @@
+/* The promises of server/op_wire.h: ops and what came of them, there and back. */
+#include "tests/lib/test.h"
+
+#include "server/op_wire.h"
+
+static struct arena there, here;
+static struct buf wire;
+
+static int begin(void **state) {
+    arena_init(&there, 4 << 20);
+    arena_init(&here, 4 << 20);
+    wire = (struct buf){0};
+    return 0;
+}
+static int end(void **state) {
+    arena_fini(&there);
+    arena_fini(&here);
+    buf_fini(&wire);
+    return 0;
+}
+
+static struct op travelled(const struct op *op) {
+    struct op got = {.arena = &there};
+    uint64_t deadline_ms;
+    wire.len = 0;
+    assert_true(op_wire_write(&wire, op, 1234));
+    for (size_t n = 0; n < wire.len; n++) { /* torn anywhere */
+        struct op torn = {.arena = &there};
+        assert_int_not_equal(op_wire_read(slice_of(wire.data, n), &torn, &deadline_ms), STATUS_OK);
+    }
+    assert_int_equal(op_wire_read(buf_slice(&wire), &got, &deadline_ms), STATUS_OK);
+    assert_int_equal(deadline_ms, 1234);
+    assert_int_equal(got.kind, op->kind);
+    assert_int_equal(got.slot, op->slot);
+    return got;
+}
+
+/* What `op` at the other node came to, into an op as it was asked. */
+static struct op came_home(struct op *op) {
+    struct op got = {.kind = op->kind, .slot = op->slot, .arena = &here};
+    if (op->kind == OP_GET_MANY) got.get_many = op->get_many;
+    failure_init(&got.failure, &here);
+    wire.len = 0;
+    assert_true(op_wire_write_outcome(&wire, op));
+    for (size_t n = 0; n < wire.len; n++) {
+        struct op torn = got;
+        failure_init(&torn.failure, &here);
+        assert_int_not_equal(op_wire_read_outcome(slice_of(wire.data, n), &torn), STATUS_OK);
+    }
+    assert_int_equal(op_wire_read_outcome(buf_slice(&wire), &got), STATUS_OK);
+    memset(wire.data, 0xee, wire.len); /* nothing of it is borrowed */
+    return got;
+}
+
+static void test_requests(void **state) {
+    struct op op = {.kind = OP_WRITE, .slot = 77, .command = SLICE_LIT("a command"), .answer_bytes_max = 99}, got = travelled(&op);
+    assert_slice(got.command, "a command");
+    assert_int_equal(got.answer_bytes_max, 99);
+
+    op = (struct op){.kind = OP_GET, .slot = 1, .get = {.order_id = INT64_MAX, .full = true, .history_entries = -3, .has_as_of = true, .as_of_us = INT64_MIN}};
+    got = travelled(&op);
+    assert_memory_equal(&got.get, &op.get, sizeof op.get);
+
+    static const int64_t ids[] = {5, 6, INT64_MAX};
+    op = (struct op){.kind = OP_GET_MANY, .slot = 2, .get_many = {ids, 3, true}};
+    got = travelled(&op);
+    assert_int_equal(got.get_many.count, 3);
+    assert_true(got.get_many.full);
+    assert_memory_equal(got.get_many.order_ids, ids, sizeof ids);
+
+    static const struct slice statuses[] = {{(const uint8_t *)"PAID", 4}, {(const uint8_t *)"SHIPPED", 7}};
+    op = (struct op){.kind = OP_LIST, .slot = 3, .list = {.user_id = SLICE_LIT("u"), .statuses = statuses, .status_count = 2, .has_to = true, .to_us = -1, .page_size = 20, .page_number = -1,
+                                                          .page_token = SLICE_LIT("token")}};
+    got = travelled(&op);
+    assert_slice(got.list.user_id, "u");
+    assert_int_equal(got.list.status_count, 2);
+    assert_slice(got.list.statuses[1], "SHIPPED");
+    assert_true(got.list.has_to && !got.list.has_from && !got.list.full);
+    assert_int_equal(got.list.to_us, -1);
+    assert_int_equal(got.list.page_size, 20);
+    assert_int_equal(got.list.page_number, -1);
+    assert_slice(got.list.page_token, "token");
+
+    op = (struct op){.kind = OP_HISTORY, .slot = 4, .history = {.order_id = 9, .page_size = 3, .page_token = SLICE_LIT("t")}};
+    got = travelled(&op);
+    assert_int_equal(got.history.order_id, 9);
+    assert_slice(got.history.page_token, "t");
+
+    op = (struct op){.kind = OP_RESOURCES, .slot = SLOT_META, .resources = {.kind = RESOURCE_LIMIT, .page_size = 7}};
+    got = travelled(&op);
+    assert_int_equal(got.resources.kind, RESOURCE_LIMIT);
+    assert_int_equal(got.resources.page_size, 7);
+    (void)travelled(&(struct op){.kind = OP_STATS, .slot = 5});
+    (void)travelled(&(struct op){.kind = OP_GROUPS, .slot = SLOT_META});
+}
+
+static void test_what_does_not_travel_is_refused(void **state) {
+    struct op op = {.arena = &there};
+    uint64_t deadline_ms;
+    for (unsigned k = 0; k < 128; k++) {
+        uint8_t bytes[] = {(uint8_t)k, 1, 0, 0};
+        bool travels = k <= OP_GROUP_UNBLOCK && op_wire_travels((enum op_kind)k);
+        if (!travels) assert_int_equal(op_wire_read(slice_of(bytes, sizeof bytes), &op, &deadline_ms), STATUS_FIELD_INVALID);
+    }
+    static const uint8_t no_slot[] = {OP_STATS, 0x80, 0x80, 1, 0, 0}, spare[] = {OP_STATS, 1, 16, 0}, behind[] = {OP_STATS, 1, 0, 0, 0}, many[] = {OP_GET_MANY, 1, 0, 0, 0xe9, 7};
+    assert_int_equal(op_wire_read(slice_of(no_slot, sizeof no_slot), &op, &deadline_ms), STATUS_FIELD_INVALID); /* slot 16384 */
+    assert_int_equal(op_wire_read(slice_of(spare, sizeof spare), &op, &deadline_ms), STATUS_FIELD_INVALID);
+    assert_int_equal(op_wire_read(slice_of(behind, sizeof behind), &op, &deadline_ms), STATUS_FIELD_INVALID);
+    assert_int_equal(op_wire_read(slice_of(many, sizeof many), &op, &deadline_ms), STATUS_FIELD_INVALID); /* 1,001 ids, and none there */
+}
+
+static void test_a_refusal_keeps_its_details(void **state) {
+    struct op op = {.kind = OP_WRITE, .slot = 1, .maybe = true};
+    failure_init(&op.failure, &there);
+    op.failure.retry_delay_ms = 250;
+    failure_meta(&op.failure, "current_status", "%s", "PAID");
+    failure_meta(&op.failure, "winner", "%d", 7);
+    failure_violation(&op.failure, STATUS_FIELD_INVALID, "order.items[0]", "is %s", "odd");
+    op.failure.violation_count = 30;
+    struct op got = came_home(&op);
+    assert_int_equal(got.failure.status, STATUS_FIELD_INVALID);
+    assert_string_equal(got.failure.message, op.failure.message);
+    assert_int_equal(got.failure.retry_delay_ms, 250);
+    assert_string_equal(got.failure.metas->key, "current_status");
+    assert_slice(got.failure.metas->next->value, "7");
+    assert_string_equal(got.failure.violations->field, "order.items[0]");
+    assert_string_equal(got.failure.violations->description, "is odd");
+    assert_int_equal(got.failure.violation_count, 30);
+    assert_true(got.maybe);
+    assert_true(slice_equal(failure_encode(&got.failure), failure_encode(&op.failure))); /* what the client reads */
+}
+
+static struct outcome example(int64_t id) {
+    return (struct outcome){.replayed = true, .already_there = id % 2, .slot = 5, .seq = 70 + id, .head = {.order_id = id, .version = 3},
+                            .entry = {.version = 3, .time_us = 8, .from = 1, .to = 2, .event = SLICE_LIT("pay"), .operator_ = SLICE_LIT("op"), .reason = SLICE_LIT("why"),
+                                      .request_id = SLICE_LIT("r-1"), .traceparent = SLICE_LIT("tp"), .timers = SLICE_LIT("t"), .chain_hash = {1, 2, 3}}};
+}
+static void same(const struct outcome *a, const struct outcome *b) {
+    assert_int_equal(a->replayed, b->replayed);
+    assert_int_equal(a->already_there, b->already_there);
+    assert_int_equal(a->slot, b->slot);
+    assert_int_equal(a->seq, b->seq);
+    assert_int_equal(a->head.order_id, b->head.order_id);
+    assert_int_equal(a->head.version, b->head.version);
+    assert_int_equal(a->entry.version, b->entry.version);
+    assert_int_equal(a->entry.to, b->entry.to);
+    assert_true(slice_equal(a->entry.event, b->entry.event) && slice_equal(a->entry.request_id, b->entry.request_id) && slice_equal(a->entry.timers, b->entry.timers));
+    assert_true(slice_equal(a->entry.operator_, b->entry.operator_) && slice_equal(a->entry.reason, b->entry.reason) && slice_equal(a->entry.traceparent, b->entry.traceparent));
+    assert_memory_equal(a->entry.chain_hash, b->entry.chain_hash, sizeof a->entry.chain_hash);
+}
+
+static void test_writes_come_home(void **state) {
+    struct op op = {.kind = OP_WRITE, .slot = 5, .answer = SLICE_LIT("an order"), .outcome = example(12)};
+    op.outcome.resource = (struct resource_outcome){.effect = RESOURCE_REPLACED, .kind = 3, .name = SLICE_LIT("n"), .bytes = SLICE_LIT("b"), .revision = 4, .machine = 9, .version = 2, .newest = -1};
+    op.outcome.group = (struct group_outcome){.group_id = 6, .revision = 8, .epoch = 2, .count = 11, .more = true};
+    struct op got = came_home(&op);
+    same(&got.outcome, &op.outcome);
+    assert_slice(got.answer, "an order");
+    assert_int_equal(got.outcome.resource.effect, RESOURCE_REPLACED);
+    assert_slice(got.outcome.resource.bytes, "b");
+    assert_int_equal(got.outcome.resource.machine, 9);
+    assert_int_equal(got.outcome.resource.newest, -1);
+    assert_int_equal(got.outcome.group.group_id, 6);
+    assert_int_equal(got.outcome.group.count, 11);
+    assert_true(got.outcome.group.more);
+
+    struct outcome items[2] = {example(1), example(2)};
+    struct slice orders[2] = {SLICE_LIT("first"), SLICE_LIT("second")};
+    op = (struct op){.kind = OP_VALIDATE, .slot = 5, .orders = orders, .outcome = {.batch = true, .item_count = 2, .items = items}};
+    got = came_home(&op);
+    assert_int_equal(got.outcome.item_count, 2);
+    same(&got.outcome.items[1], &items[1]);
+    assert_slice(got.orders[0], "first");
+}
+
+static void test_reads_come_home(void **state) {
+    struct op op = {.kind = OP_LIST, .slot = 1, .answer = SLICE_LIT("a page")}, got = came_home(&op);
+    assert_slice(got.answer, "a page");
+    static const int64_t ids[] = {5, 6, 7};
+    struct slice orders[] = {SLICE_LIT("five"), {0}, SLICE_LIT("seven")};
+    op = (struct op){.kind = OP_GET_MANY, .slot = 1, .get_many = {ids, 3, false}, .orders = orders};
+    got = came_home(&op);
+    assert_slice(got.orders[0], "five");
+    assert_null(got.orders[1].data); /* there is no such order */
+    assert_slice(got.orders[2], "seven");
+    op = (struct op){.kind = OP_STATS, .slot = 1, .stats = {.machines_known = 3, .applied_index = 1ull << 40}};
+    got = came_home(&op);
+    assert_int_equal(got.stats.machines_known, 3);
+    assert_int_equal(got.stats.applied_index, 1ull << 40);
+    struct consumer_group_row rows[] = {{.group_id = 4, .revision = 5, .epoch = 6, .definition = SLICE_LIT("defined")}, {.group_id = 9, .revision = 1, .definition = SLICE_LIT("too")}};
+    op = (struct op){.kind = OP_GROUPS, .slot = SLOT_META, .groups = {rows, 2}};
+    got = came_home(&op);
+    assert_int_equal(got.groups.count, 2);
+    assert_int_equal(got.groups.rows[0].group_id, 4);
+    assert_int_equal(got.groups.rows[0].epoch, 6);
+    assert_slice(got.groups.rows[1].definition, "too");
+}
+
+static void test_what_does_not_fit_is_told(void **state) {
+    static uint8_t large[100000];
+    struct arena small;
+    arena_init(&small, 20000);
+    struct op op = {.kind = OP_GET, .slot = 1, .answer = slice_of(large, sizeof large)}, got = {.kind = OP_GET, .arena = &small};
+    failure_init(&got.failure, &small);
+    assert_true(op_wire_write_outcome(&wire, &op));
+    assert_int_equal(op_wire_read_outcome(buf_slice(&wire), &got), STATUS_MEMORY_LIMIT);
+    arena_fini(&small);
+    static const uint8_t unknown[] = {0xff, 1, 0};
+    assert_int_equal(op_wire_read_outcome(slice_of(unknown, sizeof unknown), &got), STATUS_FIELD_INVALID);
+}
+
+int main(void) {
+#define T(f) cmocka_unit_test_setup_teardown(f, begin, end)
+    const struct CMUnitTest tests[] = {
+        T(test_requests), T(test_what_does_not_travel_is_refused), T(test_a_refusal_keeps_its_details), T(test_writes_come_home), T(test_reads_come_home), T(test_what_does_not_fit_is_told),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
