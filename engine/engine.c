@@ -332,7 +332,8 @@ void engine_tick(struct engine *e) {
     e->now_ns = e->env->ops->mono_ns(e->env);
     uint64_t now_ms = engine_now_ms(e);
     for (uint32_t i = 0; i < e->held_count; i++)
-        if (group_deadline_ms(e->partitions[i].group) <= now_ms) group_tick(e->partitions[i].group, now_ms);
+        if (e->partitions[i].returning) partition_return_tick(&e->partitions[i]);
+        else if (group_deadline_ms(e->partitions[i].group) <= now_ms) group_tick(e->partitions[i].group, now_ms);
     engine_propose(e);
     if (!list_empty(&e->outbox)) engine_outbox_run(e);
     engine_apply(e);
@@ -361,7 +362,7 @@ uint64_t engine_deadline_ns(const struct engine *e) {
         if (p->state != PARTITION_FAILED && group_applicable(p->group) > p->record.applied_index) return 0;
         if (log_idle && !e->log_blocked && partition_has_to_stage(p)) return 0;
         if (partition_group_has_work(p)) return 0;
-        at = MIN_OF(at, group_deadline_ms(p->group) * NS_PER_MS);
+        at = MIN_OF(at, p->returning ? partition_return_deadline_ns(p) : group_deadline_ms(p->group) * NS_PER_MS);
         if (p->fetch) at = MIN_OF(at, partition_fetch_deadline_ns(p));
     }
     return log_idle && votes_dirty(e->votes) ? 0 : at;

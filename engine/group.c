@@ -308,6 +308,21 @@ enum status group_transfer(struct group *g, uint64_t now_ms, uint64_t node_id) {
     return st;
 }
 
+uint64_t group_match(const struct group *g, uint64_t node_id) {
+    raft_index match;
+    return group_core_state(g) == RAFT_LEADER && raft_match_index(&g->raft, node_id, &match) == 0 ? match : 0;
+}
+
+enum status group_hand_over(struct group *g, uint64_t now_ms, uint64_t except) {
+    uint64_t best = 0, most = 0;
+    for (uint32_t i = 0; i < g->members.count; i++) {
+        const struct group_member *m = &g->members.member[i];
+        if (m->kind != GROUP_VOTER || m->node_id == g->config.node_id || m->node_id == except || group_match(g, m->node_id) < most) continue;
+        best = m->node_id, most = group_match(g, m->node_id);
+    }
+    return best ? group_transfer(g, now_ms, best) : STATUS_FIELD_INVALID;
+}
+
 /* ---- disk */
 
 uint64_t group_append_count(const struct group *g) { return g->log.append_count; }

@@ -80,6 +80,9 @@ enum status group_submit_barrier(struct group *g, uint64_t now_ms, uint64_t *ind
 /* One membership step; refused (OVERLOADED) until every member has stored the last one and the group is ready in its term. */
 enum status group_change(struct group *g, uint64_t now_ms, const struct group_members *members) MUST_USE;
 enum status group_transfer(struct group *g, uint64_t now_ms, uint64_t node_id) MUST_USE;
+/* To the voter that holds most, this one and `except` (0: none) apart. FIELD_INVALID: there is none. */
+enum status group_hand_over(struct group *g, uint64_t now_ms, uint64_t except) MUST_USE;
+uint64_t group_match(const struct group *g, uint64_t node_id); /* what this leader knows that node to have stored; 0: nothing, or it does not lead */
 /* A frame from another node; whatever it holds, a malformed one is FIELD_INVALID and changes nothing. */
 enum status group_receive(struct group *g, uint64_t now_ms, uint64_t from_node_id, struct slice frame) MUST_USE;
 /* Appends are acknowledged by their number, not by index: an index can be written, superseded and written again while syncs are under way.
@@ -93,6 +96,8 @@ void group_members_applied(struct group *g, uint64_t now_ms, uint64_t index);
 /* A committed state that is ahead of our log is here, complete and durable beside the old one: `fetch` follows at once, for this node. NOT_LEADER: later, when a leader is known;
  * ABSENT: the log has got there by itself, or will. */
 enum status group_install(struct group *g, uint64_t now_ms, const struct group_snapshot *snapshot) MUST_USE;
+/* A follower that does not remember its votes takes over term and vote: of a term at or above its own that this node leads. */
+void group_adopt(struct group *g, uint64_t now_ms, uint64_t term, uint64_t leader_node_id);
 bool group_installing(const struct group *g); /* between `fetch` and group_installed() */
 /* What `fetch` asked for is in place and durable; the log starts behind it. */
 void group_installed(struct group *g, uint64_t now_ms, const struct group_snapshot *snapshot);

@@ -83,6 +83,18 @@ static enum status take_snapshot(struct group *g, const struct group_snapshot *s
     return receive_step(g, m);
 }
 
+void group_adopt(struct group *g, uint64_t now_ms, uint64_t term, uint64_t leader_node_id) {
+    group_begin(g, now_ms);
+    check(group_core_state(g) == RAFT_FOLLOWER && term >= raft_current_term(&g->raft) && !group_core_installing(g));
+    if (term > raft_current_term(&g->raft)) {
+        raft_free(g->raft.follower_state.current_leader.address);
+        g->raft.follower_state.current_leader.address = NULL, g->raft.follower_state.current_leader.id = 0;
+    }
+    g->raft.current_term = term, g->raft.voted_for = leader_node_id;
+    group_begin(g, now_ms); /* hands the vote out */
+    group_finish(g);
+}
+
 enum status group_install(struct group *g, uint64_t now_ms, const struct group_snapshot *s) {
     group_begin(g, now_ms);
     check(g->config.ops->fetch && group_members_valid(&s->members) && s->members.index <= s->index);
@@ -206,7 +218,9 @@ static enum status receive_message(struct group *g, struct peer_message *p) {
     case PEER_SNAPSHOT: return receive_snapshot(g, p, &m);
     case PEER_TIMEOUT_NOW: return receive_timeout_now(g, p, &m);
     case PEER_FETCH:
-    case PEER_CHUNK: break; /* the engine's */
+    case PEER_CHUNK:
+    case PEER_RETURN:
+    case PEER_RETURNED: break; /* the engine's */
     }
     return STATUS_FIELD_INVALID;
 }

@@ -112,11 +112,14 @@ enum status partition_start(struct partition *p, const struct group_entry *entri
     bool whole = p->record.members.count > 1 && p->record.members.index == GROUP_FIRST_INDEX && n && entries[0].index == GROUP_FIRST_INDEX + 1 && entries[n - 1].index >= p->record.applied_index;
     if (whole) snapshot.index = GROUP_FIRST_INDEX, snapshot.term = 1;
     uint64_t term = 0, voted_for = 0;
-    if (!votes_get(e->votes, p->group_id, &term, &voted_for) && (n || p->record.applied_index > GROUP_FIRST_INDEX)) {
+    bool has_vote = votes_get(e->votes, p->group_id, &term, &voted_for);
+    if (!has_vote && (n || p->record.applied_index > GROUP_FIRST_INDEX)) {
         /* A node that forgot whom it voted for may vote twice in a term. */
         snprintf(error, 256, "partition %s has data, but the votes file of core %u does not know its group", p->name, e->config.core);
         return STATUS_CHECKSUM_MISMATCH;
     }
+    if (partition_return_due(p, has_vote, voted_for) && partition_return_begin(p, !has_vote)) return STATUS_MEMORY_LIMIT;
+    if (voted_for == VOTE_MAY_NOT) voted_for = 0; /* it is asked for none */
     uint64_t last = n ? entries[n - 1].index : 0;
     if (last < p->record.applied_index) last = p->record.applied_index, n = 0; /* kept for others, and not up to what the store holds: of no use */
     p->next_stage = last + 1;
@@ -136,6 +139,7 @@ void partition_close(struct partition *p) {
     partition_refuse(p, &p->proposed, STATUS_DRAINING, "this node is shutting down; the write may have been logged: send it again with the same request_id");
     partition_feed_close(p);
     partition_source_close(p);
+    partition_return_close(p);
     partition_fetch_close(p);
     if (p->sweep) partition_group_close(p, STATUS_DRAINING, "this node is shutting down");
     if (p->group) group_close(p->group);

@@ -71,6 +71,7 @@ struct partition {
     struct snapshot_source *source;  /* NULL: nobody fetches a snapshot from here */
     struct snapshot_fetch *fetch;    /* NULL: we fetch none */
     uint64_t fetch_not_before_ns;
+    struct returning *returning;     /* NULL: it votes (partition_return.c) */
     bool flush_wanted;               /* a replica needs what the log has let go */
     /* the change stream (partition_feed.c) */
     struct feed_writer feed;
@@ -233,6 +234,14 @@ void partition_fetch_tick(struct partition *p);
 bool partition_fetch_busy(const struct partition *p);      /* a job is away */
 uint64_t partition_fetch_deadline_ns(const struct partition *p);
 void partition_fetch_close(struct partition *p);
+/* partition_return.c: a replica that remembers no votes. */
+#define VOTE_MAY_NOT UINT64_MAX /* in the votes file in place of a vote: it returns, and has not its place yet */
+bool partition_return_due(const struct partition *p, bool has_vote, uint64_t voted_for);
+enum status partition_return_begin(struct partition *p, bool fresh) MUST_USE;
+bool partition_return_deaf(const struct partition *p, unsigned kind); /* to frames of that kind (peer.h) */
+void partition_return_tick(struct partition *p);
+uint64_t partition_return_deadline_ns(const struct partition *p);
+void partition_return_close(struct partition *p);
 enum status partition_fetch_recover(struct partition *p, uint64_t restart_index, char error[256]) MUST_USE;
 
 #endif

@@ -102,7 +102,7 @@ bool partition_settled(const struct partition *p) {
 
 static void role_on_vote(void *ctx, uint64_t term, uint64_t voted_for) {
     struct partition *p = ctx;
-    check(votes_set(p->engine->votes, p->group_id, term, voted_for) == STATUS_OK);
+    check(votes_set(p->engine->votes, p->group_id, term, p->returning ? VOTE_MAY_NOT : voted_for) == STATUS_OK);
 }
 
 static void role_on_append(void *ctx, const struct group_entry *entries, size_t n) {
@@ -138,13 +138,15 @@ static enum status receive_own(struct partition *p, uint64_t from, struct slice 
     struct peer_message m;
     if (peer_decode(frame, &m, NULL) || m.group != p->group_id || m.from != from || m.to != p->engine->config.node_id) return STATUS_FIELD_INVALID;
     if (m.kind == PEER_FETCH) partition_source_asked(p, &m);
-    else partition_fetch_came(p, &m);
+    else if (m.kind == PEER_CHUNK) partition_fetch_came(p, &m);
+    else partition_return_receive(p, &m);
     return STATUS_OK;
 }
 
 enum status partition_receive(struct partition *p, uint64_t from_node_id, struct slice frame) {
     unsigned kind = peer_frame_kind(frame);
-    if (kind == PEER_FETCH || kind == PEER_CHUNK) return receive_own(p, from_node_id, frame);
+    if (kind >= PEER_FETCH && kind <= PEER_RETURNED) return receive_own(p, from_node_id, frame);
+    if (partition_return_deaf(p, kind)) return STATUS_OK;
     return group_receive(p->group, engine_now_ms(p->engine), from_node_id, frame);
 }
 

@@ -20,6 +20,7 @@ static_assert((int)SNAPSHOT_CHUNK_BYTES <= (int)PEER_CHUNK_BYTES_MAX, "a chunk f
 
 void partition_send(struct partition *p, struct peer_message *m, uint64_t node_id); /* lost when there is no memory for it */
 void partition_source_asked(struct partition *p, const struct peer_message *m);
+void partition_return_receive(struct partition *p, const struct peer_message *m); /* partition_return.c */
 void partition_fetch_came(struct partition *p, const struct peer_message *m);
 
 #endif

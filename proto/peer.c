@@ -22,6 +22,8 @@ size_t peer_encoded_bytes(const struct peer_message *m) {
     case PEER_TIMEOUT_NOW: n += 16; break;
     case PEER_FETCH: n += 24; break;
     case PEER_CHUNK: n += 32 + m->chunk.data.len; break;
+    case PEER_RETURN: n += 16; break;
+    case PEER_RETURNED: n += 24; break;
     }
     return n <= PEER_FRAME_BYTES_MAX ? n : 0;
 }
@@ -62,6 +64,11 @@ static void encode_body(struct writer *w, const struct peer_message *m) {
     case PEER_CHUNK:
         write_le64(w, m->chunk.session), write_le64(w, m->chunk.total), write_le64(w, m->chunk.offset);
         write_le32(w, (uint32_t)m->chunk.data.len), write_le32(w, (uint32_t)m->chunk.state), write_slice(w, m->chunk.data);
+        break;
+    case PEER_RETURN: write_le64(w, m->back.nonce), write_le64(w, m->back.last_index); break;
+    case PEER_RETURNED:
+        write_le64(w, m->returned.nonce), write_le64(w, m->returned.last_index);
+        write_u8(w, (uint8_t)m->returned.phase), write_u8(w, m->returned.leads), write_le16(w, 0), write_le32(w, 0);
         break;
     }
 }
@@ -164,6 +171,13 @@ static bool decode_body(struct reader *r, struct peer_message *m, struct peer_en
         m->fetch.session = read_le64(r), m->fetch.offset = read_le64(r), m->fetch.bytes = read_le32(r);
         return read_zeros(r, 4) && number_or_zero_ok(m->fetch.session) && number_or_zero_ok(m->fetch.offset) && m->fetch.bytes >= 1 && m->fetch.bytes <= PEER_CHUNK_BYTES_MAX;
     case PEER_CHUNK: return decode_chunk(r, m);
+    case PEER_RETURN: m->back.nonce = read_le64(r), m->back.last_index = read_le64(r); return number_or_zero_ok(m->back.last_index);
+    case PEER_RETURNED: {
+        m->returned.nonce = read_le64(r), m->returned.last_index = read_le64(r);
+        uint8_t phase = read_u8(r), leads = read_u8(r);
+        m->returned.phase = (enum peer_phase)phase, m->returned.leads = leads;
+        return read_zeros(r, 6) && number_or_zero_ok(m->returned.last_index) && phase >= PEER_FRESH && phase <= PEER_ACTING && leads <= 1 && (!leads || phase == PEER_ACTING);
+    }
     }
     return false;
 }

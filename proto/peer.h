@@ -1,5 +1,5 @@
-/* Messages between the replicas of a group, as bytes: Raft's, and those that bring a snapshot (FETCH, CHUNK: docs/CLUSTER.md). Pure: nothing here allocates or knows what a
- * message means; group.c and partition_source.c do.
+/* Messages between the replicas of a group, as bytes: Raft's, those that bring a snapshot (FETCH, CHUNK) and those by which a replica that remembers nothing finds its place (RETURN, RETURNED; docs/CLUSTER.md). Pure: nothing here allocates or knows what a
+ * message means; group.c, partition_source.c and partition_return.c do.
  *
  *     0  u32 magic "ODPM"    4  u8 format (1)   5  u8 kind   6  u16 zero
  *     8  u32 length of the whole frame
@@ -15,6 +15,8 @@
  *        TIMEOUT_NOW    u64 last_index, u64 last_term
  *        FETCH          u64 session (0: begin), u64 offset (beginning: the index applied), u32 bytes wanted, u32 zero
  *        CHUNK          u64 session, u64 total, u64 offset, u32 length, u8 state (1 data, 2 wait, 3 gone), 3 zero bytes, length bytes
+ *        RETURN         u64 nonce, u64 last_index
+ *        RETURNED       u64 nonce, u64 last_index, u8 phase (1 fresh, 2 agreed, 3 returning, 4 acting), u8 leads (0, 1), 6 zero bytes
  *
  * Little endian. One meaning has one encoding: spare bits and bytes must be zero, the length must be exact. A frame that decodes holds only
  * terms and indexes in [1, 2^62) (0 where named), entry terms that do not go back and do not pass the message's, and a membership entry alone. */
@@ -38,8 +40,9 @@ enum {
 #define PEER_NUMBER_MAX ((1ull << 62) - 1) /* terms and indexes: adding to one never overflows */
 static_assert(PEER_FRAME_BYTES_MAX >= PEER_ENTRY_BYTES_MAX + 4096, "the largest entry fits a frame of its own");
 
-enum peer_kind { PEER_VOTE = 1, PEER_VOTE_RESULT, PEER_APPEND, PEER_APPEND_RESULT, PEER_SNAPSHOT, PEER_TIMEOUT_NOW, PEER_FETCH, PEER_CHUNK };
+enum peer_kind { PEER_VOTE = 1, PEER_VOTE_RESULT, PEER_APPEND, PEER_APPEND_RESULT, PEER_SNAPSHOT, PEER_TIMEOUT_NOW, PEER_FETCH, PEER_CHUNK, PEER_RETURN, PEER_RETURNED };
 enum peer_chunk_state { PEER_CHUNK_DATA = 1, PEER_CHUNK_WAIT, PEER_CHUNK_GONE };
+enum peer_phase { PEER_FRESH = 1, PEER_AGREED, PEER_RETURNING, PEER_ACTING };
 
 struct peer_entry {
     uint64_t term;
@@ -57,6 +60,8 @@ struct peer_message {
         struct { uint64_t index, index_term, members_index; struct slice members; } snapshot;
         struct { uint64_t last_index, last_term; } timeout_now;
         struct { uint64_t session, offset; uint32_t bytes; } fetch;
+        struct { uint64_t nonce, last_index; } back; /* RETURN */
+        struct { uint64_t nonce, last_index; enum peer_phase phase; bool leads; } returned;
         struct { uint64_t session, total, offset; enum peer_chunk_state state; struct slice data; } chunk; /* total, data: 0 and empty unless DATA, whose data is never empty and ends at `total` at the latest */
     };
 };
@@ -67,7 +72,7 @@ static inline unsigned peer_frame_kind(struct slice frame) { return frame.len >=
 size_t peer_encoded_bytes(const struct peer_message *m);
 /* false: the writer is too small. */
 bool peer_encode(const struct peer_message *m, struct writer *w) MUST_USE;
-/* entries: room for PEER_ENTRIES_MAX, out->append.entries points there; their data, out->snapshot.members and out->chunk.data point into the frame. NULL will do for FETCH and CHUNK.
+/* entries: room for PEER_ENTRIES_MAX, out->append.entries points there; their data, out->snapshot.members and out->chunk.data point into the frame. NULL will do for kinds from FETCH on.
  * FORMAT_UNKNOWN: a frame of another format; CHECKSUM_MISMATCH; FIELD_INVALID: anything else that the essay above rules out. */
 enum status peer_decode(struct slice frame, struct peer_message *out, struct peer_entry *entries) MUST_USE;
 /* For a byte stream: the length of the frame that starts here. WOULD_BLOCK: fewer than 12 bytes; FORMAT_UNKNOWN, FIELD_INVALID: no frame of ours

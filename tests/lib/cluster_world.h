@@ -32,6 +32,7 @@ struct node {
     struct store_mem_disk *stores[PARTITIONS];
     struct machines *machines;
     uint64_t up_at_ns, full_until_ns;
+    bool wiped, acts; /* wiped: it has not its place again yet; acts: and that is on its disk */
     int64_t leap_us; /* of its wall clock */
 };
 struct request {
@@ -69,9 +70,9 @@ struct sim {
     unsigned request_count;
     uint64_t leaders[PARTITIONS][TERMS_MAX], cut_until_ns[NODES][NODES];
     unsigned memtable;
-    unsigned loss, duplicates, slow, crashes_in, cuts_in, fulls_in, leaps_in, transfers_in, crash_at_in, crash_fetching_in, trailing, chunk;
+    unsigned loss, duplicates, slow, crashes_in, cuts_in, fulls_in, leaps_in, transfers_in, wipes_in, crash_at_in, crash_fetching_in, trailing, chunk;
     uint64_t given, taken, bytes; /* snapshots */
-    uint64_t crashes, cuts, elections, reads, compared, not_leader, fulls, leaps, transfers, recovered, crashed_fetching, timers_fired, events;
+    uint64_t crashes, cuts, elections, reads, compared, not_leader, fulls, leaps, transfers, recovered, crashed_fetching, wipes, returns, timers_fired, events;
     char story[STORY_LINES][160];
     uint64_t lines;
 };
@@ -208,6 +209,33 @@ static void node_crash(struct node *n) {
     n->up_at_ns = sim_world_now_ns(s->world) + (50 + chance(s, 1500)) * NS_PER_MS;
 }
 
+/* One at a time: with two of three disks gone nobody knows what was acknowledged. */
+static bool may_wipe(const struct sim *s) {
+    for (unsigned i = 0; i < NODES; i++)
+        if (s->nodes[i].wiped || !s->nodes[i].acts) return false;
+    return true;
+}
+
+static void node_wipe(struct node *n) {
+    struct sim *s = n->sim;
+    if (n->engine) node_crash(n);
+    s->wipes++;
+    n->wiped = true, n->acts = false;
+    n->disk = sim_disk_new(s->world);
+    for (unsigned p = 0; p < PARTITIONS; p++) n->stores[p] = store_mem_disk_new();
+    tell(s, "node %llu lost its disk", (unsigned long long)n->id);
+}
+
+static void node_returned(struct node *n) {
+    for (unsigned p = 0; p < PARTITIONS; p++)
+        if (!n->engine || n->engine->by_id[p]->returning) return;
+    n->acts |= !votes_dirty(n->engine->votes) && !votes_busy(n->engine->votes);
+    if (!n->wiped || !n->acts) return;
+    n->wiped = false;
+    n->sim->returns++;
+    tell(n->sim, "node %llu has its place again", (unsigned long long)n->id);
+}
+
 static void faults(struct sim *s) {
     uint64_t now = sim_world_now_ns(s->world);
     for (unsigned i = 0; i < NODES; i++)
@@ -218,11 +246,14 @@ static void faults(struct sim *s) {
         if (n->full_until_ns && (s->healthy || now >= n->full_until_ns)) node_full(n, false);
         if (!s->healthy && s->crash_fetching_in && fetching(n) && chance(s, installing(n) ? 3 : s->crash_fetching_in) == 0) node_crash(n);
     }
+    for (unsigned i = 0; i < NODES; i++)
+        node_returned(&s->nodes[i]);
     if (s->healthy) return;
     struct node *some = &s->nodes[chance(s, NODES)];
     if (s->crashes_in && chance(s, s->crashes_in) == 0 && some->engine) node_crash(some);
     some = &s->nodes[chance(s, NODES)];
     if (s->fulls_in && chance(s, s->fulls_in) == 0 && some->engine && !some->full_until_ns) s->fulls++, node_full(some, true);
+    if (s->wipes_in && chance(s, s->wipes_in) == 0 && may_wipe(s)) node_wipe(&s->nodes[chance(s, NODES)]);
     if (s->leaps_in && chance(s, s->leaps_in) == 0) {
         s->leaps++;
         some->leap_us = (int64_t)chance(s, 10 * US_PER_S) - 3 * US_PER_S; /* against the true time, not for ever further */

@@ -17,8 +17,8 @@
 
 #include "tests/lib/cluster_check.h"
 
-enum mutant { MUTANT_NONE, MUTANT_LEADER_EARLY, MUTANT_FOLLOWER_EARLY, MUTANT_NO_RESTART, MUTANTS };
-static const char *const mutant_names[MUTANTS] = {"", "a leader applies and answers what is not committed", "a follower applies what is not committed", "the log is not told that it begins anew behind a snapshot"};
+enum mutant { MUTANT_NONE, MUTANT_LEADER_EARLY, MUTANT_FOLLOWER_EARLY, MUTANT_NO_RESTART, MUTANT_WIPED_VOTES, MUTANTS };
+static const char *const mutant_names[MUTANTS] = {"", "a leader applies and answers what is not committed", "a follower applies what is not committed", "the log is not told that it begins anew behind a snapshot", "a wiped disk votes when it returns"};
 static enum mutant mutant;
 
 uint64_t __real_group_applicable(const struct group *g);
@@ -36,6 +36,12 @@ enum status __wrap_wal_append(struct wal *w, uint64_t group, uint64_t index, uin
 enum status __wrap_wal_append(struct wal *w, uint64_t group, uint64_t index, uint64_t term, uint8_t type, const struct slice *parts, size_t n) {
     if (mutant == MUTANT_NO_RESTART && type == ENTRY_RESTART) type = GROUP_BARRIER;
     return __real_wal_append(w, group, index, term, type, parts, n);
+}
+
+bool __real_partition_return_due(const struct partition *p, bool has_vote, uint64_t voted_for);
+bool __wrap_partition_return_due(const struct partition *p, bool has_vote, uint64_t voted_for);
+bool __wrap_partition_return_due(const struct partition *p, bool has_vote, uint64_t voted_for) {
+    return mutant != MUTANT_WIPED_VOTES && __real_partition_return_due(p, has_vote, voted_for);
 }
 
 static void user_name(unsigned user, char name[32]) { snprintf(name, 32, "user-%u", user); }
@@ -227,6 +233,7 @@ static int run_seed(uint64_t seed, bool trace) {
     s->members.count = NODES;
     s->loss = chance(s, 2) ? (unsigned)chance(s, 20) : 0, s->duplicates = chance(s, 2) ? (unsigned)chance(s, 20) : 0, s->slow = chance(s, 2) ? (unsigned)chance(s, 20) : 0;
     s->fulls_in = chance(s, 4) ? 0 : 500 + (unsigned)chance(s, 2000), s->leaps_in = chance(s, 3) ? 0 : 300 + (unsigned)chance(s, 1500);
+    s->wipes_in = chance(s, 3) ? 0 : 300 + (unsigned)chance(s, 2000);
     s->crash_at_in = chance(s, 3) ? 0 : 1 + (unsigned)chance(s, 3), s->crash_fetching_in = chance(s, 2) ? 0 : 100 + (unsigned)chance(s, 1000);
     s->crashes_in = chance(s, 3) ? 500 + (unsigned)chance(s, 3000) : 0, s->cuts_in = chance(s, 3) ? 300 + (unsigned)chance(s, 2000) : 0;
     bool hard = chance(s, 3); /* the log is trimmed at once: replicas need snapshots */
@@ -263,10 +270,10 @@ static int run_seed(uint64_t seed, bool trace) {
     for (unsigned i = 0; i < NODES; i++) node_count(s, &s->nodes[i]);
     for (unsigned p = 0; p < PARTITIONS; p++) check_stream(s, &s->nodes[p % NODES], p), check_index(s, &s->nodes[(p + 1) % NODES], p);
     REQUIRE(acked > 0, "nothing was acknowledged");
-    printf("# seed %llu: %u requests, %u acknowledged, %llu reads, %llu answers NOT_LEADER, %llu leaders, %llu crashes, %llu cuts, %llu comparisons, %llu snapshots given, %llu taken (%llu at a start, %llu crashes in between), %llu bytes; %llu full disks, %llu leaps; %llu timers fired, %llu events\n", (unsigned long long)seed, s->request_count, acked,
+    printf("# seed %llu: %u requests, %u acknowledged, %llu reads, %llu answers NOT_LEADER, %llu leaders, %llu crashes, %llu cuts, %llu comparisons, %llu snapshots given, %llu taken (%llu at a start, %llu crashes in between), %llu bytes; %llu full disks, %llu leaps, %llu disks lost, %llu of them back; %llu timers fired, %llu events\n", (unsigned long long)seed, s->request_count, acked,
            (unsigned long long)s->reads, (unsigned long long)s->not_leader, (unsigned long long)s->elections, (unsigned long long)s->crashes, (unsigned long long)s->cuts, (unsigned long long)s->compared,
            (unsigned long long)s->given, (unsigned long long)s->taken, (unsigned long long)s->recovered, (unsigned long long)s->crashed_fetching, (unsigned long long)s->bytes,
-           (unsigned long long)s->fulls, (unsigned long long)s->leaps, (unsigned long long)s->timers_fired, (unsigned long long)s->events);
+           (unsigned long long)s->fulls, (unsigned long long)s->leaps, (unsigned long long)s->wipes, (unsigned long long)s->returns, (unsigned long long)s->timers_fired, (unsigned long long)s->events);
     fflush(stdout);
     return 0;
 }

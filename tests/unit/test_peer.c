@@ -67,6 +67,17 @@ static struct peer_message chunk(void) {
     return m;
 }
 
+static struct peer_message back(void) {
+    struct peer_message m = message(PEER_RETURN);
+    m.back.nonce = 0xfeedfacecafebeef, m.back.last_index = 40;
+    return m;
+}
+static struct peer_message returned(void) {
+    struct peer_message m = message(PEER_RETURNED);
+    m.returned.nonce = 0xfeedfacecafebeef, m.returned.last_index = 41, m.returned.phase = PEER_ACTING, m.returned.leads = true;
+    return m;
+}
+
 static void test_each_kind_has_golden_bytes(void **state) {
     struct peer_message m = vote();
     assert_golden("peer_vote", encoded(&m));
@@ -77,6 +88,8 @@ static void test_each_kind_has_golden_bytes(void **state) {
     m = timeout_now(), assert_golden("peer_timeout_now", encoded(&m));
     m = fetch(), assert_golden("peer_fetch", encoded(&m));
     m = chunk(), assert_golden("peer_chunk", encoded(&m));
+    m = back(), assert_golden("peer_return", encoded(&m));
+    m = returned(), assert_golden("peer_returned", encoded(&m));
 }
 
 static void test_each_kind_comes_back(void **state) {
@@ -114,6 +127,12 @@ static void test_each_kind_comes_back(void **state) {
     m.chunk = (__typeof__(m.chunk)){.session = 77, .state = PEER_CHUNK_GONE};
     assert_int_equal(peer_decode(encoded(&m), &d, NULL), STATUS_OK);
     assert_true(d.chunk.state == PEER_CHUNK_GONE && d.chunk.data.len == 0);
+    m = back();
+    assert_int_equal(peer_decode(encoded(&m), &d, NULL), STATUS_OK);
+    assert_true(d.back.nonce == 0xfeedfacecafebeef && d.back.last_index == 40);
+    m = returned();
+    assert_int_equal(peer_decode(encoded(&m), &d, NULL), STATUS_OK);
+    assert_true(d.returned.nonce == 0xfeedfacecafebeef && d.returned.last_index == 41 && d.returned.phase == PEER_ACTING && d.returned.leads);
 }
 
 static void test_any_flipped_bit_is_seen(void **state) {
@@ -164,7 +183,7 @@ static void refuse_u8(struct peer_message m, size_t at, uint8_t value) {
 
 static void test_every_field_is_bounded(void **state) {
     enum { BODY = PEER_HEAD_BYTES };
-    refuse_u8(vote(), 5, 0), refuse_u8(vote(), 5, 9), refuse_u8(vote(), 6, 1);
+    refuse_u8(vote(), 5, 0), refuse_u8(vote(), 5, 11), refuse_u8(vote(), 6, 1);
     refuse_u64(vote(), 24, 0), refuse_u64(vote(), 32, 0), refuse_u64(vote(), 32, 1); /* from, to, to oneself */
     refuse_u64(vote(), 40, 0), refuse_u64(vote(), 40, PEER_NUMBER_MAX + 1);
     refuse_u64(vote(), BODY, 0), refuse_u64(vote(), BODY, PEER_NUMBER_MAX + 1), refuse_u64(vote(), BODY + 8, 0), refuse_u64(vote(), BODY + 8, 10);
@@ -183,6 +202,8 @@ static void test_every_field_is_bounded(void **state) {
     refuse_u8(fetch(), BODY + 20, 1);
     refuse_u64(chunk(), BODY, 0), refuse_u64(chunk(), BODY + 8, 0), refuse_u64(chunk(), BODY + 8, 4099), refuse_u64(chunk(), BODY + 16, 4997); /* past the end */
     refuse_u8(chunk(), BODY + 24, 3), refuse_u8(chunk(), BODY + 28, 0), refuse_u8(chunk(), BODY + 28, 4), refuse_u8(chunk(), BODY + 28, PEER_CHUNK_WAIT), refuse_u8(chunk(), BODY + 29, 1);
+    refuse_u64(back(), BODY + 8, PEER_NUMBER_MAX + 1), refuse_u64(returned(), BODY + 8, PEER_NUMBER_MAX + 1), refuse_u8(returned(), BODY + 16, 0), refuse_u8(returned(), BODY + 16, 5);
+    refuse_u8(returned(), BODY + 17, 2), refuse_u8(returned(), BODY + 16, PEER_RETURNING), refuse_u8(returned(), BODY + 18, 1); /* who returns does not lead */
     refuse_u64(timeout_now(), BODY, 0), refuse_u64(timeout_now(), BODY + 8, 0), refuse_u64(timeout_now(), BODY + 8, 10);
 }
 
