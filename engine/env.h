@@ -22,6 +22,7 @@ struct env_job {
     void (*run)(struct env_job *job);
     void (*done)(struct env_job *job);
     bool patient; /* a caller's read: goes behind flushes and log segments, or a storm of cold reads would keep the log from being trimmed */
+    bool behind;  /* nobody waits for it: for threads of its own, at a lower priority of the CPU */
     uintptr_t host[12];
 };
 

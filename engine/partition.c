@@ -67,6 +67,7 @@ enum status partition_store_load(struct partition *p, char error[256]) {
 }
 
 void partition_store_unload(struct partition *p) {
+    partition_timers_unload(p);
     if (p->batch) store_batch_free(p->batch);
     if (p->store) store_close(p->store);
     p->batch = NULL;
@@ -327,7 +328,7 @@ static enum status apply_commands(struct partition *p, struct apply *a, const st
 
 static enum status apply_entry_once(struct partition *p, const struct group_entry *entry) {
     struct engine *e = p->engine;
-    struct apply a = {.view = {.store = p->store, .batch = p->batch}, .machines = e->config.machines, .record = p->record, .slots = &p->slots, .feed = &p->feed, .index = entry->index, .kept = p->kept, .timers = p->timers, .timers_soonest_us = INT64_MAX, .effects = &e->effects, .scratch = &e->scratch};
+    struct apply a = {.view = {.store = p->store, .batch = p->batch, .ahead = partition_timers_rows(p)}, .machines = e->config.machines, .record = p->record, .slots = &p->slots, .feed = &p->feed, .index = entry->index, .kept = p->kept, .timers = p->timers, .timers_soonest_us = INT64_MAX, .effects = &e->effects, .scratch = &e->scratch};
     e->effects.count = 0;
     store_batch_clear(p->batch);
 #ifdef ORDERDB_MUTANT_NO_EVENTS /* a wrong build, made by the bench to see what events cost */

@@ -162,8 +162,10 @@ bool partition_feed_busy(const struct partition *p);            /* a job of rete
 /* partition_timers.c: timers that are due are proposed. */
 enum status partition_timers_open(struct partition *p) MUST_USE; /* once */
 enum status partition_timers_load(struct partition *p) MUST_USE; /* whenever the store was opened */
+void partition_timers_unload(struct partition *p);               /* before it is closed */
 void partition_timers_free(struct partition *p);                 /* at last: its op has come home */
 void partition_timers_tick(struct partition *p);                 /* looks, or proposes, if it is time to; any number of times */
+const struct store_ahead *partition_timers_rows(const struct partition *p); /* for apply's view */
 void partition_timers_applied(struct partition *p, const struct apply *a);
 uint64_t partition_timers_lag_us(const struct partition *p);     /* how long the oldest timer that has not fired has been due */
 

@@ -3,13 +3,15 @@
  *   nothing due -> [wall clock reaches next_us] -> looking, on a reader thread -> due timers in `due` -> [this core's turn] -> a batch in the log -> applied -> ...
  *
  * Nothing is kept in memory of timers that are not due but when the first of them is: what apply sets lowers next_us, a look tells the next one. A look reads rows
- * 0xffff 'T' from where the last one ended, so the rows of timers that have fired are not walked again; it also reads the orders, so that apply finds them in memory
- * and does not hold the core up for a disk.
+ * 0xffff 'T' from where the last one ended, so the rows of timers that have fired are not walked again; it also reads the orders' rows ahead, so that apply
+ * does not hold the core up for the files. The next look goes on while what the last one found fires.
  *
  * Foreground work comes first: one batch of a core's partitions is under way at a time, so the core never owes more than that one to timers; a batch is small, and smaller
  * while callers write; it is applied behind what they wait for (engine_tick); and a refusal (full disk, tables that fall behind, a full log) is a pause.
  *
  * What was proposed and failed, or whose fate is not known (the leader changed), is looked for again: apply lets each fire once. */
+#include <stdlib.h>
+
 #include "engine/keys.h"
 #include "engine/partition.h"
 #include "proto/base/log.h"
@@ -17,14 +19,14 @@
 
 enum {
     LOOK_TIMERS_MAX = 512, /* found by one look */
+    READ_ORDERS = STORE_AHEAD_KEYS_MAX / 2, /* at a time: head and body of each */
     FIRE_NS = 30000,       /* what one costs, about */
     FIRE_BATCH = 64,       /* two milliseconds, which nobody waits for */
     FIRE_BATCH_BUSY = 40,  /* while callers write: a millisecond; more where the log takes longer than that. 16 drained a tenth slower and held callers up no less */
-    WARM_COLD_SHARE = 64,  /* less than one row of so many was not cached: the next look tries only some */
-    WARM_SAMPLE = 8,       /* one order of so many */
     FLOOR_TIMERS = 100000, /* so many set since the floor was last moved: it is moved without a timer to fire */
 };
 static_assert((int)FIRE_BATCH <= (int)COMMAND_FIRE_MAX, "a batch is one command");
+#define AHEAD_BYTES_MAX ((size_t)1 * MIB) /* of rows, of one look: three small ones an order */
 #define PAUSE_NS (200 * NS_PER_MS)
 #define CALLERS_GONE_NS (20 * NS_PER_MS) /* no write of theirs for so long: batches are large */
 
@@ -32,36 +34,56 @@ struct due {
     int64_t fire_us, order_id;
     uint8_t no;
 };
+/* What one look has found. */
+struct found {
+    struct store_ahead *rows; /* of their orders */
+    int64_t first_us;         /* none is due before it */
+    int64_t snapshot_us;      /* log time of what the look saw */
+    unsigned count, at;       /* those before `at` have fired */
+    struct due due[LOOK_TIMERS_MAX]; /* by slot and order, as their rows lie */
+};
 struct firing {
     struct partition *partition;
     struct env_job job;
     struct store_snapshot *snapshot;
-    struct arena memory;      /* the job's */
-    struct arena arena;       /* the op's */
+    struct arena arena; /* the op's */
     struct op op;
     bool away, proposed;
+    bool again;               /* what the look that is away brings is to be looked for again */
     enum status status;
-    struct due from;          /* everything before it has fired, or is in `due` */
+    struct due from;          /* everything before it has fired, or was found */
     int64_t next_us;          /* nothing at or behind `from` is due earlier */
     int64_t lowest_us;        /* set while a look was away: the earliest */
     uint64_t pause_until_ns, set_since_floor;
     int64_t until_us, snapshot_us; /* of the look: due by then; log time of what it sees */
     struct due found_from;
     int64_t found_next_us;
-    unsigned count, at, proposed_count;
-    bool warm_some;           /* hardly a row of the last look was not cached */
-    unsigned warmed, warmed_cold; /* rows of this look, looked for */
-    struct due due[LOOK_TIMERS_MAX];
+    unsigned proposed_count;
+    struct found found[2], *now, *next; /* now: they fire. next: found meanwhile */
 };
+
+static bool found_any(const struct found *d) { return d->at < d->count; }
 
 enum status partition_timers_open(struct partition *p)
 {
     struct firing *f = p->firing = mem_new(struct firing);
     if (!f) return STATUS_MEMORY_LIMIT;
     f->partition = p;
-    arena_init(&f->memory, 4 * MIB);
+    f->now = &f->found[0], f->next = &f->found[1];
     arena_init(&f->arena, 64 * KIB);
     return STATUS_OK;
+}
+
+void partition_timers_unload(struct partition *p)
+{
+    struct firing *f = p->firing;
+    if (!f) return;
+    check(!f->away);
+    for (unsigned i = 0; i < ARRAY_LEN(f->found); i++) {
+        store_ahead_free(f->found[i].rows);
+        f->found[i] = (struct found){0};
+    }
+    f->proposed_count = 0; /* of what was found then */
 }
 
 enum status partition_timers_load(struct partition *p)
@@ -77,7 +99,8 @@ enum status partition_timers_load(struct partition *p)
     if (st && st != STATUS_ABSENT) return st;
     f->from = (struct due){.fire_us = (int64_t)p->timers.floor_us};
     f->next_us = 0; /* not known: to be looked for */
-    f->count = f->at = 0;
+    for (unsigned i = 0; i < ARRAY_LEN(f->found); i++)
+        if (!(f->found[i].rows = store_ahead_new(p->store, AHEAD_BYTES_MAX))) return STATUS_MEMORY_LIMIT;
     return STATUS_OK;
 }
 
@@ -86,7 +109,6 @@ void partition_timers_free(struct partition *p)
     if (!p->firing) return;
     check(!p->firing->away);
     check(!p->firing->proposed);
-    arena_fini(&p->firing->memory);
     arena_fini(&p->firing->arena);
     mem_free(p->firing);
     p->firing = NULL;
@@ -94,42 +116,32 @@ void partition_timers_free(struct partition *p)
 
 /* ---- a look */
 
-static void warm(struct firing *f, const struct key *k, bool *cold)
+/* What apply will read of some orders. What is wrong with a row apply will say. */
+static void read_orders(struct store_ahead *rows, const struct due *due, unsigned count)
 {
-    struct slice row;
-    struct store_view cached = {.store = f->partition->store, .cached_only = true}, view = {.store = f->partition->store};
-    arena_reset(&f->memory);
-    *cold = store_get(&cached, key_slice(k), &f->memory, &row) == STATUS_WOULD_BLOCK;
-    f->warmed++;
-    f->warmed_cold += *cold;
-    if (*cold && store_get(&view, key_slice(k), &f->memory, &row)) return; /* apply will say what is wrong with it */
+    struct key keys[2 * READ_ORDERS];
+    struct slice names[2 * READ_ORDERS], found[2 * READ_ORDERS];
+    unsigned counts = 0;
+    for (unsigned i = 0; i < count; i++) key_head(&keys[i], due[i].order_id), key_body(&keys[count + i], due[i].order_id);
+    for (unsigned i = 0; i < 2 * count; i++) names[i] = key_slice(&keys[i]);
+    store_ahead_read(rows, names, 2 * count, found);
+    for (unsigned i = 0; i < count; i++) {
+        struct order_head head;
+        if (!found[i].data || order_head_decode(found[i], &head)) continue; /* all of it is new, and in no file */
+        key_counts(&keys[counts], order_id_slot(due[i].order_id), head.user_id, 0, 0, 0);
+        names[counts] = key_slice(&keys[counts]);
+        counts++;
+    }
+    store_ahead_read(rows, names, counts, found);
 }
 
-/* What apply will read of the order. */
-static void warm_order(struct firing *f, int64_t order_id)
+static int by_order(const void *a, const void *b)
 {
-    struct key k;
-    struct order_head head;
-    struct slice row;
-    struct store_view view = {.store = f->partition->store};
-    bool cold;
-    key_body(&k, order_id);
-    warm(f, &k, &cold);
-    key_head(&k, order_id);
-    warm(f, &k, &cold);
-    if (!cold) return;
-    arena_reset(&f->memory);
-    if (store_get(&view, key_slice(&k), &f->memory, &row) || order_head_decode(row, &head)) return;
-    key_counts(&k, order_id_slot(order_id), head.user_id, 0, 0, 0);
-    warm(f, &k, &cold);
-}
-
-/* Where all is cached, looking is a second reading of everything, on the CPUs that the loops need: then it is tried for some, till one is found that is not. */
-static void warm_orders(struct firing *f)
-{
-    f->warmed = f->warmed_cold = 0;
-    for (unsigned i = 0; i < f->count; i += f->warm_some && !f->warmed_cold ? WARM_SAMPLE : 1) warm_order(f, f->due[i].order_id);
-    f->warm_some = f->warmed_cold * WARM_COLD_SHARE < f->warmed;
+    const struct due *x = a, *y = b;
+    if (order_id_slot(x->order_id) != order_id_slot(y->order_id)) return order_id_slot(x->order_id) < order_id_slot(y->order_id) ? -1 : 1;
+    if (x->order_id != y->order_id) return x->order_id < y->order_id ? -1 : 1;
+    if (x->fire_us != y->fire_us) return x->fire_us < y->fire_us ? -1 : 1;
+    return x->no - y->no;
 }
 
 static void look_run(struct env_job *job)
@@ -142,7 +154,7 @@ static void look_run(struct env_job *job)
     key_timers(&upper);
     key_after_prefix(&upper);
     struct store_iter *it = store_iter_open(&view, key_slice(&lower), key_slice(&upper));
-    f->count = f->at = 0;
+    struct found *found = f->next;
     f->found_from = f->from;
     f->found_next_us = INT64_MAX;
     for (store_iter_first(it); store_iter_valid(it); store_iter_next(it)) {
@@ -151,14 +163,17 @@ static void look_run(struct env_job *job)
         uint16_t slot = order_id_slot(d->order_id);
         if (slot >= SLOT_COUNT || partition_of_slot(slot, p->engine->config.partition_count) != p->id) continue; /* left behind by a split */
         f->found_next_us = d->fire_us;
-        if (d->fire_us > f->until_us || f->count == LOOK_TIMERS_MAX) break;
-        f->due[f->count++] = *d;
+        if (d->fire_us > f->until_us || found->count == LOOK_TIMERS_MAX) break;
+        found->due[found->count++] = *d;
         f->found_next_us = INT64_MAX;
     }
     f->status = store_iter_status(it);
-    if (f->status == STATUS_OK && f->found_next_us == INT64_MAX && f->count) f->found_from = f->due[f->count - 1];
+    if (f->status == STATUS_OK && f->found_next_us == INT64_MAX && found->count) f->found_from = found->due[found->count - 1];
     store_iter_close(it);
-    if (!f->status) warm_orders(f);
+    if (f->status || !found->count) return;
+    found->first_us = found->due[0].fire_us;
+    qsort(found->due, found->count, sizeof found->due[0], by_order);
+    for (unsigned i = 0; i < found->count; i += READ_ORDERS) read_orders(found->rows, found->due + i, MIN_OF(found->count - i, (unsigned)READ_ORDERS));
 }
 
 static void look_home(struct env_job *job)
@@ -168,14 +183,16 @@ static void look_home(struct env_job *job)
     store_snapshot_put(p->store, f->snapshot);
     f->away = false;
     p->reads_away--;
-    arena_reset(&f->memory);
+    bool again = f->again;
+    f->again = false;
     if (f->status) {
         log_warn("due timers can't be read", "partition=%u status=%s", p->id, status_name(f->status));
-        f->count = 0;
+        f->next->count = 0;
         f->next_us = 0;
         f->pause_until_ns = p->engine->now_ns + 5 * PAUSE_NS;
         return;
     }
+    if (again) f->next->count = 0; /* lowest_us is before them */
     f->from = f->found_from;
     f->next_us = f->found_next_us;
     if (f->lowest_us <= f->from.fire_us) f->from = (struct due){.fire_us = f->lowest_us};
@@ -198,11 +215,13 @@ static void look(struct partition *p)
         return;
     }
     f->until_us = clock_us(p);
-    f->snapshot_us = (int64_t)p->record.log_time_us;
+    f->snapshot_us = f->next->snapshot_us = (int64_t)p->record.log_time_us;
+    f->next->count = f->next->at = 0;
+    store_ahead_begin(f->next->rows);
     f->lowest_us = INT64_MAX;
     f->away = true;
     p->reads_away++;
-    f->job = (struct env_job){.run = look_run, .done = look_home, .patient = true};
+    f->job = (struct env_job){.run = look_run, .done = look_home, .behind = true};
     p->engine->env->ops->offload(p->engine->env, &f->job);
 }
 
@@ -211,10 +230,12 @@ static void look(struct partition *p)
 /* What was found and has not fired is looked for once more, after a pause. */
 static void again(struct firing *f)
 {
-    int64_t first_us = f->at < f->count ? f->due[f->at].fire_us : INT64_MAX;
+    int64_t first_us = found_any(f->now) ? f->now->first_us : INT64_MAX; /* next's are due later */
     if (first_us <= f->from.fire_us) f->from = (struct due){.fire_us = first_us};
     f->next_us = MIN_OF(f->next_us, first_us);
-    f->count = f->at = 0;
+    f->now->count = f->now->at = 0;
+    if (f->away) f->again = true, f->lowest_us = MIN_OF(f->lowest_us, first_us);
+    else f->next->count = f->next->at = 0;
     f->pause_until_ns = f->partition->engine->now_ns + PAUSE_NS;
 }
 
@@ -234,7 +255,7 @@ static void fire_done(struct op *op)
     f->proposed = false;
     if (op->failure.status) again(f);
     else p->engine->stats.timers_fired += op->outcome.fired;
-    if (!op->failure.status) f->at = MIN_OF(f->at + f->proposed_count, f->count); /* the store may have been opened anew meanwhile */
+    if (!op->failure.status) f->now->at += f->proposed_count;
     if (f->proposed_count == 0) f->set_since_floor = 0;
     if (p->store) turn_ended(p);
     else p->engine->firing = NULL; /* closing */
@@ -246,11 +267,12 @@ static void propose(struct partition *p, unsigned count)
     struct firing *f = p->firing;
     uint8_t packed[FIRE_BATCH * COMMAND_FIRE_BYTES];
     struct writer w = writer_of(packed, sizeof packed);
-    for (const struct due *d = f->due + f->at; d < f->due + f->at + count; d++) write_be64(&w, (uint64_t)d->fire_us), write_be64(&w, (uint64_t)d->order_id), write_u8(&w, d->no);
+    const struct due *first = f->now->due + f->now->at;
+    for (const struct due *d = first; d < first + count; d++) write_be64(&w, (uint64_t)d->fire_us), write_be64(&w, (uint64_t)d->order_id), write_u8(&w, d->no);
     check(!w.full);
     struct command c = {.type = COMMAND_FIRE, .fire.count = count, .fire.packed = writer_slice(&w)};
     /* What is set behind the look's snapshot is due at that log time or later. */
-    c.fire.floor_us = (uint64_t)MIN_OF(count ? f->due[f->at].fire_us : f->from.fire_us, f->snapshot_us);
+    c.fire.floor_us = (uint64_t)(count ? MIN_OF(f->now->first_us, f->now->snapshot_us) : MIN_OF(f->from.fire_us, f->snapshot_us));
     arena_reset(&f->arena);
     struct slice command = command_encode(&c, &f->arena);
     check(command.data); /* 64 KiB hold it */
@@ -276,15 +298,19 @@ void partition_timers_tick(struct partition *p)
 {
     struct engine *e = p->engine;
     struct firing *f = p->firing;
-    if (p->state != PARTITION_READY || e->draining || e->disk_full || f->away || f->proposed || e->now_ns < f->pause_until_ns) return;
-    if (f->at < f->count) {
-        if (!e->firing) propose(p, MIN_OF(batch_max(p), f->count - f->at));
-    } else if (f->next_us <= clock_us(p)) {
-        look(p);
-    } else if (f->set_since_floor > FLOOR_TIMERS && !e->firing) {
-        propose(p, 0);
+    if (p->state != PARTITION_READY || e->draining || e->disk_full || e->now_ns < f->pause_until_ns) return;
+    if (!f->away && !found_any(f->now) && found_any(f->next)) {
+        struct found *taken = f->now;
+        f->now = f->next, f->next = taken;
     }
+    if (!f->away && !found_any(f->next) && f->next_us <= clock_us(p)) look(p);
+    if (f->proposed || e->firing) return;
+    if (found_any(f->now)) propose(p, MIN_OF(batch_max(p), f->now->count - f->now->at));
+    else if (!f->away && f->set_since_floor > FLOOR_TIMERS) propose(p, 0);
 }
+
+/* The rows that the look has read of the orders that fire: apply need not look for them in files. */
+const struct store_ahead *partition_timers_rows(const struct partition *p) { return p->firing->now->rows; }
 
 void partition_timers_applied(struct partition *p, const struct apply *a)
 {
@@ -301,6 +327,6 @@ void partition_timers_applied(struct partition *p, const struct apply *a)
 uint64_t partition_timers_lag_us(const struct partition *p)
 {
     const struct firing *f = p->firing;
-    int64_t first_us = f->at < f->count ? f->due[f->at].fire_us : f->next_us, now_us = clock_us(p);
+    int64_t first_us = found_any(f->now) ? f->now->first_us : !f->away && found_any(f->next) ? f->next->first_us : f->next_us, now_us = clock_us(p);
     return first_us > 0 && now_us > first_us ? (uint64_t)(now_us - first_us) : 0;
 }

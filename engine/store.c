@@ -18,6 +18,7 @@ static void store_check_key(struct slice key) {
 static void store_check_view(const struct store_view *view) {
     store_check(view->store);
     check(!view->snapshot || !view->batch); /* a batch lies over the newest state */
+    check(!view->ahead || !view->snapshot); /* its rows are of the newest state */
     check(!view->batch || (view->batch->magic == STORE_BATCH_MAGIC && view->batch->store == view->store));
 }
 static void store_check_batch(const struct store_batch *b) {

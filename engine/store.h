@@ -15,12 +15,14 @@ struct store;
 struct store_batch;
 struct store_snapshot;
 struct store_iter;
+struct store_ahead;
 
 /* What a read sees: the store's newest state, a snapshot's, or a batch over the newest state (its own writes included). */
 struct store_view {
     struct store *store;
     const struct store_snapshot *snapshot; /* NULL: newest */
     struct store_batch *batch;             /* not NULL: read your writes; owning core only */
+    const struct store_ahead *ahead;       /* not NULL: rows that need not be looked for in files; owning core only */
     bool cached_only;                      /* STATUS_WOULD_BLOCK rather than read the disk */
     bool bulk;                             /* a long scan: it reads ahead, and does not displace what is cached */
 };
@@ -53,6 +55,16 @@ void store_close(struct store *s);
 
 /* ABSENT when there is none. The value is copied into the arena; MEMORY_LIMIT: it is full. */
 enum status store_get(const struct store_view *view, struct slice key, struct arena *arena, struct slice *value) MUST_USE;
+
+/* Rows that another thread has read ahead out of the store's files. A view with them reads what it reads without them, only cheaper: what is in no file yet goes before, and they
+ * count for as long as nothing has become a file since they were begun. Not for rows that expire, nor of ranges that are dropped. One thread at a time; fixed in size. */
+struct store_ahead *store_ahead_new(struct store *s, size_t bytes_max); /* NULL: no memory */
+void store_ahead_free(struct store_ahead *a);  /* before the store is closed; NULL is fine */
+void store_ahead_begin(struct store_ahead *a); /* owning core: empty again */
+/* The rows of so many keys in the files, at less than they cost one by one; on any thread. rows[i] lives until the next begin. NULL: it is in no file yet, or not at all, can't be read, or does not
+ * fit; who needs it will be told. */
+enum { STORE_AHEAD_KEYS_MAX = 32 };
+void store_ahead_read(struct store_ahead *a, const struct slice *keys, unsigned count, struct slice *rows);
 
 /* NULL: no memory. */
 struct store_snapshot *store_snapshot_get(struct store *s);

@@ -318,6 +318,8 @@ static enum status mem_get(const struct store_view *view, struct slice key, stru
     if (st) return st;
     const struct node *n = NULL;
     if (view->batch) n = tree_find(container_of(view->batch, struct mem_batch, base)->overlay, key);
+    struct slice ahead;
+    if (!n && store_ahead_find(view, key, &ahead)) return (*value = arena_copy(arena, ahead)).data ? STATUS_OK : STATUS_MEMORY_LIMIT;
     struct node *root = n ? NULL : view->snapshot ? tree_hold(view->snapshot->root) : mem_root_hold(mem_of(view->store));
     if (!n) n = tree_find(root, key);
     if (!n || n->row->deleted) {
@@ -328,6 +330,14 @@ static enum status mem_get(const struct store_view *view, struct slice key, stru
     }
     tree_drop(root);
     return st;
+}
+
+/* There are no files: all that it holds is one, and each batch makes another. */
+static uint64_t mem_ahead_stamp(struct store *base) { return mem_of(base)->applies; }
+static void mem_ahead_get(struct store *base, const struct slice *keys, unsigned count, struct arena *arena, struct slice *values) {
+    struct store_view view = {.store = base};
+    for (unsigned i = 0; i < count; i++)
+        if (mem_get(&view, keys[i], arena, &values[i])) values[i] = (struct slice){0};
 }
 
 static struct store_snapshot *mem_snapshot_get(struct store *base) {
@@ -712,6 +722,8 @@ enum status store_open_mem(struct store **out, struct store_mem_disk *disk) {
     static const struct store_ops ops = {
         .close = mem_close,
         .get = mem_get,
+        .ahead_stamp = mem_ahead_stamp,
+        .ahead_get = mem_ahead_get,
         .snapshot_get = mem_snapshot_get,
         .snapshot_put = mem_snapshot_put,
         .iter_open = mem_iter_open,

@@ -10,6 +10,8 @@
 struct store_ops {
     void (*close)(struct store *s);
     enum status (*get)(const struct store_view *view, struct slice key, struct arena *arena, struct slice *value);
+    uint64_t (*ahead_stamp)(struct store *s); /* of what files hold: another one whenever that may have changed */
+    void (*ahead_get)(struct store *s, const struct slice *keys, unsigned count, struct arena *arena, struct slice *values); /* from files alone; any thread */
     struct store_snapshot *(*snapshot_get)(struct store *s);
     void (*snapshot_put)(struct store *s, struct store_snapshot *snapshot);
     struct store_iter *(*iter_open)(const struct store_view *view, struct slice lower, struct slice upper);
@@ -81,6 +83,9 @@ struct store_import {
     unsigned told_bytes;
 };
 void store_init(struct store *s, const struct store_ops *ops);
+
+/* For an implementation: the row of the view's `ahead`, when it knows the key and counts. Asked behind all that is in no file. */
+bool store_ahead_find(const struct store_view *view, struct slice key, struct slice *row);
 
 /* Both implementations: has this row expired at the horizon of its kind? 0: the kind does not expire. */
 static inline bool store_row_expired(struct slice value, uint64_t horizon_us) {

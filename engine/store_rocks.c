@@ -130,6 +130,7 @@ static void rocks_close(struct store *base) {
     if (s->shared) row_spares_disallow(&s->shared->spares, s->budget_bytes / TABLE_SHARE);
     if (s->db) {
         rocksdb_cancel_all_background_work(s->db, 1);
+        rocksdb_column_family_handle_destroy(s->rows);
         rocksdb_close(s->db);
     }
     rocks_options_free(s);
@@ -144,6 +145,8 @@ static void rocks_close(struct store *base) {
 static const struct store_ops rocks_ops = {
     .close = rocks_close,
     .get = rocks_get,
+    .ahead_stamp = rocks_ahead_stamp,
+    .ahead_get = rocks_ahead_get,
     .snapshot_get = rocks_snapshot_get,
     .snapshot_put = rocks_snapshot_put,
     .iter_open = rocks_iter_open,
@@ -212,7 +215,9 @@ enum status store_open_rocks(struct store **out, const char *path, const struct 
     }
     char *rocks_error = NULL;
     rocks_options_make(s);
-    s->db = rocksdb_open(s->options, path, &rocks_error);
+    const char *family = "default";
+    const rocksdb_options_t *family_options = s->options;
+    s->db = rocksdb_open_column_families(s->options, path, 1, &family, &family_options, &s->rows, &rocks_error);
     if (rocks_error) {
         st = rocks_status(rocks_error);
         if (st == STATUS_WOULD_BLOCK) st = STATUS_IO_FAILED;

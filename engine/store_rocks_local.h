@@ -74,6 +74,7 @@ struct rocks_store {
     rocksdb_ingestexternalfileoptions_t *ingest;
     rocksdb_readoptions_t *read[2]; /* [cached_only] */
     rocksdb_t *db;
+    rocksdb_column_family_handle_t *rows; /* its one column family */
     struct expiry expiry;
     _Atomic int failed; /* enum status: the first cause; OK: none */
     _Atomic uint32_t read_errors;
@@ -173,6 +174,8 @@ void run_threads_stop(struct store_shared *shared);
 /* ---- store_rocks_read.c */
 
 enum status rocks_get(const struct store_view *view, struct slice key, struct arena *arena, struct slice *value);
+uint64_t rocks_ahead_stamp(struct store *base);
+void rocks_ahead_get(struct store *base, const struct slice *keys, unsigned count, struct arena *arena, struct slice *values);
 struct store_snapshot *rocks_snapshot_get(struct store *base);
 void rocks_snapshot_put(struct store *base, struct store_snapshot *n);
 struct store_iter *rocks_iter_open(const struct store_view *view, struct slice lower, struct slice upper);

@@ -39,6 +39,8 @@ static enum status tables_get(struct rocks_store *s, const struct store_snapshot
 static enum status files_get(const struct store_view *view, struct slice key, struct arena *arena, struct slice *value) {
     struct rocks_store *s = rocks_of(view->store);
     if (view->snapshot ? !view->snapshot->rocks : !atomic_load_explicit(&s->has_files, memory_order_acquire)) return STATUS_ABSENT;
+    struct slice ahead;
+    if (store_ahead_find(view, key, &ahead)) return value_copy(arena, ahead.data, ahead.len, value);
     char *error = NULL;
     size_t len = 0;
     enum status st = STATUS_ABSENT;
@@ -58,6 +60,29 @@ enum status rocks_get(const struct store_view *view, struct slice key, struct ar
     }
     enum status st = tables_get(rocks_of(view->store), view->snapshot, key, arena, value);
     return st == STATUS_WOULD_BLOCK ? files_get(view, key, arena, value) : st;
+}
+
+/* A table that leaves the version has become a file. While it has not left, its rows are asked before the files, whatever these hold of it by then. */
+uint64_t rocks_ahead_stamp(struct store *base) { return atomic_load(&rocks_of(base)->runs); }
+
+/* RocksDB looks for up to 32 keys together: filters, index and blocks of a file are at hand for the next of them. */
+void rocks_ahead_get(struct store *base, const struct slice *keys, unsigned count, struct arena *arena, struct slice *values) {
+    struct rocks_store *s = rocks_of(base);
+    const char *names[STORE_AHEAD_KEYS_MAX];
+    size_t lengths[STORE_AHEAD_KEYS_MAX];
+    rocksdb_pinnableslice_t *found[STORE_AHEAD_KEYS_MAX] = {0};
+    char *errors[STORE_AHEAD_KEYS_MAX] = {0};
+    if (!count || !atomic_load_explicit(&s->has_files, memory_order_acquire)) return;
+    for (unsigned i = 0; i < count; i++) names[i] = chars(keys[i]), lengths[i] = keys[i].len;
+    rocksdb_batched_multi_get_cf(s->db, s->read[false], s->rows, count, names, lengths, found, errors, false);
+    for (unsigned i = 0; i < count; i++) {
+        size_t len = 0;
+        if (errors[i]) (void)!rocks_read_error(s, errors[i]);
+        if (!found[i]) continue;
+        const char *data = rocksdb_pinnableslice_value(found[i], &len);
+        if (value_copy(arena, data, len, &values[i])) values[i] = (struct slice){0};
+        rocksdb_pinnableslice_destroy(found[i]);
+    }
 }
 
 /* ---- snapshots */

@@ -1,5 +1,6 @@
-/* The way of recent rows into RocksDB, behind store.h: what reads see while tables are frozen, written, ingested and freed around them; files and budget. */
+/* The way of recent rows into RocksDB, behind store.h: what reads see while tables are frozen, written, ingested and freed around them; files and budget; rows read ahead. */
 #include <fcntl.h>
+#include <pthread.h>
 #include <unistd.h>
 
 #include "tests/lib/store_world.h"
@@ -217,7 +218,98 @@ static void test_apply_waits_when_the_budget_is_full(void **state) {
     assert_int_equal(rows, 16002);
 }
 
+/* ---- rows read ahead */
+
+enum { AHEAD_KEYS = 120 };
+
+static struct slice ahead_key(uint8_t out[2], unsigned n) {
+    put_be16(out, (uint16_t)n);
+    return slice_of(out, 2);
+}
+static void ahead_write(struct world *w, struct test_random *r) {
+    struct store_batch *b = store_batch_new(w->store);
+    for (unsigned i = 0; i < 10; i++) {
+        unsigned key = (unsigned)test_random_below(r, AHEAD_KEYS);
+        uint8_t k[2];
+        if (test_random_below(r, 4)) count_put(b, key, (uint32_t)test_random_below(r, 1u << 30));
+        else store_batch_delete(b, ahead_key(k, key));
+    }
+    assert_int_equal(store_apply(w->store, b), STATUS_OK);
+    store_batch_free(b);
+}
+static void *ahead_read_some(void *of) {
+    struct store_ahead *a = of;
+    uint8_t k[STORE_AHEAD_KEYS_MAX][2];
+    struct slice keys[STORE_AHEAD_KEYS_MAX], rows[STORE_AHEAD_KEYS_MAX];
+    for (unsigned from = 0; from < AHEAD_KEYS; from += STORE_AHEAD_KEYS_MAX) {
+        unsigned n = MIN_OF((unsigned)STORE_AHEAD_KEYS_MAX, AHEAD_KEYS - from);
+        for (unsigned i = 0; i < n; i++) keys[i] = ahead_key(k[i], from + n - 1 - i);
+        store_ahead_read(a, keys, n, rows);
+    }
+    return NULL;
+}
+/* With them or without them: the same, over a batch too. */
+static void ahead_check(struct world *w, const struct store_ahead *a) {
+    struct store_batch *b = store_batch_new(w->store);
+    count_put(b, 3, 77);
+    for (unsigned n = 0; n < AHEAD_KEYS; n++) {
+        uint8_t k[2];
+        struct slice with, without;
+        struct store_view v = {.store = w->store, .batch = b};
+        enum status st = store_get(&v, ahead_key(k, n), &w->arena, &without);
+        v.ahead = a;
+        assert_int_equal(store_get(&v, ahead_key(k, n), &w->arena, &with), st);
+        if (!st) assert_true(slice_equal(with, without));
+    }
+    store_batch_free(b);
+    arena_reset(&w->arena);
+}
+static void test_rows_read_ahead_are_the_newest(void **state) {
+    struct world *w = *state;
+    struct test_random r = {11};
+    struct store_ahead *a = store_ahead_new(w->store, 1 << 20), *small = store_ahead_new(w->store, 1000);
+    for (unsigned round = 0; round < 150; round++) {
+        ahead_write(w, &r);
+        if (test_random_below(&r, 3) == 0) { /* while others are written, and become files */
+            pthread_t thread;
+            store_ahead_begin(a);
+            assert_int_equal(pthread_create(&thread, NULL, ahead_read_some, a), 0);
+            ahead_write(w, &r);
+            if (test_random_below(&r, 2)) assert_int_equal(store_flush(w->store), STATUS_OK);
+            pthread_join(thread, NULL);
+        }
+        ahead_check(w, a);
+        if (test_random_below(&r, 4) == 0) assert_int_equal(store_flush(w->store), STATUS_OK);
+        ahead_check(w, a);
+        if (round % 50 == 0) store_ahead_begin(small), ahead_read_some(small), ahead_check(w, small); /* most do not fit */
+    }
+    store_ahead_free(a);
+    store_ahead_free(small);
+    store_ahead_free(NULL);
+}
+static void test_rows_read_ahead_are_those_of_files(void **state) {
+    struct world *w = *state;
+    uint8_t k[2];
+    struct slice key = ahead_key(k, 1), row;
+    struct store_ahead *a = store_ahead_new(w->store, 1 << 20);
+    rows_write(w, "x=1");
+    store_ahead_read(a, &key, 1, &row);
+    assert_null(row.data);
+    struct store_batch *b = store_batch_new(w->store);
+    count_put(b, 1, 5);
+    assert_int_equal(store_apply(w->store, b), STATUS_OK);
+    store_batch_free(b);
+    store_ahead_read(a, &key, 1, &row);
+    if (w->rocks) assert_null(row.data); /* in no file yet */
+    assert_int_equal(store_flush(w->store), STATUS_OK);
+    store_ahead_begin(a);
+    store_ahead_read(a, &key, 1, &row);
+    assert_int_equal(get_be32(row.data), 5);
+    store_ahead_free(a);
+}
+
 #define ROCKS(test) {#test, test, world_setup_rocks, world_teardown, NULL}
+#define BOTH(test) {#test " (in memory)", test, world_setup_mem, world_teardown, NULL}, ROCKS(test)
 int main(void) {
     alarm(120); /* an apply or a close that hangs is a failure, not a long run */
     const struct CMUnitTest tests[] = {
@@ -226,6 +318,8 @@ int main(void) {
         ROCKS(test_growing_keys_have_files_of_their_own),
         ROCKS(test_files_that_a_crash_left_are_removed),
         ROCKS(test_apply_waits_when_the_budget_is_full),
+        BOTH(test_rows_read_ahead_are_the_newest),
+        BOTH(test_rows_read_ahead_are_those_of_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
