@@ -43,6 +43,7 @@ struct scan {
     struct failure *f;
     uint64_t elements, unknown_bytes;
     size_t bytes; /* unpacked */
+    const uint8_t *open_end; /* more is to come here; NULL: the message is whole */
 };
 
 /* ---- violations ---- */
@@ -159,8 +160,19 @@ static enum status scan_unknown(struct scan *s, const struct scan_level *at, siz
     return st ? st : charge(s, at, bytes);
 }
 
+/* The last field of a message that is still coming, as much of it as there is: sub-messages are looked into, all else is judged when it is whole. */
+static bool next_open(struct slice wire, const ProtobufCMessageDescriptor *type, struct pb_field *out) {
+    struct reader r = reader_of(wire);
+    uint64_t tag = read_varint(&r), len = read_varint(&r);
+    if (r.bad || (tag & 7) != PB_LEN || tag >> 3 == 0 || tag >> 3 > PB_FIELD_NUMBER_MAX || len <= reader_left(&r)) return false;
+    *out = (struct pb_field){.number = (uint32_t)(tag >> 3), .wire_type = PB_LEN, .bytes = slice_of(r.at, reader_left(&r))};
+    const ProtobufCFieldDescriptor *field = protobuf_c_message_descriptor_get_field(type, out->number);
+    return field && field->type == PROTOBUF_C_TYPE_MESSAGE;
+}
+
 static enum status scan_fields(struct scan *s, const struct scan_level *parent, const ProtobufCMessageDescriptor *type, struct slice wire) {
     struct scan_level level;
+    bool open = s->open_end && wire.data + wire.len == s->open_end, last = false;
     check(type->n_fields <= FIELDS_MAX);
     level.parent = parent, level.type = type, level.field = NULL, level.depth = parent ? parent->depth + 1 : 1;
     memset(level.counts, 0, type->n_fields * sizeof level.counts[0]); /* all of it is most of the cost of an empty message */
@@ -168,11 +180,11 @@ static enum status scan_fields(struct scan *s, const struct scan_level *parent, 
     enum status st = charge(s, &level, type->sizeof_message);
     struct reader r = reader_of(wire);
     uint64_t members = 0, members_room = 16;
-    while (!st) {
+    while (!st && !last) {
         const uint8_t *start = r.at;
         struct pb_field v;
         level.field = NULL;
-        if (!pb_next(&r, &v)) break;
+        if (!pb_next(&r, &v) && !(last = open && r.bad && next_open(slice_of(start, (size_t)(r.end - start)), type, &v))) break;
         if (++members > members_room) {
             st = charge(s, &level, (members_room + 16) * SCANNED_MEMBER_BYTES); /* the next slab doubles: 32 after 16, 64 after 48 */
             members_room += members_room + 16;
@@ -187,7 +199,7 @@ static enum status scan_fields(struct scan *s, const struct scan_level *parent, 
         st = scan_value(s, &level, &v, &elements);
         level.counts[level.field - type->fields] += elements;
     }
-    if (!st && r.bad) st = refuse(s, &level, STATUS_FIELD_INVALID, "malformed protobuf");
+    if (!st && r.bad && !open) st = refuse(s, &level, STATUS_FIELD_INVALID, "malformed protobuf");
     return st;
 }
 
@@ -197,6 +209,12 @@ enum status scan_message(const ProtobufCMessageDescriptor *type, struct slice wi
     enum status st = scan_fields(&s, NULL, type, wire);
     *unpacked_bytes = s.bytes;
     return st;
+}
+
+enum status scan_begun(const ProtobufCMessageDescriptor *type, struct slice wire, const struct scan_limits *limits, struct failure *f) {
+    check(limits->depth_max <= 64);
+    struct scan s = {.limits = limits, .f = f, .open_end = wire.data + wire.len};
+    return wire.len ? scan_fields(&s, NULL, type, wire) : STATUS_OK;
 }
 
 /* ---- unpacking ---- */

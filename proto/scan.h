@@ -18,6 +18,8 @@ extern const struct scan_limits scan_limits_default;
 
 /* OK, or a violation in f whose field is the path, "order.items[3].title". *unpacked_bytes: the estimate. */
 enum status scan_message(const ProtobufCMessageDescriptor *type, struct slice wire, const struct scan_limits *limits, size_t *unpacked_bytes, struct failure *f) MUST_USE;
+/* The same of the first bytes of a message that is still coming: refuses what scan_message would refuse of the whole, as far as these bytes show it. */
+enum status scan_begun(const ProtobufCMessageDescriptor *type, struct slice wire, const struct scan_limits *limits, struct failure *f) MUST_USE;
 /* scan_message, then unpack with the failure's arena as allocator. NULL: f says why. Never freed: the arena goes with the request. */
 ProtobufCMessage *scan_unpack(const ProtobufCMessageDescriptor *type, struct slice wire, const struct scan_limits *limits, struct failure *f);
 bool utf8_valid(struct slice s);

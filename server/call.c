@@ -34,7 +34,7 @@
 
 enum {
     ARENA_BASE_BYTES = 64 << 10,  /* beside 24 x message */
-    PENDING_STEP_BYTES = 16 << 10, PROMISED_BYTES_MAX = 4 << 10,
+    PENDING_STEP_BYTES = 16 << 10, PROMISED_BYTES_MAX = 4 << 10, LOOK_BYTES_MIN = 256 << 10,
 };
 #define LINGER_NS NS_PER_S /* between the deadline and the reset of an answer that is not taken */
 
@@ -234,6 +234,15 @@ static bool pending_append(struct call *call, struct slice bytes) {
     return buf_append(&call->pending, bytes);
 }
 
+/* A large message is looked at before half of it has come: one that can't be read (millions of empty parts) takes the time and memory of its first part alone, and costs its peer tokens for the
+ * whole. Each look is at four times as much as the last one: together they are a third of what is read when it is whole. */
+static void look_at_begun(struct call *call) {
+    struct slice begun = buf_slice(&call->pending);
+    if (!call->method->input || begun.len > call->message_len / 2 || begun.len < MAX_OF((size_t)LOOK_BYTES_MIN, (size_t)4 * call->looked_at)) return;
+    call->looked_at = (uint32_t)begun.len;
+    if (scan_begun(call->method->input, begun, &scan_limits_default, &call->failure)) h2_on_unreadable(&call->stream, call->message_len);
+}
+
 /* Unary: exactly one message. A small one has its place at once; for a large one memory is taken as its bytes come: what a peer promises costs it nothing. */
 static void collect(struct call *call, struct slice in) {
     if (call->failure.status) return;
@@ -251,6 +260,7 @@ static void collect(struct call *call, struct slice in) {
     if (call->message_data) memcpy(call->message_data + call->message_got, in.data, n);
     else if (!pending_append(call, slice_of(in.data, n))) return call_fail_memory(call);
     call->message_got += (uint32_t)n;
+    if (!call->message_data) look_at_begun(call);
     call->message_whole = call->message_got == call->message_len;
     call->message = slice_of(call->message_data ? call->message_data : call->pending.data, call->message_len);
     if (n < in.len) failure_set(&call->failure, STATUS_FIELD_INVALID, "more than one message for a call that takes one");

@@ -59,7 +59,7 @@ struct call {
     struct slice request_id;
     /* the message */
     uint8_t head[GRPC_FRAME_HEAD];
-    uint32_t head_len, message_len, message_got;
+    uint32_t head_len, message_len, message_got, looked_at; /* the last: bytes of it, when it was looked at before it was whole */
     bool message_whole;
     uint8_t *message_data;
     struct slice message;

@@ -2,6 +2,8 @@
 #ifndef SERVER_METHODS_H
 #define SERVER_METHODS_H
 
+#include <protobuf-c/protobuf-c.h>
+
 #include "server/call.h"
 
 enum method_kind { METHOD_UNARY, METHOD_CLIENT_STREAM, METHOD_SERVER_STREAM, METHOD_BIDI };
@@ -12,6 +14,7 @@ struct method {
     enum method_kind kind;
     call_handler handler;
     unsigned row;       /* in methods.tbl: metrics count by it */
+    const ProtobufCMessageDescriptor *input; /* NULL: the service is not ours */
 };
 
 const struct method *method_find(struct slice path); /* NULL: no such method */

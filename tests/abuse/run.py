@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 """Honest load beside fifty hostile connections (bench/attack.c), over cleartext and TLS, from addresses of their own and from the honest client's.
 
-usage: tests/abuse/run.py BUILD [--seconds=12] [--rounds=2]
+usage: tests/abuse/run.py BUILD [--seconds=12] [--rounds=2] [--phases=cleartext,TLS,same]
+       tests/abuse/run.py BUILD --by-kind [--seconds=4] [--phases=...] [--connections=3] [--only=KIND]    no honest load: server's CPU for each kind alone, in thousandths of a core
 
 Each round is a phase of honest load alone, one beside the attackers, one beside a dummy that burns as much CPU as the attackers did: machine and noise are shared by all three. Each phase has a server of its
 own, new and warmed up for two seconds: a store that has grown by the orders of the phases before has compactions to do, and caches that fill, which would be the attack's in this table. Memory above is what
@@ -110,14 +111,48 @@ def phase(tls, seconds, beside=lambda rig: ()):
     return p
 
 
-def option(name, default):
-    return next((int(a.split("=")[1]) for a in sys.argv if a.startswith("--%s=" % name)), default)
+def option(name, default, read=int):
+    return next((read(a.split("=")[1]) for a in sys.argv if a.startswith("--%s=" % name)), default)
+
+
+def phases():
+    all_of = {"cleartext": ("cleartext", None, ()), "TLS": ("TLS", certificates(), ()), "same": ("cleartext, all from the honest address", None, ("--same-address",))}
+    chosen = option("phases", ",".join(all_of), str).split(",")
+    return [all_of[name] for name in chosen]
+
+
+def kinds(rig):
+    """Their names: what an attack of many connections says it did."""
+    return list(attack(rig.attackers(connections=50, more=("--seconds=1",)))["kinds"])
+
+
+def attack(args):
+    return json.loads(subprocess.run([ATTACK, *args], stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
+def by_kind():
+    """What an attack costs an idle server. CPU is in ticks of 10 ms, so below 5 thousandths there is nothing to be seen in 4 s; an idle server's own is in the first row."""
+    seconds, connections, only = option("seconds", 4), option("connections", 3), option("only", "", str)
+    for kind, tls, more in phases():
+        print("| %s, %d connections | server, 1/1000 of a core | attackers | connections | cut off | refused | KiB | limits |\n|---|---|---|---|---|---|---|---|" % (kind, connections))
+        names = [only] if only else [None, *kinds(Rig(tls))]
+        for name in names:
+            rig = Rig(tls)
+            begun_s, cpu_s = time.monotonic(), rig.server.cpu_s()
+            told = attack(rig.attackers(connections=connections, more=(*more, "--seconds=%d" % seconds, "--only=" + name))) if name else time.sleep(seconds) or {"kinds": {}, "cpu_s": 0}
+            cpu_s, lasted_s = rig.server.cpu_s() - cpu_s, time.monotonic() - begun_s
+            k = told["kinds"].get(name, {})
+            print("| %s | %.0f | %.0f | %s | %s |" % (name or "idle", 1000 * cpu_s / lasted_s, 1000 * told["cpu_s"] / lasted_s, " | ".join(str(k.get(w, 0) >> (10 if w == "bytes" else 0)) for w in ("rounds", "cut", "refused", "bytes")),
+                                                   " ".join("%s=%d" % kv for kv in rig.limits().items())), flush=True)
+            rig.wait_clean()
+            t.equal(rig.server.stop(), 0, "exit code")
+            rig.server.remove()
 
 
 def main():
     seconds, rounds, missed = option("seconds", 12), option("rounds", 2), []
     print("| honest load beside 50 hostile connections | alone | attacked | beside a dummy | attacked / alone | attacked / dummy | attackers' CPU | server's CPU for the attack | memory above | calls refused | clean after |\n|---|---|---|---|---|---|---|---|---|---|---|")
-    for kind, tls, more in (("cleartext", None, ()), ("TLS", certificates(), ()), ("cleartext, all from the honest address", None, ("--same-address",))):
+    for kind, tls, more in phases():
         rows = {"alone": [], "attacked": [], "dummy": []}
         for _ in range(rounds if not more else 1):
             rows["alone"].append(phase(tls, seconds))
@@ -148,4 +183,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    by_kind() if "--by-kind" in sys.argv else main()

@@ -42,6 +42,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         check(m);
         check(taken <= estimate);
         protobuf_c_message_free_unpacked(m, &allocator);
+        for (size_t n = 0; n < wire.len; n += 1 + wire.len / 16) check(scan_begun(type, slice_of(wire.data, n), &scan_limits_default, &f) == STATUS_OK);
     } else {
         check(failure_encode(&f).len > 0);
     }

@@ -3,6 +3,7 @@
 
 #include "tests/lib/h2_world.h"
 
+#include "proto/pbwire.h"
 #include "server/methods.h"
 
 static struct world w;
@@ -82,10 +83,14 @@ static void test_a_message_in_pieces(void **state) {
 }
 
 static void test_a_message_larger_than_the_window(void **state) {
-    enum { LEN = 3 << 20 };
+    enum { LEN = 3 << 20, HEADS = 10 }; /* an order with a long user_id: it is looked at before it is whole */
     uint8_t *big = calloc(1, LEN + GRPC_FRAME_HEAD);
     grpc_frame_head(big, LEN);
     memset(big + GRPC_FRAME_HEAD, 'b', LEN);
+    struct writer heads = writer_of(big + GRPC_FRAME_HEAD, HEADS);
+    pb_tag(&heads, 1, PB_LEN), write_varint(&heads, LEN - HEADS / 2);
+    pb_tag(&heads, 2, PB_LEN), write_varint(&heads, LEN - HEADS);
+    assert_int_equal(heads.len, HEADS);
     struct answer *a = request(SVC "CreateOrder", slice_of(big, LEN + GRPC_FRAME_HEAD), NULL, NULL);
     assert_string_equal(a->grpc_status, "0");
     assert_int_equal(a->body_len, LEN + GRPC_FRAME_HEAD);
@@ -169,6 +174,26 @@ static void test_a_message_too_large_is_refused_on_its_prefix(void **state) {
     assert_int_equal(a->error_code, NGHTTP2_NO_ERROR);
     assert_true(calls_memory_bytes(w.core.calls) < before + 64 * KIB);
     assert_non_null(strstr(a->grpc_message, "4194305"));
+}
+
+/* Items of an order, all of them empty: four MiB are promised, a quarter of one shows what it is. */
+static void test_a_large_message_that_cant_be_read_is_refused_before_it_is_whole(void **state) {
+    static uint8_t parts[4 << 20];
+    struct writer message = writer_of(parts, sizeof parts);
+    write_bytes(&message, (uint8_t[GRPC_FRAME_HEAD]){0}, GRPC_FRAME_HEAD);
+    grpc_frame_head(parts, sizeof parts - GRPC_FRAME_HEAD);
+    pb_tag(&message, 1, PB_LEN), write_varint(&message, sizeof parts - GRPC_FRAME_HEAD - 5);
+    while (message.cap - message.len >= 3) pb_message(&message, 20, NULL, 0);
+    uint64_t cuts = metric_load(&w.core.metrics.cuts[CUT_UNREADABLE]);
+    struct answer *a = world_request(&w, SVC "CreateOrder", slice_of(parts, 255 << 10), true, NULL, NULL);
+    world_pump(&w);
+    assert_false(a->closed);
+    world_more(&w, a, slice_of(parts + (255 << 10), 4 << 10), true);
+    world_pump(&w);
+    assert_refused(a, GRPC_INVALID_ARGUMENT, "LIMIT_EXCEEDED");
+    assert_int_equal(a->error_code, NGHTTP2_NO_ERROR);
+    assert_int_equal(metric_load(&w.core.metrics.cuts[CUT_UNREADABLE]), cuts); /* one is let pass */
+    assert_int_equal(w.core.calls_live, 0);
 }
 
 static void test_compression_is_refused(void **state) {
@@ -650,6 +675,7 @@ int main(void) {
         T(test_every_row_of_methods_is_found), T(test_unary), T(test_a_message_in_pieces), T(test_a_message_larger_than_the_window), T(test_content_types),
         T(test_what_is_not_post_is_405), T(test_te_is_required), T(test_unknown_methods), T(test_methods_that_are_not_built),
         T(test_two_messages_in_a_unary_call), T(test_no_message_or_half_of_one), T(test_a_promised_message_costs_what_has_come), T(test_a_message_too_large_is_refused_on_its_prefix),
+        T(test_a_large_message_that_cant_be_read_is_refused_before_it_is_whole),
         T(test_compression_is_refused), T(test_traceparent_is_validated), T(test_trailers_carry_the_whole_failure), T(test_details_fit_what_clients_take),
         T(test_refusals_that_may_be_tried_again_say_when),
         T(test_an_op_goes_and_comes_home), T(test_the_ops_of_a_batch_travel_together), T(test_the_deadline_answers_for_an_op_that_is_away), T(test_the_deadline_passes_while_the_message_comes),

@@ -140,6 +140,38 @@ static void four_mib_of_empty_messages_are_refused(void **state) {
     expect_violation(scan(&orderdb__v1__batch_create_orders_request__descriptor, writer_slice(&w)), STATUS_LIMIT_EXCEEDED, "requests[65536]");
 }
 
+static enum status begun(size_t n) {
+    arena_reset(&arena);
+    failure_init(&f, &arena);
+    return scan_begun(CREATE, slice_of(wire, n), &scan_limits_default, &f);
+}
+
+static void what_begins_well_is_no_violation(void **state) {
+    /* order { items { title: two bytes } items { unit_price { currency_code, minor_units } } attributes { "k": "v" } }, unknown */
+    size_t n = test_unhex("0a 1d a20104 1202c3a9 a2010a 2208 0a03434e59 10 8002 c20206 0a016b 120176 f23e02 0102", wire, sizeof wire);
+    assert_true(n > 30);
+    for (size_t i = 0; i <= n; i++) assert_int_equal(begun(i), STATUS_OK);
+    n = test_unhex("ffff ff", wire, sizeof wire); /* not even a tag: told when it is whole */
+    assert_int_equal(begun(n), STATUS_OK);
+}
+
+static void a_violation_shows_before_the_message_is_whole(void **state) {
+    struct writer w = writer_of(wire, sizeof wire);
+    pb_tag(&w, 1, PB_LEN), write_varint(&w, 4000000);
+    for (size_t i = 0; i < 65536 + 2; i++) pb_message(&w, 20, NULL, 0);
+    assert_int_equal(begun(w.len - 12), STATUS_OK); /* the order and 65,535 items */
+    expect_violation(begun(w.len), STATUS_LIMIT_EXCEEDED, "order.items[65535]");
+    /* What is whole in it is judged: an item with a bad text, and a second order. */
+    expect_violation(begun(test_unhex("0a 64 a20103 1201ff", wire, sizeof wire)), STATUS_FIELD_INVALID, "order.items[0].title");
+    expect_violation(begun(test_unhex("0a 00 0a 64", wire, sizeof wire)), STATUS_FIELD_INVALID, "order");
+    /* nested, and every level is open */
+    struct scan_limits limits = scan_limits_default;
+    limits.depth_max = 3;
+    size_t n = test_unhex("0a 64 a20132 2210 0a03", wire, sizeof wire);
+    assert_int_equal(begun(n), STATUS_OK);
+    expect_violation(scan_begun(CREATE, slice_of(wire, n), &limits, &f), STATUS_LIMIT_EXCEEDED, "order.items[0].unit_price");
+}
+
 static void repeated_singular_fields_are_refused(void **state) {
     struct writer w = writer_of(wire, sizeof wire);
     for (size_t i = 0; i < 1000000; i++) pb_int64(&w, 5, 1);
@@ -230,6 +262,8 @@ int main(void) {
         T(unknown_fields_are_fine_up_to_a_limit),
         T(nesting_is_bounded),
         T(four_mib_of_empty_messages_are_refused),
+        T(what_begins_well_is_no_violation),
+        T(a_violation_shows_before_the_message_is_whole),
         T(repeated_singular_fields_are_refused),
         T(the_estimate_is_bounded),
         T(the_heaviest_legal_orders_unpack_to_less_than_twenty_times_their_wire),
