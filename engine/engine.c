@@ -301,6 +301,7 @@ static void engine_housekeeping(struct engine *e) {
     e->disk_full = full;
     e->log_blocked = false;
     for (uint32_t i = 0; i < e->held_count; i++) partition_housekeeping(&e->partitions[i]);
+    for (uint32_t i = 0; e->yields && i < e->held_count; i++) partition_yield(&e->partitions[i]);
     engine_bound_replay(e);
     /* The log is bounded: whoever pins its oldest segment flushes in time. */
     if (e->wal_stats.live_bytes > e->wal_stats.live_bytes_max / 2 || e->draining) {
@@ -374,12 +375,20 @@ bool engine_ready(const struct engine *e) {
     return true;
 }
 
+void engine_yield(struct engine *e, uint64_t patience_ns) {
+    e->now_ns = e->env->ops->mono_ns(e->env);
+    e->yields = true;
+    e->yield_until_ns = e->now_ns + patience_ns;
+    for (uint32_t i = 0; i < e->held_count; i++) partition_yield(&e->partitions[i]);
+}
+
 void engine_drain(struct engine *e) { e->draining = true; }
 
 bool engine_drained(const struct engine *e) {
     if (e->queue_writes || e->queue_reads || e->queue_feeds || e->queue_sessions || !list_empty(&e->finished) || !wal_settled(e->wal) || votes_busy(e->votes)) return false;
     for (uint32_t i = 0; i < e->held_count; i++) {
         const struct partition *p = &e->partitions[i];
+        if (e->yields && partition_leads_others(p) && e->now_ns < e->yield_until_ns) return false;
         if (p->flushing || p->reads_away || p->source || partition_fetch_busy(p) || partition_feed_busy(p) || partition_group_busy(p) || (p->state == PARTITION_READY && !partition_flushed(p))) return false;
     }
     return true;

@@ -150,6 +150,9 @@ enum status engine_receive(struct engine *e, uint64_t group_id, uint64_t from_no
 void engine_tick(struct engine *e);
 uint64_t engine_deadline_ns(const struct engine *e); /* call engine_tick at the latest then; UINT64_MAX: nothing waits */
 bool engine_ready(const struct engine *e);           /* every owned group leads, and has applied what the log held; or follows a leader */
+/* Leads nothing any more that another replica can lead: each partition's lead is handed to the one that has most of its log, and again if it comes back. What waits here is answered NOT_LEADER
+ * then. engine_drained waits for it, for so long at most. Before engine_drain, while work still comes; with one voter nothing happens. */
+void engine_yield(struct engine *e, uint64_t patience_ns);
 /* Stops taking writes (DRAINING) and flushes all stores; engine_drained when nothing is in flight and all is flushed. */
 void engine_drain(struct engine *e);
 bool engine_drained(const struct engine *e);

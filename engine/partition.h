@@ -66,6 +66,7 @@ struct partition {
     bool proving;                    /* PARTITION_FAILED, open again: the flush that runs decides */
     uint64_t reopen_at_ns, reopen_pause_ns; /* PARTITION_FAILED */
     uint32_t reads_away;             /* on reader threads */
+    unsigned offers;                 /* of the lead, while the engine yields */
     struct list held;                /* reads that wait for the store to be reopened */
     struct list unconfirmed, confirming; /* reads of the present, with several voters (partition_role.c) */
     struct snapshot_source *source;  /* NULL: nobody fetches a snapshot from here */
@@ -115,6 +116,8 @@ struct engine {
     uint64_t log_begun_ns, log_ns;   /* the batch that is under way; what the last one took */
     uint64_t now_ns, next_housekeeping_ns, last_log_time_us;
     bool draining, disk_full;
+    bool yields;                     /* it hands its leads to others */
+    uint64_t yield_until_ns;
     bool log_blocked;                /* the log took no more: looked at again by housekeeping, not by spinning */
     struct partition *firing;        /* whose timers are under way to the log; NULL: none */
     uint64_t caller_wrote_ns;        /* the last write that is not of timers */
@@ -213,6 +216,8 @@ extern const struct group_ops partition_group_ops;
 void engine_outbox_run(struct engine *e);                /* sends what waited for votes, if they are durable */
 void engine_outbox_free(struct engine *e);
 enum status partition_not_leading(struct partition *p, struct failure *f);
+bool partition_leads_others(const struct partition *p);  /* leads, and is not the only voter */
+void partition_yield(struct partition *p);
 bool partition_settled(const struct partition *p);       /* ready, or following a leader */
 void partition_refuse(struct partition *p, struct list *ops, enum status st, const char *why);
 bool partition_read_waits(struct partition *p, struct op *op); /* true: it was taken, or refused */

@@ -95,6 +95,19 @@ static void role_on_role(void *ctx, enum group_role role, uint64_t term, uint64_
     partition_group_close(p, STATUS_NOT_LEADER, "this node no longer leads the partition");
 }
 
+bool partition_leads_others(const struct partition *p) { return p->record.members.count > 1 && group_role(p->group) == GROUP_LEADER; }
+
+/* While a transfer runs the group takes nothing: what comes waits, and is refused when the lead is gone. One that does not succeed ends by itself; then each member by turns is left out. */
+void partition_yield(struct partition *p) {
+    const struct group_members *m = &p->record.members;
+    if (!partition_leads_others(p)) return;
+    uint64_t except = p->offers ? m->member[p->offers % m->count].node_id : 0;
+    enum status st = group_hand_over(p->group, engine_now_ms(p->engine), except);
+    if (st == STATUS_NOT_LEADER || st == STATUS_OVERLOADED) return; /* one runs, or it is too early: at the next housekeeping */
+    p->offers++;
+    if (!st) log_info("lead is handed over", "partition=%s", p->name);
+}
+
 bool partition_settled(const struct partition *p) {
     if (p->state != PARTITION_OPENING) return true;
     return group_role(p->group) == GROUP_FOLLOWER && group_leader(p->group) != 0;

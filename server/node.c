@@ -44,7 +44,7 @@
  * ends the process. That is as safe as the drain: what was acknowledged is in the log. */
 enum phase { PHASE_START, PHASE_SERVE, PHASE_CALLS, PHASE_ENGINES, PHASE_SETTLE, PHASE_LAST, PHASE_COUNT };
 /* With the default drain-timeout of 10 s the sum is 14.5 s: a service manager's 15 s are kept. */
-enum { CUT_MS = 500, ENGINES_S = 3, SETTLE_S = 1, ACCEPT_RETRY_MS = 100, BIND_PATIENCE_MS = 2000, ELECTION_MS = 300, HEARTBEAT_MS = 100 };
+enum { CUT_MS = 500, ENGINES_S = 3, YIELD_S = 2, SETTLE_S = 1, ACCEPT_RETRY_MS = 100, BIND_PATIENCE_MS = 2000, ELECTION_MS = 300, HEARTBEAT_MS = 100 };
 
 enum listener_kind { LISTENER_CLIENT, LISTENER_HTTP, LISTENER_PEER, LISTENER_KINDS };
 struct listener {
@@ -220,6 +220,7 @@ static void on_drain(struct mail_task *t, struct core *core) {
     core->draining = true;
     listener_stop(&cs->listeners[LISTENER_CLIENT]);
     listener_stop(&cs->listeners[LISTENER_PEER]);
+    if (core->peers) engine_yield(core->engine, YIELD_S * NS_PER_S);
     core->hooks->drain(core);
 }
 

@@ -110,6 +110,11 @@ static bool write_process(struct buf *out, const struct node *node) {
     row("orderdb_engine_refused_late_total", "counter", "Operations dropped because their deadline had passed, or would pass while they waited.", stats.refused_late) \
     row("orderdb_engine_reads_offloaded_total", "counter", "Reads that went to a reader thread.", stats.reads_offloaded) \
     row("orderdb_engine_flushes_total", "counter", "Store flushes.", stats.flushes)                             \
+    row("orderdb_engine_frames_lost_total", "counter", "Frames for other nodes that had no room while votes were synced.", stats.frames_lost) \
+    row("orderdb_snapshots_offered_total", "counter", "Times that a replica was behind the log and was offered a snapshot.", stats.followers_behind) \
+    row("orderdb_snapshots_given_total", "counter", "Snapshots made for other nodes.", stats.snapshots_given)    \
+    row("orderdb_snapshots_taken_total", "counter", "Snapshots installed here.", stats.snapshots_taken)          \
+    row("orderdb_snapshot_bytes_total", "counter", "Bytes of snapshots fetched.", stats.snapshot_bytes)          \
     row("orderdb_log_live_bytes", "gauge", "Log on disk that is still needed.", wal.live_bytes)                 \
     row("orderdb_log_live_bytes_max", "gauge", "Its limit.", wal.live_bytes_max)                                \
     row("orderdb_log_segments", "gauge", "Segment files.", wal.segments)                                        \
@@ -133,6 +138,9 @@ static bool write_process(struct buf *out, const struct node *node) {
     row("orderdb_partition_orders", "gauge", "Orders held.", orders)                                  \
     row("orderdb_partition_writes_total", "counter", "Writes applied.", writes)                       \
     row("orderdb_partition_reads_total", "counter", "Reads answered.", reads)                         \
+    row("orderdb_partition_leader_node", "gauge", "Node that leads, as this one knows; 0: none.", leader_node) \
+    row("orderdb_partition_term", "gauge", "Raft's term.", term)                                      \
+    row("orderdb_partition_commit_index", "gauge", "Last entry known to be committed.", commit_index) \
     row("orderdb_partition_applied_index", "gauge", "Last entry applied.", applied_index)             \
     row("orderdb_partition_flushed_index", "gauge", "Last entry that is in the store's files.", flushed_index) \
     row("orderdb_partition_table_bytes", "gauge", "Store files.", table_bytes)                        \

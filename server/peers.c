@@ -310,7 +310,7 @@ static void on_hello(struct link *l, struct slice body) {
     if (l->theirs.core == p->core->id) return link_welcome(l);
     l->state = LINK_MOVING;
     p->arrivals--;
-    ring_cancel(ring_of(l), &l->receive); /* the rest happens when that is done: a ring's requests are its thread's */
+    if (l->receiving) ring_cancel(ring_of(l), &l->receive); /* the rest happens when that is done: a ring's requests are its thread's */
 }
 
 static void on_proof(struct link *l, struct slice body) {

@@ -180,6 +180,41 @@ def _(cluster):
     true(cluster.nodes[0].metrics()["orderdb_peer_frames_bad_total"] == 0, "frames were refused")
 
 
+@test("a node that is stopped hands over what it leads: no error at the others, no election to wait for")
+def _(cluster):
+    w = Writer(cluster)
+    victim = cluster.node(cluster.wait_leaders()[1])
+    survivor = next(n for n in cluster.nodes if n is not victim)
+    stop, failures, done = threading.Event(), [], []
+
+    def write():
+        client = t.Client(survivor.address)
+        while not stop.is_set():
+            for user in USERS[:6]:
+                try:
+                    client.call("CreateOrder", t.create_request(user_id=user), timeout=10)
+                    done.append(user)
+                except t.Failure as f:
+                    failures.append(f)
+        client.close()
+    threads = [threading.Thread(target=write) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(done) > 30, 10, "load runs")
+    equal(victim.stop(), 0)
+    leaders = cluster.leaders(survivor)
+    true(leaders and cluster.id_of(victim) not in leaders.values(), "the leads were handed over before it stopped: %s" % leaders)
+    count = len(done)
+    until(lambda: len(done) > count + 30, 10, "load goes on")
+    stop.set()
+    for thread in threads:
+        thread.join()
+    equal(failures, [])
+    victim.start()
+    cluster.wait_equal()
+    w.check_all()
+
+
 @test("without a majority nothing is acknowledged, and all goes on when there is one")
 def _(cluster):
     w = Writer(cluster)

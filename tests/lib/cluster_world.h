@@ -31,7 +31,7 @@ struct node {
     struct engine *engine; /* NULL: down */
     struct store_mem_disk *stores[PARTITIONS];
     struct machines *machines;
-    uint64_t up_at_ns, full_until_ns;
+    uint64_t up_at_ns, full_until_ns, leaves_at_ns; /* leaves: it hands over what it leads, and is killed then; 0: it does not */
     bool wiped, acts; /* wiped: it has not its place again yet; acts: and that is on its disk */
     int64_t leap_us; /* of its wall clock */
 };
@@ -206,6 +206,7 @@ static void node_crash(struct node *n) {
     n->env->ops = world_ops;
     sim_env_abandon(n->env);
     n->engine = NULL; /* its memory goes with the process: each seed is one */
+    n->leaves_at_ns = 0;
     n->up_at_ns = sim_world_now_ns(s->world) + (50 + chance(s, 1500)) * NS_PER_MS;
 }
 
@@ -243,6 +244,7 @@ static void faults(struct sim *s) {
     for (unsigned i = 0; i < NODES; i++) {
         struct node *n = &s->nodes[i];
         if (n->engine && sim_disk_dead(n->disk)) node_crash(n);
+        if (n->engine && n->leaves_at_ns && (s->healthy || now >= n->leaves_at_ns)) node_crash(n);
         if (n->full_until_ns && (s->healthy || now >= n->full_until_ns)) node_full(n, false);
         if (!s->healthy && s->crash_fetching_in && fetching(n) && chance(s, installing(n) ? 3 : s->crash_fetching_in) == 0) node_crash(n);
     }
@@ -251,6 +253,12 @@ static void faults(struct sim *s) {
     if (s->healthy) return;
     struct node *some = &s->nodes[chance(s, NODES)];
     if (s->crashes_in && chance(s, s->crashes_in) == 0 && some->engine) node_crash(some);
+    if (s->transfers_in && chance(s, s->transfers_in) == 0 && some->engine && !some->leaves_at_ns) {
+        s->transfers++;
+        some->leaves_at_ns = now + (10 + chance(s, 500)) * NS_PER_MS;
+        tell(s, "node %llu hands over what it leads", (unsigned long long)some->id);
+        engine_yield(some->engine, 0);
+    }
     some = &s->nodes[chance(s, NODES)];
     if (s->fulls_in && chance(s, s->fulls_in) == 0 && some->engine && !some->full_until_ns) s->fulls++, node_full(some, true);
     if (s->wipes_in && chance(s, s->wipes_in) == 0 && may_wipe(s)) node_wipe(&s->nodes[chance(s, NODES)]);

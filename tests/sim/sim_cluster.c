@@ -236,6 +236,7 @@ static int run_seed(uint64_t seed, bool trace) {
     s->wipes_in = chance(s, 3) ? 0 : 300 + (unsigned)chance(s, 2000);
     s->crash_at_in = chance(s, 3) ? 0 : 1 + (unsigned)chance(s, 3), s->crash_fetching_in = chance(s, 2) ? 0 : 100 + (unsigned)chance(s, 1000);
     s->crashes_in = chance(s, 3) ? 500 + (unsigned)chance(s, 3000) : 0, s->cuts_in = chance(s, 3) ? 300 + (unsigned)chance(s, 2000) : 0;
+    s->transfers_in = seed % 3 == 1 ? 400 + (unsigned)(seed % 7) * 200 : 0; /* not drawn: other seeds stay what they were */
     bool hard = chance(s, 3); /* the log is trimmed at once: replicas need snapshots */
     s->trailing = hard ? 1 + (unsigned)chance(s, 20) : 0, s->memtable = hard ? 6 * KIB : 128 * KIB, s->chunk = 512 + (unsigned)chance(s, 8192);
     for (unsigned i = 0; i < NODES; i++) {
@@ -270,10 +271,10 @@ static int run_seed(uint64_t seed, bool trace) {
     for (unsigned i = 0; i < NODES; i++) node_count(s, &s->nodes[i]);
     for (unsigned p = 0; p < PARTITIONS; p++) check_stream(s, &s->nodes[p % NODES], p), check_index(s, &s->nodes[(p + 1) % NODES], p);
     REQUIRE(acked > 0, "nothing was acknowledged");
-    printf("# seed %llu: %u requests, %u acknowledged, %llu reads, %llu answers NOT_LEADER, %llu leaders, %llu crashes, %llu cuts, %llu comparisons, %llu snapshots given, %llu taken (%llu at a start, %llu crashes in between), %llu bytes; %llu full disks, %llu leaps, %llu disks lost, %llu of them back; %llu timers fired, %llu events\n", (unsigned long long)seed, s->request_count, acked,
+    printf("# seed %llu: %u requests, %u acknowledged, %llu reads, %llu answers NOT_LEADER, %llu leaders, %llu crashes, %llu cuts, %llu comparisons, %llu snapshots given, %llu taken (%llu at a start, %llu crashes in between), %llu bytes; %llu nodes left, %llu full disks, %llu leaps, %llu disks lost, %llu of them back; %llu timers fired, %llu events\n", (unsigned long long)seed, s->request_count, acked,
            (unsigned long long)s->reads, (unsigned long long)s->not_leader, (unsigned long long)s->elections, (unsigned long long)s->crashes, (unsigned long long)s->cuts, (unsigned long long)s->compared,
            (unsigned long long)s->given, (unsigned long long)s->taken, (unsigned long long)s->recovered, (unsigned long long)s->crashed_fetching, (unsigned long long)s->bytes,
-           (unsigned long long)s->fulls, (unsigned long long)s->leaps, (unsigned long long)s->wipes, (unsigned long long)s->returns, (unsigned long long)s->timers_fired, (unsigned long long)s->events);
+           (unsigned long long)s->transfers, (unsigned long long)s->fulls, (unsigned long long)s->leaps, (unsigned long long)s->wipes, (unsigned long long)s->returns, (unsigned long long)s->timers_fired, (unsigned long long)s->events);
     fflush(stdout);
     return 0;
 }
