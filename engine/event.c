@@ -1,7 +1,5 @@
 #include "engine/event.h"
 
-#include <stdio.h>
-
 #include "proto/pbwire.h"
 
 enum {
@@ -59,11 +57,20 @@ static void length_end(struct writer *w, uint8_t *room)
     w->len -= 5 - l.len;
 }
 
+/* The number's digits, in front of `end`. (snprintf was a fiftieth of a transition.) */
+static char *decimal_before(char *end, uint64_t v)
+{
+    do *--end = (char)('0' + v % 10);
+    while (v /= 10);
+    return end;
+}
+
 static void write_base(struct writer *w, const struct event *e, const struct machines *ms)
 {
-    char id[EVENT_ID_BYTES_MAX];
-    int n = snprintf(id, sizeof id, "%u:%lld", e->slot, (long long)e->seq);
-    pb_bytes(w, 1, slice_of(id, (size_t)n));
+    char id[EVENT_ID_BYTES_MAX], *end = id + sizeof id, *begin = decimal_before(end, (uint64_t)e->seq);
+    *--begin = ':';
+    begin = decimal_before(begin, e->slot);
+    pb_bytes(w, 1, slice_of(begin, (size_t)(end - begin)));
     pb_int64(w, 2, e->slot);
     pb_int64(w, 3, e->seq);
     pb_int64(w, 4, (int64_t)e->type);

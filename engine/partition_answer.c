@@ -3,11 +3,13 @@
 #include "engine/partition.h"
 #include "engine/query.h"
 
+/* Apply has the whole order at hand (apply.h), and the waiter has room for it. */
+static bool answer_is_kept(const struct op *op, const struct outcome *o) { return o->order.len && (!op->answer_bytes_max || o->order.len <= op->answer_bytes_max); }
+
 /* An order's bytes as the answer to a write shows them. Not replayed and a create: its content is the command's. */
 static enum status answer_order(struct partition *p, struct op *op, const struct command *c, const struct outcome *o, struct slice *out) {
     struct engine *e = p->engine;
     struct order_body body;
-    if (o->order.len && (!op->answer_bytes_max || o->order.len <= op->answer_bytes_max)) return *out = o->order, STATUS_OK;
     if (c->type == COMMAND_CREATE && !o->replayed) {
         body.summary = c->create.summary, body.detail = c->create.detail;
     } else {
@@ -64,9 +66,14 @@ enum status partition_answer_build(struct partition *p, struct op *op) {
     struct engine_stats *stats = &p->engine->stats;
     struct outcome *o = &op->outcome;
     struct command command;
+    bool fresh = !o->replayed && !o->already_there && op->kind == OP_WRITE;
+    if (answer_is_kept(op, o)) {
+        stats->creates += fresh && o->entry.version == 1;
+        stats->transitions += fresh && o->entry.version > 1 && op->command.data[0] != COMMAND_UPDATE;
+        return op->answer = o->order, STATUS_OK;
+    }
     enum status st = command_decode(op->command, op->arena, &command);
     if (st) return st;
-    bool fresh = !o->replayed && !o->already_there && op->kind == OP_WRITE;
     switch (command.type) {
     case COMMAND_CREATE: stats->creates += fresh; break;
     case COMMAND_TRANSITION:

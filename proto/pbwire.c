@@ -24,14 +24,18 @@ void pb_message(struct writer *w, uint32_t field, const struct slice *parts, siz
     for (size_t i = 0; i < n; i++) write_slice(w, parts[i]);
 }
 
+static uint8_t *varint_put(uint8_t *at, uint64_t v) {
+    while (v >= 0x80) *at++ = (uint8_t)(v | 0x80), v >>= 7;
+    *at++ = (uint8_t)v;
+    return at;
+}
+
 void pb_timestamp_us(struct writer *w, uint32_t field, int64_t unix_us) {
     int64_t seconds = unix_us / US_PER_S, us = unix_us % US_PER_S;
     if (us < 0) us += US_PER_S, seconds--;
-    uint8_t bytes[11 + 6];
-    struct writer inner = writer_of(bytes, sizeof bytes);
-    pb_int64(&inner, 1, seconds);
-    pb_int64(&inner, 2, us * 1000);
-    check(!inner.full);
-    struct slice part = writer_slice(&inner);
+    uint8_t bytes[11 + 6], *at = bytes;
+    if (seconds) *at++ = 1 << 3 | PB_VARINT, at = varint_put(at, (uint64_t)seconds);
+    if (us) *at++ = 2 << 3 | PB_VARINT, at = varint_put(at, (uint64_t)us * 1000);
+    struct slice part = slice_of(bytes, (size_t)(at - bytes));
     pb_message(w, field, &part, 1);
 }

@@ -7,10 +7,10 @@ void write_varint_long(struct writer *w, uint64_t v) {
     *d = (uint8_t)v;
 }
 
+/* Seven bits a byte: bits / 7, rounded up. */
 size_t varint_len(uint64_t v) {
-    size_t n = 1;
-    while (v >= 0x80) v >>= 7, n++;
-    return n;
+    unsigned highest = 63 - (unsigned)__builtin_clzll(v | 1);
+    return (highest * 9 + 73) / 64;
 }
 
 uint64_t read_varint_long(struct reader *r) {
