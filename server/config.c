@@ -254,15 +254,35 @@ enum config_wish config_parse(struct config *c, int argc, char *const argv[], ch
     return CONFIG_RUN;
 }
 
+enum { HELP_INDENT = 33, HELP_WIDTH = 80 };
+
+/* Words, folded; the line is at HELP_INDENT. */
+static void print_folded(FILE *out, const char *text) {
+    for (size_t at = HELP_INDENT; *text;) {
+        size_t n = strcspn(text, " ");
+        if (at > HELP_INDENT && at + 1 + n > HELP_WIDTH) fprintf(out, "\n%*s", HELP_INDENT, ""), at = HELP_INDENT;
+        at += (size_t)fprintf(out, "%s%.*s", at > HELP_INDENT ? " " : "", (int)n, text);
+        text += n + strspn(text + n, " ");
+    }
+    fputc('\n', out);
+}
+
+static void print_flag(FILE *out, const char *head, const char *text) {
+    if (fprintf(out, "  %-30s ", head) > HELP_INDENT) fprintf(out, "\n%*s", HELP_INDENT, "");
+    print_folded(out, text);
+}
+
 void config_print_help(FILE *out) {
     fprintf(out, "orderd: the OrderDB server\n\nusage: orderd [--FLAG VALUE]...\n\n");
     for (size_t i = 0; i < SETTING_COUNT; i++) {
-        char name[NAME_BYTES_MAX], head[96];
+        char name[NAME_BYTES_MAX], head[96], text[512];
         dashed(settings[i].name, name);
         snprintf(head, sizeof head, "--%s %s", name, settings[i].unit);
-        fprintf(out, "  %-30s %s (default %s)\n", head, settings[i].help, settings[i].fallback[0] ? settings[i].fallback : "none");
+        snprintf(text, sizeof text, "%s (default %s)", settings[i].help, settings[i].fallback[0] ? settings[i].fallback : "none");
+        print_flag(out, head, text);
     }
-    fprintf(out, "  %-30s settings as `key = value` lines, keys as the flags above without --; a flag outranks it\n", "--config FILE");
-    fprintf(out, "  %-30s what runs: version of orderd and of its libraries\n  %-30s this text\n", "--version", "--help");
-    fprintf(out, "\nSizes: 512MiB, 4GiB. Times: 500ms, 10s, 5m, 1h. SIGTERM or SIGINT drains and exits 0; a second one exits at once.\n");
+    print_flag(out, "--config FILE", "settings as `key = value` lines, keys as the flags above without --; a flag outranks it");
+    print_flag(out, "--version", "what runs: version of orderd and of its libraries");
+    print_flag(out, "--help", "this text");
+    fprintf(out, "\nSizes: 512MiB, 4GiB. Times: 500ms, 10s, 5m, 1h. SIGTERM or SIGINT drains and\nexits 0; a second one exits at once.\n");
 }

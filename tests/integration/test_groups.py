@@ -184,16 +184,19 @@ def _(server):
     m.ack(m.events[0])
     m.until(lambda: m.stale, "stale")
     t.equal(m.stale, [m.events[0].event_id])
-    orders(server, kept, 1)
-    m.wait(3)
-    until = time.monotonic() + 1.5
-    while time.monotonic() < until:
-        m.send(extend=st.SubscribeRequest.Ack(event_ids=[m.events[2].event_id]))
-        time.sleep(0.2)
-    m.ack(m.events[2])
+
+    def extended():
+        before = len(m.events)
+        orders(server, kept, 1)
+        event, until = m.wait(before + 1).events[before], time.monotonic() + 1.5
+        while time.monotonic() < until:
+            m.send(extend=st.SubscribeRequest.Ack(event_ids=[event.event_id]))
+            time.sleep(0.2)
+        m.ack(event)
+        lag_is(server, "late", events=0)
+        return len(m.events) == before + 1
+    t.until(extended, what="a second and a half without another delivery")  # a machine that stops for a second breaks it, not each time
     t.equal(m.half_close(), None)
-    t.equal(len(m.events), 3)
-    lag_is(server, "late", events=0)
 
 
 # ---- members
@@ -568,9 +571,11 @@ def _():
         server.start()
         m = Member(server, "store-0")
         lag_is(server, "store-0", members=1)
-        before = server.cpu_s()
-        time.sleep(2)
-        t.true(server.cpu_s() - before < 0.25 * t.SLOW, "%.2f s of CPU in 2 s without an event" % (server.cpu_s() - before))
+        def rests():
+            before = server.cpu_s()
+            time.sleep(2)
+            return server.cpu_s() - before < 0.25 * t.SLOW
+        t.until(rests, what="two seconds without an event take no CPU")  # at first what the start has left to do may
         t.equal((m.half_close(), len(m.events)), (None, 0))
 
 

@@ -111,7 +111,7 @@ def _():
         t.until(lambda: status(server, early[0]) == "CANCELLED")
         server.kill()
         server.start()
-        t.until(lambda: all(status(server, o) == "CANCELLED" for o in early + late), wait_s=20)
+        t.until(lambda: all(status(server, o) == "CANCELLED" for o in early + late))
         for order in early + late:
             entries = history(server, order)
             equal([e.event for e in entries], ["create", "set_timer", "pay_timeout"])
