@@ -36,6 +36,9 @@
 #include "server/listen.h"
 #include "server/node.h"
 
+/* Bytes that the kernel takes for us and has not sent: beyond it a send waits. Without it a peer that does not read has megabytes of answers made for it, and kernel memory to hold them, before
+ * anybody sees that it is slow. What is on its way to a distant peer is not meant, so this costs no throughput. */
+enum { UNSENT_BYTES_MAX = 128 << 10 };
 enum { CONN_MAGIC = 0x434f4e4e, OUTPUT_BYTES = 64 << 10, PLAIN_BYTES = 60 << 10, OUTPUT_IDLE_MAX = 64, STREAM_BYTES = 1024, FRAME_BYTES_MAX = 16384 };
 static_assert(PLAIN_BYTES >= (int)H2_OUTPUT_BYTES_MIN, "h2 can always make a frame");
 static_assert(PLAIN_BYTES + (PLAIN_BYTES / 16384 + 2) * 64 <= OUTPUT_BYTES, "what h2 fills fits when it is encrypted (tls_room)");
@@ -563,8 +566,9 @@ void conn_accept(struct core *core, int fd, const struct sockaddr_storage *peer)
         return;
     }
     c->visitor = visitor;
-    int on = 1;
+    int on = 1, unsent = UNSENT_BYTES_MAX;
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* we gather by ourselves; a peer on a Unix socket has no such thing */
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
     metric_add(&core->metrics, METRIC_CONNECTIONS_ACCEPTED, 1);
     list_push_back(&core->connections, &c->link);
     core->connection_count++;

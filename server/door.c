@@ -12,7 +12,8 @@
 #include "proto/base/mem.h"
 
 enum { BUCKETS = 4096, BURST_S = 5, ADDRESS_BYTES = 16, STRIKES_MIN = 3, FADE_S = 10, PENALISED_MAX = 4096 };
-#define PENALTY_NS_MIN (250 * NS_PER_MS)
+#define PENALTY_NS_MIN NS_PER_S
+#define PENALTY_NS_MIN_SHARED (250 * NS_PER_MS) /* of an address that has had calls served lately */
 #define PENALTY_NS_SHARED NS_PER_S /* the longest for an address that has had calls served lately */
 
 struct allowance {
@@ -149,8 +150,9 @@ void door_strike(struct door *d, struct visitor *v, uint64_t now_ns) {
     if (now_ns - v->struck_ns > 2 * d->limits.penalty_ns_max) v->penalty_ns = 0;
     v->struck_ns = now_ns;
     if (d->limits.penalty_ns_max && v->strikes >= STRIKES_MIN && v->strikes > v->worked + v->working) {
-        uint64_t most_ns = MIN_OF(v->worked + v->working ? PENALTY_NS_SHARED : UINT64_MAX, d->limits.penalty_ns_max);
-        v->penalty_ns = MIN_OF(v->penalty_ns ? 2 * v->penalty_ns : PENALTY_NS_MIN, most_ns);
+        bool shared = v->worked + v->working > 0;
+        uint64_t most_ns = MIN_OF(shared ? PENALTY_NS_SHARED : UINT64_MAX, d->limits.penalty_ns_max);
+        v->penalty_ns = MIN_OF(v->penalty_ns ? 2 * v->penalty_ns : shared ? PENALTY_NS_MIN_SHARED : PENALTY_NS_MIN, most_ns);
         v->refused_until_ns = now_ns + v->penalty_ns;
     }
     pthread_mutex_unlock(&d->lock);

@@ -22,8 +22,8 @@ void door_free(struct door *d);                          /* nobody is in */
 enum cut door_enter(struct door *d, const struct sockaddr_storage *peer, bool handshake, uint64_t now_ns, struct visitor **out) MUST_USE;
 void door_handshake_over(struct door *d, struct visitor *v);
 /* Penalties. A connection of this address was cut off for what costs us CPU (door_strike, before it leaves); it has had a call served (door_working), until it leaves or was cut off. After
- * three strikes, when there are more of them than of connections that worked, new connections of the address are refused: for 250 ms, and twice as long with each further strike, up to
- * penalty_ns_max; a second at most when the address has had calls served lately, and while it has a working connection it is let in once a second all the same: who shares it with an attacker is slowed
+ * three strikes, when there are more of them than of connections that worked, new connections of the address are refused: for a second (a handshake costs as much as dozens of calls), and twice as long with each further strike, up to
+ * penalty_ns_max; for 250 ms, and a second at most, when the address has had calls served lately, and while it has a working connection it is let in once a second all the same: who shares it with an attacker is slowed
  * down, not locked out. Both counts fade by half every ten seconds. */
 void door_strike(struct door *d, struct visitor *v, uint64_t now_ns);
 void door_working(struct door *d, struct visitor *v, bool on, uint64_t now_ns);
