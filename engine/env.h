@@ -26,7 +26,7 @@ struct env_job {
     uintptr_t host[12];
 };
 
-enum env_open { ENV_READ = 1, ENV_WRITE = 2, ENV_CREATE = 4, ENV_DIRECT = 8 }; /* DIRECT: offsets, lengths, memory by 4096 */
+enum env_open { ENV_READ = 1, ENV_WRITE = 2, ENV_CREATE = 4, ENV_DIRECT = 8 }; /* DIRECT: offsets, lengths, memory by 4096; what is not written asynchronously goes past the page cache */
 
 struct env_ops {
     uint64_t (*mono_ns)(struct env *env);

@@ -28,6 +28,7 @@ struct host {
 };
 struct env_file {
     int fd;
+    bool direct; /* O_DIRECT still */
 };
 
 /* What a request carries in its host words. */
@@ -76,6 +77,7 @@ static int host_file_open(struct env *env, const char *name, unsigned flags, str
         mem_free(f);
         return -err;
     }
+    f->direct = flags & ENV_DIRECT;
     *out = f;
     return 0;
 }
@@ -230,8 +232,18 @@ static struct request *request_begin(struct env *env, struct env_io *io, bool is
     return q;
 }
 
+/* What the ring writes goes through the page cache, and to the disk by the sync that follows. The kernel ends an asynchronous write with O_DIRECT in a worker of its own ("dio"), and that one, of another
+ * group of the scheduler than ours, was seen to wait for up to 170 ms while compactions ran, at whatever priority (docs/LOG.md). Allocation and recovery stay past the page cache. */
+static void direct_end(struct env_file *f) {
+    if (!f->direct) return;
+    f->direct = false;
+    int how = fcntl(f->fd, F_GETFL);
+    if (how < 0 || fcntl(f->fd, F_SETFL, how & ~O_DIRECT) < 0) log_warn("a log file keeps O_DIRECT", "err=%s", strerror(errno));
+}
+
 static void host_write_async(struct env *env, struct env_file *f, struct env_io *io, const void *buf, size_t len, uint64_t offset) {
     struct request *q = request_begin(env, io, false);
+    direct_end(f);
     ring_write(q->host->core->ring, &q->op, f->fd, buf, len, offset);
     ring_submit(q->host->core->ring); /* the disk works while the engine applies what was committed before */
 }
