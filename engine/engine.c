@@ -306,7 +306,7 @@ static void engine_housekeeping(struct engine *e) {
     /* The log is bounded: whoever pins its oldest segment flushes in time. */
     if (e->wal_stats.live_bytes > e->wal_stats.live_bytes_max / 2 || e->draining) {
         struct partition *p = engine_partition_of_group(e, e->wal_stats.oldest_group);
-        if (p) partition_flush(p);
+        if (p) partition_unpin(p);
     }
 }
 

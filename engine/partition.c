@@ -386,9 +386,15 @@ static void apply_failed(struct partition *p, uint64_t index, enum status st) {
     } else partition_refuse(p, &p->waiting, STATUS_DISK_FULL, "the disk is full: no writes are taken until there is room; reads go on");
 }
 
+/* What is kept for other replicas is bounded by bytes too: a quarter of what the log may take, shared by the partitions. */
 static void partition_release(struct partition *p) {
-    uint64_t keep = partition_trailing(p);
-    if (p->record.applied_index > keep) group_release(p->group, MIN_OF(p->record.applied_index - keep, partition_source_hold(p)));
+    uint64_t keep = partition_trailing(p), applied = p->record.applied_index, hold = partition_source_hold(p);
+    size_t share = p->engine->config.log_live_bytes_max / 4 / p->engine->held_count;
+    for (;; keep /= 2) {
+        uint64_t to = applied > keep ? MIN_OF(applied - keep, hold) : 0;
+        if (to > p->released) group_release(p->group, p->released = to);
+        if (keep <= TRAILING_LEAST || group_memory(p->group) <= share) break;
+    }
 }
 
 /* From its coming to its being done, but for one sync of the log: that is no queue, and on a slow disk it takes longer than any queue should. */
@@ -453,8 +459,8 @@ static void flush_done(struct env_job *job) {
     p->log_bytes_unflushed -= p->flush_log_bytes;
     /* The flush has returned: only now may the log go, and rows expire (docs/STORAGE.md). */
     struct group_snapshot snapshot = {.index = p->flushed.applied_index, .term = p->flushed.applied_term, .members = p->flushed.members};
-    uint32_t trailing = partition_trailing(p);
-    uint64_t hold = partition_source_hold(p);
+    uint64_t hold = partition_source_hold(p), flushed = p->flushed.applied_index;
+    uint32_t trailing = (uint32_t)MIN_OF((uint64_t)partition_trailing(p), flushed > p->released ? flushed - p->released : 0); /* the library counts on what memory has, and on no more */
     bool cut = !trailing || p->flushed.applied_index > GROUP_FIRST_INDEX + trailing; /* else nothing is to go, and a new replica may need the beginning */
     if (cut) group_snapshotted(p->group, engine_now_ms(e), &snapshot, hold < p->flushed.applied_index ? (uint32_t)MAX_OF(p->flushed.applied_index - hold, (uint64_t)trailing) : trailing);
     if (p->flushed.applied_index > trailing) wal_trim(e->wal, p->group_id, p->flushed.applied_index - trailing);
@@ -464,6 +470,12 @@ static void flush_done(struct env_job *job) {
     p->state = group_ready(p->group) ? PARTITION_READY : PARTITION_OPENING; /* it may have failed while the node started */
     p->reopen_pause_ns = 0;
     log_info("partition recovered", "partition=%s applied=%" PRIu64, p->name, p->record.applied_index);
+}
+
+/* Without this the entries of a partition that nobody writes to, kept for replicas that lag, would hold all of the log. Memory still has them; after a restart, who lags gets a snapshot. */
+void partition_unpin(struct partition *p) {
+    partition_flush(p);
+    if (partition_trailing(p)) wal_trim(p->engine->wal, p->group_id, p->flushed.applied_index);
 }
 
 static void flush_begin(struct partition *p) {

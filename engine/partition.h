@@ -20,6 +20,7 @@ enum {
     HOUSEKEEPING_NS = 20000000,        /* pressure, disk space, flushes are looked at this often */
     RETRY_DELAY_MS = 100,              /* told to who is refused for overload */
     RETRY_DELAY_DISK_MS = 1000,
+    TRAILING_LEAST = 64,               /* however large they are: a follower that is merely under way needs no snapshot */
     TRAILING_ENTRIES = 1024,           /* engine_config.trailing_entries: 0 */
     ENTRY_RESTART = 0x10,              /* a record of the log, beside group.h's types: the group's log begins anew behind this index (partition_fetch.c) */
 };
@@ -66,6 +67,7 @@ struct partition {
     bool proving;                    /* PARTITION_FAILED, open again: the flush that runs decides */
     uint64_t reopen_at_ns, reopen_pause_ns; /* PARTITION_FAILED */
     uint32_t reads_away;             /* on reader threads */
+    uint64_t released;               /* entries up to here are no longer in memory */
     unsigned offers;                 /* of the lead, while the engine yields */
     struct list held;                /* reads that wait for the store to be reopened */
     struct list unconfirmed, confirming; /* reads of the present, with several voters (partition_role.c) */
@@ -197,7 +199,8 @@ static inline bool op_is_session(const struct op *op) { return op->kind >= OP_GR
 enum status partition_store_load(struct partition *p, char error[256]) MUST_USE;
 void partition_store_unload(struct partition *p);
 enum status partition_record_read(struct store *store, struct arena *arena, struct partition_record *out) MUST_USE; /* ABSENT */
-uint32_t partition_trailing(const struct partition *p); /* entries kept behind the applied one, for other replicas */
+uint32_t partition_trailing(const struct partition *p); /* entries kept behind the applied one, for other replicas, if they are not too large */
+void partition_unpin(struct partition *p);              /* its entries pin the oldest segment of a log that is half full */
 bool partition_reopen_due(const struct partition *p);
 enum status partition_command_fits(struct op *op) MUST_USE;                        /* into an entry */
 /* partition_answer.c's: of a write that was decided, or tried; counts what it did, */

@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """Three real processes as one cluster. usage: test_cluster.py BUILD [PART OF A TEST'S NAME]"""
 import os
+import shutil
 import socket
 import struct
 import sys
@@ -215,6 +216,24 @@ def _(cluster):
     w.check_all()
 
 
+@test("a log that has been filled many times over goes on; a disk that is lost comes back by itself")
+def _(cluster):
+    w, victim = Writer(cluster), cluster.nodes[1]
+    users = ["filling-%d" % i for i in range(60)]
+    for n in range(20):  # of 200 KiB: twice what the log may take
+        requests = [t.create_request(user_id=u, extension=b"x" * 3000) for u in users]
+        answer = w.call("BatchCreateOrders", t.pb.BatchCreateOrdersRequest(requests=requests), n)
+        equal([r.error.message for r in answer.results if r.HasField("error")], [])
+        w.acked.update((r.ok.order.order_id, 1) for r in answer.results)
+    true(all(n.metrics()['orderdb_log_live_bytes{core="0"}'] <= 2 << 20 for n in cluster.nodes), "the log is bounded")
+    victim.kill()
+    shutil.rmtree(victim.data_dir)
+    victim.start()
+    cluster.wait_equal(30)
+    true(victim.metrics()['orderdb_snapshots_taken_total{core="0"}'] > 0, "it got snapshots")
+    w.check_all(1)
+
+
 @test("without a majority nothing is acknowledged, and all goes on when there is one")
 def _(cluster):
     w = Writer(cluster)
@@ -295,7 +314,7 @@ def _(cluster):
 
 def main():
     """As orderdb_test.run, with a cluster in the place of the server."""
-    with Cluster() as cluster:
+    with Cluster(log_live_size="2MiB", log_segment_size="64KiB") as cluster:
         def bound(function):
             return lambda: function(cluster)
         t._tests[:] = [(name, bound(function)) for name, function in t._tests]
