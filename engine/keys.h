@@ -93,6 +93,8 @@ void key_timer(struct key *k, int64_t fire_us, int64_t order_id, uint8_t no);
 enum { KEY_TIMER_BYTES = 2 + 1 + 8 + 8 + 1 };
 /* false: not such a key (the record's). */
 bool key_timer_parts(struct slice key, int64_t *fire_us, int64_t *order_id, uint8_t *no);
+/* What all keys of indexes begin with, the record's too: each commit puts some, few are read. */
+#define KEY_INDEX_PREFIX SLICE_LIT("\xff\xff" "I")
 void key_index_record(struct key *k); /* it sorts before all index rows */
 /* value: two bytes of a status, or a text of at most 255 bytes. */
 void key_index_prefix(struct key *k, uint8_t kind, struct slice value);

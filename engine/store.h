@@ -9,7 +9,7 @@
 #include "proto/base/arena.h"
 #include "proto/status.h"
 
-enum { STORE_KEY_BYTES_MAX = 512, STORE_VALUE_BYTES_MAX = 4 << 20, STORE_GROWING_BYTES_MAX = 16 };
+enum { STORE_KEY_BYTES_MAX = 512, STORE_VALUE_BYTES_MAX = 4 << 20, STORE_PREFIX_BYTES_MAX = 16 };
 
 struct store;
 struct store_batch;
@@ -32,6 +32,7 @@ struct store_config {
     uint64_t block_cache_bytes; /* RocksDB: shared by all stores of the process through `shared` */
     struct store_shared *shared; /* NULL: own */
     struct slice growing;       /* keys with this prefix are only ever put in ascending order: they get files of their own. Empty: none */
+    struct slice deferred;      /* keys with this prefix are put often and read seldom: a put costs a tenth, a read more (docs/STORAGE.md). Empty: none */
 };
 /* Block cache and background threads shared by all partitions of a process. NULL: no memory, or no threads. */
 struct store_shared *store_shared_new(uint64_t block_cache_bytes, unsigned background_threads);

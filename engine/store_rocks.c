@@ -46,6 +46,7 @@ static struct store_batch *rocks_batch_new(struct store *base) {
     if (!b) return NULL;
     owner_is_here(rocks_of(base));
     row_tree_init(&b->rows, BATCH_CHUNK_BYTES);
+    row_tree_defer(&b->rows, rocks_of(base)->deferred);
     return &b->base;
 }
 static void rocks_batch_free(struct store_batch *base) {
@@ -71,7 +72,8 @@ static void apply_wait(struct rocks_store *s, const struct row_tree *rows) {
         struct version *v = current(s);
         struct table *active = v->tables[0];
         size_t more = row_tree_put_all_bytes(&active->rows, rows);
-        if (active->rows.bytes >= s->budget_bytes / TABLE_SHARE && rocks_freeze(s)) continue;
+        bool has_its_share = active->rows.bytes >= s->budget_bytes / TABLE_SHARE || row_tree_crowded(&active->rows);
+        if (has_its_share && rocks_freeze(s)) continue;
         if (version_bytes(v) + s->retired_bytes + more > s->budget_bytes) rocks_retired_free(s);
         if (version_bytes(v) + more <= s->budget_bytes || v->count == 1 || atomic_load(&s->failed)) return;
         pthread_cond_wait(&s->changed, &s->lock);
@@ -180,6 +182,12 @@ static const struct store_ops rocks_ops = {
     .import_free = rocks_import_free,
 };
 
+static struct slice prefix_copy(uint8_t to[STORE_PREFIX_BYTES_MAX], struct slice prefix) {
+    check(prefix.len <= STORE_PREFIX_BYTES_MAX);
+    if (prefix.len) memcpy(to, prefix.data, prefix.len);
+    return slice_of(to, prefix.len);
+}
+
 /* NULL: no memory. */
 static struct rocks_store *rocks_new(const char *path, const struct store_config *config) {
     struct rocks_store *s = mem_new(struct rocks_store);
@@ -191,9 +199,8 @@ static struct rocks_store *rocks_new(const char *path, const struct store_config
     list_init(&s->pins), list_init(&s->retired), list_init(&s->released), list_init(&s->queue_link);
     s->budget_bytes = MAX_OF(config->memtable_bytes, BUDGET_BYTES_MIN);
     s->chunk_bytes = MIN_OF(MAX_OF(s->budget_bytes / CHUNKS, (uint64_t)CHUNK_BYTES_MIN), (uint64_t)CHUNK_BYTES_MAX);
-    check(config->growing.len <= STORE_GROWING_BYTES_MAX);
-    if (config->growing.len) memcpy(s->growing_bytes, config->growing.data, config->growing.len);
-    s->growing = slice_of(s->growing_bytes, config->growing.len);
+    s->growing = prefix_copy(s->growing_bytes, config->growing);
+    s->deferred = prefix_copy(s->deferred_bytes, config->deferred);
     s->path = mem_strdup(path);
     if (s->path) s->own = config->shared ? NULL : store_shared_new(config->block_cache_bytes, 1);
     s->shared = config->shared ? config->shared : s->own;

@@ -65,8 +65,9 @@ struct rocks_store {
     struct store_shared *shared, *own; /* own: ours to free */
     uint64_t budget_bytes;             /* of all tables together */
     size_t chunk_bytes;
-    uint8_t growing_bytes[STORE_GROWING_BYTES_MAX];
-    struct slice growing; /* a run's rows with this prefix go to a file of their own; empty: none */
+    uint8_t growing_bytes[STORE_PREFIX_BYTES_MAX], deferred_bytes[STORE_PREFIX_BYTES_MAX];
+    struct slice growing;  /* a run's rows with this prefix go to a file of their own; empty: none */
+    struct slice deferred; /* rows with this prefix are kept in the order of their puts (row_pile.h); empty: none */
 
     rocksdb_options_t *options;
     rocksdb_compactionfilter_t *filter;

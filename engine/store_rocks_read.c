@@ -247,9 +247,11 @@ static void files_step(struct rocks_iter *it) {
 
 /* All sources to the first row from `from` on, in the iterator's direction. An empty key: from the end that it starts at. */
 static void iter_position(struct rocks_iter *it, struct slice from, bool inclusive) {
+    struct slice deferred = rocks_of(it->base.store)->deferred;
+    bool dear = deferred.len && slice_starts_with(it->base.lower, deferred); /* a fetch from a pile looks into each of its segments, however few rows are wanted */
     it->base.status = STATUS_OK;
     for (unsigned i = 0; i < it->source_count; i++) {
-        it->sources[i].want = SOURCE_ROWS_FIRST;
+        it->sources[i].want = dear ? SOURCE_ROWS : SOURCE_ROWS_FIRST;
         source_fetch(it, &it->sources[i], from, inclusive);
     }
     if (!it->read) return;

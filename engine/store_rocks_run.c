@@ -24,6 +24,7 @@ static struct table *table_new(const struct rocks_store *s) {
     struct table *t = mem_new(struct table);
     if (!t) return NULL;
     row_tree_init(&t->rows, s->chunk_bytes);
+    row_tree_defer(&t->rows, s->deferred);
     t->rows.spares = &s->shared->spares;
     return t;
 }
@@ -213,13 +214,14 @@ static enum status run_row(struct run *r, const struct row *row, bool *growing) 
 /* STATUS_ABSENT: given up, the store closes or has failed meanwhile. */
 static enum status run_write(struct run *r) {
     const struct row *rows[WALK_ROWS];
-    struct slice from = {0};
+    struct row_tree_walk walk;
     bool growing = false;
-    enum status st = STATUS_OK;
-    for (unsigned n; !st && (n = row_tree_above(&r->table->rows, from, false, UINT64_MAX, rows, WALK_ROWS)); from = row_key(rows[n - 1])) {
+    enum status st = row_tree_walk_begin(&walk, &r->table->rows) ? STATUS_OK : STATUS_MEMORY_LIMIT;
+    for (unsigned n; !st && (n = row_tree_walk_next(&walk, rows, WALK_ROWS));) {
         if (atomic_load(&r->store->closing) || atomic_load(&r->store->failed)) st = STATUS_ABSENT;
         for (unsigned i = 0; i < n && !st; i++) st = run_row(r, rows[i], &growing);
     }
+    row_tree_walk_end(&walk);
     enum status ended = st ? STATUS_OK : run_file_end(r);
     return st ? st : ended;
 }

@@ -3,7 +3,7 @@
 #include <dirent.h>
 
 enum status world_try_open(struct world *w, char error[256]) {
-    struct store_config config = {.memtable_bytes = w->memtable_bytes, .shared = w->shared};
+    struct store_config config = {.memtable_bytes = w->memtable_bytes, .shared = w->shared, .deferred = w->deferred};
     return w->rocks ? store_open_rocks(&w->store, w->path, &config, error) : store_open_mem(&w->store, w->disk);
 }
 
@@ -73,7 +73,10 @@ int world_setup_mem(void **state) {
 }
 
 int world_setup_rocks(void **state) {
-    world_open(*state = world_new(true));
+    struct world *w = world_new(true);
+    const struct slice *deferred = *state;
+    if (deferred) w->deferred = *deferred;
+    world_open(*state = w);
     return 0;
 }
 

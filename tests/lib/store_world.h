@@ -11,6 +11,7 @@ struct world {
     struct store_mem_disk *disk; /* in memory */
     char dir[64], path[80];      /* RocksDB: a directory of our own, the store's inside */
     uint64_t memtable_bytes;
+    struct slice deferred; /* keys with this prefix; rocks alone */
     struct store_shared *shared;
     struct store *store;
     struct arena arena;
@@ -20,7 +21,7 @@ struct world *world_new(bool rocks); /* not opened */
 void world_free(struct world *w);
 /* cmocka's: *state is an open world. */
 int world_setup_mem(void **state);
-int world_setup_rocks(void **state);
+int world_setup_rocks(void **state); /* a test's initial state: the struct slice of a deferred prefix, or NULL */
 int world_teardown(void **state);
 
 enum status world_try_open(struct world *w, char error[256]);

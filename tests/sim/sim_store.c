@@ -250,7 +250,9 @@ static void op_crash(struct sim *s) {
 
 static void sim_run(bool rocks, uint64_t seed) {
     struct sim *s = mem_new(struct sim);
+    static const char prefixes[] = {'a', 0, (char)0xff};
     s->world = world_new(rocks);
+    if (seed % 4) s->world->deferred = slice_of(&prefixes[seed % 4 - 1], 1);
     s->random.state = seed * 0x9e3779b97f4a7c15ull | 1;
     keyspace_fill(s);
     world_open(s->world);

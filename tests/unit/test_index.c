@@ -1,32 +1,34 @@
 /* engine/index.h: scans by kind, value and time; older orders indexed piece by piece; a checker that finds what is missing and what is too many. */
-#include "tests/lib/test.h"
+#include "tests/lib/store_world.h"
 
 #include "engine/index.h"
-#include "proto/base/mem.h"
 #include "proto/pbwire.h"
 
 enum { PAID = 2, SHIPPED = 4, FIRST_SLOT = 7, LAST_SLOT = 9, ORDERS = 50 };
 
-static struct store_mem_disk *disk;
+static struct world *world;
 static struct store *store;
 static struct store_batch *batch;
 static struct arena arena;
 static struct order_head heads[ORDERS];
 
-static int setup(void **state)
+static int setup_in(bool rocks)
 {
-    disk = store_mem_disk_new();
-    check(store_open_mem(&store, disk) == STATUS_OK);
+    world = world_new(rocks);
+    world->deferred = KEY_INDEX_PREFIX; /* as the server's */
+    world_open(world);
+    store = world->store;
     batch = store_batch_new(store);
     arena_init(&arena, 16 * MIB);
     return batch ? 0 : -1;
 }
+static int setup_mem(void **state) { return setup_in(false); }
+static int setup_rocks(void **state) { return setup_in(true); }
 
 static int teardown(void **state)
 {
     store_batch_free(batch);
-    store_close(store);
-    store_mem_disk_free(disk);
+    world_free(world);
     arena_fini(&arena);
     return 0;
 }
@@ -233,14 +235,15 @@ static void the_record_comes_back_and_is_golden(void **state)
     assert_int_equal(index_record_decode(writer_slice(&w), &back), STATUS_CHECKSUM_MISMATCH);
 }
 
+#define BOTH(test) cmocka_unit_test_setup_teardown(test, setup_mem, teardown), {#test " (rocks)", test, setup_rocks, teardown, NULL}
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(scans_are_newest_first_by_value_and_time, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_move_takes_the_row_along, setup, teardown),
-        cmocka_unit_test_setup_teardown(older_orders_are_indexed_in_pieces, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_move_ahead_of_the_walk_is_kept, setup, teardown),
-        cmocka_unit_test_setup_teardown(the_checker_finds_both_kinds_of_wrong, setup, teardown),
+        BOTH(scans_are_newest_first_by_value_and_time),
+        BOTH(a_move_takes_the_row_along),
+        BOTH(older_orders_are_indexed_in_pieces),
+        BOTH(a_move_ahead_of_the_walk_is_kept),
+        BOTH(the_checker_finds_both_kinds_of_wrong),
         cmocka_unit_test(the_record_comes_back_and_is_golden),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -66,6 +66,20 @@ static struct slice random_key(struct test_random *r, uint8_t out[KEY_MAX]) {
     return slice_of(out, len);
 }
 
+/* What a run writes. */
+static void check_walk(const struct row_tree *t, const struct model *m, unsigned max) {
+    const struct row *rows[40];
+    struct row_tree_walk walk;
+    assert_true(row_tree_walk_begin(&walk, t));
+    unsigned n, i = 0;
+    do {
+        n = row_tree_walk_next(&walk, rows, max);
+        for (unsigned k = 0; k < n; k++, i++) check_row(rows[k], model_key(m, i), model_seen(m, i, UINT64_MAX));
+    } while (n == max);
+    assert_int_equal(i, m->key_count);
+    row_tree_walk_end(&walk);
+}
+
 /* Every look at the tree that is offered, at this seq, from this key. */
 static void check_view(const struct row_tree *t, const struct model *m, uint64_t seq, struct slice key) {
     const struct row *rows[40];
@@ -102,7 +116,7 @@ static void check_ends(const struct row_tree *t, const struct model *m) {
 }
 
 /* Batches of random puts and deletes, each its own seq, while views come and go: a view sees what it saw, and rows it was given stay as they were. */
-static void run_against_model(uint64_t seed, size_t chunk_bytes) {
+static void run_against_model(uint64_t seed, size_t chunk_bytes, struct slice deferred) {
     static struct model m;
     struct test_random r = {seed};
     struct row_tree t, batch;
@@ -110,6 +124,7 @@ static void run_against_model(uint64_t seed, size_t chunk_bytes) {
     uint8_t key[KEY_MAX], value[256];
     m.key_count = m.version_count = 0;
     row_tree_init(&t, chunk_bytes), row_tree_init(&batch, 4096);
+    row_tree_defer(&t, deferred), row_tree_defer(&batch, deferred);
     for (uint64_t seq = 1; seq <= 250; seq++) {
         row_tree_reset(&batch);
         for (unsigned i = (unsigned)test_random_below(&r, 40); i; i--) {
@@ -138,6 +153,7 @@ static void run_against_model(uint64_t seed, size_t chunk_bytes) {
             check_view(&t, &m, view, model_key(&m, (unsigned)test_random_below(&r, m.key_count)));
         }
         check_ends(&t, &m);
+        check_walk(&t, &m, 1 + (unsigned)test_random_below(&r, 40));
     }
     assert_true(t.height > 1);
     row_tree_fini(&t), row_tree_fini(&batch);
@@ -145,7 +161,44 @@ static void run_against_model(uint64_t seed, size_t chunk_bytes) {
 }
 
 static void test_random_lives_are_those_of_the_model(void **state) {
-    for (uint64_t seed = 1; seed <= 12; seed++) run_against_model(seed, seed % 3 ? 4096 : 1 << 20);
+    const struct slice deferred[] = {{0}, SLICE_LIT("\1"), SLICE_LIT("\7\7\7"), SLICE_LIT("\0")};
+    for (uint64_t seed = 1; seed <= 24; seed++) run_against_model(seed, seed % 3 ? 4096 : 1 << 20, deferred[seed % 4]);
+}
+
+/* So many deferred rows that segments double: all of them are found, in order, from any place and both ways, as old as a view wants them. Each key is put three times. */
+static void test_a_high_pile(void **state) {
+    enum { KEYS = 6000, BATCH = 50, ROUNDS = 3 };
+    struct row_tree t, batch;
+    const struct row *rows[ROW_TREE_READ_MAX];
+    row_tree_init(&t, 4096), row_tree_init(&batch, 4096);
+    row_tree_defer(&t, SLICE_LIT("d")), row_tree_defer(&batch, SLICE_LIT("d"));
+    for (uint32_t n = 0; n < ROUNDS * KEYS; n += BATCH) {
+        row_tree_reset(&batch);
+        for (uint32_t i = n; i < n + BATCH; i++) {
+            uint8_t key[32] = {'d'};
+            put_be32(key + 28, (uint32_t)((uint64_t)i * 7919 % KEYS)); /* nothing but the row itself tells them apart */
+            assert_true(row_tree_put(&batch, slice_of(key, sizeof key), SLICE_LIT(""), i / KEYS == 1, 1, 0));
+        }
+        assert_true(row_tree_put_all(&t, &batch, 1 + n / KEYS, 0));
+    }
+    row_tree_verify(&t);
+    assert_int_equal(t.row_count, ROUNDS * KEYS);
+    assert_true(row_tree_crowded(&t));
+    for (uint64_t seq = 0; seq <= ROUNDS; seq++)
+        for (uint32_t at = 0; at < KEYS; at += 977) {
+            uint8_t key[32] = {'d'};
+            put_be32(key + 28, at);
+            unsigned above = row_tree_above(&t, slice_of(key, sizeof key), true, seq, rows, ROW_TREE_READ_MAX);
+            assert_int_equal(above, seq ? MIN_OF(KEYS - at, (uint32_t)ROW_TREE_READ_MAX) : 0);
+            for (unsigned i = 0; i < above; i++) assert_true(get_be32(row_key(rows[i]).data + 28) == at + i && rows[i]->seq == seq && rows[i]->deleted == (seq == 2));
+            unsigned below = row_tree_below(&t, slice_of(key, sizeof key), false, seq, rows, ROW_TREE_READ_MAX);
+            assert_int_equal(below, seq ? MIN_OF(at, (uint32_t)ROW_TREE_READ_MAX) : 0);
+            for (unsigned i = 0; i < below; i++) assert_true(get_be32(row_key(rows[i]).data + 28) == at - 1 - i && rows[i]->seq == seq);
+            const struct row *r = row_tree_find(&t, slice_of(key, sizeof key), seq);
+            assert_true(seq ? r && r->seq == seq : !r);
+        }
+    row_tree_fini(&t), row_tree_fini(&batch);
+    assert_int_equal(t.bytes, 0);
 }
 
 static void test_an_empty_tree_says_nothing(void **state) {
@@ -205,16 +258,17 @@ static void test_rewritten_rows_take_no_room(void **state) {
 static void test_every_allocation_may_fail(void **state) {
     struct row_tree t, batch;
     row_tree_init(&t, 4096), row_tree_init(&batch, 4096);
+    row_tree_defer(&t, SLICE_LIT("\1")), row_tree_defer(&batch, SLICE_LIT("\1"));
     unsigned failed = 0;
     for (unsigned round = 0; round < 60; round++) {
-        uint8_t key[4], value[300] = {0};
+        uint8_t key[5], value[300] = {0};
         row_tree_reset(&batch);
         for (unsigned i = 0; i < 50; i++) {
-            put_be32(key, (i * 61 + round) * 2654435761u);
+            key[0] = i % 2, put_be32(key + 1, (i * 61 + round) * 2654435761u);
             mem_fail_nth(1 + i % 3);
-            bool put = row_tree_put(&batch, slice_of(key, 4), slice_of(value, sizeof value), false, 1, 0);
+            bool put = row_tree_put(&batch, slice_of(key, sizeof key), slice_of(value, sizeof value), false, 1, 0);
             mem_fail_nth(0);
-            if (!put) assert_true(row_tree_put(&batch, slice_of(key, 4), slice_of(value, sizeof value), false, 1, 0));
+            if (!put) assert_true(row_tree_put(&batch, slice_of(key, sizeof key), slice_of(value, sizeof value), false, 1, 0));
         }
         assert_int_equal(batch.row_count, 50);
         for (uint64_t n = 1;; n++, failed++) {
@@ -266,6 +320,7 @@ int main(void) {
         cmocka_unit_test(test_random_lives_are_those_of_the_model),
         cmocka_unit_test(test_an_empty_tree_says_nothing),
         cmocka_unit_test(test_many_rows_in_any_order),
+        cmocka_unit_test(test_a_high_pile),
         cmocka_unit_test(test_rewritten_rows_take_no_room),
         cmocka_unit_test(test_every_allocation_may_fail),
         cmocka_unit_test(test_blocks_go_from_tree_to_tree),

@@ -420,7 +420,9 @@ static void test_mem_a_hundred_thousand_rows(void **state) {
 
 #define MEM(test) {#test, test, world_setup_mem, world_teardown, NULL}
 #define ROCKS(test) {#test " (rocks)", test, world_setup_rocks, world_teardown, NULL}
-#define BOTH(test) MEM(test), ROCKS(test)
+#define DEFERRED(test, prefix) {#test " (rocks, " #prefix ")", test, world_setup_rocks, world_teardown, &prefix}
+#define BOTH(test) MEM(test), ROCKS(test), DEFERRED(test, deferred_a), DEFERRED(test, deferred_d)
+static struct slice deferred_a = {(const uint8_t *)"a", 1}, deferred_d = {(const uint8_t *)"d", 1};
 int main(void) {
     const struct CMUnitTest tests[] = {
         BOTH(test_get_of_what_was_applied),
@@ -434,6 +436,7 @@ int main(void) {
         BOTH(test_iterator_over_a_batch_moves_inside_its_bounds),
         MEM(test_readers_on_other_threads_see_one_state),
         ROCKS(test_readers_on_other_threads_see_one_state),
+        DEFERRED(test_readers_on_other_threads_see_one_state, deferred_a),
         BOTH(test_flushed_rows_survive_a_reopen),
         BOTH(test_unflushed_rows_are_lost_with_the_store),
         BOTH(test_range_bytes_estimate),
