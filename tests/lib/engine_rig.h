@@ -26,6 +26,8 @@ struct engine_rig {
     struct machines *machines;
     struct arena commands;
     unsigned requests;
+    uint32_t partition_count;
+    uint64_t memtable_bytes;
     uint64_t tail_bytes, retention_us; /* of the change stream; set before it is opened */
     uint32_t snapshot_orders;          /* told at once by a group; likewise */
 };
@@ -42,24 +44,20 @@ static inline void rig_run(struct engine_rig *r, uint64_t ns) {
     }
 }
 
-static inline void rig_open_with(struct engine_rig *r, uint32_t partition_count, uint64_t memtable_bytes) {
+/* The process on its disks, which are empty or what it left. */
+static inline void rig_start(struct engine_rig *r) {
     static const uint32_t partitions[PARTITIONS_MAX] = {0, 1};
     char error[256] = "";
-    *r = (struct engine_rig){.world = sim_world_new(1), .machines = machines_new(), .tail_bytes = r->tail_bytes, .retention_us = r->retention_us, .snapshot_orders = r->snapshot_orders};
-    for (unsigned i = 0; i < PARTITIONS_MAX; i++) r->stores[i] = store_mem_disk_new();
-    r->store = r->stores[0];
-    arena_init(&r->commands, 16 << 20);
-    r->disk = sim_disk_new(r->world);
     r->env = sim_env_open(r->world, r->disk);
     struct engine_config config = {
         .node_id = 1,
-        .partition_count = partition_count,
+        .partition_count = r->partition_count,
         .partitions = partitions,
-        .owned_count = partition_count,
+        .owned_count = r->partition_count,
         .machines = r->machines,
         .log_live_bytes_max = 1 << 20,
         .log_segment_bytes = 64 << 10,
-        .memtable_bytes = memtable_bytes,
+        .memtable_bytes = r->memtable_bytes,
         .queue_ops_max = 100,
         .queue_target_ns = 20 * NS_PER_MS,
         .queue_bytes_max = 4 << 20,
@@ -75,6 +73,23 @@ static inline void rig_open_with(struct engine_rig *r, uint32_t partition_count,
     while (!engine_ready(r->engine)) rig_run(r, NS_PER_MS);
 }
 
+/* Ends it: what was flushed stays in the stores, the log whole. */
+static inline void rig_stop(struct engine_rig *r) {
+    engine_close(r->engine);
+    sim_world_settle(r->world);
+    sim_env_close(r->env);
+}
+
+static inline void rig_open_with(struct engine_rig *r, uint32_t partition_count, uint64_t memtable_bytes) {
+    *r = (struct engine_rig){.world = sim_world_new(1), .machines = machines_new(), .tail_bytes = r->tail_bytes, .retention_us = r->retention_us, .snapshot_orders = r->snapshot_orders,
+                             .partition_count = partition_count, .memtable_bytes = memtable_bytes};
+    for (unsigned i = 0; i < PARTITIONS_MAX; i++) r->stores[i] = store_mem_disk_new();
+    r->store = r->stores[0];
+    arena_init(&r->commands, 16 << 20);
+    r->disk = sim_disk_new(r->world);
+    rig_start(r);
+}
+
 /* One partition; *r need not be initialised. */
 static inline void rig_open(struct engine_rig *r) {
     r->tail_bytes = r->retention_us = r->snapshot_orders = 0;
@@ -82,9 +97,7 @@ static inline void rig_open(struct engine_rig *r) {
 }
 
 static inline void rig_close(struct engine_rig *r) {
-    engine_close(r->engine);
-    sim_world_settle(r->world);
-    sim_env_close(r->env);
+    rig_stop(r);
     sim_disk_free(r->disk);
     sim_world_free(r->world);
     for (unsigned i = 0; i < PARTITIONS_MAX; i++) store_mem_disk_free(r->stores[i]);
