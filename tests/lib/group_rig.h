@@ -67,12 +67,13 @@ static inline enum status member_do(struct member *m, struct job *j)
     return st;
 }
 
-static inline enum status member_join(struct member *m, struct engine_rig *r, const char *name, int64_t credit)
+static inline enum status member_join_group(struct member *m, struct engine_rig *r, uint32_t group_id, const char *name, int64_t credit)
 {
     static uint64_t sessions;
-    *m = (struct member){.rig = r, .group_id = GROUP, .session = {.id = ++sessions, .member_id = slice_str(name), .credit = credit}};
+    *m = (struct member){.rig = r, .group_id = group_id, .session = {.id = ++sessions, .member_id = slice_str(name), .credit = credit}};
     return member_do(m, member_op(m, OP_GROUP_ATTACH));
 }
+static inline enum status member_join(struct member *m, struct engine_rig *r, const char *name, int64_t credit) { return member_join_group(m, r, GROUP, name, credit); }
 
 static inline void member_poll(struct member *m, uint64_t wait_ns)
 {
@@ -175,16 +176,17 @@ static inline void job_succeeds(struct engine_rig *r, struct job *j)
 }
 
 /* asked_max: of consumer_lag; 0: as many as there are by default */
-static inline struct consumer_lag group_lag_asking(struct engine_rig *r, uint64_t asked_max)
+static inline struct consumer_lag group_lag_of(struct engine_rig *r, uint32_t group_id, uint64_t asked_max)
 {
     struct job *j = job_new(OP_GROUP_LAG, 1 << 20);
-    j->op.lag = (struct consumer_lag){.group_id = GROUP, .asked_max = asked_max};
+    j->op.lag = (struct consumer_lag){.group_id = group_id, .asked_max = asked_max};
     job_succeeds(r, j);
     struct consumer_lag lag = j->op.lag;
     job_free(j);
     return lag;
 }
 
+static inline struct consumer_lag group_lag_asking(struct engine_rig *r, uint64_t asked_max) { return group_lag_of(r, GROUP, asked_max); }
 static inline struct consumer_lag group_lag(struct engine_rig *r) { return group_lag_asking(r, 0); }
 
 #endif

@@ -1,8 +1,8 @@
 /* A consumer group through the engine, against an obvious model of one: single-threaded, every event a row, every rule a look at all of them.
  *
  * A seed draws the group (ordering key, key_window, what becomes of exhausted events, a filter, whether it begins with a snapshot), the tail of the stream (all of it, or next to nothing: from the store) and a life:
- * orders come, members join, leave, open again, take events, ack, nack, extend, leave them lie until they time out; the group is changed, sought from the start,
- * its letters redriven; the power goes. The model knows what a member can know, so what happens inside at a time of its own (a time-out) is a range, never a guess.
+ * orders come, members join, leave, open again, take events, ack, nack, nack as dead, extend, leave them lie until they time out; the group is changed (key_window and max_attempts, too), paused, sought from the start,
+ * deleted and made anew under its name while members wait; its letters are redriven; the power goes. The model knows what a member can know, so what happens inside at a time of its own (a time-out) is a range, never a guess.
  * Shown:
  *   - per key in order, redelivery included: nothing is given out while an earlier event of the key is unsettled, or beyond key_window, or while two members would have it
  *   - nothing twice but what was in flight, timed out, or acked within a second of a crash; never again after that, and never after a stale ack said so
@@ -12,6 +12,7 @@
  *   - in the end everything that the filter wants was acked or is a letter, and after a redrive everything is acked; nothing is in flight, blocked, or behind
  *   - a position is never ahead of what was acked: whatever a crash brings back covers all that was not
  *   - of a group that begins with a snapshot: each order is told once, as of one version whatever happens, then its changes, all of them and no other; an order's event tells which
+ *   - a paused group gives nothing out; what was nacked as dead is not given out again until it is redriven, unblocked, or the group changed; a group that was made anew knows nothing of the one before
  *   - progress never goes back, and nothing older than it is given out (letters excepted)
  *
  *   sim_groups [--seed N] [--seeds N]
@@ -43,6 +44,7 @@ struct known_event {
     char user[16];
     bool wanted;
     bool acked, dead;             /* dead: it may be a letter now */
+    bool killed, maybe_killed;    /* nacked as dead, and known to be; or that may be forgotten */
     bool lost;                    /* acked, so shortly before a crash that it may come again */
     uint64_t acked_ns, attempt_ns; /* when that was last changed */
     uint32_t low, high;           /* attempts that were counted: at least, at most */
@@ -70,11 +72,13 @@ static struct {
     struct subscriber members[MEMBERS];
     char user[USERS][16];
     bool filtered, sought;
+    bool wide;                    /* key_window was above 1, some time */
+    uint32_t group;               /* its id: of those that were made under the name, one after the other, this one */
 } s;
 static uint64_t seed_only, seed_now, seeds = SEEDS;
 static bool mutant;
 static struct got got;
-static struct { uint64_t given, acked, redelivered, stale, dead, crashes, seeks, redriven, unblocked, told; } seen;
+static struct { uint64_t given, acked, redelivered, stale, dead, crashes, seeks, redriven, unblocked, told, killed, paused, anew; } seen;
 
 #define REQUIRE(x, ...)                                                                                                                                      \
     do {                                                                                                                                                     \
@@ -140,7 +144,7 @@ static bool must_be_over(const struct known_event *e) { return e->held && now() 
 /* With a window, what times out in front takes it back. */
 static bool behind_one_that_may_be_over(const struct known_event *e)
 {
-    for (unsigned i = 0; i < s.count && s.d.key_window > 1; i++)
+    for (unsigned i = 0; i < s.count && s.wide; i++)
         if (&s.events[i] < e && same_key(&s.events[i], e) && may_be_over(&s.events[i])) return true;
     return false;
 }
@@ -175,10 +179,12 @@ static void given(struct subscriber *g, const struct got_event *x)
     unsigned held = 0;
     REQUIRE(e, "%u:%lld never happened", x->slot, (long long)x->seq);
     REQUIRE(e->wanted, "%u:%lld is not what the filter wants", x->slot, (long long)x->seq);
+    REQUIRE(!s.d.paused, "%u:%lld is given out by a group that is paused", x->slot, (long long)x->seq);
     told(e, x);
     bool as_letter_too = (e->redriven && e->letter && s.sought) || (s.sought && e->order->murky); /* it had died before the group was sought: as itself, and as a letter */
     REQUIRE(!e->acked || e->lost || as_letter_too, "%u:%lld was acked at %llu, crash at %llu (redriven %d, seeks %llu, attempt %d)", x->slot, (long long)x->seq, (unsigned long long)e->acked_ns, (unsigned long long)s.crashed_ns, e->redriven, (unsigned long long)seen.seeks, x->attempt);
-    e->acked = e->lost = false;
+    REQUIRE(!e->killed || e->redriven || as_letter_too, "%u:%lld was nacked as dead", x->slot, (long long)x->seq);
+    e->acked = e->lost = e->killed = e->maybe_killed = false;
     if (e->held) { /* it timed out, unseen */
         bool behind = behind_one_that_may_be_over(e); /* which died of it, or the member would have it first */
         REQUIRE(may_be_over(e) || behind, "%u:%lld was given out while it is held", x->slot, (long long)x->seq);
@@ -218,9 +224,17 @@ static void given(struct subscriber *g, const struct got_event *x)
 
 /* ---- members */
 
+/* That an event was nacked as dead may be forgotten: by a dispatcher that begins anew, if the event is no letter but its key was blocked at it; in a crash. */
+static void tried_anew(void)
+{
+    for (unsigned i = 0; i < s.count; i++)
+        if (s.d.on_exhausted == EXHAUSTED_BLOCK || s.events[i].attempt_ns + DURABLE_NS > s.crashed_ns) s.events[i].killed = false;
+}
+
 /* The dispatcher may begin anew, from what is written: attempts only grow there. */
 static void read_again(void)
 {
+    if (s.d.on_exhausted == EXHAUSTED_BLOCK) tried_anew();
     for (unsigned i = 0; i < s.count; i++) s.events[i].high = MAX_OF(s.events[i].high, s.events[i].high_before);
 }
 
@@ -252,7 +266,7 @@ static void join(struct subscriber *g)
     static const char *const names[MEMBERS] = {"one", "two", "three"};
     leave(g);
     g->session = ++s.member_sessions;
-    enum status st = member_join(&g->m, &s.rig, names[g - s.members], 1 + (int64_t)below(30));
+    enum status st = member_join_group(&g->m, &s.rig, s.group, names[g - s.members], 1 + (int64_t)below(30));
     REQUIRE(st == STATUS_OK, "%s", status_name(st));
     g->joined = true;
 }
@@ -276,8 +290,8 @@ static void settle_one(struct subscriber *g, struct known_event *e)
 {
     bool mine = e->held && e->member == (unsigned)(g - s.members) && e->epoch == g->session && g->joined;
     bool maybe = may_be_over(e) || behind_one_that_may_be_over(e);
-    uint64_t what = below(10);
-    enum consumer_settle_kind kind = what < 6 ? CONSUMER_ACK : what < 9 ? CONSUMER_NACK : CONSUMER_EXTEND;
+    uint64_t what = below(20);
+    enum consumer_settle_kind kind = what < 12 ? CONSUMER_ACK : what < 17 ? CONSUMER_NACK : what < 18 ? CONSUMER_DEAD : CONSUMER_EXTEND;
     bool good = member_settle(&g->m, kind, e->slot, e->seq, below(2) ? CONSUMER_NO_DELAY : 1000 * below(200));
     REQUIRE(!good || mine, "%u:%lld was settled by one who does not hold it", e->slot, (long long)e->seq);
     REQUIRE(good || !mine || maybe, "%u:%lld is held, and yet stale", e->slot, (long long)e->seq);
@@ -300,7 +314,8 @@ static void settle_one(struct subscriber *g, struct known_event *e)
     let_go_behind(e);
     e->low++, e->high++;
     e->attempt_ns = now();
-    e->letter |= e->dead |= e->high >= s.d.max_attempts;
+    if (kind == CONSUMER_DEAD) e->killed = e->maybe_killed = true, seen.killed++;
+    e->letter |= e->dead |= e->killed || e->high >= s.d.max_attempts;
 }
 
 static void settle_some(struct subscriber *g)
@@ -358,6 +373,7 @@ static void crash(void)
         e->lost |= e->acked && !mutant && e->acked_ns + DURABLE_NS > s.crashed_ns;
     }
     read_again();
+    tried_anew();
     rig_restart(&s.rig);
     for (unsigned i = 0; i < MEMBERS; i++) s.members[i].joined = false;
     seen.crashes++;
@@ -367,7 +383,7 @@ enum listed { LISTED_LETTERS, LISTED_DEAD, LISTED_BLOCKED };
 static unsigned listed(enum listed which, struct consumer_letter_ref *refs)
 {
     struct job *j = job_new(OP_GROUP_LETTERS, 16 << 20);
-    j->op.letters = (struct consumer_letters){.group_id = GROUP, .count_max = CONSUMER_LETTERS_PAGE_MAX, .dead_only = which == LISTED_DEAD, .blocked = which == LISTED_BLOCKED, .refs_only = true};
+    j->op.letters = (struct consumer_letters){.group_id = s.group, .count_max = CONSUMER_LETTERS_PAGE_MAX, .dead_only = which == LISTED_DEAD, .blocked = which == LISTED_BLOCKED, .refs_only = true};
     engine_submit(s.rig.engine, &j->op);
     until_done(&s.rig, j);
     REQUIRE(j->op.failure.status == STATUS_OK && !j->op.letters.more, "letters");
@@ -388,15 +404,15 @@ static bool unblock(void)
         struct known_event *e = find(refs[i].slot, refs[i].seq);
         REQUIRE(e, "%u:%lld never happened", refs[i].slot, (long long)refs[i].seq);
         if (may_be_over(e)) let_go(e, true);
-        REQUIRE(e->high >= s.d.max_attempts && !e->held, "the key is blocked at %u:%lld, which had %u attempts at most", refs[i].slot, (long long)refs[i].seq, e->high);
+        REQUIRE((e->maybe_killed || e->high >= s.d.max_attempts) && !e->held, "the key is blocked at %u:%lld, which had %u attempts at most", refs[i].slot, (long long)refs[i].seq, e->high);
         e->high_before = MAX_OF(e->high, e->high_before);
         e->low = e->high = 0;
-        e->dead = false;
+        e->dead = e->killed = e->maybe_killed = false;
         e->attempt_ns = now();
         if (skip) e->acked = true, e->acked_ns = now();
     }
     struct job *j = job_new(OP_GROUP_UNBLOCK, 16 << 20);
-    j->op.letters = (struct consumer_letters){.group_id = GROUP, .refs = refs, .count = n, .skip = skip};
+    j->op.letters = (struct consumer_letters){.group_id = s.group, .refs = refs, .count = n, .skip = skip};
     job_succeeds(&s.rig, j);
     REQUIRE(j->op.letters.count == n, "%u of %u keys go on", j->op.letters.count, n);
     seen.unblocked += n;
@@ -418,7 +434,7 @@ static void redrive(void)
         write_be16(&w, refs[i].slot), write_be64(&w, (uint64_t)refs[i].seq);
     }
     if (!n) return;
-    struct command c = {.type = COMMAND_GROUP_REDRIVE, .redrive = {.group_id = GROUP, .action = LETTERS_REDRIVE, .milli = below(2) ? 0 : 20000, .count = n, .packed = writer_slice(&w)}};
+    struct command c = {.type = COMMAND_GROUP_REDRIVE, .redrive = {.group_id = s.group, .action = LETTERS_REDRIVE, .milli = below(2) ? 0 : 20000, .count = n, .packed = writer_slice(&w)}};
     struct job *j = write_command(&s.rig, &c, 0);
     bool fewer = s.sought && j->op.outcome.group.count < n; /* the event came again, and waits behind its own letter, in its place */
     REQUIRE(j->op.failure.status == STATUS_OK && (j->op.outcome.group.count == n || fewer), "redrive: %s, %u of %u", status_name(j->op.failure.status), j->op.outcome.group.count, n);
@@ -429,14 +445,14 @@ static void redrive(void)
 /* From the first event there is, or from a snapshot. */
 static void seek_start(void)
 {
-    struct command c = {.type = COMMAND_GROUP_SEEK, .seek.group_id = GROUP};
+    struct command c = {.type = COMMAND_GROUP_SEEK, .seek.group_id = s.group};
     bool snapshot = s.d.start == START_SNAPSHOT && below(2);
-    if (snapshot) c = (struct command){.type = COMMAND_GROUP_SNAPSHOT, .snapshot = {.group_id = GROUP, .restart = true}};
+    if (snapshot) c = (struct command){.type = COMMAND_GROUP_SNAPSHOT, .snapshot = {.group_id = s.group, .restart = true}};
     struct job *j = write_command(&s.rig, &c, 0);
     REQUIRE(j->op.failure.status == STATUS_OK, "seek");
     job_free(j);
     members_gone();
-    for (unsigned i = 0; i < s.count; i++) s.events[i].acked = false, s.events[i].low = 0, s.events[i].redriven |= s.events[i].dead && s.d.on_exhausted != EXHAUSTED_BLOCK;
+    for (unsigned i = 0; i < s.count; i++) s.events[i].acked = s.events[i].killed = false, s.events[i].low = 0, s.events[i].redriven |= s.events[i].dead && s.d.on_exhausted != EXHAUSTED_BLOCK;
     for (unsigned i = 0; i < s.order_count; i++) s.orders[i].told_seq = s.orders[i].change_seq = 0, s.orders[i].created = s.orders[i].murky = false;
     for (unsigned i = 0; i < s.count; i++)
         for (unsigned k = 0; k < s.count && s.d.on_exhausted != EXHAUSTED_BLOCK; k++) { /* those that waited behind a parked key are letters too */
@@ -449,11 +465,57 @@ static void seek_start(void)
     seen.seeks++;
 }
 
-static void change(void)
+/* A blocked key with attempts left has another try after any change. */
+static void change_to(bool paused)
 {
-    s.d.paused = false;
+    for (unsigned i = 0; i < s.count; i++) {
+        struct known_event *e = &s.events[i];
+        if (may_be_over(e)) e->letter |= e->dead |= e->high + 1 >= s.d.max_attempts; /* by what counts until now */
+        if (s.d.on_exhausted == EXHAUSTED_BLOCK) e->killed = false;
+    }
+    s.d.paused = paused;
+    seen.paused += paused;
     s.d.max_backoff_us = 100000 + 100000 * below(5);
-    bring(&s.rig, GROUP, ++s.revision, &s.d);
+    if (below(3) == 0) s.d.max_attempts++;
+    if (below(3) == 0 && s.wide) s.d.key_window = 1 + (uint32_t)below(4);
+    bring(&s.rig, s.group, ++s.revision, &s.d);
+}
+
+static void forget(void)
+{
+    for (unsigned i = 0; i < s.count; i++) {
+        struct known_event *e = &s.events[i];
+        e->acked = e->dead = e->killed = e->maybe_killed = e->lost = e->held = e->redriven = e->letter = false;
+        e->low = e->high = e->high_before = 0;
+        e->acked_ns = e->attempt_ns = 0;
+    }
+    for (unsigned i = 0; i < s.order_count; i++) s.orders[i].told_seq = s.orders[i].change_seq = 0, s.orders[i].created = s.orders[i].murky = false;
+    s.snapshot = s.d.start == START_SNAPSHOT;
+    s.progress_us = 0;
+    s.sought = false;
+}
+
+/* Deleted while members wait, and made anew before anything of it is swept. */
+static void make_anew(void)
+{
+    for (unsigned i = 0; i < MEMBERS; i++)
+        if (s.members[i].joined) member_poll(&s.members[i].m, 600 * NS_PER_S);
+    rig_run(&s.rig, below(3) * NS_PER_MS);
+    bring(&s.rig, s.group, ++s.revision, NULL);
+    for (unsigned i = 0; i < MEMBERS; i++) {
+        struct subscriber *g = &s.members[i];
+        if (!g->joined) continue;
+        member_take(&g->m, &got); /* with events, if there were any to give */
+        bool polled_again = got.status == STATUS_OK;
+        if (polled_again) member_get(&g->m, 600 * NS_PER_S, &got);
+        REQUIRE(got.status == STATUS_GROUP_NOT_FOUND || (polled_again && got.status == STATUS_NOT_LEADER), "a member of a group that is deleted: %s", status_name(got.status));
+        if (below(2)) member_leave(&g->m);
+        g->joined = false;
+    }
+    forget();
+    s.d.paused = false;
+    bring(&s.rig, ++s.group, ++s.revision, &s.d);
+    seen.anew++;
 }
 
 static void sim_open(uint64_t seed)
@@ -468,6 +530,7 @@ static void sim_open(uint64_t seed)
     if (s.filtered) s.d.filter = slice_str(filter);
     s.d.ordering = (enum consumer_ordering)(1 + below(3));
     s.d.key_window = below(3) ? 1 : 1 + (uint32_t)below(4);
+    s.group = GROUP;
     s.d.on_exhausted = (enum consumer_exhausted)(EXHAUSTED_LETTER + below(3));
     s.d.max_attempts = 2 + (uint32_t)below(4);
     s.d.ack_timeout_us = TIMEOUT_NS / 1000;
@@ -476,15 +539,17 @@ static void sim_open(uint64_t seed)
     s.snapshot = below(2);
     if (s.snapshot) s.d.start = START_SNAPSHOT;
     if (s.snapshot && s.d.ordering == ORDERING_USER) s.d.key_window = 1; /* which of a key's orders is told in front of which change of another, is anybody's guess */
+    s.wide = s.d.key_window > 1;
     rig_open_with(&s.rig, 1, 1 << 20);
     for (uint64_t n = s.snapshot ? below(60) : 0; n; n--) commit();
-    bring(&s.rig, GROUP, s.revision = 1, &s.d);
+    bring(&s.rig, s.group, s.revision = 1, &s.d);
 }
 
 /* Until nothing comes any more: everything is acked that is given. */
 static void drain(void)
 {
     struct subscriber *g = &s.members[0];
+    if (s.d.paused) change_to(false);
     for (unsigned i = 0; i < MEMBERS; i++) leave(&s.members[i]);
     join(g);
     for (unsigned quiet = 0; quiet < 6;) {
@@ -511,7 +576,7 @@ static void what_is_left_is_blocked(void)
 {
     static struct consumer_letter_ref refs[CONSUMER_LETTERS_PAGE_MAX];
     unsigned n = listed(LISTED_BLOCKED, refs);
-    REQUIRE(group_lag(&s.rig).blocked_keys == n, "%u keys are blocked by the list, %llu by the lag", n, (unsigned long long)group_lag(&s.rig).blocked_keys);
+    REQUIRE(group_lag_of(&s.rig, s.group, 0).blocked_keys == n, "%u keys are blocked by the list, %llu by the lag", n, (unsigned long long)group_lag_of(&s.rig, s.group, 0).blocked_keys);
     for (unsigned i = 0; i < s.count; i++) {
         const struct known_event *e = &s.events[i];
         bool behind = !e->wanted || e->acked || passed_over(e);
@@ -528,7 +593,7 @@ static void everything_is_settled(bool letters_too)
     static struct consumer_letter_ref refs[CONSUMER_LETTERS_PAGE_MAX];
     rig_run(&s.rig, 2 * NS_PER_S);
     unsigned n = listed(LISTED_LETTERS, refs);
-    struct consumer_lag lag = group_lag(&s.rig);
+    struct consumer_lag lag = group_lag_of(&s.rig, s.group, 0);
     REQUIRE(lag.events == 0 && lag.in_flight == 0 && lag.oldest_us == 0, "%llu events are left", (unsigned long long)lag.events);
     REQUIRE(!letters_too || n == 0, "%u letters are left", n);
     REQUIRE(!letters_too || lag.blocked_keys == 0, "%llu keys are blocked", (unsigned long long)lag.blocked_keys);
@@ -557,8 +622,9 @@ static void sim_run(uint64_t seed)
         else if (dice < 88) settle_some(g);
         else if (dice < 92) rig_run(&s.rig, below(1500) * NS_PER_MS);
         else if (dice < 94) s.d.on_exhausted == EXHAUSTED_BLOCK ? (void)unblock() : redrive();
-        else if (dice < 96) change();
-        else if (dice < 97 && s.d.key_window == 1) seek_start();
+        else if (dice < 96) change_to(below(4) == 0);
+        else if (dice < 97 && below(3) == 0) make_anew();
+        else if (dice < 97 && !s.wide) seek_start();
         else if (dice < 99) crash();
         else rig_run(&s.rig, 3 * NS_PER_S);
     }
@@ -604,9 +670,9 @@ int main(int argc, char **argv)
     }
     log_set_level(LOG_ERROR);
     for (seed_now = seed_only ? seed_only : 1; seed_now <= (seed_only ? seed_only : seeds); seed_now++) sim_run(seed_now);
-    printf("ok sim_groups %llu seeds # given %llu, again %llu, acked %llu, stale %llu, letters %llu, redriven %llu, unblocked %llu, crashes %llu, seeks %llu, orders told %llu\n", (unsigned long long)seeds, (unsigned long long)seen.given,
+    printf("ok sim_groups %llu seeds # given %llu, again %llu, acked %llu, stale %llu, letters %llu, redriven %llu, unblocked %llu, crashes %llu, seeks %llu, orders told %llu, killed %llu, paused %llu, made anew %llu\n", (unsigned long long)seeds, (unsigned long long)seen.given,
            (unsigned long long)seen.redelivered, (unsigned long long)seen.acked, (unsigned long long)seen.stale, (unsigned long long)seen.dead, (unsigned long long)seen.redriven, (unsigned long long)seen.unblocked,
-           (unsigned long long)seen.crashes, (unsigned long long)seen.seeks, (unsigned long long)seen.told);
+           (unsigned long long)seen.crashes, (unsigned long long)seen.seeks, (unsigned long long)seen.told, (unsigned long long)seen.killed, (unsigned long long)seen.paused, (unsigned long long)seen.anew);
     if (seed_only || mutant) return 0;
     unsigned caught = mutants_caught();
     printf("%s sim_groups mutant, a model that forgives nothing: caught in %u of %d seeds\n", caught * 3 > MUTANT_SEEDS ? "ok" : "not ok", caught, MUTANT_SEEDS);
