@@ -37,7 +37,7 @@ static void window_clear(struct consumer *c)
     for (uint32_t i = 0; i <= c->entry_mask; i++) c->entry_table[i] = c->key_table[i] = CONSUMER_NONE;
     for (uint32_t i = 0; i < c->window; i++) {
         c->entries[i] = (struct consumer_entry){.list_next = i + 1 < c->window ? i + 1 : CONSUMER_NONE};
-        c->keys[i] = (struct consumer_key){.list_next = i + 1 < c->window ? i + 1 : CONSUMER_NONE};
+        c->keys[i] = (struct consumer_key){.first = CONSUMER_NONE, .list_next = i + 1 < c->window ? i + 1 : CONSUMER_NONE};
     }
     for (uint32_t i = 0; i < c->slot_count; i++) c->slots[i] = (struct consumer_slot){.first = CONSUMER_NONE, .last = CONSUMER_NONE, .told = {CONSUMER_NONE, CONSUMER_NONE}, .next_dirty = UINT16_MAX};
     struct consumer_list none = {CONSUMER_NONE, CONSUMER_NONE};
@@ -128,14 +128,30 @@ struct consumer_slot *consumer_slot(struct consumer *c, uint16_t slot)
     return slot >= c->first_slot && slot - c->first_slot < (int)c->slot_count ? &c->slots[slot - c->first_slot] : NULL;
 }
 
+/* What is given out is leased for no longer than the definition says now: a lease of days would hold up all that the member is given behind it. */
+static void members_redefine(struct consumer *c, uint64_t now_ns)
+{
+    uint64_t until_ns = now_ns + c->definition.ack_timeout_us * NS_PER_US;
+    for (uint32_t i = 0; i < c->members_cap; i++) {
+        struct consumer_member *m = c->members[i];
+        if (!m) continue;
+        for (uint32_t k = m->given_first; k != CONSUMER_NONE; k = c->entries[k].list_next) c->entries[k].until_ns = MIN_OF(c->entries[k].until_ns, until_ns);
+        if (c->definition.paused) list_remove(&m->able); /* who waits, waits on; when the group goes on, all are looked at */
+    }
+}
+
 /* Whoever is blocked has another try: what blocked it may be what was changed. */
 enum status consumer_redefine(struct consumer *c, const struct consumer_group_row *row, uint64_t now_ns)
 {
+    uint32_t key_window = c->definition.key_window;
     enum status st = define(c, row, false);
     if (st) return st;
+    members_redefine(c, now_ns);
     for (uint32_t i = 0; i < c->window; i++) {
         struct consumer_key *k = &c->keys[i];
-        if (k->state != KEY_BLOCKED || k->first == CONSUMER_NONE) continue;
+        if (k->first == CONSUMER_NONE) continue;
+        if (key_window != c->definition.key_window) window_key_update(c, k); /* it may be ready for one more; or not any more */
+        if (k->state != KEY_BLOCKED) continue;
         struct consumer_entry *e = entry_at(c, k->next);
         k->state = KEY_IDLE;
         c->blocked--;

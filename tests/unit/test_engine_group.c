@@ -140,6 +140,84 @@ static void a_time_out_is_a_nack_and_a_lost_member_is_not(void **state)
     rig_close(&r);
 }
 
+/* A lease of days, and behind it what was given out since: neither keeps a group that was given a short one waiting. */
+static void a_shorter_ack_timeout_is_for_what_is_given_out_already(void **state)
+{
+    struct engine_rig r;
+    struct member m;
+    struct consumer_definition d = definition_of("");
+    d.ack_timeout_us = (uint64_t)86400 * 1000000;
+    open_group(&r, 1 << 20, &d);
+    create_by(&r, "alice");
+    assert_int_equal(member_join(&m, &r, "a", 10), STATUS_OK);
+    member_get(&m, NS_PER_S, &got);
+    assert_int_equal(got.n, 1);
+    d.ack_timeout_us = 1000000;
+    bring(&r, GROUP, 2, &d);
+    create_by(&r, "bob");
+    member_get(&m, NS_PER_S, &got);
+    assert_int_equal(got.n, 1);
+    assert_int_equal(group_lag(&r).in_flight, 2);
+    rig_run(&r, 1200 * NS_PER_MS);
+    assert_int_equal(group_lag(&r).in_flight, 0);
+    member_get(&m, NS_PER_S, &got);
+    assert_int_equal(got.at[0].attempt, 2);
+    member_leave(&m);
+    rig_close(&r);
+}
+
+static void a_group_that_is_paused_keeps_those_waiting_who_wait(void **state)
+{
+    struct engine_rig r;
+    struct member m;
+    struct consumer_definition d = definition_of("");
+    open_group(&r, 1 << 20, &d);
+    assert_int_equal(member_join(&m, &r, "a", 10), STATUS_OK);
+    member_poll(&m, 600 * NS_PER_S);
+    rig_run(&r, 100 * NS_PER_MS);
+    d.paused = true;
+    bring(&r, GROUP, 2, &d);
+    create_by(&r, "alice");
+    rig_run(&r, NS_PER_S);
+    assert_false(m.poll->done);
+    assert_int_equal(group_lag(&r).in_flight, 0);
+    d.paused = false;
+    bring(&r, GROUP, 3, &d);
+    member_take(&m, &got);
+    assert_int_equal(got.n, 1);
+    member_leave(&m);
+    rig_close(&r);
+}
+
+static void key_window_may_change_while_members_hold_events(void **state)
+{
+    struct engine_rig r;
+    struct member m;
+    struct consumer_definition d = definition_of("");
+    d.key_window = 4;
+    open_group(&r, 1 << 20, &d);
+    for (int i = 0; i < 8; i++) create_by(&r, "alice");
+    assert_int_equal(member_join(&m, &r, "a", 2), STATUS_OK);
+    member_get(&m, NS_PER_S, &got);
+    assert_int_equal(got.n, 2); /* a third is ready, and has no credit yet */
+    struct got first = got;
+    d.key_window = 1;
+    bring(&r, GROUP, 2, &d);
+    consumer_credit_add(&m.session, 10);
+    member_get(&m, 200 * NS_PER_MS, &got);
+    assert_int_equal(got.n, 0);
+    assert_true(member_ack(&m, &first.at[0]));
+    member_get(&m, 200 * NS_PER_MS, &got);
+    assert_int_equal(got.n, 0);
+    d.key_window = 3;
+    bring(&r, GROUP, 3, &d);
+    member_get(&m, 200 * NS_PER_MS, &got);
+    assert_int_equal(got.n, 2);
+    assert_int_equal(got.at[0].attempt, 1);
+    member_leave(&m);
+    rig_close(&r);
+}
+
 static void a_member_that_comes_again_replaces_itself(void **state)
 {
     struct engine_rig r;
@@ -641,6 +719,9 @@ int main(void)
         cmocka_unit_test(a_key_waits_for_its_event_in_front),
         cmocka_unit_test(a_nack_delays_its_key_and_counts),
         cmocka_unit_test(a_time_out_is_a_nack_and_a_lost_member_is_not),
+        cmocka_unit_test(a_shorter_ack_timeout_is_for_what_is_given_out_already),
+        cmocka_unit_test(a_group_that_is_paused_keeps_those_waiting_who_wait),
+        cmocka_unit_test(key_window_may_change_while_members_hold_events),
         cmocka_unit_test(a_member_that_comes_again_replaces_itself),
         cmocka_unit_test(what_is_refused_too_often_is_a_dead_letter),
         cmocka_unit_test(a_parked_key_waits_for_its_redrive),
