@@ -1,7 +1,7 @@
 /* A consumer group through the engine, against an obvious model of one: single-threaded, every event a row, every rule a look at all of them.
  *
  * A seed draws the group (ordering key, key_window, what becomes of exhausted events, a filter, whether it begins with a snapshot), the tail of the stream (all of it, or next to nothing: from the store) and a life:
- * orders come, members join, leave, open again, take events, ack, nack, nack as dead, extend, leave them lie until they time out; the group is changed (key_window and max_attempts, too), paused, sought from the start,
+ * orders come, members join, leave, open again, take events, ack, nack, nack as dead, extend, leave them lie until they time out; the group is changed (key_window, max_attempts and ack_timeout, too), paused, sought from the start,
  * deleted and made anew under its name while members wait; its letters are redriven; the power goes. The model knows what a member can know, so what happens inside at a time of its own (a time-out) is a range, never a guess.
  * Shown:
  *   - per key in order, redelivery included: nothing is given out while an earlier event of the key is unsettled, or beyond key_window, or while two members would have it
@@ -27,7 +27,7 @@
 #include <unistd.h>
 
 enum { USERS = 5, EVENTS = 600, STEPS_OF_AN_ORDER = 5, MEMBERS = 3, STEPS = 220, SEEDS = 60, MUTANT_SEEDS = 14 };
-#define TIMEOUT_NS (2 * NS_PER_S)
+#define TIMEOUT_NS (2 * NS_PER_S) /* to begin with */
 #define DURABLE_NS (1200 * NS_PER_MS)
 
 struct known_order {
@@ -217,7 +217,7 @@ static void given(struct subscriber *g, const struct got_event *x)
     e->held = true;
     e->member = (unsigned)(g - s.members), e->epoch = g->session;
     e->given_ns = now();
-    e->until_ns = now() + TIMEOUT_NS;
+    e->until_ns = now() + s.d.ack_timeout_us * NS_PER_US;
     seen.given++;
     seen.redelivered += e->given++ > 0;
 }
@@ -301,7 +301,7 @@ static void settle_one(struct subscriber *g, struct known_event *e)
         return;
     }
     if (kind == CONSUMER_EXTEND) {
-        e->until_ns = now() + TIMEOUT_NS;
+        e->until_ns = now() + s.d.ack_timeout_us * NS_PER_US;
         return;
     }
     e->held = false;
@@ -478,7 +478,9 @@ static void change_to(bool paused)
     s.d.max_backoff_us = 100000 + 100000 * below(5);
     if (below(3) == 0) s.d.max_attempts++;
     if (below(3) == 0 && s.wide) s.d.key_window = 1 + (uint32_t)below(4);
+    s.d.ack_timeout_us = (TIMEOUT_NS / 1000) << below(3);
     bring(&s.rig, s.group, ++s.revision, &s.d);
+    for (unsigned i = 0; i < s.count; i++) s.events[i].until_ns = MIN_OF(s.events[i].until_ns, now() + s.d.ack_timeout_us * NS_PER_US);
 }
 
 static void forget(void)
