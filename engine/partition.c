@@ -249,6 +249,11 @@ bool partition_has_to_stage(const struct partition *p) {
     return partition_fetch_has_to_stage(p) || (p->state == PARTITION_READY && (!list_empty(&p->waiting) || !list_empty(&p->unconfirmed))) || p->next_stage <= group_last_index(p->group);
 }
 
+static bool log_full_for_follower(const struct partition *p) {
+    const struct wal_stats *w = &p->engine->wal_stats;
+    return p->record.members.count > 1 && group_role(p->group) != GROUP_LEADER && w->live_bytes > w->live_bytes_max;
+}
+
 void partition_stage(struct partition *p) {
     if (p->state == PARTITION_READY) {
         uint64_t last_index = group_last_index(p->group);
@@ -256,6 +261,11 @@ void partition_stage(struct partition *p) {
         partition_reads_propose(p, last_index);
     }
     if (partition_fetch_stage(p)) {
+        p->engine->log_blocked = true;
+        return;
+    }
+    /* A follower whose tables can't be written applies nothing, so its log can't be trimmed: it stops storing and acknowledging, and the leader stops sending, rather than fill the disk. */
+    if (log_full_for_follower(p) && p->next_stage <= group_last_index(p->group)) {
         p->engine->log_blocked = true;
         return;
     }

@@ -70,9 +70,10 @@ struct sim {
     unsigned request_count;
     uint64_t leaders[PARTITIONS][TERMS_MAX], cut_until_ns[NODES][NODES];
     unsigned memtable;
+    uint64_t live_bytes_max;
     unsigned loss, duplicates, slow, crashes_in, cuts_in, fulls_in, leaps_in, transfers_in, wipes_in, crash_at_in, crash_fetching_in, trailing, chunk;
     uint64_t given, taken, bytes; /* snapshots */
-    uint64_t crashes, cuts, elections, reads, compared, not_leader, fulls, leaps, transfers, recovered, crashed_fetching, wipes, returns, timers_fired, events;
+    uint64_t crashes, cuts, elections, reads, compared, not_leader, fulls, leaps, transfers, recovered, crashed_fetching, fullest, wipes, returns, timers_fired, events;
     char story[STORY_LINES][160];
     uint64_t lines;
 };
@@ -144,7 +145,7 @@ static void node_start(struct node *n) {
     char error[256] = "";
     struct engine_config config = {
         .node_id = n->id, .members = &s->members, .send = send_frame, .send_ctx = n, .partition_count = PARTITIONS, .partitions = partitions, .owned_count = PARTITIONS,
-        .machines = n->machines, .log_live_bytes_max = 16 * MIB, .log_segment_bytes = 256 * KIB, .memtable_bytes = s->memtable, .queue_ops_max = 100, .queue_bytes_max = 1 << 20,
+        .machines = n->machines, .log_live_bytes_max = s->live_bytes_max, .log_segment_bytes = (uint32_t)MAX_OF(s->live_bytes_max / 64, 64 * KIB), .memtable_bytes = s->memtable, .queue_ops_max = 100, .queue_bytes_max = 1 << 20,
         .store_open = open_store, .store_ctx = n, .election_ms = 300, .heartbeat_ms = 50, .trailing_entries = s->trailing, .snapshot_chunk_bytes = s->chunk, .snapshot_bytes_per_s = 256 * KIB,
     };
     static struct env_ops ops;
@@ -189,7 +190,7 @@ static bool installing(const struct node *n) {
 
 static void node_full(struct node *n, bool full) {
     for (unsigned p = 0; p < PARTITIONS; p++) store_mem_disk_set_full(n->stores[p], full);
-    n->full_until_ns = full ? sim_world_now_ns(n->sim->world) + (200 + chance(n->sim, 2000)) * NS_PER_MS : 0;
+    n->full_until_ns = full ? sim_world_now_ns(n->sim->world) + (200 + chance(n->sim, 4000)) * NS_PER_MS : 0;
     tell(n->sim, "node %llu: %s", (unsigned long long)n->id, full ? "its disk is full" : "there is room again");
 }
 

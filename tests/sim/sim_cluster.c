@@ -180,6 +180,16 @@ static void reader_run(struct sim *s) {
 
 /* ---- a run */
 
+/* However long its tables can't be written. Two more segments: a batch was under way, and what is staged with one look at the figures. */
+static void check_logs(struct sim *s) {
+    for (unsigned i = 0; i < NODES; i++) {
+        struct wal_stats stats = {0};
+        if (s->nodes[i].engine) wal_get_stats(s->nodes[i].engine->wal, &stats);
+        REQUIRE(stats.live_bytes <= stats.live_bytes_max + 128 * KIB, "node %u: its log holds %llu bytes, %llu it may", i + 1, (unsigned long long)stats.live_bytes, (unsigned long long)stats.live_bytes_max);
+        s->fullest = MAX_OF(s->fullest, stats.live_bytes_max ? stats.live_bytes * 100 / stats.live_bytes_max : 0);
+    }
+}
+
 static void run_once(struct sim *s) {
     uint64_t now = sim_world_now_ns(s->world), deadline = now + 2 * NS_PER_MS;
     for (unsigned i = 0; i < NODES; i++) {
@@ -188,6 +198,7 @@ static void run_once(struct sim *s) {
         deadline = MIN_OF(deadline, engine_deadline_ns(s->nodes[i].engine));
     }
     check_leaders(s);
+    check_logs(s);
     sim_world_run(s->world, deadline <= now ? 1000 + chance(s, 20000) : MIN_OF(deadline - now, 1 + chance(s, 2 * NS_PER_MS)));
 }
 
@@ -235,10 +246,12 @@ static int run_seed(uint64_t seed, bool trace) {
     s->fulls_in = chance(s, 4) ? 0 : 500 + (unsigned)chance(s, 2000), s->leaps_in = chance(s, 3) ? 0 : 300 + (unsigned)chance(s, 1500);
     s->wipes_in = chance(s, 3) ? 0 : 300 + (unsigned)chance(s, 2000);
     s->crash_at_in = chance(s, 3) ? 0 : 1 + (unsigned)chance(s, 3), s->crash_fetching_in = chance(s, 2) ? 0 : 100 + (unsigned)chance(s, 1000);
+    if (mutant == MUTANT_NO_RESTART) s->crash_fetching_in = 100;
+    if (mutant == MUTANT_WIPED_VOTES) s->wipes_in = 500;
     s->crashes_in = chance(s, 3) ? 500 + (unsigned)chance(s, 3000) : 0, s->cuts_in = chance(s, 3) ? 300 + (unsigned)chance(s, 2000) : 0;
     s->transfers_in = seed % 3 == 1 ? 400 + (unsigned)(seed % 7) * 200 : 0; /* not drawn: other seeds stay what they were */
-    bool hard = chance(s, 3); /* the log is trimmed at once: replicas need snapshots */
-    s->trailing = hard ? 1 + (unsigned)chance(s, 20) : 0, s->memtable = hard ? 6 * KIB : 128 * KIB, s->chunk = 512 + (unsigned)chance(s, 8192);
+    bool hard = chance(s, 3) || mutant == MUTANT_NO_RESTART; /* the log is trimmed at once: replicas need snapshots */
+    s->trailing = hard ? 1 + (unsigned)chance(s, 20) : 0, s->live_bytes_max = chance(s, 3) ? 16 * MIB : 192 * KIB, s->memtable = hard ? 6 * KIB : 128 * KIB, s->chunk = 512 + (unsigned)chance(s, 8192);
     for (unsigned i = 0; i < NODES; i++) {
         struct node *n = &s->nodes[i];
         *n = (struct node){.sim = s, .id = i + 1, .disk = sim_disk_new(s->world), .machines = machines_new()};
@@ -271,10 +284,10 @@ static int run_seed(uint64_t seed, bool trace) {
     for (unsigned i = 0; i < NODES; i++) node_count(s, &s->nodes[i]);
     for (unsigned p = 0; p < PARTITIONS; p++) check_stream(s, &s->nodes[p % NODES], p), check_index(s, &s->nodes[(p + 1) % NODES], p);
     REQUIRE(acked > 0, "nothing was acknowledged");
-    printf("# seed %llu: %u requests, %u acknowledged, %llu reads, %llu answers NOT_LEADER, %llu leaders, %llu crashes, %llu cuts, %llu comparisons, %llu snapshots given, %llu taken (%llu at a start, %llu crashes in between), %llu bytes; %llu nodes left, %llu full disks, %llu leaps, %llu disks lost, %llu of them back; %llu timers fired, %llu events\n", (unsigned long long)seed, s->request_count, acked,
+    printf("# seed %llu: %u requests, %u acknowledged, %llu reads, %llu answers NOT_LEADER, %llu leaders, %llu crashes, %llu cuts, %llu comparisons, %llu snapshots given, %llu taken (%llu at a start, %llu crashes in between), %llu bytes; %llu nodes left, %llu full disks, %llu leaps, log %llu %%, %llu disks lost, %llu of them back; %llu timers fired, %llu events\n", (unsigned long long)seed, s->request_count, acked,
            (unsigned long long)s->reads, (unsigned long long)s->not_leader, (unsigned long long)s->elections, (unsigned long long)s->crashes, (unsigned long long)s->cuts, (unsigned long long)s->compared,
            (unsigned long long)s->given, (unsigned long long)s->taken, (unsigned long long)s->recovered, (unsigned long long)s->crashed_fetching, (unsigned long long)s->bytes,
-           (unsigned long long)s->transfers, (unsigned long long)s->fulls, (unsigned long long)s->leaps, (unsigned long long)s->wipes, (unsigned long long)s->returns, (unsigned long long)s->timers_fired, (unsigned long long)s->events);
+           (unsigned long long)s->transfers, (unsigned long long)s->fulls, (unsigned long long)s->leaps, (unsigned long long)s->fullest, (unsigned long long)s->wipes, (unsigned long long)s->returns, (unsigned long long)s->timers_fired, (unsigned long long)s->events);
     fflush(stdout);
     return 0;
 }
