@@ -96,7 +96,7 @@ static void asked(struct partition *p, const struct peer_message *m) {
     a.returned.leads = !p->returning && group_ready(p->group) && !knows_more;
     partition_send(p, &a, m->from);
     if (!p->returning && knows_more && group_hand_over(p->group, engine_now_ms(p->engine), m->from) == STATUS_OK)
-        log_info("a replica has lost what it had stored: another node is to lead, and to bring it back", "partition=%s node=%" PRIu64, p->name, m->from);
+        log_info("a replica has lost what it had stored: another node is to lead", "partition=%s node=%" PRIu64, p->name, m->from);
 }
 
 static void acts(struct partition *p, const char *what) {
@@ -123,7 +123,7 @@ static void found_leader(struct partition *p) {
     r->state = RETURN_CATCHING;
     r->term = term, r->leader = leader->node_id, r->last_index = leader->last_index;
     r->moved_ns = p->engine->now_ns, r->seen_index = 0;
-    log_info("this replica remembers no votes: it follows, and votes when it holds what the leader holds", "partition=%s term=%" PRIu64 " leader=%" PRIu64 " last=%" PRIu64, p->name, term, r->leader, r->last_index);
+    log_info("this replica remembers no votes: it follows without one for now", "partition=%s term=%" PRIu64 " leader=%" PRIu64 " last=%" PRIu64, p->name, term, r->leader, r->last_index);
     group_adopt(p->group, engine_now_ms(p->engine), term, r->leader);
 }
 
@@ -155,7 +155,7 @@ void partition_return_receive(struct partition *p, const struct peer_message *m)
 static void caught_up(struct partition *p) {
     struct returning *r = p->returning;
     check(votes_set(p->engine->votes, p->group_id, r->term, r->leader) == STATUS_OK);
-    acts(p, "this replica holds what it may have acknowledged before its disk was lost: it votes again");
+    acts(p, "this replica holds what it may have acknowledged: it votes again");
 }
 
 void partition_return_tick(struct partition *p) {

@@ -393,8 +393,8 @@ static enum cli_exit seek(struct cli *cli, Orderdb__V1__SeekConsumerGroupRequest
     }
     if (cli->json) return cli_print_json(&m->base);
     const char *about = "about ", *again = m->estimated && m->events_to_redeliver ? about : "", *skipped = m->estimated && m->events_skipped ? about : "";
-    printf("%s: %s%lld events %s again, %s%lld events %s\n", r->dry_run ? "dry run" : "done", again, (long long)m->events_to_redeliver, r->dry_run ? "would come" : "come", skipped,
-           (long long)m->events_skipped, r->dry_run ? "would be skipped" : "are skipped");
+    printf("%s: events that %s again: %s%lld, that %s: %s%lld\n", r->dry_run ? "dry run" : "done", r->dry_run ? "would come" : "come", again, (long long)m->events_to_redeliver,
+           r->dry_run ? "would be skipped" : "are skipped", skipped, (long long)m->events_skipped);
     return e;
 }
 

@@ -236,6 +236,7 @@ static enum cli_exit tail_run(struct cli *cli, struct arena *a) {
     bool full = payload ? strcmp(payload, "full") == 0 : false;
     if (payload && !full && strcmp(payload, "summary") != 0) return cli_usage(cli, "--payload is summary or full, not %s", payload);
     r.payload = full ? ORDERDB__V1__ORDER_VIEW__ORDER_VIEW_FULL : ORDERDB__V1__ORDER_VIEW__ORDER_VIEW_SUMMARY;
+    if (user && !*user) return cli_usage(cli, "--user is empty: leave it out for everybody's events");
     if (count < 0) return cli_usage(cli, "--count is the number of events to show, at least 1");
     const char *begin = from ? from : stop_at_end ? "earliest" : "now";
     if (!from_parse(begin, &r, &time, a)) return cli_usage(cli, "--from is earliest, now, how long ago (30m, 2h, 7d) or a time (2026-11-28T08:00:00Z), not %s", begin);

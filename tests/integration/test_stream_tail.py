@@ -86,6 +86,7 @@ def _(server):
         (["--filter", "typ = 3"], 1, ["FILTER_INVALID", "position: 0"]),
         (["--from", "yesterday"], 2, ["--from is earliest, now"]),
         (["--payload", "half"], 2, ["--payload is summary or full"]),
+        (["--user", ""], 2, ["--user is empty"]),
         (["--format", "xml"], 2, ["--format is json or table"]),
         (["--cursor", os.path.join(t.ROOT, "Makefile")], 2, ["holds no cursor"]),
     ]:
