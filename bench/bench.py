@@ -61,7 +61,7 @@ class OrderDB:
 
     def __init__(self, top, build):
         self.dir, self.build, self.process = os.path.join(top, "orderdb"), build, None
-        self.fsync, self.version = "fdatasync of the Raft log (O_DIRECT), one for all that waits", ""
+        self.fsync, self.version = "fdatasync of the Raft log, one for all that waits", ""
         self.fresh = 20000
 
     def start(self):
