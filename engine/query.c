@@ -347,6 +347,14 @@ struct list_walks {
     struct walk heads, bodies;
 };
 
+static enum status walk_body(const struct query *q, struct list_walks *walks, struct arena *scratch, int64_t order_id, struct order_body *body) {
+    struct slice row;
+    struct key k;
+    key_body(&k, order_id);
+    enum status st = walk_get(q, &walks->bodies, key_slice(&k), scratch, &row);
+    return st ? st : order_body_decode(row, body);
+}
+
 /* From its rows: the list row has no card. */
 static enum status list_rows(const struct listing *l, struct list_walks *walks, struct arena *scratch, int64_t order_id, struct slice *out) {
     struct order_head head;
@@ -356,19 +364,13 @@ static enum status list_rows(const struct listing *l, struct list_walks *walks, 
     key_head(&k, order_id);
     enum status st = walk_get(l->q, &walks->heads, key_slice(&k), scratch, &row);
     if (!st) st = head_decode(row, order_id, &head);
-    key_body(&k, order_id);
-    if (!st) st = walk_get(l->q, &walks->bodies, key_slice(&k), scratch, &row);
-    if (!st) st = order_body_decode(row, &body);
+    if (!st) st = walk_body(l->q, walks, scratch, order_id, &body);
     return st ? query_fault(l->q, st, "row", order_id) : order_framed(l->q, scratch, &head, &body, l->r->full, out);
 }
 
 static enum status list_detail(const struct listing *l, struct list_walks *walks, struct arena *scratch, int64_t order_id, struct slice *out) {
     struct order_body body;
-    struct slice row;
-    struct key k;
-    key_body(&k, order_id);
-    enum status st = walk_get(l->q, &walks->bodies, key_slice(&k), scratch, &row);
-    if (!st) st = order_body_decode(row, &body);
+    enum status st = walk_body(l->q, walks, scratch, order_id, &body);
     if (st) return query_fault(l->q, st, "row", order_id);
     *out = arena_copy(l->q->arena, body.detail);
     return out->data ? STATUS_OK : query_memory(l->q);
