@@ -173,14 +173,18 @@ static void a_page_of_nothing_says_whether_there_is_more(void **state) {
     assert_page(&r, 1, NULL, 0);
 }
 
-static uint64_t rows_of_kind(uint8_t kind) {
+static struct store_iter *iter_of_kind(const struct store_view *v, uint8_t kind) {
     struct key lower, upper;
     key_slot_prefix(&lower, SLOT);
     lower.bytes[lower.len++] = kind;
     upper = lower;
     key_after_prefix(&upper);
+    return store_iter_open(v, key_slice(&lower), key_slice(&upper));
+}
+
+static uint64_t rows_of_kind(uint8_t kind) {
     struct store_view v = newest();
-    struct store_iter *it = store_iter_open(&v, key_slice(&lower), key_slice(&upper));
+    struct store_iter *it = iter_of_kind(&v, kind);
     uint64_t n = 0;
     for (store_iter_first(it); store_iter_valid(it); store_iter_next(it)) n++;
     store_iter_close(it);
@@ -430,13 +434,8 @@ static void memory_fails_at_every_step(void **state) {
 
 /* Every row of counts as it was before it knew where its children stand. */
 static void make_older(void) {
-    struct key lower, upper;
-    key_slot_prefix(&lower, SLOT);
-    lower.bytes[lower.len++] = KEY_COUNTS;
-    upper = lower;
-    key_after_prefix(&upper);
     struct store_view v = newest();
-    struct store_iter *it = store_iter_open(&v, key_slice(&lower), key_slice(&upper));
+    struct store_iter *it = iter_of_kind(&v, KEY_COUNTS);
     for (store_iter_first(it); store_iter_valid(it); store_iter_next(it)) {
         uint8_t row[2048];
         struct slice value = store_iter_value(it);
