@@ -63,6 +63,7 @@ struct peer {
     const struct cluster_peer *who;
     struct link *up, *dialed; /* dialed: under way */
     uint64_t retry_ns, pause_ns, refused_ns;
+    enum link_refusal refused_why; /* what was told at refused_ns */
 };
 
 struct peers {
@@ -208,9 +209,10 @@ static void own_hello(const struct peers *p, uint64_t to, struct link_hello *h) 
     memcpy(h->address, node->client_address, strnlen(node->client_address, sizeof h->address - 1));
 }
 
+/* Who is refused tries again every second: the same is told once in REFUSED_LOG_NS, something new at once. */
 static void log_refusal(struct peers *p, struct peer *peer, const char *who, enum link_refusal why) {
-    if (peer && peer->refused_ns && now_of(p) - peer->refused_ns < REFUSED_LOG_NS) return;
-    if (peer) peer->refused_ns = now_of(p);
+    if (peer && peer->refused_ns && peer->refused_why == why && now_of(p) - peer->refused_ns < REFUSED_LOG_NS) return;
+    if (peer) peer->refused_ns = now_of(p), peer->refused_why = why;
     log_warn("peer refused", "core=%u node=%llu by=%s why=%s", p->core->id, peer ? (unsigned long long)peer->who->node_id : 0ull, who, link_refusal_text(why));
 }
 
@@ -234,7 +236,7 @@ static void link_up(struct link *l) {
     l->state = LINK_UP;
     l->heard_ns = now_of(p);
     peer->up = l;
-    peer->pause_ns = 0;
+    peer->pause_ns = peer->refused_ns = 0;
     cluster_tell(p->core->node->cluster, peer->who->node_id, &l->theirs);
     count_up(p);
     log_info("peer", "core=%u node=%llu zone=%s clients=%s", p->core->id, (unsigned long long)peer->who->node_id, l->theirs.zone, l->theirs.address);

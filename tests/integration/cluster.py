@@ -43,7 +43,7 @@ class Cluster:
         leaders = {p.partition_id: p.leader_node_id for p in topology.partitions}
         return leaders if all(i and self.node(i).process is not None for i in leaders.values()) else None
 
-    def wait_leaders(self, of=None, wait_s=10):
+    def wait_leaders(self, of=None, wait_s=60):
         return t.until(lambda: self.leaders(of), wait_s, "every partition has a leader")
 
     def applied(self):
@@ -54,7 +54,7 @@ class Cluster:
                 out.append({p.partition_id: r.applied_index for p in n.call("GetTopology").partitions for r in p.replicas if r.node_id == i + 1})
         return out
 
-    def wait_equal(self, wait_s=10):
+    def wait_equal(self, wait_s=60):
         """Every replica has applied the same."""
         t.until(lambda: len(set(map(str, self.applied()))) == 1, wait_s, "replicas have applied the same")
 

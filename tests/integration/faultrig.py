@@ -12,7 +12,7 @@ def run(*cmd):
     return subprocess.run(cmd, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout.decode()
 
 
-def wait_for(condition, what, wait_s=20):
+def wait_for(condition, what, wait_s=60):
     end = time.time() + wait_s
     while not condition():
         assert time.time() < end, "waited %d s for %s" % (wait_s, what)

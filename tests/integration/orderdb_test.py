@@ -271,7 +271,7 @@ class Server:
             self._client = None
         return code
 
-    def stop(self, wait_s=20):
+    def stop(self, wait_s=60):
         """SIGTERM; answers the exit code. Longer than wait_s is a failure."""
         if self.process is None:
             return None
@@ -293,7 +293,7 @@ class Server:
         self.process.wait()
         return self._gone()
 
-    def wait(self, wait_s=20):
+    def wait(self, wait_s=60):
         """For a process that ends by itself: its exit code."""
         self.process.wait(wait_s * SLOW)
         return self._gone()

@@ -45,7 +45,7 @@ def starts_with_all(directory, ledger):
 def refuses_to_start(directory, *words):
     """It must end by itself, with a reason that holds the words."""
     server = t.Server(directory, start=False, **FLAGS).start(wait=False)
-    t.until(lambda: server.ready_line or not server.running(), 30, "an end or a start")
+    t.until(lambda: server.ready_line or not server.running(), what="an end or a start")
     if server.ready_line:
         server.kill()
         raise AssertionError("it started")
@@ -87,11 +87,11 @@ def _():
         ledger.load(lambda: Stub(server.new_client()), 0.7, workers=4, seed=7)
         filler = rig.mount + "/filler"
         fill_disk(filler)
-        failure = t.until(lambda: refusal(server), 10, "a refusal for the full disk")
+        failure = t.until(lambda: refusal(server), what="a refusal for the full disk")
         assert failure.code_name == "RESOURCE_EXHAUSTED" and failure.reason == "DISK_FULL" and failure.retry_delay_s, str(failure)
         ledger.verify(stub, None, [])  # reads
         os.unlink(filler)
-        t.until(lambda: refusal(server) is None, 20, "writes after the disk has room")
+        t.until(lambda: refusal(server) is None, what="writes after the disk has room")
         ledger_check_later = Ledger(t.pb, users=10, seed=8)
         ledger_check_later.load(lambda: Stub(server.new_client()), 0.5, workers=4, seed=8)
         ledger.verify(stub, None, [])
@@ -133,7 +133,7 @@ def store_fault(fault):
         for round in range(2):
             fs.set(fault)
             fill_memtables(stub, ledger)
-            refused = t.until(lambda: (lambda f: f and f.reason == "DISK_FULL" and f)(refusal(server)), 10, "a refusal")
+            refused = t.until(lambda: (lambda f: f and f.reason == "DISK_FULL" and f)(refusal(server)), what="a refusal")
             assert refused.code_name == "RESOURCE_EXHAUSTED" and refused.retry_delay_s, str(refused)
             end = time.time() + 2.5  # it tries again by itself meanwhile
             while time.time() < end:
@@ -145,7 +145,7 @@ def store_fault(fault):
                 server.start()
                 stub = Stub(server.client)
             fs.set()
-            t.until(lambda: refusal(server) is None, 15, "writes after tables can be written")
+            t.until(lambda: refusal(server) is None, what="writes after tables can be written")
             ledger.settle(stub)
             ledger.verify(stub, None, list(ledger.orders.values())[-50:])
             ledger.again_some(stub, random.Random(1), 20)
@@ -209,12 +209,12 @@ def _():
         ledger.load(lambda: Stub(server.new_client()), 0.7, workers=4, seed=17)
         fill_disk(rig.mount + "/filler", leave_mib=100)
         finish = ledger.load(lambda: Stub(server.new_client()), None, workers=4, seed=18)
-        t.until(lambda: refusal(server), 10, "a refusal for the full disk")
+        t.until(lambda: refusal(server), what="a refusal for the full disk")
         server.kill()
         finish()
         server.start()
         ledger.verify(Stub(server.client), None, list(ledger.orders.values())[-100:])
-        failure = t.until(lambda: refusal(server), 5, "a refusal for the full disk")
+        failure = t.until(lambda: refusal(server), what="a refusal for the full disk")
         assert failure.reason == "DISK_FULL", str(failure)
         server.kill()
         fill_disk(rig.mount + "/filler2")  # not a byte: tables can't even be opened
@@ -222,7 +222,7 @@ def _():
         os.unlink(rig.mount + "/filler2")
         server.start()
         os.unlink(rig.mount + "/filler")
-        t.until(lambda: refusal(server) is None, 20, "writes after the disk has room")
+        t.until(lambda: refusal(server) is None, what="writes after the disk has room")
         ledger.settle(Stub(server.client))
         ledger.verify(Stub(server.client), None, [])
         assert server.stop() == 0

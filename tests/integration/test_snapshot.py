@@ -191,7 +191,7 @@ def _():
         consumer = Consumer(server, "snap")
         for n in range(ROUNDS):
             before = len(consumer.events()) if os.path.exists(consumer.journal) else 0
-            t.until(lambda: os.path.exists(consumer.journal) and len(consumer.events()) > before + 100, 30, "the consumer goes on")
+            t.until(lambda: os.path.exists(consumer.journal) and len(consumer.events()) > before + 100, what="the consumer goes on")
             (consumer if n % 2 else server).kill()
             if n % 3 == 2:
                 server.kill() if n % 2 else consumer.kill()
@@ -223,7 +223,7 @@ def _(server):
     server.call("CreateConsumerGroup", group=st.ConsumerGroup(group="brief", start=st.ConsumerGroup.SNAPSHOT_THEN_TAIL, filter='user_id = "old-3"'))
     consumer = Consumer(server, "brief", "brief")
     until_settled(server, "brief")
-    t.until(lambda: len(consumer.events()) >= 3, 10, "three events")
+    t.until(lambda: len(consumer.events()) >= 3, what="three events")
     told = consumer.events()
     consumer.kill()
     equal(len(rebuild(told)), 3)
@@ -260,11 +260,11 @@ def _(server):
     equal(lag(server, "again").snapshot_orders_left, left)
     consumer = Consumer(server, "again", "again")
     until_settled(server, "again")
-    t.until(lambda: len(consumer.events()) >= left, 10, "all of them")
+    t.until(lambda: len(consumer.events()) >= left, what="all of them")
     first = rebuild(consumer.events())
     equal(len(first), left)
     server.orderctl("group", "seek", "again", "--to", "snapshot")  # while it reads: everything once more, by the same ids
-    t.until(lambda: len(consumer.events()) >= 2 * left, 20, "all of them again")
+    t.until(lambda: len(consumer.events()) >= 2 * left, what="all of them again")
     consumer.kill()
     equal(rebuild(consumer.events()), first)
     server.orderctl("group", "delete", "again", "--yes")
