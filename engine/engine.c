@@ -242,6 +242,9 @@ void engine_submit(struct engine *e, struct op *op) {
     } else if (op->kind == OP_GROUP_UNBLOCK) {
         partition_group_unblock(p, op);
         engine_finish(e, op);
+    } else if (op->kind == OP_TRANSFER) {
+        (void)partition_transfer(p, op->to_node_id, &op->failure);
+        engine_finish(e, op);
     } else if (op->kind == OP_STATS) {
         op->stats = partition_get_stats(p);
         engine_finish(e, op);
@@ -380,6 +383,22 @@ void engine_yield(struct engine *e, uint64_t patience_ns) {
     e->yields = true;
     e->yield_until_ns = e->now_ns + patience_ns;
     for (uint32_t i = 0; i < e->held_count; i++) partition_yield(&e->partitions[i]);
+}
+
+bool engine_stats_of(const struct engine *e, uint16_t slot, struct partition_stats *out) {
+    const struct partition *p = engine_partition_of_slot(e, slot);
+    if (p) *out = partition_get_stats(p);
+    return p != NULL;
+}
+
+enum status engine_transfer(struct engine *e, uint16_t slot, uint64_t node_id) {
+    struct partition *p = engine_partition_of_slot(e, slot);
+    struct failure f;
+    failure_init(&f, &e->scratch);
+    e->now_ns = e->env->ops->mono_ns(e->env);
+    enum status st = p ? partition_transfer(p, node_id, &f) : STATUS_SLOT_MOVED;
+    arena_reset(&e->scratch);
+    return st;
 }
 
 void engine_drain(struct engine *e) { e->draining = true; }

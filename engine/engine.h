@@ -16,7 +16,8 @@
 #include "proto/base/list.h"
 
 enum op_kind { OP_WRITE, OP_VALIDATE, OP_GET, OP_GET_MANY, OP_LIST, OP_HISTORY, OP_STATS, OP_RESOURCES, OP_FEED_SEEK, OP_FEED_READ, OP_CENSUS,
-               OP_GROUP_ATTACH, OP_GROUP_DETACH, OP_GROUP_POLL, OP_GROUP_SETTLE, OP_GROUP_WAKE, OP_GROUP_LAG, OP_GROUP_LETTERS, OP_GROUP_POSITIONS, OP_GROUPS, OP_GROUP_UNBLOCK }; /* OP_GROUP*: consumer_op.h */
+               OP_GROUP_ATTACH, OP_GROUP_DETACH, OP_GROUP_POLL, OP_GROUP_SETTLE, OP_GROUP_WAKE, OP_GROUP_LAG, OP_GROUP_LETTERS, OP_GROUP_POSITIONS, OP_GROUPS, OP_GROUP_UNBLOCK, /* OP_GROUP*: consumer_op.h */
+               OP_TRANSFER, OP_KINDS };
 
 /* The meta partition (resource.h): its op.slot, its id in logs and store_open. It is one of an engine's partitions in everything but that it owns no slots and is
  * not among those of the map. */
@@ -36,6 +37,11 @@ struct feed_seek {
     struct feed_position at;   /* out */
 };
 
+struct replica_stats {
+    uint64_t node_id;
+    uint8_t kind;    /* enum group_member_kind */
+    uint64_t stored; /* entries up to here, as the leader knows; of this node: applied. 0: not known here */
+};
 struct partition_stats {
     uint32_t partition;
     uint16_t first_slot, last_slot;
@@ -45,6 +51,8 @@ struct partition_stats {
     uint16_t machines_known;
     uint64_t orders, writes, reads, table_bytes, memtable_bytes;
     double writes_per_second, reads_per_second; /* over the last second */
+    uint32_t replica_count;
+    struct replica_stats replicas[GROUP_MEMBERS_MAX];
 };
 
 struct op {
@@ -53,6 +61,7 @@ struct op {
     uint16_t slot;            /* decides the partition; SLOT_META */
     bool any_replica;         /* of a read of the store: a follower answers too, and a leader without waiting, from what is applied here. It may be behind */
     uint64_t deadline_ns;     /* monotonic; 0: none. Past it, work that has not begun is dropped: DEADLINE_EXCEEDED */
+    uint64_t patience_ns;     /* of one that another node may have to be asked for: how long an answer is waited for, within the deadline; 0: until that. The engine does not look at it */
     struct arena *arena;      /* the request's: results go here */
     void (*done)(struct op *op);
     void *owner;              /* the caller's */
@@ -80,6 +89,7 @@ struct op {
         struct consumer_letters letters;     /* OP_GROUP_LETTERS, _UNBLOCK */
         struct consumer_positions positions; /* OP_GROUP_POSITIONS */
         struct consumer_groups groups;       /* OP_GROUPS */
+        uint64_t to_node_id;                 /* OP_TRANSFER: who is to lead. OK: it has been asked to, or leads already; whether it does is seen by OP_STATS */
     };
     /* what came of it */
     bool maybe;               /* refused, and yet it is in a log, and may still take place. The caller clears it */
@@ -153,6 +163,11 @@ bool engine_ready(const struct engine *e);           /* every owned group leads,
 /* Leads nothing any more that another replica can lead: each partition's lead is handed to the one that has most of its log, and again if it comes back. What waits here is answered NOT_LEADER
  * then. engine_drained waits for it, for so long at most. Before engine_drain, while work still comes; with one voter nothing happens. */
 void engine_yield(struct engine *e, uint64_t patience_ns);
+bool engine_stats_of(const struct engine *e, uint16_t slot, struct partition_stats *out); /* false: it is another engine's */
+enum { TRANSFER_LAG_MAX = 1024 };
+/* The lead of the slot's partition to that node: one that votes and holds what this leader has, but for TRANSFER_LAG_MAX entries. OK: it has been asked; the partition takes nothing until it
+ * leads, or an election timeout has passed. NOT_LEADER: we do not lead; FIELD_INVALID: it has no vote; OVERLOADED: it is too far behind, or a transfer or change of members is under way. */
+enum status engine_transfer(struct engine *e, uint16_t slot, uint64_t node_id) MUST_USE;
 /* Stops taking writes (DRAINING) and flushes all stores; engine_drained when nothing is in flight and all is flushed. */
 void engine_drain(struct engine *e);
 bool engine_drained(const struct engine *e);

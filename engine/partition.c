@@ -590,7 +590,7 @@ uint64_t partition_log_unflushed(const struct partition *p) { return p->log_byte
 struct partition_stats partition_get_stats(const struct partition *p) {
     const struct engine *e = p->engine;
     bool meta = p->id == PARTITION_META;
-    return (struct partition_stats){
+    struct partition_stats s = {
         .partition = p->id,
         .first_slot = meta ? SLOT_META : partition_first_slot(p->id, e->config.partition_count),
         .last_slot = meta ? SLOT_META : partition_last_slot(p->id, e->config.partition_count),
@@ -611,4 +611,6 @@ struct partition_stats partition_get_stats(const struct partition *p) {
         .table_bytes = p->table_bytes,
         .memtable_bytes = p->memtable_bytes,
     };
+    partition_replicas(p, &s);
+    return s;
 }

@@ -228,6 +228,10 @@ void partition_reads_propose(struct partition *p, uint64_t first_index);
 void partition_reads_applied(struct partition *p);
 void partition_reads_refuse(struct partition *p, enum status st, const char *why);
 
+/* partition_lead.c: who leads on purpose, and how far the others are. */
+enum status partition_transfer(struct partition *p, uint64_t node_id, struct failure *f);
+void partition_replicas(const struct partition *p, struct partition_stats *out);
+
 /* partition_source.c, partition_fetch.c: snapshots to and from other replicas. All of it is nothing where there is neither a source nor a fetch. */
 enum status partition_receive(struct partition *p, uint64_t from_node_id, struct slice frame) MUST_USE;
 uint32_t partition_chunk_bytes(const struct engine *e);

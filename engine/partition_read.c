@@ -32,6 +32,8 @@ static void read_run(struct partition *p, struct op *op, const struct store_view
     case OP_GROUP_SETTLE:
     case OP_GROUP_WAKE:
     case OP_GROUP_UNBLOCK:
+    case OP_TRANSFER:
+    case OP_KINDS:
     case OP_WRITE:
     case OP_VALIDATE:
     case OP_STATS: check(!"not a read of the store");

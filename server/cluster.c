@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "proto/base/hash.h"
@@ -113,4 +114,18 @@ struct cluster_peer cluster_see(struct cluster *c, uint32_t at) {
     struct cluster_peer p = c->peers[at];
     pthread_mutex_unlock(&c->lock);
     return p;
+}
+
+uint64_t cluster_leader_wanted(struct cluster *c, const char *own_zone, const char *zone, uint32_t number) {
+    uint64_t all[GROUP_MEMBERS_MAX], near[GROUP_MEMBERS_MAX];
+    uint32_t n = 0, k = 0;
+    pthread_mutex_lock(&c->lock);
+    for (uint32_t i = 0; i < c->members.count; i++) {
+        const struct cluster_peer *p = &c->peers[i];
+        const char *its = p->node_id == c->identity.node_id ? own_zone : p->zone;
+        all[n++] = p->node_id;
+        if (*zone && strcmp(its, zone) == 0) near[k++] = p->node_id;
+    }
+    pthread_mutex_unlock(&c->lock);
+    return n < 2 ? 0 : k ? near[number % k] : all[number % n];
 }

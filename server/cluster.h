@@ -36,6 +36,9 @@ void cluster_fini(struct cluster *c);
 
 /* A connection to the node came, and that is what it said; NULL: one is gone. Any thread, as the next. */
 void cluster_tell(struct cluster *c, uint64_t node_id, const struct link_hello *said);
+/* Who should lead partition `number` (the meta partition: the number behind the last): the nodes by turns, those in `zone` if there are any. zone "": all. Nodes whose zone is not known
+ * yet, as they have not connected, are in none. 0: it does not matter, there is one node. */
+uint64_t cluster_leader_wanted(struct cluster *c, const char *own_zone, const char *zone, uint32_t number);
 /* `at` of members.member, a copy. links: is it up? */
 struct cluster_peer cluster_see(struct cluster *c, uint32_t at);
 

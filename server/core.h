@@ -50,6 +50,7 @@ struct core {
     struct forward *forward; /* ops of partitions that others lead; as peers */
     const struct op_route *route; /* NULL: to the engine */
     struct peers *peers;   /* other nodes; NULL: there are none */
+    struct balance *balance; /* leads that should be elsewhere; as peers */
     struct timers timers;
     struct metrics metrics; /* this core's counters; read by others through atomics */
     uint64_t now_ns;        /* monotonic, read once a cycle */

@@ -166,6 +166,7 @@ static struct errand *errand_new(struct forward *f, struct op *op) {
     list_init(&e->link);
     e->op = op;
     e->give_up_ns = op->deadline_ns ? op->deadline_ns : f->core->now_ns + PATIENCE_NS;
+    if (op->patience_ns) e->give_up_ns = MIN_OF(e->give_up_ns, f->core->now_ns + op->patience_ns);
     f->errand_count++;
     return e;
 }

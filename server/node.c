@@ -16,6 +16,7 @@
 #include "proto/base/mem.h"
 #include "proto/tls.h"
 #include "server/clock.h"
+#include "server/balance.h"
 #include "server/cluster.h"
 #include "server/forward.h"
 #include "server/door.h"
@@ -209,6 +210,7 @@ static void serve(struct core *core) {
     }
     listener_arm(l);
     __atomic_store_n(&core->ready, true, __ATOMIC_RELAXED);
+    if (core->balance) balance_begin(core->balance);
     arrive(core);
 }
 
@@ -220,6 +222,7 @@ static void on_drain(struct mail_task *t, struct core *core) {
     core->draining = true;
     listener_stop(&cs->listeners[LISTENER_CLIENT]);
     listener_stop(&cs->listeners[LISTENER_PEER]);
+    if (core->balance) balance_stop(core->balance);
     if (core->peers) engine_yield(core->engine, YIELD_S * NS_PER_S);
     core->hooks->drain(core);
 }
@@ -550,6 +553,7 @@ static enum status make_cores(struct node *node, char error[512]) {
         if (!node->cluster) continue;
         if (!(core->peers = peers_new(core)) || !(core->forward = forward_new(core))) return out_of_memory(error);
         core->route = &forward_route;
+        if (!(core->balance = balance_new(core))) return out_of_memory(error);
     }
     return STATUS_OK;
 }
@@ -661,6 +665,7 @@ void node_close(struct node *node) {
         limits_free(core->limits);
         peers_free(core->peers);
         forward_free(core->forward);
+        balance_free(core->balance);
         host_free(core->host);
         http_free(cs->http);
         close(cs->dir_fd);

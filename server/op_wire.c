@@ -66,7 +66,8 @@ bool op_wire_travels(enum op_kind kind) {
     case OP_HISTORY:
     case OP_STATS:
     case OP_RESOURCES:
-    case OP_GROUPS: return true;
+    case OP_GROUPS:
+    case OP_TRANSFER: return true;
     case OP_FEED_SEEK:
     case OP_FEED_READ:
     case OP_CENSUS:
@@ -78,7 +79,8 @@ bool op_wire_travels(enum op_kind kind) {
     case OP_GROUP_LAG:
     case OP_GROUP_LETTERS:
     case OP_GROUP_POSITIONS:
-    case OP_GROUP_UNBLOCK: return false;
+    case OP_GROUP_UNBLOCK:
+    case OP_KINDS: return false;
     }
     return false;
 }
@@ -116,6 +118,7 @@ bool op_wire_write(struct buf *out, const struct op *op, uint64_t deadline_ms) {
     case OP_LIST: put_list(&o, &op->list); break;
     case OP_HISTORY: put(&o, (uint64_t)op->history.order_id), put(&o, (uint64_t)(int64_t)op->history.page_size), put_slice(&o, op->history.page_token); break;
     case OP_RESOURCES: put(&o, op->resources.kind), put(&o, (uint64_t)(int64_t)op->resources.page_size), put_slice(&o, op->resources.page_token); break;
+    case OP_TRANSFER: put(&o, op->to_node_id); break;
     default: break; /* OP_STATS, OP_GROUPS: the slot says all */
     }
     return !o.full;
@@ -156,6 +159,7 @@ static bool get_request(struct reader *r, struct op *op, uint64_t flags) {
     case OP_LIST: op->list.full = flags & OP_FULL, op->list.has_from = flags & OP_FROM, op->list.has_to = flags & OP_TO; return get_list(r, &op->list, op->arena);
     case OP_HISTORY: op->history.order_id = get_signed(r), op->history.page_size = get_signed_32(r), op->history.page_token = read_counted(r); break;
     case OP_RESOURCES: op->resources.kind = get_32(r), op->resources.page_size = get_signed_32(r), op->resources.page_token = read_counted(r); break;
+    case OP_TRANSFER: op->to_node_id = read_varint(r); break;
     default: break;
     }
     return true;
@@ -164,7 +168,7 @@ static bool get_request(struct reader *r, struct op *op, uint64_t flags) {
 enum status op_wire_read(struct slice bytes, struct op *op, uint64_t *deadline_ms) {
     struct reader r = reader_of(bytes);
     uint64_t kind = read_varint(&r);
-    if (r.bad || kind > OP_GROUP_UNBLOCK || !op_wire_travels((enum op_kind)kind)) return STATUS_FIELD_INVALID;
+    if (r.bad || kind >= OP_KINDS || !op_wire_travels((enum op_kind)kind)) return STATUS_FIELD_INVALID;
     op->kind = (enum op_kind)kind;
     op->slot = get_16(&r);
     uint64_t flags = read_varint(&r);
@@ -317,6 +321,27 @@ static void get_groups(struct reader *r, struct op *op, bool *memory) {
     }
 }
 
+/* Of another's partition: what a topology shows of it. */
+static void put_stats(struct out *o, const struct partition_stats *s) {
+    put(o, s->machines_known), put(o, s->applied_index), put(o, s->term), put(o, s->leader_node), put(o, s->ready);
+    put(o, s->orders), put(o, s->table_bytes), put(o, s->memtable_bytes), put(o, (uint64_t)s->writes_per_second), put(o, (uint64_t)s->reads_per_second);
+    put(o, s->replica_count);
+    for (uint32_t i = 0; i < s->replica_count; i++) put(o, s->replicas[i].node_id), put(o, s->replicas[i].kind), put(o, s->replicas[i].stored);
+}
+
+static void get_stats(struct reader *r, struct partition_stats *s) {
+    *s = (struct partition_stats){.machines_known = get_16(r)};
+    s->applied_index = read_varint(r), s->term = read_varint(r), s->leader_node = read_varint(r), s->ready = read_varint(r) != 0, s->leader = s->ready;
+    s->orders = read_varint(r), s->table_bytes = read_varint(r), s->memtable_bytes = read_varint(r);
+    s->writes_per_second = (double)read_varint(r), s->reads_per_second = (double)read_varint(r);
+    s->replica_count = get_count(r, GROUP_MEMBERS_MAX);
+    for (uint32_t i = 0; i < s->replica_count; i++) {
+        struct replica_stats *at = &s->replicas[i];
+        at->node_id = read_varint(r), at->kind = (uint8_t)get_16(r), at->stored = read_varint(r);
+        if (at->kind < GROUP_VOTER || at->kind > GROUP_SPARE) r->bad = true;
+    }
+}
+
 static void get_orders(struct reader *r, struct op *op, bool *memory) {
     op->orders = arena_array(op->arena, struct slice, (size_t)op->get_many.count + 1);
     if (!op->orders) *memory = false;
@@ -335,7 +360,8 @@ bool op_wire_write_outcome(struct buf *out, const struct op *op) {
     case OP_GET_MANY:
         for (unsigned i = 0; i < op->get_many.count; i++) put_maybe(&o, op->orders[i]);
         break;
-    case OP_STATS: put(&o, op->stats.machines_known), put(&o, op->stats.applied_index); break;
+    case OP_STATS: put_stats(&o, &op->stats); break;
+    case OP_TRANSFER: break;
     case OP_GROUPS: put_groups(&o, &op->groups); break;
     default: put_slice(&o, op->answer); break;
     }
@@ -356,10 +382,8 @@ enum status op_wire_read_outcome(struct slice bytes, struct op *op) {
     case OP_WRITE:
     case OP_VALIDATE: get_outcome(&r, op, &memory); break;
     case OP_GET_MANY: get_orders(&r, op, &memory); break;
-    case OP_STATS:
-        op->stats = (struct partition_stats){.machines_known = get_16(&r)};
-        op->stats.applied_index = read_varint(&r);
-        break;
+    case OP_STATS: get_stats(&r, &op->stats); break;
+    case OP_TRANSFER: break;
     case OP_GROUPS: get_groups(&r, op, &memory); break;
     default: op->answer = keep(&r, op->arena, &memory); break;
     }

@@ -193,6 +193,11 @@ bool peers_say(struct peers *p, uint64_t node_id, enum link_kind kind, struct sl
 
 void peers_send(void *ctx, uint64_t group_id, uint64_t node_id, struct slice frame) { peers_say(ctx, node_id, LINK_RAFT, frame); }
 
+bool peers_up(const struct peers *p, uint64_t node_id) {
+    const struct peer *peer = peer_of((struct peers *)p, node_id);
+    return peer && peer->up;
+}
+
 void peers_flush(struct peers *p) {
     for (uint32_t i = 0; i < p->count; i++)
         if (p->at[i].up) link_flush(p->at[i].up);

@@ -22,6 +22,7 @@ void peers_accept(struct peers *p, int fd);
 void peers_send(void *ctx, uint64_t group_id, uint64_t node_id, struct slice frame);
 /* To a node: an op, or the answer to one. false: no connection, or no room; nothing was sent. */
 bool peers_say(struct peers *p, uint64_t node_id, enum link_kind kind, struct slice body);
+bool peers_up(const struct peers *p, uint64_t node_id);
 /* What the turn gathered leaves, one send for each node. At the end of each turn. */
 void peers_flush(struct peers *p);
 /* No more connections, and those there are end. */

@@ -1,25 +1,31 @@
 /* AdminService: what this node is and holds, and what it knows of the others of its cluster. A topology is put together partition by partition: one op to each owner, one after
- * the other, so that the call is all the state there is. */
+ * the other, so that the call is all the state there is. Of a partition that another node leads, that node is asked too: it knows how far each replica is. One that says nothing for
+ * LEADER_PATIENCE_NS is done without, and after SILENT_MAX of those no other is asked, so that a topology is told also when much is broken. */
 #include "orderdb/v1/admin.pb-c.h"
 #include "proto/route.h"
 #include "server/call.h"
 #include "server/cluster.h"
 #include "server/core.h"
 #include "server/node.h"
+#include "server/serve_admin.h"
 #include "server/serve_common.h"
 
-enum { TOPOLOGY_EPOCH = 1 /* static membership: the map never changes */ };
+enum { TOPOLOGY_EPOCH = 1 /* static membership: the map never changes */, SILENT_MAX = 2 };
+#define LEADER_PATIENCE_NS (500 * NS_PER_MS)
 
 struct topology {
     struct call_op op;
-    uint32_t next;
+    uint32_t next, silent;
+    bool asking; /* the partition's leader */
     struct partition_stats stats[];
 };
 
 static uint32_t node_count(const struct node *node) { return node->cluster ? node->cluster->members.count : 1; }
 static uint64_t node_id_at(const struct node *node, uint32_t i) { return node->cluster ? node->cluster->members.member[i].node_id : node->identity.node_id; }
 
-/* What other replicas have applied is not known here: 0. */
+static const char *role_name(uint8_t kind) { return kind == GROUP_VOTER ? "VOTER" : kind == GROUP_LEARNER ? "LEARNER" : "SPARE"; }
+
+/* How far other replicas are only their leader knows: 0 where it could not be asked. */
 static bool partition_message(struct arena *a, const struct partition_stats *s, const struct node *node, Orderdb__V1__Topology__Partition **out) {
     struct {
         Orderdb__V1__Topology__Partition partition;
@@ -31,16 +37,17 @@ static bool partition_message(struct arena *a, const struct partition_stats *s, 
     orderdb__v1__topology__slot_range__init(&m->range);
     m->range.first = s->first_slot, m->range.last = s->last_slot;
     m->ranges[0] = &m->range;
-    for (uint32_t i = 0; i < node_count(node); i++) {
+    for (uint32_t i = 0; i < s->replica_count; i++) {
         Orderdb__V1__Topology__Replica *r = m->replicas[i] = &m->replica[i];
         orderdb__v1__topology__replica__init(r);
-        r->node_id = node_id_at(node, i), r->role = (char *)"VOTER";
-        if (r->node_id == node->identity.node_id) r->applied_index = (int64_t)s->applied_index;
+        r->node_id = s->replicas[i].node_id, r->role = (char *)role_name(s->replicas[i].kind);
+        r->applied_index = (int64_t)s->replicas[i].stored;
     }
     m->partition.partition_id = (int32_t)s->partition;
     m->partition.n_slots = 1, m->partition.slots = m->ranges;
-    m->partition.n_replicas = node_count(node), m->partition.replicas = m->replicas;
-    m->partition.leader_node_id = s->ready ? node->identity.node_id : s->leader ? 0 : s->leader_node;
+    m->partition.n_replicas = s->replica_count, m->partition.replicas = m->replicas;
+    m->partition.leader_node_id = s->leader && !s->ready ? 0 : s->leader_node;
+    m->partition.term = (int64_t)s->term;
     m->partition.epoch = TOPOLOGY_EPOCH;
     m->partition.orders = (int64_t)s->orders;
     m->partition.bytes = (int64_t)(s->table_bytes + s->memtable_bytes);
@@ -103,33 +110,61 @@ static struct slice topology_wire(struct call *call, const struct topology *t) {
     return bytes ? slice_of(bytes, orderdb__v1__topology__pack(&m, bytes)) : (struct slice){0};
 }
 
+/* What its leader says of a partition, but for our own replica. */
+static void merge(struct partition_stats *own, const struct partition_stats *said, uint64_t self) {
+    for (uint32_t i = 0; i < said->replica_count; i++) {
+        own->replicas[i] = said->replicas[i];
+        if (own->replicas[i].node_id == self) own->replicas[i].stored = own->applied_index;
+    }
+    own->replica_count = said->replica_count;
+    own->term = said->term, own->leader_node = said->leader_node;
+    own->orders = said->orders, own->writes_per_second = said->writes_per_second, own->reads_per_second = said->reads_per_second;
+}
+
+static void topology_next(struct call *call, struct call_op *o);
+
+static void ask(struct call *call, struct topology *t, bool leader) {
+    const struct node *node = call_core(call)->node;
+    struct op *op = &t->op.op;
+    t->asking = leader;
+    op->any_replica = !leader;
+    op->patience_ns = leader ? LEADER_PATIENCE_NS : 0;
+    op->slot = partition_first_slot(t->next, node->partition_count);
+    call_submit(call, &t->op, topology_next);
+}
+
+/* Another node leads, and is connected to this one. */
+static bool is_to_ask(const struct topology *t, const struct partition_stats *s, const struct node *node) {
+    if (s->leader || !s->leader_node || !node->cluster || t->silent >= SILENT_MAX) return false;
+    for (uint32_t i = 0; i < node_count(node); i++)
+        if (node_id_at(node, i) == s->leader_node) return cluster_see(node->cluster, i).links > 0;
+    return false;
+}
+
 static void topology_next(struct call *call, struct call_op *o) {
     struct topology *t = container_of(o, struct topology, op);
     const struct node *node = call_core(call)->node;
-    if (o->op.failure.status) {
-        serve_fail_with(call, &o->op.failure);
-        return;
-    }
-    t->stats[t->next++] = o->op.stats;
-    if (t->next < node->partition_count) {
-        o->op.slot = partition_first_slot(t->next, node->partition_count);
-        call_submit(call, o, topology_next);
-        return;
-    }
+    struct partition_stats *s = &t->stats[t->next];
+    if (o->op.failure.status && !t->asking) return serve_fail_with(call, &o->op.failure);
+    if (o->op.failure.status) t->silent++;
+    else if (t->asking) merge(s, &o->op.stats, node->identity.node_id);
+    else *s = o->op.stats;
+    if (!t->asking && is_to_ask(t, s, node)) return ask(call, t, true);
+    if (++t->next < node->partition_count) return ask(call, t, false);
     struct slice wire = topology_wire(call, t);
     if (!wire.data) serve_fail_memory(call);
     else call_reply(call, &wire, 1);
 }
 
-void serve_get_topology(struct call *call) {
-    if (!serve_decode(call, &orderdb__v1__get_topology_request__descriptor)) return;
+void serve_topology(struct call *call) {
     const struct node *node = call_core(call)->node;
     struct arena *a = call_arena_take(call); /* the call's own is bounded by the message until an op is sent */
     struct topology *t = a ? arena_zalloc(a, sizeof *t + node->partition_count * sizeof t->stats[0]) : NULL;
-    if (!t) {
-        serve_fail_memory(call);
-        return;
-    }
-    t->op.op = (struct op){.kind = OP_STATS, .any_replica = true, .slot = partition_first_slot(0, node->partition_count), .arena = call_arena(call), .deadline_ns = call_deadline_ns(call)};
-    call_submit(call, &t->op, topology_next);
+    if (!t) return serve_fail_memory(call);
+    t->op.op = (struct op){.kind = OP_STATS, .arena = call_arena(call)};
+    ask(call, t, false);
+}
+
+void serve_get_topology(struct call *call) {
+    if (serve_decode(call, &orderdb__v1__get_topology_request__descriptor)) serve_topology(call);
 }

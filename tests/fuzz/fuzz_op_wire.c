@@ -20,7 +20,7 @@ static void ask(struct slice bytes, struct arena *a) {
 
 static void answer(struct slice bytes, unsigned kind, struct arena *a) {
     static const int64_t ids[3] = {1, 2, 3};
-    struct op op = {.kind = (enum op_kind)(kind % (OP_GROUP_UNBLOCK + 1)), .arena = a}, again = {.kind = op.kind, .arena = a};
+    struct op op = {.kind = (enum op_kind)(kind % OP_KINDS), .arena = a}, again = {.kind = op.kind, .arena = a};
     struct buf out = {0};
     if (!op_wire_travels(op.kind)) return;
     failure_init(&op.failure, a);

@@ -92,6 +92,7 @@ static void test_requests(void **state) {
     assert_int_equal(got.resources.page_size, 7);
     (void)travelled(&(struct op){.kind = OP_STATS, .slot = 5});
     (void)travelled(&(struct op){.kind = OP_GROUPS, .slot = SLOT_META});
+    assert_int_equal(travelled(&(struct op){.kind = OP_TRANSFER, .slot = 6, .to_node_id = 1000000}).to_node_id, 1000000);
 }
 
 static void test_what_does_not_travel_is_refused(void **state) {
@@ -99,7 +100,7 @@ static void test_what_does_not_travel_is_refused(void **state) {
     uint64_t deadline_ms;
     for (unsigned k = 0; k < 128; k++) {
         uint8_t bytes[] = {(uint8_t)k, 1, 0, 0};
-        bool travels = k <= OP_GROUP_UNBLOCK && op_wire_travels((enum op_kind)k);
+        bool travels = k < OP_KINDS && op_wire_travels((enum op_kind)k);
         if (!travels) assert_int_equal(op_wire_read(slice_of(bytes, sizeof bytes), &op, &deadline_ms), STATUS_FIELD_INVALID);
     }
     static const uint8_t no_slot[] = {OP_STATS, 0x80, 0x80, 1, 0, 0}, spare[] = {OP_STATS, 1, 16, 0}, behind[] = {OP_STATS, 1, 0, 0, 0}, many[] = {OP_GET_MANY, 1, 0, 0, 0xe9, 7};
@@ -183,10 +184,17 @@ static void test_reads_come_home(void **state) {
     assert_slice(got.orders[0], "five");
     assert_null(got.orders[1].data); /* there is no such order */
     assert_slice(got.orders[2], "seven");
-    op = (struct op){.kind = OP_STATS, .slot = 1, .stats = {.machines_known = 3, .applied_index = 1ull << 40}};
+    op = (struct op){.kind = OP_STATS, .slot = 1, .stats = {.machines_known = 3, .applied_index = 1ull << 40, .term = 7, .leader_node = 2, .ready = true, .leader = true, .orders = 5, .table_bytes = 6,
+                                                            .memtable_bytes = 8, .writes_per_second = 9, .reads_per_second = 10, .replica_count = 2, .replicas = {{1, GROUP_VOTER, 11}, {4, GROUP_LEARNER, 0}}}};
     got = came_home(&op);
-    assert_int_equal(got.stats.machines_known, 3);
-    assert_int_equal(got.stats.applied_index, 1ull << 40);
+    assert_memory_equal(&got.stats, &op.stats, sizeof op.stats);
+    op.stats.replicas[1].kind = GROUP_SPARE + 1; /* no such kind */
+    struct buf odd = {0};
+    assert_true(op_wire_write_outcome(&odd, &op));
+    assert_int_equal(op_wire_read_outcome(buf_slice(&odd), &got), STATUS_FIELD_INVALID);
+    buf_fini(&odd);
+    op = (struct op){.kind = OP_TRANSFER, .slot = 1};
+    (void)came_home(&op);
     struct consumer_group_row rows[] = {{.group_id = 4, .revision = 5, .epoch = 6, .definition = SLICE_LIT("defined")}, {.group_id = 9, .revision = 1, .definition = SLICE_LIT("too")}};
     op = (struct op){.kind = OP_GROUPS, .slot = SLOT_META, .groups = {rows, 2}};
     got = came_home(&op);

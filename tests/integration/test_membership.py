@@ -1,0 +1,167 @@
+#!/usr/bin/python3
+"""Leads and members of a cluster of real processes: who leads, leads that are moved and that spread. usage: test_membership.py BUILD [PART OF A TEST'S NAME]"""
+import json
+import os
+import sys
+import threading
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import orderdb_test as t
+from cluster import Cluster
+from orderdb_test import equal, test, true, until
+
+USERS = ["member-user-%d" % i for i in range(12)]
+
+
+def topology(node):
+    return node.call("GetTopology")
+
+
+def fill(cluster):
+    for user in USERS:
+        cluster.nodes[0].call("CreateOrder", t.create_request(user_id=user), timeout=20)
+
+
+class Load:
+    """Creates by a few clients of one node, without retries: what fails is remembered."""
+
+    def __init__(self, node, threads=2):
+        self.failures, self.done, self._stop = [], 0, threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(node.address,)) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, address):
+        client = t.Client(address)
+        while not self._stop.is_set():
+            for user in USERS:
+                try:
+                    client.call("CreateOrder", t.create_request(user_id=user), timeout=10)
+                    self.done += 1
+                except t.Failure as f:
+                    self.failures.append(f)
+        client.close()
+
+    def goes_on(self):
+        before = self.done
+        until(lambda: self.done > before + 20 or self.failures, 20, "load goes on")
+
+    def end(self):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        equal(self.failures, [])
+
+
+@test("a topology asked at any node knows how far each replica is, and in which term")
+def _(cluster):
+    cluster.wait_leaders()
+    fill(cluster)
+    cluster.wait_equal()
+
+    def whole():
+        seen = [topology(n) for n in cluster.nodes]
+        return seen if all(r.applied_index > 0 for s in seen for p in s.partitions for r in p.replicas) else None
+    seen = until(whole, 10, "every node could ask every leader")
+    for s in seen:
+        equal([p.leader_node_id for p in s.partitions], [p.leader_node_id for p in seen[0].partitions])
+        equal([p.term for p in s.partitions], [p.term for p in seen[0].partitions])
+        true(all(p.term > 0 for p in s.partitions), "terms")
+        equal([p.orders for p in s.partitions], [p.orders for p in seen[0].partitions])
+        equal({r.role for p in s.partitions for r in p.replicas}, {"VOTER"})
+    text = cluster.nodes[1].orderctl("cluster", "status").stdout
+    true("zone-c" in text and "3 nodes, 0 down; 3 partitions, 0 without a leader" in text, text)
+
+
+@test("a node that is down is seen, with what it lacks, and nobody waits long for it")
+def _(cluster):
+    victim = cluster.nodes[2]
+    for p in range(3):
+        cluster.nodes[0].orderctl("cluster", "transfer", str(p), "1")
+    victim.kill()
+    fill(cluster)
+    until(lambda: [n.state for n in topology(cluster.nodes[1]).nodes] == ["UP", "UP", "DOWN"], 10, "its state is told")
+    seen = topology(cluster.nodes[1])
+    for p in seen.partitions:
+        own = {r.node_id: r.applied_index for r in p.replicas}
+        true(own[3] < own[1], "node 3 lacks entries: %s" % own)
+    true("1 down" in cluster.nodes[1].orderctl("cluster", "status").stdout)
+    refused = cluster.nodes[0].orderctl("--timeout", "1", "cluster", "transfer", "0", "3", check=False)
+    true(refused.returncode != 0 and "not connected" in refused.stderr, refused.stderr)
+    victim.start()
+    cluster.wait_equal()
+
+
+@test("a lead is moved under load without an error, asked at any node")
+def _(cluster):
+    cluster.wait_leaders()
+    load = Load(cluster.nodes[0])
+    for asked, to in ((0, 2), (1, 3), (2, 1), (0, 1), (1, 2)):
+        done = json.loads(cluster.nodes[asked].orderctl("cluster", "transfer", "1", str(to), "-o", "json").stdout)
+        equal(int(done["partitions"][1]["leader_node_id"]), to)
+        load.goes_on()
+    cluster.nodes[0].orderctl("cluster", "transfer", "meta", "2")
+    load.goes_on()
+    load.end()
+    cluster.wait_equal()
+
+
+@test("a transfer that makes no sense is refused, and changes nothing")
+def _(cluster):
+    cluster.wait_leaders()
+    before = [p.term for p in topology(cluster.nodes[0]).partitions]
+    for request, part in ((dict(partition_id=3, to_node_id=1), "partition_id"), (dict(partition_id=-2, to_node_id=1), "partition_id"), (dict(partition_id=0, to_node_id=4), "to_node_id"),
+                          (dict(partition_id=0), "to_node_id")):
+        f = t.refused(lambda: cluster.nodes[1].call("TransferLeader", **request), "INVALID_ARGUMENT", "FIELD_INVALID")
+        true(any(v[0] == part for v in f.violations), f.violations)
+    leader = cluster.wait_leaders()[0]
+    cluster.nodes[2].call("TransferLeader", partition_id=0, to_node_id=leader)  # it leads already
+    equal([p.term for p in topology(cluster.nodes[0]).partitions], before)
+    equal(cluster.nodes[0].orderctl("cluster", "transfer", "x", "1", check=False).returncode, 2)
+
+
+def spread(cluster):
+    """Partition p and node p + 1: with three of each, by turns."""
+    leaders = cluster.leaders()
+    return leaders == {0: 1, 1: 2, 2: 3}
+
+
+@test("leads spread over the nodes, come back to one that was gone, and then stay")
+def _(_cluster):
+    with Cluster(lead_hold="500ms") as cluster:
+        until(lambda: spread(cluster), 30, "leads are spread")
+        load = Load(cluster.nodes[0])
+        cluster.nodes[2].stop()
+        until(lambda: 3 not in (cluster.leaders(cluster.nodes[0]) or {2: 3}).values(), 15, "others lead")
+        load.goes_on()
+        cluster.nodes[2].start()
+        until(lambda: spread(cluster), 30, "leads are spread again")
+        load.goes_on()
+        load.end()
+        moves = sum(n.log().count("lead is handed over") for n in cluster.nodes)
+        terms = [p.term for p in topology(cluster.nodes[0]).partitions]
+        threading.Event().wait(3)  # nothing is to happen in several looks
+        equal(terms, [p.term for p in topology(cluster.nodes[0]).partitions])
+        equal(moves, sum(n.log().count("lead is handed over") for n in cluster.nodes))
+
+
+@test("leads go to the zone that is to have them, and elsewhere while it is gone")
+def _(_cluster):
+    with Cluster(lead_hold="500ms", lead_zone="zone-b") as cluster:
+        until(lambda: cluster.leaders() == {0: 2, 1: 2, 2: 2}, 30, "all leads are in zone-b")
+        cluster.nodes[1].kill()
+        until(lambda: set((cluster.leaders(cluster.nodes[0]) or {0: 2}).values()) <= {1, 3}, 15, "the other zones lead")
+        cluster.nodes[1].start()
+        until(lambda: cluster.leaders() == {0: 2, 1: 2, 2: 2}, 30, "all leads are in zone-b again")
+
+
+def main():
+    with Cluster() as cluster:
+        def bound(function):
+            return lambda: function(cluster)
+        t._tests[:] = [(name, bound(function)) for name, function in t._tests]
+        t.run(server=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+/* orderctl cluster: the nodes of a cluster, who leads, how far the replicas are, and leads that move. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/cli.h"
+#include "tools/table.h"
+
+#define SERVICE "/orderdb.v1.AdminService/"
+typedef Orderdb__V1__Topology Topology;
+typedef Orderdb__V1__Topology__Node Node;
+typedef Orderdb__V1__Topology__Partition Partition;
+typedef Orderdb__V1__Topology__Replica Replica;
+
+/* ---- what a topology says */
+
+static const Replica *replica_of(const Partition *p, uint64_t node_id) {
+    for (size_t i = 0; i < p->n_replicas; i++)
+        if (p->replicas[i]->node_id == node_id) return p->replicas[i];
+    return NULL;
+}
+
+/* In entries of the partition's log. Below 0: not known. */
+static int64_t lag_of(const Partition *p, uint64_t node_id) {
+    const Replica *leader = replica_of(p, p->leader_node_id), *r = replica_of(p, node_id);
+    if (!leader || !r || !leader->applied_index || !r->applied_index) return -1;
+    return leader->applied_index > r->applied_index ? leader->applied_index - r->applied_index : 0;
+}
+
+struct node_sum {
+    unsigned leads, replicas, unknown;
+    int64_t behind; /* of its replica that is furthest behind */
+};
+static struct node_sum sum_of(const Topology *t, uint64_t node_id) {
+    struct node_sum s = {0};
+    for (size_t i = 0; i < t->n_partitions; i++) {
+        const Partition *p = t->partitions[i];
+        if (!replica_of(p, node_id)) continue;
+        int64_t lag = lag_of(p, node_id);
+        s.leads += p->leader_node_id == node_id;
+        s.replicas++;
+        s.unknown += lag < 0;
+        s.behind = MAX_OF(s.behind, lag);
+    }
+    return s;
+}
+
+/* ---- tables */
+
+static void print_nodes(const Topology *t) {
+    static const struct table_column columns[] = {{"NODE", .right = true}, {"ZONE", .shrinks_to = 6}, {"STATE"}, {"LEADS", .right = true}, {"REPLICAS", .right = true}, {"BEHIND", .right = true},
+                                                  {"CLIENTS", .shrinks_to = 12}, {"PEERS", .shrinks_to = 8}};
+    struct table table;
+    table_init(&table, columns, ARRAY_LEN(columns));
+    for (size_t i = 0; i < t->n_nodes; i++) {
+        const Node *n = t->nodes[i];
+        struct node_sum s = sum_of(t, n->node_id);
+        table_cell(&table, "%llu", (unsigned long long)n->node_id);
+        table_cell(&table, "%s", n->zone);
+        table_cell(&table, "%s", n->state);
+        table_cell(&table, "%u", s.leads);
+        table_cell(&table, "%u", s.replicas);
+        if (s.unknown == s.replicas) table_cell(&table, "?");
+        else table_cell(&table, "%lld", (long long)s.behind);
+        table_cell(&table, "%s", n->client_address);
+        table_cell(&table, "%s", n->peer_address);
+    }
+    table_print(&table, stdout, TABLE_WIDTH);
+    table_fini(&table);
+}
+
+/* "1 2(-40) 3(?)": who has it, and how far behind. */
+static void replicas_text(const Partition *p, char *out, size_t cap) {
+    size_t n = 0;
+    out[0] = 0;
+    for (size_t i = 0; i < p->n_replicas && n < cap; i++) {
+        const Replica *r = p->replicas[i];
+        int64_t lag = lag_of(p, r->node_id);
+        n += (size_t)snprintf(out + n, cap - n, "%s%llu", i ? " " : "", (unsigned long long)r->node_id);
+        if (n < cap && strcmp(r->role, "VOTER") != 0) n += (size_t)snprintf(out + n, cap - n, "/%s", strcmp(r->role, "LEARNER") == 0 ? "learner" : "spare");
+        if (n < cap && lag < 0) n += (size_t)snprintf(out + n, cap - n, "(?)");
+        else if (n < cap && lag > 0) n += (size_t)snprintf(out + n, cap - n, "(-%lld)", (long long)lag);
+    }
+}
+
+static void print_partitions(const Topology *t) {
+    static const struct table_column columns[] = {{"PARTITION", .right = true}, {"LEADER", .right = true}, {"TERM", .right = true}, {"REPLICAS", .shrinks_to = 20}, {"WRITES/S", .right = true}, {"ORDERS", .right = true}};
+    struct table table;
+    char replicas[256];
+    table_init(&table, columns, ARRAY_LEN(columns));
+    for (size_t i = 0; i < t->n_partitions; i++) {
+        const Partition *p = t->partitions[i];
+        replicas_text(p, replicas, sizeof replicas);
+        table_cell(&table, "%d", p->partition_id);
+        if (p->leader_node_id) table_cell(&table, "%llu", (unsigned long long)p->leader_node_id);
+        else table_cell(&table, "none");
+        table_cell(&table, "%lld", (long long)p->term);
+        table_cell(&table, "%s", replicas);
+        table_cell(&table, "%.0f", p->writes_per_second);
+        table_cell(&table, "%lld", (long long)p->orders);
+    }
+    putchar('\n');
+    table_print(&table, stdout, TABLE_WIDTH);
+    table_fini(&table);
+}
+
+/* What somebody who looks should do something about. */
+static void print_worries(const Topology *t) {
+    unsigned down = 0, leaderless = 0;
+    for (size_t i = 0; i < t->n_nodes; i++) down += strcmp(t->nodes[i]->state, "DOWN") == 0;
+    for (size_t i = 0; i < t->n_partitions; i++) leaderless += !t->partitions[i]->leader_node_id;
+    printf("\n%zu nodes, %u down; %zu partitions, %u without a leader\n", t->n_nodes, down, t->n_partitions, leaderless);
+}
+
+static enum cli_exit print_topology(struct cli *cli, const Topology *t) {
+    if (cli->json) return cli_print_json(&t->base);
+    print_nodes(t);
+    print_partitions(t);
+    print_worries(t);
+    return CLI_OK;
+}
+
+/* ---- commands */
+
+static enum cli_exit status_run(struct cli *cli, int argc, char **argv) {
+    Orderdb__V1__GetTopologyRequest r = ORDERDB__V1__GET_TOPOLOGY_REQUEST__INIT;
+    Topology *t = orderdb_get_topology(cli->db, &r, NULL);
+    if (!t) return cli_error(cli);
+    enum cli_exit e = print_topology(cli, t);
+    orderdb_message_free(t);
+    return e;
+}
+
+static bool number(const char *text, long long high, long long *out) {
+    char *end;
+    errno = 0;
+    *out = strtoll(text, &end, 10);
+    return *text >= '0' && *text <= '9' && !*end && !errno && *out <= high;
+}
+
+static enum cli_exit transfer_run(struct cli *cli, int argc, char **argv) {
+    long long partition = -1, node;
+    if (strcmp(argv[0], "meta") != 0 && !number(argv[0], INT32_MAX, &partition)) return cli_usage(cli, "PARTITION is a number, or meta, not %.40s", argv[0]);
+    if (!number(argv[1], 1000000, &node) || node < 1) return cli_usage(cli, "NODE is a node's id, not %.40s", argv[1]);
+    struct arena a;
+    enum cli_exit e;
+    Orderdb__V1__TransferLeaderRequest r = ORDERDB__V1__TRANSFER_LEADER_REQUEST__INIT;
+    r.partition_id = (int32_t)partition, r.to_node_id = (uint64_t)node;
+    arena_init(&a, 64 * MIB);
+    const Topology *t = cli_call(cli, SERVICE "TransferLeader", &r.base, &orderdb__v1__topology__descriptor, &a, &e);
+    if (t) e = cli->json ? cli_print_json(&t->base) : CLI_OK;
+    if (t && !cli->json) printf("partition %s is led by node %lld\n", argv[0], node);
+    arena_fini(&a);
+    return e;
+}
+
+const struct cli_command cluster_commands[] = {
+    {"cluster", "status", "", "nodes and zones, who leads, how far replicas are behind",
+     "BEHIND, and the number behind a replica, are entries of the partition's log that it has not stored, as the leader knows; ? means that the leader could not be asked.\n"
+     "Examples:\n  orderctl cluster status\n  orderctl cluster status -o json --server 10.0.0.7:7400\n", NULL, 0, 0, status_run},
+    {"cluster", "transfer", "PARTITION NODE", "let another node lead a partition",
+     "The leader hands over when the node has what it has; the partition takes nothing for those milliseconds. Ask any node. With --lead-hold above 0 the nodes put leads back where they belong after a while.\n"
+     "Examples:\n  orderctl cluster transfer 3 2\n  orderctl cluster transfer meta 1\n", NULL, 2, 2, transfer_run},
+    {NULL},
+};
