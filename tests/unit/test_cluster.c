@@ -96,6 +96,26 @@ static void what_nodes_say_is_kept(void **state) {
     cluster_fini(&c);
 }
 
+static void leads_go_by_turns(void **state) {
+    struct cluster c;
+    struct link_hello near = {.zone = "near"}, far = {.zone = "far"};
+    assert_int_equal(read_with(&c, 4, "2=127.0.0.1:1,4=127.0.0.1:3,9=127.0.0.1:4"), STATUS_OK);
+    static const uint64_t turns[] = {2, 4, 9, 2};
+    for (unsigned p = 0; p < 4; p++) assert_int_equal(cluster_leader_wanted(&c, "near", "", p), turns[p]);
+    for (unsigned p = 0; p < 4; p++) assert_int_equal(cluster_leader_wanted(&c, "near", "nowhere", p), turns[p]);
+    assert_int_equal(cluster_leader_wanted(&c, "near", "near", 0), 4); /* the others' zones are not known yet */
+    cluster_tell(&c, 9, &near);
+    cluster_tell(&c, 2, &far);
+    static const uint64_t zoned[] = {4, 9, 4, 9};
+    for (unsigned p = 0; p < 4; p++) assert_int_equal(cluster_leader_wanted(&c, "near", "near", p), zoned[p]);
+    cluster_tell(&c, 9, NULL), cluster_tell(&c, 2, NULL);
+    assert_int_equal(cluster_leader_wanted(&c, "near", "near", 1), 9); /* down: it is waited for */
+    cluster_fini(&c);
+    assert_int_equal(read_with(&c, 1, "1=127.0.0.1:1"), STATUS_OK);
+    assert_int_equal(cluster_leader_wanted(&c, "", "", 0), 0);
+    cluster_fini(&c);
+}
+
 static void what_makes_no_sense_is_refused(void **state) {
     refused(1, "2=127.0.0.1:2,3=127.0.0.1:3", "--node-id 1 is not among --peers");
     refused(1, "1=127.0.0.1:1,1=127.0.0.1:2", "node 1 is there twice");
@@ -123,6 +143,6 @@ static void what_makes_no_sense_is_refused(void **state) {
 
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, begin, end)
-    const struct CMUnitTest tests[] = {T(peers_are_sorted_and_parsed), T(all_nodes_derive_the_same_and_other_clusters_do_not), T(what_nodes_say_is_kept), T(what_makes_no_sense_is_refused)};
+    const struct CMUnitTest tests[] = {T(peers_are_sorted_and_parsed), T(all_nodes_derive_the_same_and_other_clusters_do_not), T(what_nodes_say_is_kept), T(leads_go_by_turns), T(what_makes_no_sense_is_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -370,6 +370,45 @@ static void test_a_leader_gives_its_state_piece_by_piece(void **state) {
     assert_null(partition(x)->source);
 }
 
+/* ---- leads that move */
+
+static enum status transfer(struct role_rig *x, uint64_t to) { return engine_transfer(x->rig.engine, 0, to); }
+
+static void test_a_lead_is_given_to_a_voter_that_has_the_log(void **state) {
+    struct role_rig *x = *state;
+    assert_int_equal(transfer(x, 2), STATUS_NOT_LEADER);
+    lead(x);
+    run(x, 100 * NS_PER_MS);
+    assert_int_equal(transfer(x, 4), STATUS_FIELD_INVALID);
+    assert_int_equal(transfer(x, SELF), STATUS_OK); /* it leads */
+    assert_int_equal(sent_since(x, 0, PEER_TIMEOUT_NOW), 0);
+    assert_int_equal(transfer(x, 2), STATUS_OK);
+    run(x, 20 * NS_PER_MS);
+    assert_int_equal(sent_since(x, 0, PEER_TIMEOUT_NOW), 1);
+    assert_int_equal(transfer(x, 3), STATUS_OVERLOADED); /* one at a time */
+    run(x, NS_PER_S);                                    /* the other did not take it */
+    assert_int_equal(transfer(x, 3), STATUS_OK);
+}
+
+static void test_a_leader_knows_how_far_the_others_are(void **state) {
+    struct role_rig *x = *state;
+    struct partition_stats s;
+    lead(x);
+    run(x, 100 * NS_PER_MS);
+    assert_true(engine_stats_of(x->rig.engine, 0, &s));
+    assert_int_equal(s.replica_count, 3);
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(s.replicas[i].node_id, i + 1);
+        assert_int_equal(s.replicas[i].kind, GROUP_VOTER);
+        assert_int_equal(s.replicas[i].stored, s.applied_index);
+    }
+    append(x, 2, s.term + 1, s.applied_index, s.term, 1, s.applied_index);
+    assert_true(engine_stats_of(x->rig.engine, 0, &s));
+    assert_false(s.leader);
+    assert_int_equal(s.leader_node, 2);
+    assert_int_equal(s.replicas[1].stored, 0); /* that is its leader's to know */
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void) {
@@ -386,6 +425,8 @@ int main(void) {
         TEST(test_an_offer_is_asked_for_and_given_up),
         TEST(test_a_stream_that_makes_no_sense_is_thrown_away),
         TEST(test_a_leader_gives_its_state_piece_by_piece),
+        TEST(test_a_lead_is_given_to_a_voter_that_has_the_log),
+        TEST(test_a_leader_knows_how_far_the_others_are),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
