@@ -130,6 +130,7 @@ struct apply {
     bool trial;                /* a dry run: the registry is not to grow */
     struct partition_record record;
     struct slot_cache *slots; /* NULL: none */
+    struct list_cache *lists; /* NULL: none; forgotten like the slots */
     struct feed_writer *feed; /* NULL: no events are made (a dry run) */
     uint64_t index;           /* of the entry: the place of its events */
     struct feed_record kept;

@@ -1,5 +1,6 @@
 #include "engine/apply_local.h"
 #include "engine/index.h"
+#include "engine/list_cache.h"
 #include "engine/userlist.h"
 
 /* A new order comes to be, by CreateOrder or by import. Both end in place(): an id from the slot record and log time, rows for head, body,
@@ -101,6 +102,7 @@ static enum status place(struct applying *x, const struct placement *p)
     if ((st = apply_show(x, &body))) return st;
     if ((st = apply_card(x, &card))) return st;
     if ((st = userlist_insert(&x->a->view, x->a->scratch, x->slot, p->user_id, at, head->status, card))) return st;
+    list_cache_insert(x->a->lists, p->user_id, at, head->status, card);
     x->a->record.order_count++;
     return apply_event(x, p->type, 0, &slot);
 }

@@ -1,5 +1,6 @@
 #include "engine/apply_local.h"
 #include "engine/index.h"
+#include "engine/list_cache.h"
 #include "engine/required.h"
 #include "engine/userlist.h"
 
@@ -164,7 +165,9 @@ enum status apply_commit(struct applying *x, const struct commit *c)
     if ((st = apply_event(x, c->type, changed, &slot))) return st;
     if ((st = apply_card(x, &card))) return st;
     if (from != c->to) index_move(x->a->view.batch, at, from, c->to);
-    return userlist_move(&x->a->view, x->a->scratch, x->slot, head->user_id, at, from, c->to, card);
+    if ((st = userlist_move(&x->a->view, x->a->scratch, x->slot, head->user_id, at, from, c->to, card))) return st;
+    list_cache_move(x->a->lists, head->user_id, at, from, c->to, card);
+    return STATUS_OK;
 }
 
 enum status apply_transition(struct applying *x)

@@ -125,6 +125,7 @@ enum status engine_open(struct engine **out, struct env *env, const struct engin
     e->partitions = mem_zalloc(e->held_count * sizeof *e->partitions);
     e->by_id = mem_zalloc(config->partition_count * sizeof *e->by_id);
     enum status st = e->partitions && e->by_id ? STATUS_OK : STATUS_MEMORY_LIMIT;
+    if (config->list_cache_bytes && !(e->lists = list_cache_new(config->list_cache_bytes))) st = STATUS_MEMORY_LIMIT;
     if (!st) st = votes_open(&e->votes, env, "votes", error);
     for (uint32_t i = 0; !st && i < config->owned_count; i++) {
         e->by_id[config->partitions[i]] = &e->partitions[i];
@@ -158,6 +159,7 @@ void engine_close(struct engine *e) {
     if (e->wal) wal_close(e->wal);
     if (e->votes) votes_close(e->votes);
     arena_fini(&e->scratch);
+    list_cache_free(e->lists);
     mem_free(e->partitions);
     mem_free(e->by_id);
     mem_free(e);
@@ -418,6 +420,7 @@ struct engine_queue engine_write_queue(const struct engine *e) { return (struct 
 void engine_get_stats(struct engine *e, struct engine_stats *out) {
     wal_get_stats(e->wal, &e->wal_stats);
     *out = e->stats;
+    if (e->lists) list_cache_get_stats(e->lists, &out->lists);
     out->queue_ops = e->queue_writes + e->queue_reads; /* a read of the stream that waits for events is no queue */
     out->queue_bytes = e->queue_bytes;
     out->write_delay_ns = e->writes.delay_ns, out->write_limit = e->writes.limit;

@@ -10,6 +10,7 @@
 #include "engine/consumer_op.h"
 #include "engine/env.h"
 #include "engine/group.h"
+#include "engine/list_cache.h"
 #include "engine/query.h"
 #include "engine/resource.h"
 #include "engine/wal.h"
@@ -127,6 +128,8 @@ struct engine_config {
     uint32_t queue_ops_max;        /* writes waiting or under way, and reads likewise: more answer OVERLOADED */
     uint64_t queue_target_ns;      /* how long a write, or a read from disk, is to wait at most: beyond it the queue is made shorter (backlog.h). 0: queue_ops_max alone */
     uint64_t queue_bytes_max;      /* command bytes of the writes */
+    uint64_t list_cache_bytes;     /* newest rows of users' lists in memory; 0: none */
+    bool lists_proved;             /* for simulators: query.h */
     uint64_t feed_tail_bytes;      /* newest change events in memory, of all partitions of this engine together */
     uint64_t feed_retention_us;    /* older events are let go; 0: never by age */
     uint64_t feed_bytes_max;       /* of the events' tables, all partitions of this engine together; 0: any */
@@ -188,6 +191,7 @@ struct engine_stats {
     uint64_t apply_ns, flush_ns_last;
     uint64_t frames_lost, followers_behind; /* frames that the outbox had no room for; times that a replica was offered a snapshot */
     uint64_t snapshots_given, snapshots_taken, snapshot_bytes; /* made for others; installed here; fetched */
+    struct list_cache_stats lists;
     uint64_t write_delay_ns, write_limit, read_delay_ns, read_limit, refused_overload, refused_late;
     struct wal_stats *wal; /* borrowed until the next call */
 };

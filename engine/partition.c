@@ -66,13 +66,20 @@ enum status partition_store_load(struct partition *p, char error[256]) {
     return st;
 }
 
+/* What apply has kept in memory of what it wrote: of commits that did not come to be, or of a store that goes. */
+static void commits_forget(struct partition *p) {
+    const struct slot_cache *slots = &p->slots;
+    slot_cache_clear(&p->slots);
+    if (slots->count) list_cache_forget(p->engine->lists, slots->first, (uint16_t)(slots->first + slots->count - 1));
+}
+
 void partition_store_unload(struct partition *p) {
     partition_timers_unload(p);
     if (p->batch) store_batch_free(p->batch);
     if (p->store) store_close(p->store);
     p->batch = NULL;
     p->store = NULL;
-    slot_cache_clear(&p->slots);
+    commits_forget(p);
     feed_tail_clear(&p->tail);
 }
 
@@ -338,7 +345,7 @@ static enum status apply_commands(struct partition *p, struct apply *a, const st
 
 static enum status apply_entry_once(struct partition *p, const struct group_entry *entry) {
     struct engine *e = p->engine;
-    struct apply a = {.view = {.store = p->store, .batch = p->batch, .ahead = partition_timers_rows(p)}, .machines = e->config.machines, .record = p->record, .slots = &p->slots, .feed = &p->feed, .index = entry->index, .kept = p->kept, .timers = p->timers, .timers_soonest_us = INT64_MAX, .effects = &e->effects, .scratch = &e->scratch};
+    struct apply a = {.view = {.store = p->store, .batch = p->batch, .ahead = partition_timers_rows(p)}, .machines = e->config.machines, .record = p->record, .slots = &p->slots, .lists = e->lists, .feed = &p->feed, .index = entry->index, .kept = p->kept, .timers = p->timers, .timers_soonest_us = INT64_MAX, .effects = &e->effects, .scratch = &e->scratch};
     e->effects.count = 0;
     store_batch_clear(p->batch);
 #ifdef ORDERDB_MUTANT_NO_EVENTS /* a wrong build, made by the bench to see what events cost */
@@ -374,7 +381,7 @@ static void reopen_later(struct partition *p) {
 
 static enum status apply_entry(struct partition *p, const struct group_entry *entry) {
     enum status st = apply_entry_once(p, entry);
-    if (st) slot_cache_clear(&p->slots); /* it tells of commits that did not come to be */
+    if (st) commits_forget(p);
     return st;
 }
 

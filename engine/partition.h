@@ -11,6 +11,7 @@
 #include "engine/engine.h"
 #include "engine/group.h"
 #include "engine/index.h"
+#include "engine/list_cache.h"
 #include "engine/votes.h"
 
 enum {
@@ -109,6 +110,7 @@ struct engine {
     struct list outbox;              /* frames that wait for votes (partition_role.c) */
     size_t outbox_bytes;
     unsigned sources;                /* partitions that have one */
+    struct list_cache *lists;        /* NULL: none */
     struct arena scratch;            /* apply's */
     struct group_effects effects;    /* of the entry that is applied */
     uint64_t queue_writes, queue_reads, queue_feeds, queue_sessions, queue_bytes;

@@ -11,6 +11,8 @@ static void read_run(struct partition *p, struct op *op, const struct store_view
         .token_key = slice_of(e->config.token_key, sizeof e->config.token_key),
         .arena = op->arena,
         .failure = &op->failure,
+        .lists = view->snapshot ? NULL : e->lists,
+        .lists_proved = e->config.lists_proved,
     };
     enum status st = STATUS_INTERNAL;
     switch (op->kind) {

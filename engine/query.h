@@ -20,6 +20,8 @@ struct query {
     struct slice token_key; /* 32 bytes: page tokens are HMACed with it */
     struct arena *arena;    /* results, and scratch */
     struct failure *failure; /* refusals */
+    struct list_cache *lists; /* NULL: none. Of the view's store, whose newest state the view is */
+    bool lists_proved;        /* for simulators: each page that comes from there is read from the store too, and must be the same */
 };
 
 /* Every call: OK; WOULD_BLOCK (cached_only: ask again on a reader thread; arena use is wasted, nothing else); any other is in *failure too. */

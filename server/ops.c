@@ -109,6 +109,13 @@ static bool write_process(struct buf *out, const struct node *node) {
     row("orderdb_engine_refused_overload_total", "counter", "Operations refused at this core's own limit, after decoding.", stats.refused_overload) \
     row("orderdb_engine_refused_late_total", "counter", "Operations dropped because their deadline had passed, or would pass while they waited.", stats.refused_late) \
     row("orderdb_engine_reads_offloaded_total", "counter", "Reads that went to a reader thread.", stats.reads_offloaded) \
+    row("orderdb_list_cache_hits_total", "counter", "List pages answered from the rows kept in memory.", stats.lists.hits) \
+    row("orderdb_list_cache_misses_total", "counter", "List pages that had to look into the store.", stats.lists.misses) \
+    row("orderdb_list_cache_evictions_total", "counter", "Users whose rows went for want of room.", stats.lists.evictions) \
+    row("orderdb_list_cache_users", "gauge", "Users whose newest list rows are kept in memory.", stats.lists.users) \
+    row("orderdb_list_cache_rows", "gauge", "Those rows.", stats.lists.rows) \
+    row("orderdb_list_cache_bytes", "gauge", "What they take.", stats.lists.bytes) \
+    row("orderdb_list_cache_bytes_max", "gauge", "Its limit.", stats.lists.bytes_max) \
     row("orderdb_engine_flushes_total", "counter", "Store flushes.", stats.flushes)                             \
     row("orderdb_engine_frames_lost_total", "counter", "Frames for other nodes that had no room while votes were synced.", stats.frames_lost) \
     row("orderdb_snapshots_offered_total", "counter", "Times that a replica was behind the log and was offered a snapshot.", stats.followers_behind) \

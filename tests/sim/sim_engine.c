@@ -571,6 +571,8 @@ static void open_engine(struct sim *s) {
         .queue_ops_max = 16 + (uint32_t)chance(s, 100),
         .queue_target_ns = chance(s, 3) * 5 * NS_PER_MS, /* 0: without */
         .queue_bytes_max = 1 << 20,
+        .list_cache_bytes = s->seed % 4 * 6 * KIB, /* none, or so little that users go all the time */
+        .lists_proved = true,
         .store_open = open_store,
         .store_ctx = s,
         .election_ms = 1000,

@@ -232,6 +232,8 @@ static void open_engine(struct sim *s) {
         .queue_ops_max = 40 + (uint32_t)chance(s, 100),
         .queue_target_ns = chance(s, 2) * 20 * NS_PER_MS,
         .queue_bytes_max = 1 << 20,
+        .list_cache_bytes = 16 * KIB,
+        .lists_proved = true,
         .feed_tail_bytes = chance(s, 2) * 256 * KIB,
         .store_open = open_store,
         .store_ctx = s,
