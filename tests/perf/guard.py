@@ -8,7 +8,7 @@ import glob, json, os, re, shutil, subprocess, sys, tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 NUMBERS = os.path.join(HERE, 'guard.json')
-WORK = ('create', 'transition', 'get', 'list', 'flush', 'get_flushed', 'list_flushed', 'transition_flushed', 'fire')
+WORK = ('create', 'transition', 'get', 'list', 'flush', 'get_flushed', 'list_flushed', 'list_warm', 'transition_flushed', 'fire')
 # The server's doors, and the thread that writes runs. None is called from within another one: callgrind toggles.
 ENTRIES = ('h2_feed', 'h2_output', 'engine_tick', 'sim_world_run', 'run_thread')
 ALLOCATORS = ('malloc', 'calloc')  # realloc of nothing calls malloc; of something it is no new block
