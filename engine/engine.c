@@ -307,6 +307,7 @@ static void engine_housekeeping(struct engine *e) {
     e->log_blocked = false;
     for (uint32_t i = 0; i < e->held_count; i++) partition_housekeeping(&e->partitions[i]);
     for (uint32_t i = 0; e->yields && i < e->held_count; i++) partition_yield(&e->partitions[i]);
+    for (uint32_t i = 0; e->wanted.count && i < e->held_count; i++) partition_members_look(&e->partitions[i]);
     engine_bound_replay(e);
     /* The log is bounded: whoever pins its oldest segment flushes in time. */
     if (e->wal_stats.live_bytes > e->wal_stats.live_bytes_max / 2 || e->draining) {

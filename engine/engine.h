@@ -171,6 +171,12 @@ enum { TRANSFER_LAG_MAX = 1024 };
 /* The lead of the slot's partition to that node: one that votes and holds what this leader has, but for TRANSFER_LAG_MAX entries. OK: it has been asked; the partition takes nothing until it
  * leads, or an election timeout has passed. NOT_LEADER: we do not lead; FIELD_INVALID: it has no vote; OVERLOADED: it is too far behind, or a transfer or change of members is under way. */
 enum status engine_transfer(struct engine *e, uint16_t slot, uint64_t node_id) MUST_USE;
+/* The nodes that are to be the members of each partition here, this one or not: who leads one changes its members step by step until they are (partition_members.c). None: they stay. */
+struct engine_wanted {
+    uint32_t count;
+    uint64_t node_id[GROUP_MEMBERS_MAX];
+};
+void engine_want(struct engine *e, const struct engine_wanted *wanted);
 /* Stops taking writes (DRAINING) and flushes all stores; engine_drained when nothing is in flight and all is flushed. */
 void engine_drain(struct engine *e);
 bool engine_drained(const struct engine *e);

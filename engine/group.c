@@ -235,13 +235,13 @@ static bool one_step(const struct group_members *from, const struct group_member
     return voters <= 1;
 }
 
-/* Filter 2: a member whose own configuration lags could refuse a vote that is needed. Spares store nothing. */
-static bool last_members_stored(const struct group *g) {
+/* Filter 2: a member whose own configuration lags could refuse a vote that is needed. Spares store nothing; of who goes no vote is needed any more, and it may be dead. */
+static bool last_members_stored(const struct group *g, const struct group_members *to) {
     if (!group_filter_on(g, FILTER_CHANGE_STORED)) return true;
     for (unsigned i = 0; i < g->raft.configuration.n; i++) {
         const struct raft_server *s = &g->raft.configuration.servers[i];
         raft_index match;
-        if (s->role == RAFT_SPARE) continue;
+        if (s->role == RAFT_SPARE || !group_member_kind(to, s->id)) continue;
         if (raft_match_index(&g->raft, s->id, &match) != 0 || match < g->raft.configuration_committed_index) return false;
     }
     return true;
@@ -252,7 +252,7 @@ static enum status change_admit(const struct group *g, const struct group_member
     if (st) return st;
     /* A leader that removes itself would leave: hand leadership over first. */
     if (!group_members_valid(to) || group_member_kind(to, g->config.node_id) != GROUP_VOTER) return STATUS_FIELD_INVALID;
-    if (!group_ready(g) || g->raft.configuration_uncommitted_index != 0 || !last_members_stored(g)) return STATUS_OVERLOADED;
+    if (!group_ready(g) || g->raft.configuration_uncommitted_index != 0 || !last_members_stored(g, to)) return STATUS_OVERLOADED;
     return one_step(&g->members, to) ? STATUS_OK : STATUS_FIELD_INVALID;
 }
 
@@ -414,3 +414,7 @@ bool group_entry(const struct group *g, uint64_t index, struct group_entry *out)
 }
 
 size_t group_memory(const struct group *g) { return g->log.bytes; }
+
+uint64_t group_members_newest(const struct group *g) {
+    return g->raft.configuration_uncommitted_index ? g->raft.configuration_uncommitted_index : MAX_OF((uint64_t)g->raft.configuration_committed_index, g->members.index);
+}

@@ -77,7 +77,7 @@ uint64_t group_deadline_ms(const struct group *g);
 /* One command entry; takes over data (mem_alloc'ed) on STATUS_OK. NOT_LEADER, OVERLOADED. *index: where it will stand. */
 enum status group_submit(struct group *g, uint64_t now_ms, uint8_t *data, size_t len, uint64_t *index) MUST_USE;
 enum status group_submit_barrier(struct group *g, uint64_t now_ms, uint64_t *index) MUST_USE;
-/* One membership step; refused (OVERLOADED) until every member has stored the last one and the group is ready in its term. */
+/* One membership step; refused (OVERLOADED) until every member that stays has stored the last one and the group is ready in its term. */
 enum status group_change(struct group *g, uint64_t now_ms, const struct group_members *members) MUST_USE;
 enum status group_transfer(struct group *g, uint64_t now_ms, uint64_t node_id) MUST_USE;
 /* To the voter that holds most, this one and `except` (0: none) apart. FIELD_INVALID: there is none. */
@@ -111,6 +111,7 @@ uint64_t group_applicable(const struct group *g);
 uint64_t group_last_index(const struct group *g);
 bool group_ready(const struct group *g);           /* leader, and committed something in its term: may serve linearizable reads and change members */
 const struct group_members *group_members(const struct group *g); /* committed ones */
+uint64_t group_members_newest(const struct group *g);             /* index of the entry that set those in the log, committed or not */
 /* An entry still held; false: released. Borrowed until the next event. */
 bool group_entry(const struct group *g, uint64_t index, struct group_entry *out);
 /* Entries up to index are applied and may be dropped from memory (followers that lag are served through ops later). */

@@ -76,6 +76,9 @@ struct partition {
     struct snapshot_fetch *fetch;    /* NULL: we fetch none */
     uint64_t fetch_not_before_ns;
     struct returning *returning;     /* NULL: it votes (partition_return.c) */
+    uint64_t members_look_ns;        /* the next look at the members (partition_members.c) */
+    uint64_t silent_node;            /* a member that is not wanted, and says nothing; 0: none */
+    unsigned silent_looks;
     bool flush_wanted;               /* a replica needs what the log has let go */
     /* the change stream (partition_feed.c) */
     struct feed_writer feed;
@@ -120,6 +123,7 @@ struct engine {
     uint64_t log_begun_ns, log_ns;   /* the batch that is under way; what the last one took */
     uint64_t now_ns, next_housekeeping_ns, last_log_time_us;
     bool draining, disk_full;
+    struct engine_wanted wanted;
     bool yields;                     /* it hands its leads to others */
     uint64_t yield_until_ns;
     bool log_blocked;                /* the log took no more: looked at again by housekeeping, not by spinning */
@@ -233,6 +237,8 @@ void partition_reads_refuse(struct partition *p, enum status st, const char *why
 /* partition_lead.c: who leads on purpose, and how far the others are. */
 enum status partition_transfer(struct partition *p, uint64_t node_id, struct failure *f);
 void partition_replicas(const struct partition *p, struct partition_stats *out);
+
+void partition_members_look(struct partition *p);        /* partition_members.c: the next step towards those that are wanted, if it is time to look */
 
 /* partition_source.c, partition_fetch.c: snapshots to and from other replicas. All of it is nothing where there is neither a source nor a fetch. */
 enum status partition_receive(struct partition *p, uint64_t from_node_id, struct slice frame) MUST_USE;

@@ -20,6 +20,10 @@
  *
  * A leader that remembers more of it than it has must go (libraft never forgets what a follower stored): it hands over.
  *
+ * All of that counts voters, and who remembers nothing knows those of the beginning alone. An answer tells of the newest members in its log: once they are others, the answers are of
+ * no use, and the replica neither votes nor follows, ever: it is to be removed, and its node to come back under another id. A change that any of the answers does not know yet can't have
+ * got a majority without one that does.
+ *
  * Price: a new group needs all its members once; a wiped one more than a majority of the others, where n is even. A second loss at the same time may have to wait for ever, and should. */
 #include <inttypes.h>
 
@@ -40,6 +44,7 @@ struct returning {
     struct answer answers[GROUP_MEMBERS_MAX];
     uint64_t term, leader, last_index, moved_ns; /* CATCHING: whose term was taken over, up to where, when it last came nearer */
     uint64_t seen_index;
+    bool members_told; /* that they are not those of the beginning */
 };
 
 #define RETURN_ASK_NS (100 * NS_PER_MS)
@@ -52,9 +57,12 @@ static unsigned voters(const struct partition *p, bool others) {
     return n;
 }
 
-/* It has no vote of its group, or one that it may not give. */
+/* It has no vote of its group, or one that it may not give; and it may have voted: a node that was never among the voters has lost nothing. */
 bool partition_return_due(const struct partition *p, bool has_vote, uint64_t voted_for) {
-    return voters(p, true) > 0 && (!has_vote || voted_for == VOTE_MAY_NOT);
+    const struct group_members *m = &p->record.members;
+    bool votes = false;
+    for (uint32_t i = 0; i < m->count; i++) votes |= m->member[i].node_id == p->engine->config.node_id && m->member[i].kind == GROUP_VOTER;
+    return votes && voters(p, true) > 0 && (!has_vote || voted_for == VOTE_MAY_NOT);
 }
 
 static void ask_anew(struct partition *p) {
@@ -90,7 +98,7 @@ static enum peer_phase phase(const struct partition *p) {
 }
 
 static void asked(struct partition *p, const struct peer_message *m) {
-    struct peer_message a = {.kind = PEER_RETURNED, .returned = {.nonce = m->back.nonce, .last_index = group_last_index(p->group), .phase = phase(p)}};
+    struct peer_message a = {.kind = PEER_RETURNED, .returned = {.nonce = m->back.nonce, .last_index = group_last_index(p->group), .phase = phase(p), .members_index = group_members_newest(p->group)}};
     /* What a leader knows of a replica never goes back: one that lost what it had acknowledged gets nothing from it any more. Another leader begins anew. */
     bool knows_more = group_match(p->group, m->from) > m->back.last_index;
     a.returned.leads = !p->returning && group_ready(p->group) && !knows_more;
@@ -133,10 +141,18 @@ static void new_group(struct partition *p) {
     acts(p, "a new group: all its members are here");
 }
 
+static void other_members(struct partition *p, const struct peer_message *m) {
+    if (!p->returning->members_told)
+        log_error("lost disk: this replica can't come back", "partition=%s says=%" PRIu64 " members_index=%" PRIu64 " why=members have changed since the beginning: remove this node, and let it join under another id",
+                  p->name, m->from, m->returned.members_index);
+    p->returning->members_told = true;
+}
+
 static void answered(struct partition *p, const struct peer_message *m) {
     struct returning *r = p->returning;
     const struct group_members *members = &p->record.members;
     if (!r || m->returned.nonce != r->nonce || r->state == RETURN_CATCHING) return;
+    if (m->returned.members_index != members->index) return other_members(p, m);
     for (uint32_t i = 0; i < members->count; i++)
         if (members->member[i].node_id == m->from && members->member[i].kind == GROUP_VOTER)
             r->answers[i] = (struct answer){m->from, m->term, m->returned.last_index, m->returned.phase, m->returned.leads};

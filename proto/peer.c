@@ -23,7 +23,7 @@ size_t peer_encoded_bytes(const struct peer_message *m) {
     case PEER_FETCH: n += 24; break;
     case PEER_CHUNK: n += 32 + m->chunk.data.len; break;
     case PEER_RETURN: n += 16; break;
-    case PEER_RETURNED: n += 24; break;
+    case PEER_RETURNED: n += 32; break;
     }
     return n <= PEER_FRAME_BYTES_MAX ? n : 0;
 }
@@ -69,6 +69,7 @@ static void encode_body(struct writer *w, const struct peer_message *m) {
     case PEER_RETURNED:
         write_le64(w, m->returned.nonce), write_le64(w, m->returned.last_index);
         write_u8(w, (uint8_t)m->returned.phase), write_u8(w, m->returned.leads), write_le16(w, 0), write_le32(w, 0);
+        write_le64(w, m->returned.members_index);
         break;
     }
 }
@@ -176,7 +177,9 @@ static bool decode_body(struct reader *r, struct peer_message *m, struct peer_en
         m->returned.nonce = read_le64(r), m->returned.last_index = read_le64(r);
         uint8_t phase = read_u8(r), leads = read_u8(r);
         m->returned.phase = (enum peer_phase)phase, m->returned.leads = leads;
-        return read_zeros(r, 6) && number_or_zero_ok(m->returned.last_index) && phase >= PEER_FRESH && phase <= PEER_ACTING && leads <= 1 && (!leads || phase == PEER_ACTING);
+        if (!read_zeros(r, 6)) return false;
+        m->returned.members_index = read_le64(r);
+        return number_ok(m->returned.members_index) && number_or_zero_ok(m->returned.last_index) && phase >= PEER_FRESH && phase <= PEER_ACTING && leads <= 1 && (!leads || phase == PEER_ACTING);
     }
     }
     return false;

@@ -16,7 +16,7 @@
  *        FETCH          u64 session (0: begin), u64 offset (beginning: the index applied), u32 bytes wanted, u32 zero
  *        CHUNK          u64 session, u64 total, u64 offset, u32 length, u8 state (1 data, 2 wait, 3 gone), 3 zero bytes, length bytes
  *        RETURN         u64 nonce, u64 last_index
- *        RETURNED       u64 nonce, u64 last_index, u8 phase (1 fresh, 2 agreed, 3 returning, 4 acting), u8 leads (0, 1), 6 zero bytes
+ *        RETURNED       u64 nonce, u64 last_index, u8 phase (1 fresh, 2 agreed, 3 returning, 4 acting), u8 leads (0, 1), 6 zero bytes, u64 index of the newest members in its log
  *
  * Little endian. One meaning has one encoding: spare bits and bytes must be zero, the length must be exact. A frame that decodes holds only
  * terms and indexes in [1, 2^62) (0 where named), entry terms that do not go back and do not pass the message's, and a membership entry alone. */
@@ -61,7 +61,7 @@ struct peer_message {
         struct { uint64_t last_index, last_term; } timeout_now;
         struct { uint64_t session, offset; uint32_t bytes; } fetch;
         struct { uint64_t nonce, last_index; } back; /* RETURN */
-        struct { uint64_t nonce, last_index; enum peer_phase phase; bool leads; } returned;
+        struct { uint64_t nonce, last_index; enum peer_phase phase; bool leads; uint64_t members_index; } returned;
         struct { uint64_t session, total, offset; enum peer_chunk_state state; struct slice data; } chunk; /* total, data: 0 and empty unless DATA, whose data is never empty and ends at `total` at the latest */
     };
 };

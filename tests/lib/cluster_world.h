@@ -1,4 +1,4 @@
-/* The world of sim_cluster.c: nodes, their network and disks, what clients asked for; and the checks of what stands in the stores (cluster_check.h). */
+/* The world of sim_cluster.c and sim_members.c: nodes, their network and disks, what clients asked for; and the checks of what stands in the stores (cluster_check.h). */
 #ifndef TESTS_LIB_CLUSTER_WORLD_H
 #define TESTS_LIB_CLUSTER_WORLD_H
 
@@ -21,7 +21,10 @@
 #include "proto/base/mem.h"
 #include "tests/lib/sim_env.h"
 
-enum { NODES = 3, PARTITIONS = 2, REQUESTS_MAX = 300, CLIENTS = 6, TERMS_MAX = 4096, STORY_LINES = 80 };
+#ifndef CLUSTER_NODES
+#define CLUSTER_NODES 3
+#endif
+enum { NODES = CLUSTER_NODES, PARTITIONS = 2, REQUESTS_MAX = 300, CLIENTS = 6, TERMS_MAX = 4096, STORY_LINES = 80 };
 enum request_kind { CREATE, PAY, SET_TIMER };
 struct node {
     struct sim *sim;

@@ -296,6 +296,21 @@ static void test_membership_steps_are_refused_until_the_last_is_stored_by_all(vo
     world_free(w);
 }
 
+static void test_a_member_that_is_dead_can_go(void **state) {
+    struct world *w = world_new(3);
+    run(w, 5000);
+    struct node *l = leader_of(w), *dead = &w->node[l->id % 3];
+    dead->deaf = true;
+    assert_int_equal(set_member(l, 9, GROUP_SPARE), STATUS_OK);
+    run(w, 500);
+    assert_int_equal(set_member(l, 9, 0), STATUS_OVERLOADED); /* it has not stored the last step, and stays */
+    assert_int_equal(set_member(l, dead->id, 0), STATUS_OK);
+    run(w, 500);
+    assert_int_equal(group_members(l->group)->count, 3);
+    assert_int_equal(set_member(l, 9, 0), STATUS_OK);
+    world_free(w);
+}
+
 static void test_impossible_members_are_refused(void **state) {
     struct world *w = world_new(3);
     run(w, 5000);
@@ -460,6 +475,7 @@ int main(void) {
         cmocka_unit_test(test_an_empty_command_is_a_command),
         cmocka_unit_test(test_one_voter_grows_to_three_and_back),
         cmocka_unit_test(test_membership_steps_are_refused_until_the_last_is_stored_by_all),
+        cmocka_unit_test(test_a_member_that_is_dead_can_go),
         cmocka_unit_test(test_impossible_members_are_refused),
         cmocka_unit_test(test_leadership_is_handed_over),
         cmocka_unit_test(test_restart_from_a_snapshot),

@@ -14,6 +14,7 @@ struct role_rig {
     } sent[FRAMES_MAX];
     unsigned count, served;
     bool silent;                   /* the others answer nothing */
+    uint64_t deaf;                 /* nor does this one */
 };
 
 static void on_send(void *ctx, uint64_t group_id, uint64_t node_id, struct slice frame) {
@@ -81,7 +82,7 @@ static const struct peer_message *last_sent(const struct role_rig *x, enum peer_
 /* ---- the others */
 
 static void say_phase(struct role_rig *x, uint64_t from, enum peer_phase phase) {
-    struct peer_message m = {.kind = PEER_RETURNED, .term = 1, .returned = {.nonce = last_sent(x, PEER_RETURN)->back.nonce, .phase = phase}};
+    struct peer_message m = {.kind = PEER_RETURNED, .term = 1, .returned = {.nonce = last_sent(x, PEER_RETURN)->back.nonce, .phase = phase, .members_index = GROUP_FIRST_INDEX}};
     tell(x, from, m);
 }
 
@@ -97,7 +98,7 @@ static void serve(struct role_rig *x) {
     for (; x->served < x->count; x->served++) {
         const struct sent *s = &x->sent[x->served];
         struct peer_message m = {.term = s->m.term};
-        if (x->silent) continue;
+        if (x->silent || s->to == x->deaf) continue;
         if (s->m.kind == PEER_VOTE) {
             m.kind = PEER_VOTE_RESULT, m.vote_result.granted = true, m.vote_result.pre_vote = s->m.vote.pre_vote;
             tell(x, s->to, m);
@@ -149,7 +150,7 @@ static void test_a_new_group_begins_when_all_have_said_so(void **state) {
 static void test_answers_of_another_life_count_nothing(void **state) {
     struct role_rig *x = *state;
     rig_run(&x->rig, 10 * NS_PER_MS);
-    struct peer_message m = {.kind = PEER_RETURNED, .term = 1, .returned = {.nonce = last_sent(x, PEER_RETURN)->back.nonce + 1, .phase = PEER_AGREED}};
+    struct peer_message m = {.kind = PEER_RETURNED, .term = 1, .returned = {.nonce = last_sent(x, PEER_RETURN)->back.nonce + 1, .phase = PEER_AGREED, .members_index = GROUP_FIRST_INDEX}};
     tell(x, 2, m), tell(x, 3, m), tell(x, 2, m);
     rig_run(&x->rig, NS_PER_S);
     assert_non_null(partition(x)->returning);
@@ -163,8 +164,8 @@ static void test_a_wiped_one_follows_and_does_not_vote_until_it_holds_what_the_l
     rig_run(&x->rig, 10 * NS_PER_MS);
     append(x, 3, 4, 2, 1, 1, 3); /* a leader that was deposed, for all that it knows */
     assert_int_equal(sent_since(x, 0, PEER_APPEND_RESULT), 0);
-    leads.returned = (__typeof__(leads.returned)){last_sent(x, PEER_RETURN)->back.nonce, 4, PEER_ACTING, true};
-    acts.returned = (__typeof__(leads.returned)){leads.returned.nonce, 3, PEER_ACTING, false};
+    leads.returned = (__typeof__(leads.returned)){last_sent(x, PEER_RETURN)->back.nonce, 4, PEER_ACTING, true, GROUP_FIRST_INDEX};
+    acts.returned = (__typeof__(leads.returned)){leads.returned.nonce, 3, PEER_ACTING, false, GROUP_FIRST_INDEX};
     tell(x, 2, leads);
     rig_run(&x->rig, 50 * NS_PER_MS);
     append(x, 2, 5, 2, 1, 1, 2);
@@ -409,6 +410,78 @@ static void test_a_leader_knows_how_far_the_others_are(void **state) {
     assert_int_equal(s.replicas[1].stored, 0); /* that is its leader's to know */
 }
 
+/* ---- members that are wanted */
+
+static uint8_t kind_of(struct role_rig *x, uint64_t node_id) {
+    const struct group_members *m = &partition(x)->record.members;
+    for (uint32_t i = 0; i < m->count; i++)
+        if (m->member[i].node_id == node_id) return m->member[i].kind;
+    return 0;
+}
+
+static void test_members_become_those_that_are_wanted_step_by_step(void **state) {
+    struct role_rig *x = *state;
+    lead(x);
+    engine_want(x->rig.engine, &(struct engine_wanted){3, {1, 2, 3}});
+    run(x, NS_PER_S);
+    assert_int_equal(partition(x)->record.members.index, GROUP_FIRST_INDEX); /* they are */
+    engine_want(x->rig.engine, &(struct engine_wanted){3, {1, 2, 4}});
+    for (unsigned i = 0; i < 100 && kind_of(x, 4) != GROUP_LEARNER; i++) run(x, 20 * NS_PER_MS);
+    assert_int_equal(kind_of(x, 4), GROUP_LEARNER);
+    assert_int_equal(kind_of(x, 3), GROUP_VOTER); /* not before the other votes */
+    for (unsigned i = 0; i < 200 && kind_of(x, 3); i++) run(x, 20 * NS_PER_MS);
+    assert_int_equal(kind_of(x, 3), 0);
+    assert_int_equal(kind_of(x, 4), GROUP_VOTER);
+    assert_int_equal(sent_since(x, 0, PEER_TIMEOUT_NOW), 0);
+    engine_want(x->rig.engine, &(struct engine_wanted){2, {2, 4}});
+    run(x, NS_PER_S);
+    assert_true(sent_since(x, 0, PEER_TIMEOUT_NOW) > 0); /* it does not remove itself */
+    assert_int_equal(kind_of(x, SELF), GROUP_VOTER);
+}
+
+static void test_a_learner_that_does_not_catch_up_gets_no_vote_and_can_be_taken_back(void **state) {
+    struct role_rig *x = *state;
+    lead(x);
+    x->deaf = 4;
+    engine_want(x->rig.engine, &(struct engine_wanted){4, {1, 2, 3, 4}});
+    run(x, 3 * NS_PER_S);
+    assert_int_equal(kind_of(x, 4), GROUP_LEARNER);
+    engine_want(x->rig.engine, &(struct engine_wanted){3, {1, 2, 3}});
+    run(x, NS_PER_S);
+    assert_int_equal(kind_of(x, 4), 0);
+}
+
+static void test_a_dead_voter_goes_before_another_comes(void **state) {
+    struct role_rig *x = *state;
+    lead(x);
+    x->deaf = 3;
+    engine_want(x->rig.engine, &(struct engine_wanted){4, {1, 2, 3, 4}}); /* the step that adds 4 is not stored by 3: nothing goes on */
+    run(x, 3 * NS_PER_S);
+    assert_int_equal(kind_of(x, 4), GROUP_LEARNER);
+    engine_want(x->rig.engine, &(struct engine_wanted){3, {1, 2, 4}});
+    run(x, NS_PER_S);
+    assert_int_equal(kind_of(x, 3), GROUP_VOTER); /* it may only be slow */
+    run(x, 4 * NS_PER_S);
+    assert_int_equal(kind_of(x, 3), 0);
+    assert_int_equal(kind_of(x, 4), GROUP_VOTER);
+}
+
+static void test_who_remembers_nothing_stays_out_once_the_members_are_others(void **state) {
+    struct role_rig *x = *state;
+    rig_run(&x->rig, 50 * NS_PER_MS);
+    struct peer_message m = {.kind = PEER_RETURNED, .term = 2};
+    for (unsigned i = 0; i < 20; i++)
+        for (uint64_t from = 2; from <= 3; from++) {
+            m.returned = (__typeof__(m.returned)){last_sent(x, PEER_RETURN)->back.nonce, 9, PEER_ACTING, from == 2, 7};
+            tell(x, from, m);
+            rig_run(&x->rig, 50 * NS_PER_MS);
+        }
+    append(x, 2, 2, 2, 1, 1, 3);
+    assert_non_null(partition(x)->returning);
+    assert_int_equal(partition(x)->record.applied_index, 2);
+    assert_int_equal(sent_since(x, 0, PEER_APPEND_RESULT), 0);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void) {
@@ -427,6 +500,10 @@ int main(void) {
         TEST(test_a_leader_gives_its_state_piece_by_piece),
         TEST(test_a_lead_is_given_to_a_voter_that_has_the_log),
         TEST(test_a_leader_knows_how_far_the_others_are),
+        TEST(test_members_become_those_that_are_wanted_step_by_step),
+        TEST(test_a_learner_that_does_not_catch_up_gets_no_vote_and_can_be_taken_back),
+        TEST(test_a_dead_voter_goes_before_another_comes),
+        TEST(test_who_remembers_nothing_stays_out_once_the_members_are_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -74,7 +74,7 @@ static struct peer_message back(void) {
 }
 static struct peer_message returned(void) {
     struct peer_message m = message(PEER_RETURNED);
-    m.returned.nonce = 0xfeedfacecafebeef, m.returned.last_index = 41, m.returned.phase = PEER_ACTING, m.returned.leads = true;
+    m.returned.nonce = 0xfeedfacecafebeef, m.returned.last_index = 41, m.returned.phase = PEER_ACTING, m.returned.leads = true, m.returned.members_index = 39;
     return m;
 }
 
@@ -132,7 +132,7 @@ static void test_each_kind_comes_back(void **state) {
     assert_true(d.back.nonce == 0xfeedfacecafebeef && d.back.last_index == 40);
     m = returned();
     assert_int_equal(peer_decode(encoded(&m), &d, NULL), STATUS_OK);
-    assert_true(d.returned.nonce == 0xfeedfacecafebeef && d.returned.last_index == 41 && d.returned.phase == PEER_ACTING && d.returned.leads);
+    assert_true(d.returned.nonce == 0xfeedfacecafebeef && d.returned.last_index == 41 && d.returned.phase == PEER_ACTING && d.returned.leads && d.returned.members_index == 39);
 }
 
 static void test_any_flipped_bit_is_seen(void **state) {
@@ -203,7 +203,7 @@ static void test_every_field_is_bounded(void **state) {
     refuse_u64(chunk(), BODY, 0), refuse_u64(chunk(), BODY + 8, 0), refuse_u64(chunk(), BODY + 8, 4099), refuse_u64(chunk(), BODY + 16, 4997); /* past the end */
     refuse_u8(chunk(), BODY + 24, 3), refuse_u8(chunk(), BODY + 28, 0), refuse_u8(chunk(), BODY + 28, 4), refuse_u8(chunk(), BODY + 28, PEER_CHUNK_WAIT), refuse_u8(chunk(), BODY + 29, 1);
     refuse_u64(back(), BODY + 8, PEER_NUMBER_MAX + 1), refuse_u64(returned(), BODY + 8, PEER_NUMBER_MAX + 1), refuse_u8(returned(), BODY + 16, 0), refuse_u8(returned(), BODY + 16, 5);
-    refuse_u8(returned(), BODY + 17, 2), refuse_u8(returned(), BODY + 16, PEER_RETURNING), refuse_u8(returned(), BODY + 18, 1); /* who returns does not lead */
+    refuse_u8(returned(), BODY + 17, 2), refuse_u8(returned(), BODY + 16, PEER_RETURNING), refuse_u8(returned(), BODY + 18, 1), refuse_u64(returned(), BODY + 24, 0), refuse_u64(returned(), BODY + 24, PEER_NUMBER_MAX + 1); /* who returns does not lead */
     refuse_u64(timeout_now(), BODY, 0), refuse_u64(timeout_now(), BODY + 8, 0), refuse_u64(timeout_now(), BODY + 8, 10);
 }
 
