@@ -30,7 +30,7 @@ struct replay {
     char *error;
 };
 
-static struct partition *engine_partition_of_group(struct engine *e, uint64_t group_id) {
+struct partition *engine_partition_of_group(struct engine *e, uint64_t group_id) {
     if (group_id == PARTITION_META_GROUP) return e->meta;
     return group_id >= 1 && group_id <= e->config.partition_count ? e->by_id[group_id - 1] : NULL;
 }
@@ -126,6 +126,7 @@ enum status engine_open(struct engine **out, struct env *env, const struct engin
     e->by_id = mem_zalloc(config->partition_count * sizeof *e->by_id);
     enum status st = e->partitions && e->by_id ? STATUS_OK : STATUS_MEMORY_LIMIT;
     if (config->list_cache_bytes && !(e->lists = list_cache_new(config->list_cache_bytes))) st = STATUS_MEMORY_LIMIT;
+    if (!st && !engine_present_open(e)) st = STATUS_MEMORY_LIMIT;
     if (!st) st = votes_open(&e->votes, env, "votes", error);
     for (uint32_t i = 0; !st && i < config->owned_count; i++) {
         e->by_id[config->partitions[i]] = &e->partitions[i];
@@ -156,6 +157,7 @@ void engine_close(struct engine *e) {
     for (uint32_t i = 0; e->partitions && i < e->held_count; i++) partition_feed_free(&e->partitions[i]);
     for (uint32_t i = 0; e->partitions && i < e->held_count; i++) partition_group_free(&e->partitions[i]);
     engine_outbox_free(e);
+    engine_present_close(e);
     if (e->wal) wal_close(e->wal);
     if (e->votes) votes_close(e->votes);
     arena_fini(&e->scratch);
@@ -223,6 +225,7 @@ struct engine_lead engine_lead_of(const struct engine *e, uint16_t slot) {
 void engine_submit(struct engine *e, struct op *op) {
     failure_init(&op->failure, op->arena);
     op->answer = (struct slice){0};
+    op->shown = op->confirmed = op->behind = false;
     op->submitted_ns = e->env->ops->mono_ns(e->env);
     *queue_of(e, op) += 1;
     if (op->kind == OP_WRITE) e->queue_bytes += op->command.len;
@@ -329,6 +332,7 @@ static void engine_apply(struct engine *e) {
 }
 
 enum status engine_receive(struct engine *e, uint64_t group_id, uint64_t from_node_id, struct slice frame) {
+    if (group_id == 0) return engine_present_receive(e, from_node_id, frame);
     struct partition *p = engine_partition_of_group(e, group_id);
     if (!p) return STATUS_FIELD_INVALID;
     e->now_ns = e->env->ops->mono_ns(e->env);
@@ -344,6 +348,7 @@ void engine_tick(struct engine *e) {
     engine_propose(e);
     if (!list_empty(&e->outbox)) engine_outbox_run(e);
     engine_apply(e);
+    engine_present_tick(e);
     for (uint32_t i = 0; i < e->held_count; i++)
         if (e->partitions[i].fetch) partition_fetch_tick(&e->partitions[i]);
     for (uint32_t i = 0; i < e->held_count; i++) partition_group_run(&e->partitions[i]);
@@ -371,6 +376,7 @@ uint64_t engine_deadline_ns(const struct engine *e) {
         if (partition_group_has_work(p)) return 0;
         at = MIN_OF(at, p->returning ? partition_return_deadline_ns(p) : group_deadline_ms(p->group) * NS_PER_MS);
         if (p->fetch) at = MIN_OF(at, partition_fetch_deadline_ns(p));
+        at = MIN_OF(at, partition_present_deadline_ns(p));
     }
     return log_idle && votes_dirty(e->votes) ? 0 : at;
 }

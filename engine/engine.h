@@ -56,11 +56,23 @@ struct partition_stats {
     struct replica_stats replicas[GROUP_MEMBERS_MAX];
 };
 
+/* How old a read's answer may be (GetOrder's ReadOptions). Nothing set: it shows all that was acknowledged before the read came, and the leader answers. Else any replica does that can, and
+ * refuses with NOT_LEADER if it does not get to know in time: ask the leader then, which always can. */
+struct read_bound {
+    bool stale;               /* it shows at least what was acknowledged stale_ns before it came */
+    bool token;               /* it shows the commit `seq` of `slot`, a slot that it reads; FIELD_INVALID: there is no such commit */
+    uint64_t stale_ns;        /* READ_STALE_NS_MAX at most */
+    uint16_t slot;
+    int64_t seq;
+};
+#define READ_STALE_NS_MAX (UINT64_MAX / 2)
+
 struct op {
     struct list link; /* whoever holds the op may use it */
     enum op_kind kind;
     uint16_t slot;            /* decides the partition; SLOT_META */
     bool any_replica;         /* of a read of the store: a follower answers too, and a leader without waiting, from what is applied here. It may be behind */
+    struct read_bound bound;  /* of GET, GET_MANY, LIST, HISTORY */
     uint64_t deadline_ns;     /* monotonic; 0: none. Past it, work that has not begun is dropped: DEADLINE_EXCEEDED */
     uint64_t patience_ns;     /* of one that another node may have to be asked for: how long an answer is waited for, within the deadline; 0: until that. The engine does not look at it */
     struct arena *arena;      /* the request's: results go here */
@@ -101,6 +113,8 @@ struct op {
     struct slice answer;      /* OK. OP_GET: Order. OP_LIST, OP_HISTORY, OP_RESOURCES: the response. OP_WRITE, OP_VALIDATE: the Order as the answer
                                * shows it, FULL; of a resource command the Resource, of SetOrderTimer the Timer. OP_FEED_READ: repeated `events` (1). Wire bytes */
     uint64_t index;           /* private */
+    bool shown, confirmed, behind; /* private: of a read: it may run here; after a round; its token's commit is not here */
+    uint64_t give_up_ns;      /* private: of a read that waits for a round */
     uint64_t group_last_index;     /* private: of an OP_GROUP* that reads */
     struct feed_record group_kept; /* private */
     uint64_t group_orders;         /* private: orders of the partition */
@@ -157,7 +171,7 @@ struct engine_lead {
     uint64_t node;
 };
 struct engine_lead engine_lead_of(const struct engine *e, uint16_t slot);
-/* A frame that node `from` sent to this one. Malformed, or of a group that is not here: FIELD_INVALID, nothing changed. Call engine_tick soon. */
+/* A frame that node `from` sent to this one, of the group that send named (0: of several). Malformed, or of a group that is not here: FIELD_INVALID, nothing changed. Call engine_tick soon. */
 enum status engine_receive(struct engine *e, uint64_t group_id, uint64_t from_node_id, struct slice frame) MUST_USE;
 /* Runs what is due: batches, commits, applies, flushes, timers. Call once a loop cycle, after the cycle's submits. */
 void engine_tick(struct engine *e);
@@ -196,6 +210,7 @@ struct engine_stats {
     uint64_t ops_done, ops_refused, creates, transitions, imports, reads, replays, entries, commands, queue_ops, queue_bytes, reads_offloaded, flushes;
     uint64_t apply_ns, flush_ns_last;
     uint64_t frames_lost, followers_behind; /* frames that the outbox had no room for; times that a replica was offered a snapshot */
+    uint64_t rounds, reads_followed; /* by which reads were confirmed; reads answered here without the lead, after asking it */
     uint64_t snapshots_given, snapshots_taken, snapshot_bytes; /* made for others; installed here; fetched */
     struct list_cache_stats lists;
     uint64_t write_delay_ns, write_limit, read_delay_ns, read_limit, refused_overload, refused_late;

@@ -398,6 +398,15 @@ uint64_t group_applicable(const struct group *g) {
     return group_core_installing(g) ? g->snapshot.index : MIN_OF(g->commit_max, (uint64_t)g->raft.last_stored);
 }
 
+uint64_t group_commit_index(const struct group *g) { return g->commit_max; }
+
+unsigned group_voters(const struct group *g, uint64_t node_ids[GROUP_MEMBERS_MAX]) {
+    unsigned n = 0;
+    for (unsigned i = 0; i < g->raft.configuration.n; i++)
+        if (g->raft.configuration.servers[i].role == RAFT_VOTER) check(n < GROUP_MEMBERS_MAX), node_ids[n++] = g->raft.configuration.servers[i].id;
+    return n;
+}
+
 uint64_t group_last_index(const struct group *g) { return group_core_last_index(g); }
 
 bool group_ready(const struct group *g) {

@@ -108,7 +108,10 @@ uint64_t group_term(const struct group *g);
 uint64_t group_leader(const struct group *g);      /* 0: unknown */
 /* May be applied: min(highest commit ever reported, last persisted). */
 uint64_t group_applicable(const struct group *g);
+uint64_t group_commit_index(const struct group *g); /* the highest ever reported: what is known to be committed, durable here or not yet */
 uint64_t group_last_index(const struct group *g);
+/* Of the newest members, committed or not: those whose majority counts in an election. Returns how many. */
+unsigned group_voters(const struct group *g, uint64_t node_ids[GROUP_MEMBERS_MAX]);
 bool group_ready(const struct group *g);           /* leader, and committed something in its term: may serve linearizable reads and change members */
 const struct group_members *group_members(const struct group *g); /* committed ones */
 uint64_t group_members_newest(const struct group *g);             /* index of the entry that set those in the log, committed or not */

@@ -220,7 +220,11 @@ static enum status receive_message(struct group *g, struct peer_message *p) {
     case PEER_FETCH:
     case PEER_CHUNK:
     case PEER_RETURN:
-    case PEER_RETURNED: break; /* the engine's */
+    case PEER_RETURNED:
+    case PEER_CONFIRM:
+    case PEER_CONFIRMED:
+    case PEER_HOW_FAR:
+    case PEER_SO_FAR: break; /* the engine's */
     }
     return STATUS_FIELD_INVALID;
 }

@@ -88,8 +88,7 @@ enum status partition_open(struct partition *p, struct engine *e, uint32_t id, c
     list_init(&p->waiting);
     list_init(&p->proposed);
     list_init(&p->held);
-    list_init(&p->unconfirmed);
-    list_init(&p->confirming);
+    partition_present_open(p);
     if (partition_feed_open(p) || partition_timers_open(p) || partition_group_open(p)) return STATUS_MEMORY_LIMIT;
     if (id == PARTITION_META) { /* no slots */
         snprintf(p->name, sizeof p->name, "meta");
@@ -143,7 +142,7 @@ void partition_close(struct partition *p) {
     check(p->reads_away == 0);
     partition_refuse(p, &p->waiting, STATUS_DRAINING, "this node is shutting down");
     partition_refuse(p, &p->held, STATUS_DRAINING, "this node is shutting down");
-    partition_reads_refuse(p, STATUS_DRAINING, "this node is shutting down");
+    partition_present_refuse(p, STATUS_DRAINING, "this node is shutting down");
     partition_refuse(p, &p->proposed, STATUS_DRAINING, "this node is shutting down; the write may have been logged: send it again with the same request_id");
     partition_feed_close(p);
     partition_source_close(p);
@@ -253,7 +252,7 @@ static void propose_waiting(struct partition *p) {
 }
 
 bool partition_has_to_stage(const struct partition *p) {
-    return partition_fetch_has_to_stage(p) || (p->state == PARTITION_READY && (!list_empty(&p->waiting) || !list_empty(&p->unconfirmed))) || p->next_stage <= group_last_index(p->group);
+    return partition_fetch_has_to_stage(p) || (p->state == PARTITION_READY && !list_empty(&p->waiting)) || p->next_stage <= group_last_index(p->group);
 }
 
 static bool log_full_for_follower(const struct partition *p) {
@@ -262,11 +261,7 @@ static bool log_full_for_follower(const struct partition *p) {
 }
 
 void partition_stage(struct partition *p) {
-    if (p->state == PARTITION_READY) {
-        uint64_t last_index = group_last_index(p->group);
-        propose_waiting(p);
-        partition_reads_propose(p, last_index);
-    }
+    if (p->state == PARTITION_READY) propose_waiting(p);
     if (partition_fetch_stage(p)) {
         p->engine->log_blocked = true;
         return;
@@ -391,7 +386,7 @@ static void apply_failed(struct partition *p, uint64_t index, enum status st) {
     if (st != STATUS_DISK_FULL && st != STATUS_IO_FAILED && st != STATUS_CHECKSUM_MISMATCH)
         panic_now("partition %s: entry %" PRIu64 " can't be applied: %s", p->name, index, status_name(st));
     p->state = PARTITION_FAILED;
-    partition_reads_refuse(p, STATUS_NOT_LEADER, "the partition's tables fail, and it can't confirm that it still leads");
+    partition_present_refuse(p, STATUS_NOT_LEADER, "the partition's tables fail, and it can't tell what is committed");
     p->damaged = st == STATUS_CHECKSUM_MISMATCH;
     reopen_later(p);
     log_error(p->damaged ? "the partition's tables are damaged: it takes no writes until restored" : "the store takes no writes; reads go on",
@@ -442,7 +437,6 @@ void partition_apply(struct partition *p, uint64_t until_ns) {
     }
     e->stats.apply_ns += now - begin;
     partition_feed_applied(p);
-    partition_reads_applied(p);
     if (p->state == PARTITION_OPENING && group_ready(p->group) && p->record.applied_index == group_applicable(p->group) && p->record.applied_term == group_term(p->group)) {
         p->state = PARTITION_READY;
         log_info("partition ready", "partition=%s applied=%" PRIu64 " term=%" PRIu64 " orders=%" PRId64, p->name, p->record.applied_index, group_term(p->group), p->record.order_count);
@@ -574,6 +568,7 @@ void partition_housekeeping(struct partition *p) {
     if (!partition_reopen_due(p)) partition_reads_resume(p);
     rates_update(p);
     partition_feed_housekeeping(p);
+    partition_present_housekeeping(p);
     partition_group_housekeeping(p);
     if (p->source) partition_source_tick(p);
     if (p->state == PARTITION_FAILED) return;

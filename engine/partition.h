@@ -39,6 +39,21 @@ enum partition_state {
     PARTITION_FAILED,    /* the store takes no writes (full disk): reads go on, reopened when there is room */
 };
 
+/* Reads that wait for a round, and the round (partition_present.c). */
+struct present_asked {
+    uint64_t node_id, round; /* the asker's */
+};
+struct present {
+    struct list unconfirmed;         /* for the next round */
+    struct list confirming;          /* for the one under way */
+    struct list confirmed;           /* for op->index to be applied */
+    uint64_t round, index, begun_ns, said_ns; /* the one under way, 0: none; what was committed when it began (a leader's) */
+    uint64_t heard[GROUP_MEMBERS_MAX]; /* who has answered */
+    struct present_asked asked[GROUP_MEMBERS_MAX], due[GROUP_MEMBERS_MAX]; /* other replicas: for the next round, for the one under way */
+    unsigned heard_count, asked_count, due_count;
+    uint64_t as_of_ns, as_of_index;  /* what is applied up to here is all that was acknowledged before then; 0: not known */
+};
+
 struct partition {
     struct engine *engine;
     uint32_t id;
@@ -71,7 +86,7 @@ struct partition {
     uint64_t released;               /* entries up to here are no longer in memory */
     unsigned offers;                 /* of the lead, while the engine yields */
     struct list held;                /* reads that wait for the store to be reopened */
-    struct list unconfirmed, confirming; /* reads of the present, with several voters (partition_role.c) */
+    struct present present;          /* reads, with several voters */
     struct snapshot_source *source;  /* NULL: nobody fetches a snapshot from here */
     struct snapshot_fetch *fetch;    /* NULL: we fetch none */
     uint64_t fetch_not_before_ns;
@@ -111,6 +126,8 @@ struct engine {
     struct partition **by_id;        /* of all partitions of the map; NULL: another engine's */
     struct list finished;            /* ops whose done() is due */
     struct list outbox;              /* frames that wait for votes (partition_role.c) */
+    struct present_frames *present_frames; /* that gather in a turn (partition_present.c) */
+    uint64_t rounds;                 /* the newest one's number */
     size_t outbox_bytes;
     unsigned sources;                /* partitions that have one */
     struct list_cache *lists;        /* NULL: none */
@@ -219,6 +236,7 @@ void engine_finish(struct engine *e, struct op *op);
 /* A write of the engine's own, behind what waits; not OK: it was not taken, and done() does not come. */
 enum status engine_submit_own(struct engine *e, struct partition *p, struct op *op) MUST_USE;
 uint64_t engine_now_ms(const struct engine *e);
+struct partition *engine_partition_of_group(struct engine *e, uint64_t group_id); /* NULL: not here */
 
 /* partition_role.c: one of several replicas. */
 extern const struct group_ops partition_group_ops;
@@ -229,10 +247,18 @@ bool partition_leads_others(const struct partition *p);  /* leads, and is not th
 void partition_yield(struct partition *p);
 bool partition_settled(const struct partition *p);       /* ready, or following a leader */
 void partition_refuse(struct partition *p, struct list *ops, enum status st, const char *why);
+
+/* partition_present.c: reads with several voters. */
+bool engine_present_open(struct engine *e);              /* false: no memory */
+void engine_present_close(struct engine *e);
+enum status engine_present_receive(struct engine *e, uint64_t from_node_id, struct slice frame) MUST_USE;
+void engine_present_tick(struct engine *e);              /* runs what is confirmed and applied; begins rounds */
+void partition_present_open(struct partition *p);
 bool partition_read_waits(struct partition *p, struct op *op); /* true: it was taken, or refused */
-void partition_reads_propose(struct partition *p, uint64_t first_index);
-void partition_reads_applied(struct partition *p);
-void partition_reads_refuse(struct partition *p, enum status st, const char *why);
+void partition_read_behind(struct partition *p, struct op *op); /* what its token tells of is not applied here */
+void partition_present_refuse(struct partition *p, enum status st, const char *why);
+void partition_present_housekeeping(struct partition *p); /* who waits too long */
+uint64_t partition_present_deadline_ns(const struct partition *p);
 
 /* partition_lead.c: who leads on purpose, and how far the others are. */
 enum status partition_transfer(struct partition *p, uint64_t node_id, struct failure *f);

@@ -3,6 +3,14 @@
  * A read that finds the store about to be closed (it failed, and is due to be opened again) waits in `held` until it is open. */
 #include "engine/partition.h"
 
+/* What a write answered to its caller is among what the store holds. */
+static enum status token_check(struct op *op, const struct store_view *view) {
+    struct slot_record slot;
+    enum status st = partition_slot_load(view, op->arena, op->bound.slot, &slot);
+    op->behind = !st && slot.last_seq < op->bound.seq;
+    return st;
+}
+
 static void read_run(struct partition *p, struct op *op, const struct store_view *view) {
     struct engine *e = p->engine;
     struct query q = {
@@ -14,7 +22,9 @@ static void read_run(struct partition *p, struct op *op, const struct store_view
         .lists = view->snapshot ? NULL : e->lists,
         .lists_proved = e->config.lists_proved,
     };
-    enum status st = STATUS_INTERNAL;
+    enum status st = op->bound.token ? token_check(op, view) : STATUS_OK;
+    if (st || op->behind) goto out;
+    st = STATUS_INTERNAL;
     switch (op->kind) {
     case OP_GET: st = query_get(&q, &op->get, &op->answer); break;
     case OP_GET_MANY: st = query_get_many(&q, op->get_many.order_ids, op->get_many.count, op->get_many.full, &op->orders); break;
@@ -40,6 +50,7 @@ static void read_run(struct partition *p, struct op *op, const struct store_view
     case OP_VALIDATE:
     case OP_STATS: check(!"not a read of the store");
     }
+out:
     op->index = st; /* WOULD_BLOCK is for us, not for the failure */
     if (st && st != STATUS_WOULD_BLOCK) failure_set(&op->failure, st, "%s", status_name(st));
 }
@@ -73,6 +84,7 @@ static void read_home(struct env_job *job) {
     p->reads_away--;
     e->reads_away--;
     if (partition_feed_waits(p, op)) return;
+    if (op->behind) return partition_read_behind(p, op);
     if (!op_is_feed(op)) { /* which may have waited for events before */
         e->disk_reads.late += op->failure.status == STATUS_DEADLINE_EXCEEDED;
         backlog_served(&e->disk_reads, r->begun_ns > op->submitted_ns ? r->begun_ns - op->submitted_ns : 0);
@@ -109,7 +121,7 @@ static void validate(struct partition *p, struct op *op) {
 
 static void read_begin(struct partition *p, struct op *op) {
     struct engine *e = p->engine;
-    if (p->state == PARTITION_OPENING && !(op->any_replica && partition_settled(p))) {
+    if (p->state == PARTITION_OPENING && !op->shown && !(op->any_replica && partition_settled(p))) {
         partition_not_leading(p, &op->failure);
         engine_finish(e, op);
         return;
@@ -128,6 +140,7 @@ static void read_begin(struct partition *p, struct op *op) {
     struct store_view view = {.store = p->store, .cached_only = true};
     if (op->kind == OP_CENSUS) op->index = STATUS_WOULD_BLOCK; /* long even where all is in memory: not on the loop */
     else read_run(p, op, &view);
+    if (op->behind) return partition_read_behind(p, op);
     if (op->index != STATUS_WOULD_BLOCK) {
         if (!partition_feed_waits(p, op)) engine_finish(e, op);
         return;

@@ -1,16 +1,10 @@
-/* A partition as one of several replicas (docs/CLUSTER.md): frames to the other nodes, who leads, and reads that a leader may answer.
+/* A partition as one of several replicas (docs/CLUSTER.md): frames to the other nodes, and who leads.
  *
  * Sends. A frame may leave when all earlier vote effects are durable. While the votes file has something to write, frames gather in the engine's outbox and go when it is
  * clean; a full outbox loses frames, as a network does.
  *
  * Lost lead. Ops that wait for the log had no effect. Ops in the log may have had one: they are answered at once with NOT_LEADER, whose advice is the same request_id.
- * Nothing is answered later by index: what stands there then may be another leader's.
- *
- * Reads. A deposed leader that does not know it yet would show old rows. With several voters a read of the present waits until an entry of our own term that was made after it
- * came is committed and applied: no other leader was elected before the read came, or the entry would not have got its majority. Writes that go into the log anyway serve as that
- * entry; without any a barrier does, one for all reads that wait. A single voter's reads wait for nothing.
- *
- *   partition_read -> unconfirmed -> [an entry behind it is proposed] -> confirming -> [applied] -> run       lead lost, or store failed: NOT_LEADER */
+ * Nothing is answered later by index: what stands there then may be another leader's. */
 #include <inttypes.h>
 
 #include "engine/partition_snapshot.h"
@@ -87,11 +81,11 @@ static void role_on_role(void *ctx, enum group_role role, uint64_t term, uint64_
     struct partition *p = ctx;
     log_info("role", "partition=%s role=%s term=%" PRIu64 " leader=%" PRIu64, p->name, role == GROUP_LEADER ? "leader" : role == GROUP_CANDIDATE ? "candidate" : "follower", term,
              leader_node_id);
+    partition_present_refuse(p, STATUS_NOT_LEADER, "the partition has another leader, or none");
     if (role == GROUP_LEADER) return;
     if (p->state == PARTITION_READY) p->state = PARTITION_OPENING;
     partition_refuse(p, &p->waiting, STATUS_NOT_LEADER, "this node no longer leads the partition; nothing was done");
     partition_refuse(p, &p->proposed, STATUS_NOT_LEADER, "this node no longer leads the partition; the write may have been logged: send it again with the same request_id");
-    partition_reads_refuse(p, STATUS_NOT_LEADER, "this node no longer leads the partition");
     partition_group_close(p, STATUS_NOT_LEADER, "this node no longer leads the partition");
 }
 
@@ -161,45 +155,4 @@ enum status partition_receive(struct partition *p, uint64_t from_node_id, struct
     if (kind >= PEER_FETCH && kind <= PEER_RETURNED) return receive_own(p, from_node_id, frame);
     if (partition_return_deaf(p, kind)) return STATUS_OK;
     return group_receive(p->group, engine_now_ms(p->engine), from_node_id, frame);
-}
-
-/* ---- reads of the present */
-
-static bool op_is_of_present(const struct op *op) {
-    return op->kind == OP_GET || op->kind == OP_GET_MANY || op->kind == OP_LIST || op->kind == OP_HISTORY || op->kind == OP_RESOURCES;
-}
-
-bool partition_read_waits(struct partition *p, struct op *op) {
-    if (p->record.members.count <= 1 || op->any_replica || !op_is_of_present(op)) return false;
-    if (p->state == PARTITION_FAILED) { /* nothing is applied: what it leads can't be confirmed */
-        op->failure.retry_delay_ms = RETRY_DELAY_DISK_MS;
-        failure_set(&op->failure, STATUS_NOT_LEADER, "partition %s can't write its tables, and so can't confirm that it still leads", p->name);
-        engine_finish(p->engine, op);
-        return true;
-    }
-    if (p->state != PARTITION_READY) return false; /* refused by who calls */
-    list_push_back(&p->unconfirmed, &op->link);
-    return true;
-}
-
-/* Called when what waited has been proposed. first_index: the group's last before that. */
-void partition_reads_propose(struct partition *p, uint64_t first_index) {
-    if (list_empty(&p->unconfirmed)) return;
-    uint64_t index = group_last_index(p->group);
-    if (index == first_index && group_submit_barrier(p->group, engine_now_ms(p->engine), &index)) {
-        p->engine->log_blocked = true; /* too many entries are not committed yet, or a transfer is under way: at a later turn, without spinning */
-        return;
-    }
-    list_each(l, &p->unconfirmed) list_entry(l, struct op, link)->index = index;
-    list_splice_back(&p->confirming, &p->unconfirmed);
-}
-
-void partition_reads_applied(struct partition *p) {
-    while (!list_empty(&p->confirming) && list_entry(p->confirming.next, struct op, link)->index <= p->record.applied_index)
-        partition_read_again(p, list_entry(list_pop_front(&p->confirming), struct op, link));
-}
-
-void partition_reads_refuse(struct partition *p, enum status st, const char *why) {
-    partition_refuse(p, &p->unconfirmed, st, why);
-    partition_refuse(p, &p->confirming, st, why);
 }

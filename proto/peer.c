@@ -24,6 +24,10 @@ size_t peer_encoded_bytes(const struct peer_message *m) {
     case PEER_CHUNK: n += 32 + m->chunk.data.len; break;
     case PEER_RETURN: n += 16; break;
     case PEER_RETURNED: n += 32; break;
+    case PEER_CONFIRM:
+    case PEER_CONFIRMED:
+    case PEER_HOW_FAR:
+    case PEER_SO_FAR: n += 8 + m->round.places.len; break;
     }
     return n <= PEER_FRAME_BYTES_MAX ? n : 0;
 }
@@ -42,6 +46,12 @@ static void encode_append(struct writer *w, const struct peer_message *m) {
         write_le64(w, e->term), write_le32(w, (uint32_t)e->data.len), write_u8(w, e->type), write_bytes(w, zero, sizeof zero);
         write_slice(w, e->data);
     }
+}
+
+void peer_place_put(uint8_t out[PEER_PLACE_BYTES], struct peer_place place) { put_le64(out, place.group), put_le64(out + 8, place.term), put_le64(out + 16, place.index); }
+struct peer_place peer_place_at(const struct peer_message *m, size_t i) {
+    const uint8_t *at = m->round.places.data + i * PEER_PLACE_BYTES;
+    return (struct peer_place){get_le64(at), get_le64(at + 8), get_le64(at + 16)};
 }
 
 static void encode_body(struct writer *w, const struct peer_message *m) {
@@ -71,6 +81,10 @@ static void encode_body(struct writer *w, const struct peer_message *m) {
         write_u8(w, (uint8_t)m->returned.phase), write_u8(w, m->returned.leads), write_le16(w, 0), write_le32(w, 0);
         write_le64(w, m->returned.members_index);
         break;
+    case PEER_CONFIRM:
+    case PEER_CONFIRMED:
+    case PEER_HOW_FAR:
+    case PEER_SO_FAR: write_le64(w, m->round.round), write_slice(w, m->round.places); break;
     }
 }
 
@@ -141,6 +155,19 @@ static bool decode_chunk(struct reader *r, struct peer_message *m) {
     return number_ok(m->chunk.session) && number_ok(m->chunk.total) && number_or_zero_ok(m->chunk.offset) && len > 0 && m->chunk.offset + len <= m->chunk.total;
 }
 
+static bool decode_round(struct reader *r, struct peer_message *m) {
+    m->round.round = read_le64(r);
+    if (r->bad || !number_ok(m->round.round) || reader_left(r) % PEER_PLACE_BYTES != 0) return false;
+    m->round.places = read_bytes(r, reader_left(r));
+    size_t n = peer_places_count(m);
+    if (m->group != 0 || m->term != 0 || n < 1 || n > PEER_PLACES_MAX) return false;
+    for (size_t i = 0; i < n; i++) {
+        struct peer_place at = peer_place_at(m, i);
+        if (at.group == 0 || !number_ok(at.term) || (m->kind == PEER_SO_FAR ? !number_ok(at.index) : at.index != 0)) return false;
+    }
+    return true;
+}
+
 static bool decode_body(struct reader *r, struct peer_message *m, struct peer_entry *entries) {
     uint8_t flags;
     switch (m->kind) {
@@ -181,6 +208,10 @@ static bool decode_body(struct reader *r, struct peer_message *m, struct peer_en
         m->returned.members_index = read_le64(r);
         return number_ok(m->returned.members_index) && number_or_zero_ok(m->returned.last_index) && phase >= PEER_FRESH && phase <= PEER_ACTING && leads <= 1 && (!leads || phase == PEER_ACTING);
     }
+    case PEER_CONFIRM:
+    case PEER_CONFIRMED:
+    case PEER_HOW_FAR:
+    case PEER_SO_FAR: return decode_round(r, m);
     }
     return false;
 }
@@ -203,7 +234,8 @@ enum status peer_decode(struct slice frame, struct peer_message *out, struct pee
     *out = (struct peer_message){.kind = (enum peer_kind)frame.data[5]};
     struct reader r = reader_of(slice_of(frame.data + OFFSET_AFTER_CRC, frame.len - OFFSET_AFTER_CRC));
     out->group = read_le64(&r), out->from = read_le64(&r), out->to = read_le64(&r), out->term = read_le64(&r);
-    if (out->from == 0 || out->to == 0 || out->from == out->to || !number_ok(out->term)) return STATUS_FIELD_INVALID;
+    if (out->from == 0 || out->to == 0 || out->from == out->to) return STATUS_FIELD_INVALID;
+    if (!number_ok(out->term) && out->kind < PEER_CONFIRM) return STATUS_FIELD_INVALID;
     if (!decode_body(&r, out, entries) || r.bad || reader_left(&r) != 0) return STATUS_FIELD_INVALID;
     return STATUS_OK;
 }

@@ -14,6 +14,7 @@
  *          -- another leads --> ASKED --ANSWER--> home            ANSWER or engine: NOT_LEADER, or the connection is lost: HELD again, if it may be asked twice
  *          -- nobody, or no connection to it --> HELD --leader--> engine or ASKED
  *   ASKED, a machine was given its id --> SETTLING until our meta replica has it too --> home     the handler goes on with what it says
+ *   a read that may be of a bounded past (read_bound) --> our engine first; NOT_LEADER: ASKED
  *   past the deadline: home, OUTCOME_UNKNOWN where it may have been done
  *
  * On the node that is asked: ASK --> visit: an op of our own making --> engine --> ANSWER. */
@@ -174,8 +175,9 @@ static struct errand *errand_new(struct forward *f, struct op *op) {
 static void route_submit(struct core *core, struct op *op) {
     struct forward *f = core->forward;
     struct engine_lead lead = {.here = true};
+    bool bounded = op->bound.stale || op->bound.token; /* this node's replica first; who leads if that says NOT_LEADER */
     op->maybe = false;
-    if (!op->any_replica && op_wire_travels(op->kind)) lead = engine_lead_of(core->engine, op->slot);
+    if (!op->any_replica && !bounded && op_wire_travels(op->kind)) lead = engine_lead_of(core->engine, op->slot);
     struct errand *e = lead.here ? NULL : errand_new(f, op);
     if (!e) return engine_submit(core->engine, op); /* without room: its NOT_LEADER is the answer */
     failure_init(&op->failure, op->arena);
@@ -188,7 +190,8 @@ static bool route_again(struct core *core, struct op *op) {
     struct forward *f = core->forward;
     if (f->homing || op->any_replica || !op_wire_travels(op->kind) || !may_ask_again(f, op)) return false;
     struct errand *e = errand_new(f, op);
-    if (e) hold(f, e);
+    struct engine_lead lead = engine_lead_of(core->engine, op->slot);
+    if (e && (lead.here || !is_other(f, lead.node) || !ask(f, e, lead.node))) hold(f, e);
     return e != NULL;
 }
 

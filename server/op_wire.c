@@ -4,7 +4,7 @@
 
 /* ---- pieces */
 
-enum { OP_FULL = 1, OP_AS_OF = 2, OP_FROM = 4, OP_TO = 8, OP_FLAGS = 15 };
+enum { OP_FULL = 1, OP_AS_OF = 2, OP_FROM = 4, OP_TO = 8, OP_STALE = 16, OP_TOKEN = 32, OP_FLAGS = 63 };
 enum { OUTCOME_REPLAYED = 1, OUTCOME_APPLIED = 2, OUTCOME_ALREADY_THERE = 4, OUTCOME_BATCH = 8, OUTCOME_MORE = 16, OUTCOME_FLAGS = 31 };
 enum { GET_MANY_MAX = 1000, ROWS_MAX = 1 << 16, MAYBE = 1 };
 
@@ -85,6 +85,23 @@ bool op_wire_travels(enum op_kind kind) {
     return false;
 }
 
+static bool is_bounded(enum op_kind kind) { return kind == OP_GET || kind == OP_GET_MANY || kind == OP_LIST || kind == OP_HISTORY; }
+
+static void put_bound(struct out *o, const struct op *op) {
+    if (!is_bounded(op->kind)) return;
+    if (op->bound.stale) put(o, op->bound.stale_ns);
+    if (op->bound.token) put(o, op->bound.slot), put(o, (uint64_t)op->bound.seq);
+}
+
+static void get_bound(struct reader *r, struct op *op, uint64_t flags) {
+    op->bound.stale = flags & OP_STALE, op->bound.token = flags & OP_TOKEN;
+    if (op->bound.stale) op->bound.stale_ns = read_varint(r);
+    if (op->bound.token) op->bound.slot = get_16(r), op->bound.seq = get_signed(r);
+    if (op->bound.stale_ns > READ_STALE_NS_MAX || op->bound.slot >= SLOT_COUNT || op->bound.seq < 0 || ((flags & (OP_STALE | OP_TOKEN)) && !is_bounded(op->kind))) r->bad = true;
+}
+
+static uint64_t bound_flags(const struct op *op) { return is_bounded(op->kind) ? (op->bound.stale ? OP_STALE : 0) | (op->bound.token ? OP_TOKEN : 0) : 0; }
+
 static uint64_t flags_of(const struct op *op) {
     switch (op->kind) {
     case OP_GET: return (op->get.full ? OP_FULL : 0) | (op->get.has_as_of ? OP_AS_OF : 0);
@@ -106,7 +123,8 @@ static void put_list(struct out *o, const struct list_request *l) {
 bool op_wire_write(struct buf *out, const struct op *op, uint64_t deadline_ms) {
     struct out o = {.buf = out};
     check(op_wire_travels(op->kind));
-    put(&o, op->kind), put(&o, op->slot), put(&o, flags_of(op)), put(&o, deadline_ms);
+    put(&o, op->kind), put(&o, op->slot), put(&o, flags_of(op) | bound_flags(op)), put(&o, deadline_ms);
+    put_bound(&o, op);
     switch (op->kind) {
     case OP_WRITE:
     case OP_VALIDATE: put(&o, op->answer_bytes_max), put_slice(&o, op->command); break;
@@ -173,6 +191,7 @@ enum status op_wire_read(struct slice bytes, struct op *op, uint64_t *deadline_m
     op->slot = get_16(&r);
     uint64_t flags = read_varint(&r);
     *deadline_ms = read_varint(&r);
+    get_bound(&r, op, flags);
     if (r.bad || flags > OP_FLAGS || (op->slot >= SLOT_COUNT && op->slot != SLOT_META)) return STATUS_FIELD_INVALID;
     if (!get_request(&r, op, flags)) return STATUS_MEMORY_LIMIT;
     if (op->kind == OP_RESOURCES && op->resources.kind >= RESOURCE_KINDS) return STATUS_FIELD_INVALID;

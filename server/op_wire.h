@@ -1,7 +1,7 @@
 /* Ops that another node's engine runs, and what came of them, as bytes between nodes (proto/link.h: ASK and ANSWER). Those of unary calls alone: what waits for events, and the
  * sessions of consumer groups, share memory with their caller and stay at home.
  *
- *   op       varint kind, slot, flags, deadline in ms from now (0: none); then by kind, in the order of the request's struct: numbers as varints, bytes counted
+ *   op       varint kind, slot, flags, deadline in ms from now (0: none); how old it may be, if flags say so; then by kind, in the order of the request's struct: numbers as varints, bytes counted
  *   outcome  varint status, flags (1: it may still take place);
  *            refused: message, retry delay, metadata, violations; done: by kind
  *

@@ -99,6 +99,8 @@ static bool write_process(struct buf *out, const struct node *node) {
     row("orderdb_timers_pending", "gauge", "Order timers that have not fired.", stats.timers_pending)          \
     row("orderdb_timers_fired_total", "counter", "Order timers that fired.", stats.timers_fired)               \
     row("orderdb_engine_reads_total", "counter", "Reads answered.", stats.reads)                                \
+    row("orderdb_engine_reads_followed_total", "counter", "Reads of a bounded past answered without the lead, after asking who has it.", stats.reads_followed) \
+    row("orderdb_engine_read_rounds_total", "counter", "Rounds by which a lead was confirmed, or asked, for the reads that waited.", stats.rounds) \
     row("orderdb_engine_replays_total", "counter", "Writes answered from their idempotency record.", stats.replays) \
     row("orderdb_engine_entries_total", "counter", "Raft entries applied.", stats.entries)                      \
     row("orderdb_engine_commands_total", "counter", "Commands in them.", stats.commands)                        \

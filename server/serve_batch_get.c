@@ -104,7 +104,7 @@ static void batch_get_more(struct call *call, struct batch_get *b) {
 }
 
 /* Sorts the ids, drops those that were named before, and makes an op of each partition's. */
-static void batch_get_group(struct call *call, struct batch_get *b) {
+static void batch_get_group(struct call *call, struct batch_get *b, const Orderdb__V1__ReadOptions *read) {
     qsort(b->wanted, b->id_count, sizeof *b->wanted, wanted_order);
     for (unsigned i = 0; i < b->id_count; i++)
         if (i == 0 || b->wanted[i].order_id != b->wanted[b->unique_count - 1].order_id) b->wanted[b->unique_count++] = b->wanted[i];
@@ -119,7 +119,10 @@ static void batch_get_group(struct call *call, struct batch_get *b) {
             part->op.op.slot = order_id_slot(b->ids[i]);
             part->op.op.get_many.order_ids = &b->ids[i];
             part->op.op.get_many.full = b->full;
+            part->op.op.bound = serve_read_bound(read, order_id_slot(b->ids[i]));
         }
+        struct read_bound bound = serve_read_bound(read, order_id_slot(b->ids[i]));
+        if (bound.token) part->op.op.bound = bound;
         part->op.op.get_many.count++;
     }
 }
@@ -157,6 +160,6 @@ void serve_batch_get_orders(struct call *call) {
     b->id_count = (unsigned)n;
     for (unsigned i = 0; i < b->id_count; i++)
         b->wanted[i] = (struct wanted){m->order_ids[i], partition_of_slot(order_id_slot(m->order_ids[i]), node->partition_count), i};
-    batch_get_group(call, b);
+    batch_get_group(call, b, m->read);
     batch_get_more(call, b);
 }

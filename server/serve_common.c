@@ -83,7 +83,6 @@ bool serve_read_options(struct call *call, const Orderdb__V1__ReadOptions *read,
     case ORDERDB__V1__ORDER_VIEW__ORDER_VIEW_FULL: *full = true; break;
     default: failure_violation(f, STATUS_FIELD_INVALID, "read.view", "must be 0 (default), 1 (SUMMARY) or 2 (FULL), not %d", (int)read->view);
     }
-    /* Every read here sees all that was committed before it: a token needs only to be one. */
     if (read->at_least && (read->at_least->slot < 0 || read->at_least->slot >= SLOT_COUNT))
         failure_violation(f, STATUS_FIELD_INVALID, "read.at_least.slot", "must be 0 to %d, not %d", SLOT_COUNT - 1, read->at_least->slot);
     if (read->at_least && read->at_least->seq < 0)
@@ -92,4 +91,16 @@ bool serve_read_options(struct call *call, const Orderdb__V1__ReadOptions *read,
     if (d && (d->seconds < 0 || d->seconds > DURATION_SECONDS_MAX || d->nanos < 0 || d->nanos > 999999999))
         failure_violation(f, STATUS_FIELD_INVALID, "read.max_staleness", "%lld s and %d ns; 0 to %lld s, nanos 0 to 999999999", (long long)d->seconds, (int)d->nanos, DURATION_SECONDS_MAX);
     return f->status == STATUS_OK;
+}
+
+struct read_bound serve_read_bound(const Orderdb__V1__ReadOptions *read, uint16_t slot) {
+    struct read_bound bound = {0};
+    if (read && read->max_staleness) {
+        uint64_t seconds = (uint64_t)read->max_staleness->seconds;
+        bound.stale = true;
+        bound.stale_ns = seconds >= READ_STALE_NS_MAX / NS_PER_S ? READ_STALE_NS_MAX : seconds * NS_PER_S + (uint64_t)read->max_staleness->nanos;
+    }
+    bound.token = read && read->at_least && read->at_least->slot == slot;
+    if (bound.token) bound.slot = slot, bound.seq = read->at_least->seq;
+    return bound;
 }

@@ -20,6 +20,8 @@ void serve_fail_memory(struct call *call);
 void serve_reply(struct call *call, struct slice message);
 /* The view to answer with; false: a violation of "read" was added. */
 bool serve_read_options(struct call *call, const Orderdb__V1__ReadOptions *read, bool full_unless_told, bool *full);
+/* How old the answer may be, of options that serve_read_options has passed. A token binds reads of its own slot alone: op.bound is for those of `slot`. */
+struct read_bound serve_read_bound(const Orderdb__V1__ReadOptions *read, uint16_t slot);
 /* Pieces of an answer, in the call's arena; empty when that is full. A message field's tag and length, in front of bytes that lie elsewhere: */
 struct slice serve_field_head(struct call *call, uint32_t field, size_t len);
 /* CommitToken of a write, framed; nothing for what was only tried: */

@@ -258,6 +258,7 @@ void serve_get_order(struct call *call) {
     struct call_op *o = call_op_new(call, OP_GET, order_id_slot(m->order_id));
     if (!o) return;
     o->op.get = r;
+    o->op.bound = serve_read_bound(m->read, o->op.slot);
     call_submit(call, o, answer_done);
 }
 
@@ -285,6 +286,7 @@ void serve_list_orders(struct call *call) {
     struct call_op *o = call_op_new(call, OP_LIST, slot_of_user(r.user_id));
     if (!o) return;
     o->op.list = r;
+    o->op.bound = serve_read_bound(m->read, o->op.slot);
     call_submit(call, o, answer_done);
 }
 
@@ -299,5 +301,6 @@ void serve_list_order_history(struct call *call) {
     struct call_op *o = call_op_new(call, OP_HISTORY, order_id_slot(m->order_id));
     if (!o) return;
     o->op.history = (struct history_request){.order_id = m->order_id, .page_size = m->page_size, .page_token = slice_str(m->page_token)};
+    o->op.bound = serve_read_bound(m->read, o->op.slot);
     call_submit(call, o, answer_done);
 }

@@ -61,6 +61,11 @@ static void test_requests(void **state) {
     got = travelled(&op);
     assert_memory_equal(&got.get, &op.get, sizeof op.get);
 
+    op.bound = (struct read_bound){.stale = true, .token = true, .stale_ns = READ_STALE_NS_MAX, .slot = 16383, .seq = INT64_MAX};
+    got = travelled(&op);
+    assert_true(got.bound.stale && got.bound.token && got.bound.stale_ns == READ_STALE_NS_MAX && got.bound.slot == 16383 && got.bound.seq == INT64_MAX);
+    assert_int_equal(got.get.order_id, INT64_MAX);
+
     static const int64_t ids[] = {5, 6, INT64_MAX};
     op = (struct op){.kind = OP_GET_MANY, .slot = 2, .get_many = {ids, 3, true}};
     got = travelled(&op);
@@ -103,9 +108,11 @@ static void test_what_does_not_travel_is_refused(void **state) {
         bool travels = k < OP_KINDS && op_wire_travels((enum op_kind)k);
         if (!travels) assert_int_equal(op_wire_read(slice_of(bytes, sizeof bytes), &op, &deadline_ms), STATUS_FIELD_INVALID);
     }
-    static const uint8_t no_slot[] = {OP_STATS, 0x80, 0x80, 1, 0, 0}, spare[] = {OP_STATS, 1, 16, 0}, behind[] = {OP_STATS, 1, 0, 0, 0}, many[] = {OP_GET_MANY, 1, 0, 0, 0xe9, 7};
+    static const uint8_t no_slot[] = {OP_STATS, 0x80, 0x80, 1, 0, 0}, spare[] = {OP_STATS, 1, 16, 0}, bound_stats[] = {OP_STATS, 1, 32, 0, 1, 1}, bound_slot[] = {OP_GET, 1, 32, 0, 0x80, 0x80, 1, 1, 1, 0, 0}, behind[] = {OP_STATS, 1, 0, 0, 0}, many[] = {OP_GET_MANY, 1, 0, 0, 0xe9, 7};
     assert_int_equal(op_wire_read(slice_of(no_slot, sizeof no_slot), &op, &deadline_ms), STATUS_FIELD_INVALID); /* slot 16384 */
     assert_int_equal(op_wire_read(slice_of(spare, sizeof spare), &op, &deadline_ms), STATUS_FIELD_INVALID);
+    assert_int_equal(op_wire_read(slice_of(bound_stats, sizeof bound_stats), &op, &deadline_ms), STATUS_FIELD_INVALID);
+    assert_int_equal(op_wire_read(slice_of(bound_slot, sizeof bound_slot), &op, &deadline_ms), STATUS_FIELD_INVALID); /* a token of slot 16384 */
     assert_int_equal(op_wire_read(slice_of(behind, sizeof behind), &op, &deadline_ms), STATUS_FIELD_INVALID);
     assert_int_equal(op_wire_read(slice_of(many, sizeof many), &op, &deadline_ms), STATUS_FIELD_INVALID); /* 1,001 ids, and none there */
 }

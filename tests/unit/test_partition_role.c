@@ -11,6 +11,7 @@ struct role_rig {
         uint64_t to;
         struct peer_message m;     /* without data */
         struct peer_entry last;    /* of an append: its last entry, without data */
+        struct peer_place place;   /* of a round: its only one */
     } sent[FRAMES_MAX];
     unsigned count, served;
     bool silent;                   /* the others answer nothing */
@@ -21,11 +22,12 @@ static void on_send(void *ctx, uint64_t group_id, uint64_t node_id, struct slice
     struct role_rig *x = ctx;
     struct peer_entry entries[PEER_ENTRIES_MAX];
     assert_true(x->count < FRAMES_MAX);
-    assert_int_equal(group_id, GROUP);
+    assert_int_equal(group_id, peer_frame_kind(frame) >= PEER_CONFIRM ? 0 : GROUP);
     struct sent *s = &x->sent[x->count++];
     assert_int_equal(peer_decode(frame, &s->m, entries), STATUS_OK);
     s->to = node_id;
     if (s->m.kind == PEER_APPEND && s->m.append.count) s->last = entries[s->m.append.count - 1];
+    if (s->m.kind >= PEER_CONFIRM) assert_int_equal(peer_places_count(&s->m), 1), s->place = peer_place_at(&s->m, 0), assert_int_equal(s->place.group, GROUP);
 }
 
 static void role_open(struct role_rig *x) {
@@ -61,9 +63,9 @@ static struct partition *partition(struct role_rig *x) { return x->rig.engine->b
 static enum status receive(struct role_rig *x, uint64_t from, struct peer_message m) {
     static uint8_t bytes[1 << 16];
     struct writer w = writer_of(bytes, sizeof bytes);
-    m.group = GROUP, m.from = from, m.to = SELF;
+    m.group = m.kind >= PEER_CONFIRM ? 0 : GROUP, m.from = from, m.to = SELF;
     assert_true(peer_encode(&m, &w));
-    return engine_receive(x->rig.engine, GROUP, from, writer_slice(&w));
+    return engine_receive(x->rig.engine, m.group, from, writer_slice(&w));
 }
 static void tell(struct role_rig *x, uint64_t from, struct peer_message m) { assert_int_equal(receive(x, from, m), STATUS_OK); }
 
@@ -77,6 +79,19 @@ static const struct peer_message *last_sent(const struct role_rig *x, enum peer_
         if (x->sent[i].m.kind == kind) return &x->sent[i].m;
     fail_msg("no frame of kind %d was sent", kind);
     return NULL;
+}
+
+static const struct sent *last_round(const struct role_rig *x, enum peer_kind kind) {
+    (void)last_sent(x, kind);
+    for (unsigned i = x->count; i-- > 0;)
+        if (x->sent[i].m.kind == kind) return &x->sent[i];
+    return NULL;
+}
+static void tell_round(struct role_rig *x, uint64_t from, enum peer_kind kind, uint64_t round, struct peer_place place) {
+    uint8_t bytes[PEER_PLACE_BYTES];
+    peer_place_put(bytes, place);
+    struct peer_message m = {.kind = kind, .round = {round, slice_of(bytes, sizeof bytes)}};
+    tell(x, from, m);
 }
 
 /* ---- the others */
@@ -105,6 +120,8 @@ static void serve(struct role_rig *x) {
         } else if (s->m.kind == PEER_APPEND) {
             m.kind = PEER_APPEND_RESULT, m.append_result.last_index = s->m.append.prev_index + s->m.append.count;
             tell(x, s->to, m);
+        } else if (s->m.kind == PEER_CONFIRM) {
+            tell_round(x, s->to, PEER_CONFIRMED, s->m.round.round, s->place);
         }
     }
 }
@@ -230,20 +247,186 @@ static void test_what_was_logged_when_the_lead_was_lost_may_have_been_done(void 
     job_free(j);
 }
 
+/* ---- reads */
+
+static struct job *get_send(struct role_rig *x, struct read_bound bound, uint64_t deadline_ns) {
+    struct job *j = job_new(OP_GET, 1 << 16);
+    j->op.get.order_id = 12345ll << 22;
+    j->op.bound = bound;
+    j->op.deadline_ns = deadline_ns;
+    engine_submit(x->rig.engine, &j->op);
+    run(x, 5 * NS_PER_MS);
+    return j;
+}
+static struct job *present_send(struct role_rig *x) { return get_send(x, (struct read_bound){0}, 0); }
+static void expect_job(struct job *j, enum status st) {
+    assert_int_equal(j->done, 1);
+    assert_int_equal(j->op.failure.status, st);
+    job_free(j);
+}
+static void expect_read(struct job *j) { expect_job(j, STATUS_ORDER_NOT_FOUND); } /* it looked */
+
 static void test_a_read_waits_until_a_majority_has_confirmed_the_lead(void **state) {
     struct role_rig *x = *state;
     lead(x);
+    uint64_t last = group_last_index(partition(x)->group);
     x->silent = true;
-    struct job *j = job_new(OP_GET, 1 << 16);
-    j->op.get.order_id = 12345ll << 22;
-    engine_submit(x->rig.engine, &j->op);
-    run(x, 60 * NS_PER_MS);
+    struct job *j = present_send(x);
     assert_int_equal(j->done, 0);
-    x->silent = false, x->served = 0; /* what was not heard is said again */
+    struct sent s = *last_round(x, PEER_CONFIRM);
+    struct peer_place other = s.place;
+    other.term++;
+    tell_round(x, 2, PEER_CONFIRMED, s.m.round.round, other); /* another term's */
+    tell_round(x, 2, PEER_CONFIRMED, s.m.round.round - 1, s.place);
+    tell_round(x, 2, PEER_CONFIRMED, s.m.round.round + 1, s.place);
+    run(x, 10 * NS_PER_MS);
+    assert_int_equal(j->done, 0);
+    tell_round(x, 3, PEER_CONFIRMED, s.m.round.round, s.place);
+    run(x, 10 * NS_PER_MS);
+    expect_read(j);
+    assert_int_equal(group_last_index(partition(x)->group), last); /* no entry of the log */
+}
+
+static void test_reads_that_come_during_a_round_wait_for_the_next(void **state) {
+    struct role_rig *x = *state;
+    lead(x);
+    x->silent = true;
+    struct job *a = present_send(x), *b = present_send(x), *c = present_send(x);
+    struct sent first = *last_round(x, PEER_CONFIRM);
+    tell_round(x, 2, PEER_CONFIRMED, first.m.round.round, first.place);
+    run(x, 5 * NS_PER_MS);
+    expect_read(a);
+    assert_int_equal(b->done + c->done, 0);
+    struct sent second = *last_round(x, PEER_CONFIRM);
+    assert_true(second.m.round.round > first.m.round.round);
+    tell_round(x, 2, PEER_CONFIRMED, first.m.round.round, first.place); /* again */
+    run(x, 5 * NS_PER_MS);
+    assert_int_equal(b->done + c->done, 0);
+    tell_round(x, 2, PEER_CONFIRMED, second.m.round.round, second.place);
+    run(x, 5 * NS_PER_MS);
+    expect_read(b), expect_read(c);
+}
+
+static void test_a_round_without_answers_is_said_again_and_ends_with_the_lead(void **state) {
+    struct role_rig *x = *state;
+    lead(x);
+    x->silent = true;
+    unsigned from = x->count;
+    struct job *j = present_send(x);
+    uint64_t round = last_sent(x, PEER_CONFIRM)->round.round;
+    run(x, 120 * NS_PER_MS);
+    assert_in_range(sent_since(x, from, PEER_CONFIRM), 4, 6); /* to two nodes, each 50 ms */
+    assert_int_equal(last_sent(x, PEER_CONFIRM)->round.round, round);
+    run(x, 600 * NS_PER_MS); /* without a majority it does not lead any more */
+    expect_job(j, STATUS_NOT_LEADER);
+}
+
+static void test_a_read_past_its_deadline_is_not_confirmed(void **state) {
+    struct role_rig *x = *state;
+    lead(x);
+    x->silent = true;
+    struct job *j = get_send(x, (struct read_bound){0}, sim_world_now_ns(x->rig.world) + 30 * NS_PER_MS);
     run(x, 60 * NS_PER_MS);
-    assert_int_equal(j->done, 1);
-    assert_int_not_equal(j->op.failure.status, STATUS_NOT_LEADER);
-    job_free(j);
+    expect_job(j, STATUS_DEADLINE_EXCEEDED);
+}
+
+static void test_a_leader_tells_how_far_it_is_when_its_lead_is_confirmed(void **state) {
+    struct role_rig *x = *state;
+    lead(x);
+    x->silent = true;
+    struct peer_place place = {.group = GROUP, .term = group_term(partition(x)->group)}, old = place;
+    old.term--;
+    tell_round(x, 2, PEER_HOW_FAR, 70, old);
+    run(x, 5 * NS_PER_MS);
+    assert_int_equal(sent_since(x, 0, PEER_CONFIRM), 0);
+    tell_round(x, 2, PEER_HOW_FAR, 71, place);
+    run(x, 5 * NS_PER_MS);
+    struct sent s = *last_round(x, PEER_CONFIRM);
+    tell_round(x, 2, PEER_HOW_FAR, 72, place); /* for the next one */
+    assert_int_equal(sent_since(x, 0, PEER_SO_FAR), 0);
+    tell_round(x, 3, PEER_CONFIRMED, s.m.round.round, s.place);
+    run(x, 5 * NS_PER_MS);
+    assert_int_equal(sent_since(x, 0, PEER_SO_FAR), 1);
+    const struct sent *answer = last_round(x, PEER_SO_FAR);
+    assert_true(answer->m.round.round == 71 && answer->to == 2);
+    assert_int_equal(answer->place.index, group_commit_index(partition(x)->group));
+}
+
+static void test_a_follower_confirms_its_own_term_alone(void **state) {
+    struct role_rig *x = *state;
+    tell_round(x, 2, PEER_CONFIRM, 9, (struct peer_place){GROUP, 1, 0}); /* remembers nothing yet */
+    found_group(x);
+    append(x, 2, 5, 2, 1, 1, 2);
+    tell_round(x, 2, PEER_CONFIRM, 10, (struct peer_place){GROUP, 4, 0});
+    tell_round(x, 2, PEER_CONFIRM, 11, (struct peer_place){GROUP, 6, 0});
+    tell_round(x, 2, PEER_CONFIRM, 12, (struct peer_place){GROUP + 7, 5, 0}); /* not here */
+    assert_int_equal(sent_since(x, 0, PEER_CONFIRMED), 0);
+    tell_round(x, 2, PEER_CONFIRM, 13, (struct peer_place){GROUP, 5, 0});
+    assert_int_equal(sent_since(x, 0, PEER_CONFIRMED), 1);
+    assert_int_equal(last_round(x, PEER_CONFIRMED)->m.round.round, 13);
+}
+
+static const struct read_bound second_old = {.stale = true, .stale_ns = NS_PER_S};
+
+static void test_a_follower_reads_when_it_has_applied_what_the_leader_tells(void **state) {
+    struct role_rig *x = *state;
+    found_group(x);
+    append(x, 2, 5, 2, 1, 2, 3); /* 3 and 4; 3 is committed */
+    expect_job(present_send(x), STATUS_NOT_LEADER); /* without a bound the leader's alone */
+    struct job *j = get_send(x, second_old, 0);
+    struct sent s = *last_round(x, PEER_HOW_FAR);
+    assert_int_equal(s.to, 2);
+    tell_round(x, 3, PEER_SO_FAR, s.m.round.round, (struct peer_place){GROUP, 5, 3}); /* not the leader's */
+    tell_round(x, 2, PEER_SO_FAR, s.m.round.round - 1, (struct peer_place){GROUP, 5, 3});
+    run(x, 5 * NS_PER_MS);
+    assert_int_equal(j->done, 0);
+    tell_round(x, 2, PEER_SO_FAR, s.m.round.round, (struct peer_place){GROUP, 5, 4});
+    run(x, 5 * NS_PER_MS);
+    assert_int_equal(j->done, 0); /* 4 is not known to be committed here */
+    append(x, 2, 5, 4, 5, 0, 4);
+    run(x, 5 * NS_PER_MS);
+    expect_read(j);
+    unsigned asked = sent_since(x, 0, PEER_HOW_FAR);
+    expect_read(get_send(x, second_old, 0)); /* young enough */
+    assert_int_equal(sent_since(x, 0, PEER_HOW_FAR), asked);
+    j = get_send(x, (struct read_bound){.stale = true}, 0); /* as of now */
+    assert_int_equal(sent_since(x, 0, PEER_HOW_FAR), asked + 1);
+    assert_int_equal(j->done, 0);
+    s = *last_round(x, PEER_HOW_FAR);
+    tell_round(x, 2, PEER_SO_FAR, s.m.round.round, (struct peer_place){GROUP, 5, 4});
+    run(x, 5 * NS_PER_MS);
+    expect_read(j);
+}
+
+static void test_a_follower_that_is_not_answered_leaves_time_to_ask_the_leader(void **state) {
+    struct role_rig *x = *state;
+    found_group(x);
+    append(x, 2, 5, 2, 1, 1, 3);
+    struct job *j = get_send(x, second_old, sim_world_now_ns(x->rig.world) + 200 * NS_PER_MS), *k = get_send(x, second_old, 0);
+    for (unsigned i = 0; i < 7; i++) append(x, 2, 5, 3, 5, 0, 3); /* the leader's heartbeats come */
+    expect_job(j, STATUS_NOT_LEADER);
+    assert_int_equal(k->done, 0);
+    for (unsigned i = 0; i < 12; i++) append(x, 2, 5, 3, 5, 0, 3);
+    expect_job(k, STATUS_NOT_LEADER); /* an election timeout */
+}
+
+static void test_a_token_is_waited_for_and_one_of_no_commit_refused(void **state) {
+    struct role_rig *x = *state;
+    lead(x);
+    struct job *j = create_send(&x->rig, 1, 1 << 20);
+    run(x, 60 * NS_PER_MS);
+    struct read_bound bound = {.token = true, .slot = j->op.outcome.slot, .seq = j->op.outcome.seq};
+    assert_true(bound.seq > 0);
+    expect_job(j, STATUS_OK);
+    expect_read(get_send(x, bound, 0)); /* it is here: nobody is asked */
+    assert_int_equal(sent_since(x, 0, PEER_CONFIRM), 0);
+    bound.seq++;
+    j = get_send(x, bound, 0);
+    run(x, 20 * NS_PER_MS);
+    assert_int_equal(sent_since(x, 0, PEER_CONFIRM), 2); /* no later commit was acknowledged, or the leader has it now */
+    assert_non_null(j->op.failure.violations);
+    assert_string_equal(j->op.failure.violations->field, "read.at_least.seq");
+    expect_job(j, STATUS_FIELD_INVALID);
 }
 
 /* ---- frames in */
@@ -252,7 +435,7 @@ static void test_damaged_and_misdirected_frames_change_nothing(void **state) {
     struct role_rig *x = *state;
     uint8_t bytes[PEER_HEAD_BYTES + 8] = "ODPM";
     found_group(x);
-    for (unsigned kind = 0; kind < 12; kind++) {
+    for (unsigned kind = 0; kind < 17; kind++) {
         bytes[5] = (uint8_t)kind;
         assert_int_equal(engine_receive(x->rig.engine, GROUP, 2, slice_of(bytes, sizeof bytes)), STATUS_FIELD_INVALID);
     }
@@ -493,6 +676,14 @@ int main(void) {
         TEST(test_votes_are_durable_before_frames_leave),
         TEST(test_what_was_logged_when_the_lead_was_lost_may_have_been_done),
         TEST(test_a_read_waits_until_a_majority_has_confirmed_the_lead),
+        TEST(test_reads_that_come_during_a_round_wait_for_the_next),
+        TEST(test_a_round_without_answers_is_said_again_and_ends_with_the_lead),
+        TEST(test_a_read_past_its_deadline_is_not_confirmed),
+        TEST(test_a_leader_tells_how_far_it_is_when_its_lead_is_confirmed),
+        TEST(test_a_follower_confirms_its_own_term_alone),
+        TEST(test_a_follower_reads_when_it_has_applied_what_the_leader_tells),
+        TEST(test_a_follower_that_is_not_answered_leaves_time_to_ask_the_leader),
+        TEST(test_a_token_is_waited_for_and_one_of_no_commit_refused),
         TEST(test_damaged_and_misdirected_frames_change_nothing),
         TEST(test_a_superseded_tail_stays_gone_though_the_store_holds_what_superseded_it),
         TEST(test_an_offer_is_asked_for_and_given_up),

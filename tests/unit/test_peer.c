@@ -77,6 +77,13 @@ static struct peer_message returned(void) {
     m.returned.nonce = 0xfeedfacecafebeef, m.returned.last_index = 41, m.returned.phase = PEER_ACTING, m.returned.leads = true, m.returned.members_index = 39;
     return m;
 }
+static struct peer_message round_of(enum peer_kind kind) {
+    static uint8_t places[2 * PEER_PLACE_BYTES];
+    struct peer_message m = {.kind = kind, .from = 1, .to = 2, .round = {77, slice_of(places, sizeof places)}};
+    peer_place_put(places, (struct peer_place){7, 9, kind == PEER_SO_FAR ? 40 : 0});
+    peer_place_put(places + PEER_PLACE_BYTES, (struct peer_place){8, 3, kind == PEER_SO_FAR ? 41 : 0});
+    return m;
+}
 
 static void test_each_kind_has_golden_bytes(void **state) {
     struct peer_message m = vote();
@@ -90,6 +97,10 @@ static void test_each_kind_has_golden_bytes(void **state) {
     m = chunk(), assert_golden("peer_chunk", encoded(&m));
     m = back(), assert_golden("peer_return", encoded(&m));
     m = returned(), assert_golden("peer_returned", encoded(&m));
+    m = round_of(PEER_CONFIRM), assert_golden("peer_confirm", encoded(&m));
+    m = round_of(PEER_CONFIRMED), assert_golden("peer_confirmed", encoded(&m));
+    m = round_of(PEER_HOW_FAR), assert_golden("peer_how_far", encoded(&m));
+    m = round_of(PEER_SO_FAR), assert_golden("peer_so_far", encoded(&m));
 }
 
 static void test_each_kind_comes_back(void **state) {
@@ -133,6 +144,13 @@ static void test_each_kind_comes_back(void **state) {
     m = returned();
     assert_int_equal(peer_decode(encoded(&m), &d, NULL), STATUS_OK);
     assert_true(d.returned.nonce == 0xfeedfacecafebeef && d.returned.last_index == 41 && d.returned.phase == PEER_ACTING && d.returned.leads && d.returned.members_index == 39);
+    for (enum peer_kind kind = PEER_CONFIRM; kind <= PEER_SO_FAR; kind++) {
+        m = round_of(kind);
+        assert_int_equal(peer_decode(encoded(&m), &d, NULL), STATUS_OK);
+        assert_true(d.kind == kind && d.round.round == 77 && peer_places_count(&d) == 2);
+        struct peer_place second = peer_place_at(&d, 1);
+        assert_true(second.group == 8 && second.term == 3 && second.index == (kind == PEER_SO_FAR ? 41 : 0));
+    }
 }
 
 static void test_any_flipped_bit_is_seen(void **state) {
@@ -183,7 +201,7 @@ static void refuse_u8(struct peer_message m, size_t at, uint8_t value) {
 
 static void test_every_field_is_bounded(void **state) {
     enum { BODY = PEER_HEAD_BYTES };
-    refuse_u8(vote(), 5, 0), refuse_u8(vote(), 5, 11), refuse_u8(vote(), 6, 1);
+    refuse_u8(vote(), 5, 0), refuse_u8(vote(), 5, 15), refuse_u8(vote(), 6, 1);
     refuse_u64(vote(), 24, 0), refuse_u64(vote(), 32, 0), refuse_u64(vote(), 32, 1); /* from, to, to oneself */
     refuse_u64(vote(), 40, 0), refuse_u64(vote(), 40, PEER_NUMBER_MAX + 1);
     refuse_u64(vote(), BODY, 0), refuse_u64(vote(), BODY, PEER_NUMBER_MAX + 1), refuse_u64(vote(), BODY + 8, 0), refuse_u64(vote(), BODY + 8, 10);
@@ -204,6 +222,12 @@ static void test_every_field_is_bounded(void **state) {
     refuse_u8(chunk(), BODY + 24, 3), refuse_u8(chunk(), BODY + 28, 0), refuse_u8(chunk(), BODY + 28, 4), refuse_u8(chunk(), BODY + 28, PEER_CHUNK_WAIT), refuse_u8(chunk(), BODY + 29, 1);
     refuse_u64(back(), BODY + 8, PEER_NUMBER_MAX + 1), refuse_u64(returned(), BODY + 8, PEER_NUMBER_MAX + 1), refuse_u8(returned(), BODY + 16, 0), refuse_u8(returned(), BODY + 16, 5);
     refuse_u8(returned(), BODY + 17, 2), refuse_u8(returned(), BODY + 16, PEER_RETURNING), refuse_u8(returned(), BODY + 18, 1), refuse_u64(returned(), BODY + 24, 0), refuse_u64(returned(), BODY + 24, PEER_NUMBER_MAX + 1); /* who returns does not lead */
+    enum { PLACE = BODY + 8, NEXT = PLACE + PEER_PLACE_BYTES };
+    for (enum peer_kind kind = PEER_CONFIRM; kind <= PEER_SO_FAR; kind++) {
+        refuse_u64(round_of(kind), 16, 1), refuse_u64(round_of(kind), 40, 1), refuse_u64(round_of(kind), BODY, 0), refuse_u64(round_of(kind), BODY, PEER_NUMBER_MAX + 1); /* a group and a term in the head */
+        refuse_u64(round_of(kind), PLACE, 0), refuse_u64(round_of(kind), NEXT + 8, 0), refuse_u64(round_of(kind), NEXT + 8, PEER_NUMBER_MAX + 1);
+        refuse_u64(round_of(kind), NEXT + 16, kind == PEER_SO_FAR ? 0 : 1);
+    }
     refuse_u64(timeout_now(), BODY, 0), refuse_u64(timeout_now(), BODY + 8, 0), refuse_u64(timeout_now(), BODY + 8, 10);
 }
 
@@ -238,6 +262,20 @@ static void test_too_many_entries_are_refused(void **state) {
     assert_int_equal(peer_decode(encoded(&m), &d, decoded), STATUS_FIELD_INVALID);
 }
 
+static void test_a_round_has_some_places_and_not_too_many(void **state) {
+    static uint8_t places[(PEER_PLACES_MAX + 1) * PEER_PLACE_BYTES];
+    struct peer_message m = round_of(PEER_CONFIRM), d;
+    for (size_t i = 0; i <= PEER_PLACES_MAX; i++) peer_place_put(places + i * PEER_PLACE_BYTES, (struct peer_place){i + 1, 1, 0});
+    m.round.places = slice_of(places, PEER_PLACES_MAX * PEER_PLACE_BYTES);
+    assert_int_equal(peer_decode(encoded(&m), &d, NULL), STATUS_OK);
+    m.round.places.len += PEER_PLACE_BYTES;
+    assert_int_equal(peer_decode(encoded(&m), &d, NULL), STATUS_FIELD_INVALID);
+    m.round.places.len = 0;
+    assert_int_equal(peer_decode(encoded(&m), &d, NULL), STATUS_FIELD_INVALID);
+    m.round.places.len = PEER_PLACE_BYTES + 8;
+    assert_int_equal(peer_decode(encoded(&m), &d, NULL), STATUS_FIELD_INVALID);
+}
+
 static void test_a_stream_tells_where_a_frame_ends(void **state) {
     struct peer_message m = append();
     uint32_t length;
@@ -263,7 +301,7 @@ int main(void) {
         cmocka_unit_test(test_every_field_is_bounded),
         cmocka_unit_test(test_a_membership_entry_alone_is_fine),
         cmocka_unit_test(test_what_does_not_fit_is_not_encoded),
-        cmocka_unit_test(test_too_many_entries_are_refused),
+        cmocka_unit_test(test_too_many_entries_are_refused), cmocka_unit_test(test_a_round_has_some_places_and_not_too_many),
         cmocka_unit_test(test_a_stream_tells_where_a_frame_ends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
