@@ -125,8 +125,8 @@ enum status partition_start(struct partition *p, const struct group_entry *entri
         snprintf(error, 256, "partition %s has data, but the votes file of core %u does not know its group", p->name, e->config.core);
         return STATUS_CHECKSUM_MISMATCH;
     }
-    if (partition_return_due(p, has_vote, voted_for) && partition_return_begin(p, !has_vote)) return STATUS_MEMORY_LIMIT;
-    if (voted_for == VOTE_MAY_NOT) voted_for = 0; /* it is asked for none */
+    if (partition_return_due(p, has_vote, voted_for) && partition_return_begin(p, has_vote, voted_for)) return STATUS_MEMORY_LIMIT;
+    if (voted_for == VOTE_MAY_NOT || voted_for == VOTE_AGREED) voted_for = 0; /* it is asked for none */
     uint64_t last = n ? entries[n - 1].index : 0;
     if (last < p->record.applied_index) last = p->record.applied_index, n = 0; /* kept for others, and not up to what the store holds: of no use */
     p->next_stage = last + 1;

@@ -284,8 +284,9 @@ uint64_t partition_fetch_deadline_ns(const struct partition *p);
 void partition_fetch_close(struct partition *p);
 /* partition_return.c: a replica that remembers no votes. */
 #define VOTE_MAY_NOT UINT64_MAX /* in the votes file in place of a vote: it returns, and has not its place yet */
+#define VOTE_AGREED (UINT64_MAX - 1) /* likewise: of a new group, of which it has lost nothing */
 bool partition_return_due(const struct partition *p, bool has_vote, uint64_t voted_for);
-enum status partition_return_begin(struct partition *p, bool fresh) MUST_USE;
+enum status partition_return_begin(struct partition *p, bool has_vote, uint64_t voted_for) MUST_USE;
 bool partition_return_deaf(const struct partition *p, unsigned kind); /* to frames of that kind (peer.h) */
 void partition_return_tick(struct partition *p);
 uint64_t partition_return_deadline_ns(const struct partition *p);

@@ -4,14 +4,15 @@
  * leaders, and what was acknowledged be lost. So it does neither until it knows better. It can't tell by itself whether the group is new, or its disk; it asks the other voters, with a
  * nonce, so that every answer is of its present life:
  *
- *   FRESH ----- all others are fresh, or have agreed -----> AGREED -- all others have agreed, or one acts --> acts (a new group)
+ *   FRESH ----- all others are fresh, or have agreed -----> AGREED (in the votes file, before it is told) -- all others have agreed, or one acts --> acts (a new group)
  *     | enough others act, and the leader of their newest term is among them                                       ^
  *     v                                                                                                            |
  *   CATCHING (takes over that term, its vote given to that leader) -- holds all that the leader held when it answered -- a returned one
  *     the leader is gone, or the term: asks anew (RETURNING)
  *
  * A new group. Who was told by all others, in answer to its nonce, that they are fresh has lost nothing: nobody has acted while it lived, and it is of the first life of the group. It acts
- * only when it knows that all others know that too (or when somebody acts, which proves the same): so nobody that is still asking is ever left with others that act.
+ * only when it knows that all others know that too (or when somebody acts, which proves the same): so nobody that is still asking is ever left with others that act. What it knows is on its disk before
+ * it tells it, as VOTE_AGREED in place of a vote: else the others might be killed, and ask anew, when the first one acts alone.
  *
  * A returned one. Of n voters a majority with it has n/2 others. Answers of n - n/2 others reach into every such majority: the newest term among them is at or above every term that it
  * voted in or followed. The leader of that term holds whatever it acknowledged in it; what it acknowledged is at or before that leader's last entry, also if the acknowledgement is
@@ -62,7 +63,7 @@ bool partition_return_due(const struct partition *p, bool has_vote, uint64_t vot
     const struct group_members *m = &p->record.members;
     bool votes = false;
     for (uint32_t i = 0; i < m->count; i++) votes |= m->member[i].node_id == p->engine->config.node_id && m->member[i].kind == GROUP_VOTER;
-    return votes && voters(p, true) > 0 && (!has_vote || voted_for == VOTE_MAY_NOT);
+    return votes && voters(p, true) > 0 && (!has_vote || voted_for == VOTE_MAY_NOT || voted_for == VOTE_AGREED);
 }
 
 static void ask_anew(struct partition *p) {
@@ -73,10 +74,10 @@ static void ask_anew(struct partition *p) {
     memset(r->answers, 0, sizeof r->answers);
 }
 
-enum status partition_return_begin(struct partition *p, bool fresh) {
+enum status partition_return_begin(struct partition *p, bool has_vote, uint64_t voted_for) {
     p->returning = mem_new(struct returning);
     if (!p->returning) return STATUS_MEMORY_LIMIT;
-    p->returning->state = fresh ? RETURN_FRESH : RETURN_ASKING;
+    p->returning->state = !has_vote ? RETURN_FRESH : voted_for == VOTE_AGREED ? RETURN_AGREED : RETURN_ASKING;
     ask_anew(p);
     return STATUS_OK;
 }
@@ -92,8 +93,10 @@ bool partition_return_deaf(const struct partition *p, unsigned kind) {
     return r && (r->state != RETURN_CATCHING || kind == PEER_VOTE || kind == PEER_TIMEOUT_NOW);
 }
 
+/* A write of other groups' votes counts too: soon it says more. */
 static enum peer_phase phase(const struct partition *p) {
     const struct returning *r = p->returning;
+    if (r && r->state == RETURN_AGREED && (votes_dirty(p->engine->votes) || votes_busy(p->engine->votes))) return PEER_FRESH;
     return !r ? PEER_ACTING : r->state == RETURN_FRESH ? PEER_FRESH : r->state == RETURN_AGREED ? PEER_AGREED : PEER_RETURNING;
 }
 
@@ -135,6 +138,11 @@ static void found_leader(struct partition *p) {
     group_adopt(p->group, engine_now_ms(p->engine), term, r->leader);
 }
 
+static void agree(struct partition *p) {
+    check(votes_set(p->engine->votes, p->group_id, group_term(p->group), VOTE_AGREED) == STATUS_OK);
+    p->returning->state = RETURN_AGREED;
+}
+
 /* Said to the votes file at once: who is killed before its first vote is not to look like who has lost it. */
 static void new_group(struct partition *p) {
     check(votes_set(p->engine->votes, p->group_id, group_term(p->group), 0) == STATUS_OK);
@@ -157,7 +165,7 @@ static void answered(struct partition *p, const struct peer_message *m) {
         if (members->member[i].node_id == m->from && members->member[i].kind == GROUP_VOTER)
             r->answers[i] = (struct answer){m->from, m->term, m->returned.last_index, m->returned.phase, m->returned.leads};
     unsigned others = voters(p, true);
-    if (r->state == RETURN_FRESH && count(r, PEER_FRESH, PEER_AGREED) == others) r->state = RETURN_AGREED;
+    if (r->state == RETURN_FRESH && count(r, PEER_FRESH, PEER_AGREED) == others) agree(p);
     if (r->state != RETURN_AGREED) found_leader(p);
     else if (count(r, PEER_AGREED, PEER_AGREED) == others || count(r, PEER_ACTING, PEER_ACTING)) new_group(p);
 }

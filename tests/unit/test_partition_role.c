@@ -147,6 +147,15 @@ static void append(struct role_rig *x, uint64_t from, uint64_t term, uint64_t pr
     rig_run(&x->rig, 20 * NS_PER_MS);
 }
 
+static void power_cut(struct role_rig *x) {
+    struct engine_rig *r = &x->rig;
+    sim_disk_crash(r->disk);
+    engine_close(r->engine);
+    sim_world_settle(r->world);
+    sim_env_close(r->env);
+    role_open(x);
+}
+
 /* ---- a replica that remembers nothing */
 
 static void test_a_new_group_begins_when_all_have_said_so(void **state) {
@@ -162,6 +171,29 @@ static void test_a_new_group_begins_when_all_have_said_so(void **state) {
     say_phase(x, 2, PEER_AGREED), say_phase(x, 3, PEER_AGREED);
     rig_run(&x->rig, 2 * NS_PER_S);
     assert_true(sent_since(x, 0, PEER_VOTE) > 0);
+}
+
+/* sim_cluster seed 5 (third plans): the first that acted was left alone with two that had forgotten that they had agreed. */
+static void test_who_agreed_to_a_new_group_knows_it_after_a_crash(void **state) {
+    struct role_rig *x = *state;
+    struct peer_message ask = {.kind = PEER_RETURN, .term = 1, .back = {.nonce = 5, .last_index = 2}};
+    rig_run(&x->rig, 10 * NS_PER_MS);
+    say_phase(x, 2, PEER_FRESH), say_phase(x, 3, PEER_AGREED);
+    tell(x, 2, ask);
+    assert_int_equal(last_sent(x, PEER_RETURNED)->returned.phase, PEER_FRESH); /* not before it is on the disk */
+    rig_run(&x->rig, 50 * NS_PER_MS);
+    tell(x, 2, ask);
+    assert_int_equal(last_sent(x, PEER_RETURNED)->returned.phase, PEER_AGREED);
+    power_cut(x);
+    rig_run(&x->rig, 10 * NS_PER_MS);
+    tell(x, 2, ask);
+    assert_int_equal(last_sent(x, PEER_RETURNED)->returned.phase, PEER_AGREED);
+    rig_run(&x->rig, 2 * NS_PER_S);
+    assert_int_equal(sent_since(x, 0, PEER_VOTE), 0);
+    say_phase(x, 3, PEER_ACTING);
+    rig_run(&x->rig, 2 * NS_PER_S);
+    assert_true(sent_since(x, 0, PEER_VOTE) > 0);
+    assert_null(partition(x)->returning);
 }
 
 static void test_answers_of_another_life_count_nothing(void **state) {
@@ -461,11 +493,7 @@ static void test_a_superseded_tail_stays_gone_though_the_store_holds_what_supers
     partition_flush(partition(x));
     rig_run(r, 50 * NS_PER_MS);
     assert_int_equal(partition(x)->flushed.applied_index, 4);
-    sim_disk_crash(r->disk);
-    engine_close(r->engine);
-    sim_world_settle(r->world);
-    sim_env_close(r->env);
-    role_open(x);
+    power_cut(x);
     struct group_entry e;
     assert_int_equal(group_last_index(partition(x)->group), 4);
     assert_true(group_entry(partition(x)->group, 4, &e) && e.term == 3);
@@ -670,6 +698,7 @@ static void test_who_remembers_nothing_stays_out_once_the_members_are_others(voi
 int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(test_a_new_group_begins_when_all_have_said_so),
+        TEST(test_who_agreed_to_a_new_group_knows_it_after_a_crash),
         TEST(test_answers_of_another_life_count_nothing),
         TEST(test_a_wiped_one_follows_and_does_not_vote_until_it_holds_what_the_leader_held),
         TEST(test_a_follower_names_the_leader),
