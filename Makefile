@@ -280,7 +280,7 @@ $(UNIT) $(SIM) $(FUZZ) $(GUARD): $(B)/tests/%: $(B)/obj/tests/%.o $(TEST_LINK) $
 	$(CC) $(LDFLAGS_BASE) -o $@ $< $(TEST_LINK) $(TEST_LIBS)
 # Its mutants take the place of two functions of the engine.
 $(B)/tests/sim/sim_feed: LDFLAGS_BASE += -Wl,--wrap=feed_add,--wrap=places_encode
-$(B)/tests/sim/sim_cluster: LDFLAGS_BASE += -Wl,--wrap=group_applicable,--wrap=wal_append,--wrap=partition_return_due
+$(B)/tests/sim/sim_cluster: LDFLAGS_BASE += -Wl,--wrap=group_applicable,--wrap=wal_append,--wrap=partition_return_due,--wrap=partition_read_waits,--wrap=group_commit_index
 $(B)/tests/sim/sim_members: LDFLAGS_BASE += -Wl,--wrap=group_members_applied
 FUSE_LIBS := $(shell pkg-config --libs fuse3 2>/dev/null)
 CFLAGS_FUSE := $(shell pkg-config --cflags fuse3 2>/dev/null)

@@ -24,7 +24,7 @@
 #ifndef CLUSTER_NODES
 #define CLUSTER_NODES 3
 #endif
-enum { NODES = CLUSTER_NODES, PARTITIONS = 2, REQUESTS_MAX = 300, CLIENTS = 6, TERMS_MAX = 4096, STORY_LINES = 80 };
+enum { NODES = CLUSTER_NODES, PARTITIONS = 2, REQUESTS_MAX = 300, CLIENTS = 6, SEEN_MAX = 1 << 14, LISTED_MAX = 1 << 12, MANY_MAX = 4, TERMS_MAX = 4096, STORY_LINES = 80 };
 enum request_kind { CREATE, PAY, SET_TIMER };
 struct node {
     struct sim *sim;
@@ -37,6 +37,9 @@ struct node {
     uint64_t up_at_ns, full_until_ns, leaves_at_ns; /* leaves: it hands over what it leads, and is killed then; 0: it does not */
     bool wiped, acts; /* wiped: it has not its place again yet; acts: and that is on its disk */
     int64_t leap_us; /* of its wall clock */
+    uint64_t paused_until_ns; /* stopped as by SIGSTOP: it does nothing, and what comes waits for it */
+    bool woke;
+    unsigned reads_away;
 };
 struct request {
     uint64_t number;
@@ -44,7 +47,11 @@ struct request {
     unsigned user;
     struct request *create; /* NULL: it is one; else the order that is paid, or gets a timer */
     int64_t fire_us; /* as asked for; as acknowledged */
-    int64_t order_id, version; /* as acknowledged */
+    int64_t order_id, version; /* as acknowledged; of the order */
+    int64_t own_version; /* that it made */
+    int64_t token_seq, token_version; /* of an order: what its newest acknowledged write was answered */
+    uint64_t asked_ns, answered_ns; /* first */
+    bool fresh; /* an answer said that it was done then */
     bool acked, refused, busy;
     uint64_t give_up_ns;
 };
@@ -54,8 +61,23 @@ struct attempt {
     struct arena arena;
     struct sim *sim;
     struct request *request;
-    int64_t version; /* of a read: what was acknowledged when it began */
+    struct node *node;
+    uint64_t begun_ns;
+    int64_t version; /* of a read: what it must show at least */
     bool read;
+    struct request *many[MANY_MAX]; /* OP_GET_MANY */
+    int64_t ids[MANY_MAX];
+};
+/* An operation on an order: place 2 v for the write of version v, 2 v + 1 for a read of it (cluster_history.h). */
+struct seen {
+    const struct request *order;
+    int64_t place;
+    uint64_t from_ns, to_ns;
+};
+struct listed {
+    unsigned user;
+    int64_t total;
+    uint64_t from_ns, to_ns;
 };
 struct packet {
     struct sim *sim;
@@ -74,9 +96,13 @@ struct sim {
     uint64_t leaders[PARTITIONS][TERMS_MAX], cut_until_ns[NODES][NODES];
     unsigned memtable;
     uint64_t live_bytes_max;
-    unsigned loss, duplicates, slow, crashes_in, cuts_in, fulls_in, leaps_in, transfers_in, wipes_in, crash_at_in, crash_fetching_in, trailing, chunk;
+    unsigned loss, duplicates, slow, crashes_in, cuts_in, fulls_in, leaps_in, transfers_in, wipes_in, pauses_in, isolates_in, crash_at_in, crash_fetching_in, trailing, chunk;
     uint64_t given, taken, bytes; /* snapshots */
     uint64_t crashes, cuts, elections, reads, compared, not_leader, fulls, leaps, transfers, recovered, crashed_fetching, fullest, wipes, returns, timers_fired, events;
+    uint64_t pauses, isolations, followed, stale_reads, token_reads;
+    struct seen seen[SEEN_MAX];
+    struct listed listed[LISTED_MAX];
+    unsigned seen_count, listed_count;
     char story[STORY_LINES][160];
     uint64_t lines;
 };
@@ -109,6 +135,10 @@ static void deliver(void *ctx) {
     struct packet *k = ctx;
     struct sim *s = k->sim;
     struct node *to = &s->nodes[k->to - 1];
+    if (to->paused_until_ns > sim_world_now_ns(s->world)) { /* until it reads its sockets again */
+        sim_world_at(s->world, to->paused_until_ns - sim_world_now_ns(s->world) + 1 + chance(s, 5 * NS_PER_MS), deliver, k);
+        return;
+    }
     bool cut = s->cut_until_ns[k->from - 1][k->to - 1] > sim_world_now_ns(s->world);
     if (to->engine && !cut) REQUIRE(engine_receive(to->engine, k->group_id, k->from, slice_of(k->bytes, k->len)) == STATUS_OK, "node %llu refuses a frame", (unsigned long long)k->to);
     mem_free(k);
@@ -176,6 +206,7 @@ static void node_start(struct node *n) {
 static void node_count(struct sim *s, struct node *n) {
     struct engine_stats stats;
     engine_get_stats(n->engine, &stats);
+    s->followed += stats.reads_followed;
     s->given += stats.snapshots_given, s->taken += stats.snapshots_taken, s->bytes += stats.snapshot_bytes;
 }
 
@@ -211,7 +242,7 @@ static void node_crash(struct node *n) {
     n->env->ops = world_ops;
     sim_env_abandon(n->env);
     n->engine = NULL; /* its memory goes with the process: each seed is one */
-    n->leaves_at_ns = 0;
+    n->leaves_at_ns = n->paused_until_ns = n->reads_away = 0;
     n->up_at_ns = sim_world_now_ns(s->world) + (50 + chance(s, 1500)) * NS_PER_MS;
 }
 
@@ -242,6 +273,23 @@ static void node_returned(struct node *n) {
     tell(n->sim, "node %llu has its place again", (unsigned long long)n->id);
 }
 
+static void node_pause(struct node *n) {
+    struct sim *s = n->sim;
+    n->paused_until_ns = sim_world_now_ns(s->world) + (50 + chance(s, chance(s, 2) ? 400 : 2500)) * NS_PER_MS;
+    sim_env_pause(n->env, n->paused_until_ns);
+    s->pauses++;
+    tell(s, "node %llu is stopped for %llu ms", (unsigned long long)n->id, (unsigned long long)((n->paused_until_ns - sim_world_now_ns(s->world)) / NS_PER_MS));
+}
+
+static bool node_runs(const struct node *n) { return n->engine && n->paused_until_ns <= sim_world_now_ns(n->sim->world); }
+
+static void node_isolate(struct sim *s, unsigned at) {
+    uint64_t until = sim_world_now_ns(s->world) + (100 + chance(s, 2000)) * NS_PER_MS;
+    for (unsigned i = 0; i < NODES; i++) s->cut_until_ns[at][i] = s->cut_until_ns[i][at] = until;
+    s->isolations++;
+    tell(s, "node %u hears nobody, and is not heard", at + 1);
+}
+
 static void faults(struct sim *s) {
     uint64_t now = sim_world_now_ns(s->world);
     for (unsigned i = 0; i < NODES; i++)
@@ -251,6 +299,7 @@ static void faults(struct sim *s) {
         if (n->engine && sim_disk_dead(n->disk)) node_crash(n);
         if (n->engine && n->leaves_at_ns && (s->healthy || now >= n->leaves_at_ns)) node_crash(n);
         if (n->full_until_ns && (s->healthy || now >= n->full_until_ns)) node_full(n, false);
+        if (n->paused_until_ns && node_runs(n)) n->paused_until_ns = 0, n->woke = true, tell(s, "node %llu goes on", (unsigned long long)n->id);
         if (!s->healthy && s->crash_fetching_in && fetching(n) && chance(s, installing(n) ? 3 : s->crash_fetching_in) == 0) node_crash(n);
     }
     for (unsigned i = 0; i < NODES; i++)
@@ -272,6 +321,8 @@ static void faults(struct sim *s) {
         some->leap_us = (int64_t)chance(s, 10 * US_PER_S) - 3 * US_PER_S; /* against the true time, not for ever further */
         tell(s, "node %llu: its clock is off by %lld us", (unsigned long long)some->id, (long long)some->leap_us);
     }
+    if (s->pauses_in && chance(s, s->pauses_in) == 0 && node_runs(some)) node_pause(some);
+    if (s->isolates_in && chance(s, s->isolates_in) == 0) node_isolate(s, (unsigned)chance(s, NODES));
     if (s->cuts_in && chance(s, s->cuts_in) == 0) {
         unsigned a = (unsigned)chance(s, NODES), b = (unsigned)chance(s, NODES), both = (unsigned)chance(s, 2);
         uint64_t until = now + (100 + chance(s, 1500)) * NS_PER_MS;

@@ -159,6 +159,7 @@ struct sim_env {
     struct sim_world *world;
     struct sim_disk *disk;
     bool dead;
+    uint64_t paused_until_ns;
     unsigned events; /* in the world's heap that point here */
     bool closed;
     struct list files, tasks;
@@ -648,6 +649,7 @@ static void task_run(void *ctx) {
         return env_release(e);
     }
     if (e->dead) return; /* stays among the tasks until sim_env_close ends it */
+    if (e->paused_until_ns > e->world->now_ns) return task_schedule(t, e->paused_until_ns - e->world->now_ns, NS_PER_MS);
     if (t->job && !t->ran) {
         t->ran = true;
         t->job->run(t->job);
@@ -721,6 +723,8 @@ void sim_env_close(struct env *env) {
     e->closed = true;
     env_release(e);
 }
+
+void sim_env_pause(struct env *env, uint64_t until_ns) { env_of(env)->paused_until_ns = until_ns; }
 
 void sim_env_abandon(struct env *env) {
     struct sim_env *e = env_of(env);

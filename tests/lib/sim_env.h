@@ -58,6 +58,8 @@ struct env *sim_env_open(struct sim_world *w, struct sim_disk *d);
 /* Open files are closed. What is still outstanding is completed first with -ECANCELED, jobs are not run but done: so a crashed engine that was closed
  * meanwhile gets its memory back. */
 void sim_env_close(struct env *env);
+/* As SIGSTOP: nothing comes home to its process before then. Its clock goes on. */
+void sim_env_pause(struct env *env, uint64_t until_ns);
 /* Of a dead one: leaves it, and the engine on it, where it is, as a dead process does; nothing of it runs any more. For tests that fork per seed. */
 void sim_env_abandon(struct env *env);
 

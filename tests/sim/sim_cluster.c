@@ -1,13 +1,14 @@
 /* Three engines as replicas of the same partitions, in one thread under a seed: log, votes, groups, apply and reads are real; clock, network, disks and stores are simulated.
  *
  * A seed draws a mix of faults: frames lost, doubled, delayed and so reordered; links cut one way; nodes killed or cut off from power, also while they start, fetch a snapshot or
- * install it; stores that are full for a while; clocks that leap; logs trimmed so hard that replicas need snapshots. Clients create orders, pay them and set timers, each request tried
+ * install it; nodes stopped for a while, or without any network; stores that are full for a while; clocks that leap; logs trimmed so hard that replicas need snapshots. Clients create orders, pay them and set timers, each request tried
  * at one node after another with one request_id until it is answered for good; an attempt that takes long is left behind and may still be answered. Others read what was acknowledged.
  * Checked while it runs
  *   - one leader a term;
  *   - replicas of a partition that have applied as much are equal, row by row;
- *   - a read shows at least what was acknowledged before it began; a request has one order, whoever answers.
+ *   - a read shows at least what was acknowledged before it began, less the age that it allows, or its token's commit; a request has one order and one answer, whoever answers, and is done once.
  * Then health for all, until every request has its answer, every timer is due, and all replicas have applied the same:
+ *   - what clients saw of each order is linearizable (cluster_history.h), and the totals of lists are in between;
  *   - they are equal; each acknowledged order is on each of them with at least its acknowledged version; its history is gapless, and its times do not go back;
  *   - each timer that was set fired once, not before its time;
  *   - the stream is dense by slot, its events are the versions of the histories, in order, none left out; the indexes are what the orders ask for.
@@ -15,10 +16,11 @@
 #include <sys/wait.h>
 #include <time.h>
 
-#include "tests/lib/cluster_check.h"
+#include "tests/lib/cluster_history.h"
 
-enum mutant { MUTANT_NONE, MUTANT_LEADER_EARLY, MUTANT_FOLLOWER_EARLY, MUTANT_NO_RESTART, MUTANT_WIPED_VOTES, MUTANTS };
-static const char *const mutant_names[MUTANTS] = {"", "a leader applies and answers what is not committed", "a follower applies what is not committed", "the log is not told that it begins anew behind a snapshot", "a wiped disk votes when it returns"};
+enum mutant { MUTANT_NONE, MUTANT_LEADER_EARLY, MUTANT_FOLLOWER_EARLY, MUTANT_NO_RESTART, MUTANT_WIPED_VOTES, MUTANT_UNCONFIRMED, MUTANT_ANY_AGE, MUTANT_NOTHING_NOTED, MUTANTS };
+static const char *const mutant_names[MUTANTS] = {"", "a leader applies and answers what is not committed", "a follower applies what is not committed", "the log is not told that it begins anew behind a snapshot", "a wiped disk votes when it returns",
+                                                   "a leader answers reads without asking who follows it", "a follower answers whatever its age", "a round does not note what is committed"};
 static enum mutant mutant;
 
 uint64_t __real_group_applicable(const struct group *g);
@@ -29,7 +31,18 @@ uint64_t __wrap_group_applicable(const struct group *g) {
     return __real_group_applicable(g);
 }
 
-/* ---- clients */
+bool __real_partition_read_waits(struct partition *p, struct op *op);
+bool __wrap_partition_read_waits(struct partition *p, struct op *op);
+bool __wrap_partition_read_waits(struct partition *p, struct op *op) {
+    if (mutant == MUTANT_UNCONFIRMED && p->state == PARTITION_READY) return false;
+    if (mutant == MUTANT_ANY_AGE && op->bound.stale && group_role(p->group) != GROUP_LEADER) return op->shown = true, false;
+    return __real_partition_read_waits(p, op);
+}
+
+uint64_t __real_group_commit_index(const struct group *g);
+uint64_t __wrap_group_commit_index(const struct group *g);
+uint64_t __wrap_group_commit_index(const struct group *g) { return mutant == MUTANT_NOTHING_NOTED ? GROUP_FIRST_INDEX : __real_group_commit_index(g); }
+
 
 enum status __real_wal_append(struct wal *w, uint64_t group, uint64_t index, uint64_t term, uint8_t type, const struct slice *parts, size_t n);
 enum status __wrap_wal_append(struct wal *w, uint64_t group, uint64_t index, uint64_t term, uint8_t type, const struct slice *parts, size_t n);
@@ -43,6 +56,8 @@ bool __wrap_partition_return_due(const struct partition *p, bool has_vote, uint6
 bool __wrap_partition_return_due(const struct partition *p, bool has_vote, uint64_t voted_for) {
     return mutant != MUTANT_WIPED_VOTES && __real_partition_return_due(p, has_vote, voted_for);
 }
+
+/* ---- clients */
 
 static void user_name(unsigned user, char name[32]) { snprintf(name, 32, "user-%u", user); }
 
@@ -91,12 +106,50 @@ static struct slice request_command(struct sim *s, const struct request *r, stru
     return checked.command;
 }
 
-static void read_ended(struct sim *s, struct attempt *a) {
-    if (a->op.failure.status) return;
-    s->reads++;
-    Orderdb__V1__Order *m = orderdb__v1__order__unpack(NULL, a->op.answer.len, a->op.answer.data);
-    REQUIRE(m && m->version >= a->version, "order %lld was read at version %lld, acknowledged before: %lld", (long long)a->request->order_id, m ? (long long)m->version : -1, (long long)a->version);
+/* version 0: it was not found. */
+static void order_seen(struct sim *s, const struct attempt *a, const struct request *r, int64_t version) {
+    const struct read_bound *b = &a->op.bound;
+    uint64_t now = sim_world_now_ns(s->world), age = b->stale ? b->stale_ns : b->token ? UINT64_MAX : 0;
+    if (r == a->request) REQUIRE(version >= a->version, "order %lld was read at version %lld, acknowledged before: %lld", (long long)r->order_id, (long long)version, (long long)a->version);
+    history_add(s, r, 2 * version + 1, a->begun_ns > age ? a->begun_ns - age : 0, now);
+}
+
+static int64_t version_of(struct sim *s, struct slice answer) {
+    Orderdb__V1__Order *m = orderdb__v1__order__unpack(NULL, answer.len, answer.data);
+    REQUIRE(m, "an order that does not unpack");
+    int64_t version = m->version;
     orderdb__v1__order__free_unpacked(m, NULL);
+    return version;
+}
+
+/* One of the field `orders` of an answer. */
+static int64_t version_of_field(struct sim *s, struct slice field) {
+    Orderdb__V1__BatchGetOrdersResponse *m = field.data ? orderdb__v1__batch_get_orders_response__unpack(NULL, field.len, field.data) : NULL;
+    REQUIRE(!field.data || (m && m->n_orders == 1), "an order that does not unpack");
+    int64_t version = m ? m->orders[0]->version : 0;
+    if (m) orderdb__v1__batch_get_orders_response__free_unpacked(m, NULL);
+    return version;
+}
+
+static void list_seen(struct sim *s, const struct attempt *a) {
+    const struct read_bound *b = &a->op.bound;
+    uint64_t age = b->stale ? b->stale_ns : b->token ? UINT64_MAX : 0;
+    Orderdb__V1__ListOrdersResponse *m = orderdb__v1__list_orders_response__unpack(NULL, a->op.answer.len, a->op.answer.data);
+    REQUIRE(m && s->listed_count < LISTED_MAX, "a list that does not unpack");
+    s->listed[s->listed_count++] = (struct listed){a->request->user, m->total_size, a->begun_ns > age ? a->begun_ns - age : 0, sim_world_now_ns(s->world)};
+    orderdb__v1__list_orders_response__free_unpacked(m, NULL);
+}
+
+static void read_ended(struct sim *s, struct attempt *a) {
+    enum status st = a->op.failure.status;
+    a->node->reads_away--;
+    bool found = st == STATUS_OK || st == STATUS_ORDER_NOT_FOUND, again = st == STATUS_NOT_LEADER || st == STATUS_OVERLOADED || st == STATUS_DEADLINE_EXCEEDED;
+    REQUIRE(found || again, "a read is refused with %s: %s", status_name(st), a->op.failure.message);
+    if (!found) return;
+    s->reads++, s->stale_reads += a->op.bound.stale, s->token_reads += a->op.bound.token;
+    if (a->op.kind == OP_LIST) return list_seen(s, a);
+    if (a->op.kind == OP_GET) return order_seen(s, a, a->request, st ? 0 : version_of(s, a->op.answer));
+    for (unsigned i = 0; i < a->op.get_many.count; i++) order_seen(s, a, a->many[i], version_of_field(s, a->op.orders[i]));
 }
 
 /* What the answer says of it is what counts: a time that had passed is set to that of the entry. */
@@ -119,11 +172,18 @@ static void attempt_ended(struct sim *s, struct attempt *a) {
     bool retried = st == STATUS_NOT_LEADER || st == STATUS_OVERLOADED || st == STATUS_DEADLINE_EXCEEDED || st == STATUS_DISK_FULL;
     REQUIRE(st == STATUS_OK || retried || (r->create && st == STATUS_STATUS_MISMATCH), "refused with %s: %s", status_name(st), a->op.failure.message);
     if (st == STATUS_OK) {
+        bool replayed = a->op.outcome.replayed;
+        REQUIRE(replayed || !r->fresh, "request %llu was done twice", (unsigned long long)r->number);
+        REQUIRE(replayed || !r->acked || a->begun_ns <= r->answered_ns, "request %llu was done after it had been answered", (unsigned long long)r->number);
+        REQUIRE(!r->acked || r->own_version == a->op.outcome.head.version, "request %llu has two answers", (unsigned long long)r->number);
+        if (!r->acked) r->answered_ns = sim_world_now_ns(s->world);
+        r->fresh |= !replayed, r->own_version = a->op.outcome.head.version;
         REQUIRE(!r->refused, "request %llu was refused, and is done", (unsigned long long)r->number);
         REQUIRE(!r->acked || r->order_id == a->op.outcome.head.order_id, "request %llu has two orders", (unsigned long long)r->number);
         r->acked = true, r->order_id = a->op.outcome.head.order_id;
         struct request *order = r->create ? r->create : r;
         order->version = MAX_OF(order->version, a->op.outcome.head.version);
+        if (a->op.outcome.seq > order->token_seq) order->token_seq = a->op.outcome.seq, order->token_version = a->op.outcome.head.version;
         if (r->kind == SET_TIMER) timer_acked(s, r, &a->op.outcome);
     } else if (!retried) {
         REQUIRE(!r->acked, "request %llu is done, and was refused", (unsigned long long)r->number);
@@ -143,7 +203,7 @@ static struct attempt *attempt_new(struct sim *s, struct request *r, enum op_kin
     char user[32];
     user_name(r->user, user);
     struct attempt *a = mem_new(struct attempt);
-    a->sim = s, a->request = r, a->read = kind == OP_GET;
+    a->sim = s, a->request = r, a->read = kind != OP_WRITE, a->begun_ns = sim_world_now_ns(s->world);
     arena_init(&a->arena, 1 << 20);
     a->op = (struct op){.kind = kind, .slot = slot_of_user(slice_str(user)), .arena = &a->arena, .done = attempt_done};
     return a;
@@ -161,21 +221,61 @@ static void client_run(struct sim *s, struct request **at) {
         if (chance(s, 3) && other->acked && !other->create) r->create = other, r->user = other->user, r->kind = chance(s, 2) ? PAY : SET_TIMER;
         if (r->kind == SET_TIMER) r->fire_us = 1735689600000000ll + (int64_t)(sim_world_now_ns(s->world) / 1000) + (int64_t)chance(s, 4 * US_PER_S);
     }
-    if ((r->busy && sim_world_now_ns(s->world) < r->give_up_ns) || !n->engine || chance(s, 4)) return;
+    if ((r->busy && sim_world_now_ns(s->world) < r->give_up_ns) || !node_runs(n) || chance(s, 4)) return;
     struct attempt *a = attempt_new(s, r, OP_WRITE);
     a->op.command = request_command(s, r, &a->arena);
+    if (!r->asked_ns) r->asked_ns = a->begun_ns;
     r->busy = true, r->give_up_ns = sim_world_now_ns(s->world) + (200 + chance(s, 1500)) * NS_PER_MS;
     engine_submit(n->engine, &a->op);
 }
 
-static void reader_run(struct sim *s) {
-    struct request *r = s->request_count && chance(s, 10) == 0 ? &s->requests[chance(s, s->request_count)] : NULL;
-    struct node *n = &s->nodes[chance(s, NODES)];
-    if (!r || r->create || !r->acked || !n->engine) return;
-    struct attempt *a = attempt_new(s, r, OP_GET);
-    a->op.get.order_id = r->order_id, a->op.get.full = true;
-    a->version = r->version;
+static struct read_bound some_bound(struct sim *s, const struct request *r) {
+    static const uint64_t ages_ms[] = {0, 20, 300, 2000};
+    struct read_bound b = {0};
+    char user[32];
+    unsigned which = (unsigned)chance(s, 4); /* 0, 1: of the present */
+    user_name(r->user, user);
+    if (which == 2 || chance(s, 8) == 0) b.stale = true, b.stale_ns = ages_ms[chance(s, ARRAY_LEN(ages_ms))] * NS_PER_MS;
+    if (which == 3) b.token = true, b.slot = slot_of_user(slice_str(user)), b.seq = r->token_seq;
+    return b;
+}
+
+/* Others of the same user, and so of the same partition. */
+static void many_fill(struct sim *s, struct attempt *a) {
+    unsigned n = 0;
+    a->many[n++] = a->request;
+    for (unsigned i = 0; i < s->request_count && n < MANY_MAX; i++)
+        if (&s->requests[i] != a->request && !s->requests[i].create && s->requests[i].acked && s->requests[i].user == a->request->user) a->many[n++] = &s->requests[i];
+    for (unsigned i = 0; i < n; i++) a->ids[i] = a->many[i]->order_id;
+    a->op.get_many.order_ids = a->ids, a->op.get_many.count = n;
+}
+
+static void read_at(struct sim *s, struct node *n, struct request *r) {
+    static const enum op_kind kinds[] = {OP_GET, OP_GET, OP_GET_MANY, OP_LIST};
+    if (r->create) r = r->create;
+    if (!r->acked || s->seen_count + MANY_MAX + 2 * REQUESTS_MAX > SEEN_MAX || s->listed_count + 100 > LISTED_MAX) return;
+    struct attempt *a = attempt_new(s, r, kinds[chance(s, ARRAY_LEN(kinds))]);
+    static char users[12][32];
+    a->op.bound = some_bound(s, r);
+    if (a->op.kind == OP_GET) a->op.get.order_id = r->order_id, a->op.get.full = true;
+    if (a->op.kind == OP_GET_MANY) many_fill(s, a);
+    if (a->op.kind == OP_LIST) user_name(r->user, users[r->user]), a->op.list = (struct list_request){.user_id = slice_str(users[r->user]), .page_size = 1};
+    a->version = a->op.bound.token ? r->token_version : a->op.bound.stale ? 0 : r->version;
+    if (chance(s, 4) == 0) a->op.deadline_ns = a->begun_ns + (5 + chance(s, 500)) * NS_PER_MS;
+    a->node = n, n->reads_away++;
     engine_submit(n->engine, &a->op);
+}
+
+/* One of the newest more often: whatever is behind lacks those. */
+static void reader_run(struct sim *s) {
+    struct node *n = &s->nodes[chance(s, NODES)];
+    unsigned reads = n->woke ? 6 : chance(s, 4) == 0; /* a node that goes on finds calls in its sockets, and reads those before it hears of others */
+    n->woke = false;
+    if (!node_runs(n) || !s->request_count) return;
+    while (reads--) {
+        uint64_t newest = MIN_OF(s->request_count, 12u);
+        read_at(s, n, &s->requests[chance(s, 2) ? chance(s, s->request_count) : s->request_count - 1 - chance(s, newest)]);
+    }
 }
 
 /* ---- a run */
@@ -193,7 +293,7 @@ static void check_logs(struct sim *s) {
 static void run_once(struct sim *s) {
     uint64_t now = sim_world_now_ns(s->world), deadline = now + 2 * NS_PER_MS;
     for (unsigned i = 0; i < NODES; i++) {
-        if (!s->nodes[i].engine) continue;
+        if (!node_runs(&s->nodes[i])) continue;
         engine_tick(s->nodes[i].engine);
         deadline = MIN_OF(deadline, engine_deadline_ns(s->nodes[i].engine));
     }
@@ -249,6 +349,8 @@ static int run_seed(uint64_t seed, bool trace) {
     if (mutant == MUTANT_NO_RESTART) s->crash_fetching_in = 100;
     if (mutant == MUTANT_WIPED_VOTES) s->wipes_in = 500;
     s->crashes_in = chance(s, 3) ? 500 + (unsigned)chance(s, 3000) : 0, s->cuts_in = chance(s, 3) ? 300 + (unsigned)chance(s, 2000) : 0;
+    s->pauses_in = chance(s, 3) ? 300 + (unsigned)chance(s, 2500) : 0, s->isolates_in = chance(s, 3) ? 500 + (unsigned)chance(s, 3000) : 0;
+    if (mutant == MUTANT_UNCONFIRMED || mutant == MUTANT_ANY_AGE) s->pauses_in = 300, s->isolates_in = 500;
     s->transfers_in = seed % 3 == 1 ? 400 + (unsigned)(seed % 7) * 200 : 0; /* not drawn: other seeds stay what they were */
     bool hard = chance(s, 3) || mutant == MUTANT_NO_RESTART; /* the log is trimmed at once: replicas need snapshots */
     s->trailing = hard ? 1 + (unsigned)chance(s, 20) : 0, s->live_bytes_max = chance(s, 3) ? 16 * MIB : 192 * KIB, s->memtable = hard ? 6 * KIB : 128 * KIB, s->chunk = 512 + (unsigned)chance(s, 8192);
@@ -282,12 +384,15 @@ static int run_seed(uint64_t seed, bool trace) {
         for (unsigned k = 0; !r->create && r->acked && k < NODES; k++) check_order(s, &s->nodes[k], r);
     }
     for (unsigned i = 0; i < NODES; i++) node_count(s, &s->nodes[i]);
+    check_histories(s);
+    for (unsigned i = 0; i < NODES; i++) REQUIRE(s->nodes[i].reads_away == 0, "node %u has %u reads that were never answered", i + 1, s->nodes[i].reads_away);
     for (unsigned p = 0; p < PARTITIONS; p++) check_stream(s, &s->nodes[p % NODES], p), check_index(s, &s->nodes[(p + 1) % NODES], p);
     REQUIRE(acked > 0, "nothing was acknowledged");
-    printf("# seed %llu: %u requests, %u acknowledged, %llu reads, %llu answers NOT_LEADER, %llu leaders, %llu crashes, %llu cuts, %llu comparisons, %llu snapshots given, %llu taken (%llu at a start, %llu crashes in between), %llu bytes; %llu nodes left, %llu full disks, %llu leaps, log %llu %%, %llu disks lost, %llu of them back; %llu timers fired, %llu events\n", (unsigned long long)seed, s->request_count, acked,
+    printf("# seed %llu: %u requests, %u acknowledged, %llu reads, %llu answers NOT_LEADER, %llu leaders, %llu crashes, %llu cuts, %llu comparisons, %llu snapshots given, %llu taken (%llu at a start, %llu crashes in between), %llu bytes; %llu nodes left, %llu full disks, %llu leaps, log %llu %%, %llu disks lost, %llu of them back; %llu timers fired, %llu events; %llu pauses, %llu isolated, %llu reads bounded by age, %llu by token, %llu answered by followers; %.1f s\n", (unsigned long long)seed, s->request_count, acked,
            (unsigned long long)s->reads, (unsigned long long)s->not_leader, (unsigned long long)s->elections, (unsigned long long)s->crashes, (unsigned long long)s->cuts, (unsigned long long)s->compared,
            (unsigned long long)s->given, (unsigned long long)s->taken, (unsigned long long)s->recovered, (unsigned long long)s->crashed_fetching, (unsigned long long)s->bytes,
-           (unsigned long long)s->transfers, (unsigned long long)s->fulls, (unsigned long long)s->leaps, (unsigned long long)s->fullest, (unsigned long long)s->wipes, (unsigned long long)s->returns, (unsigned long long)s->timers_fired, (unsigned long long)s->events);
+           (unsigned long long)s->transfers, (unsigned long long)s->fulls, (unsigned long long)s->leaps, (unsigned long long)s->fullest, (unsigned long long)s->wipes, (unsigned long long)s->returns, (unsigned long long)s->timers_fired, (unsigned long long)s->events,
+           (unsigned long long)s->pauses, (unsigned long long)s->isolations, (unsigned long long)s->stale_reads, (unsigned long long)s->token_reads, (unsigned long long)s->followed, (double)sim_world_now_ns(s->world) / 1e9);
     fflush(stdout);
     return 0;
 }
@@ -312,6 +417,7 @@ int main(int argc, char **argv) {
     log_set_level(LOG_OFF);
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc) first = strtoull(argv[++i], NULL, 10), one = true;
+        else if (strcmp(argv[i], "--first") == 0 && i + 1 < argc) first = strtoull(argv[++i], NULL, 10);
         else if (strcmp(argv[i], "--count") == 0 && i + 1 < argc) count = strtoull(argv[++i], NULL, 10);
         else if (strcmp(argv[i], "--mutant") == 0 && i + 1 < argc) mutant = (enum mutant)(strtoul(argv[++i], NULL, 10) % MUTANTS);
         else if (strcmp(argv[i], "--trace") == 0) trace = true, log_set_level(LOG_INFO);
