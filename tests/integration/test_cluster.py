@@ -2,6 +2,7 @@
 """Three real processes as one cluster. usage: test_cluster.py BUILD [PART OF A TEST'S NAME]"""
 import os
 import shutil
+import signal
 import socket
 import struct
 import sys
@@ -9,6 +10,8 @@ import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from google.protobuf import duration_pb2, field_mask_pb2
+
 import orderdb_test as t
 from cluster import Cluster
 from orderdb_test import equal, test, true, until
@@ -179,6 +182,78 @@ def _(cluster):
     equal(len({sum(p.orders for p in n.call("GetTopology").partitions) for n in cluster.nodes}), 1)
     w.check_all()
     true(cluster.nodes[0].metrics()["orderdb_peer_frames_bad_total"] == 0, "frames were refused")
+
+
+def led_by(cluster, node_id):
+    """A user whose partition that node leads."""
+    topology = cluster.nodes[0].call("GetTopology")
+    slots = [(s.first, s.last) for p in topology.partitions if p.leader_node_id == node_id for s in p.slots]
+    for user in ("led-%d" % i for i in range(1000)):
+        order = cluster.nodes[0].call("CreateOrder", t.create_request(user_id=user)).order
+        slot = order.order_id >> 8 & 0x3fff
+        if any(first <= slot <= last for first, last in slots):
+            return order
+    raise AssertionError("node %d leads nothing" % node_id)
+
+
+@test("a leader that was stopped for a while shows nothing old when it goes on")
+def _(cluster):
+    stopped = cluster.node(cluster.wait_leaders()[0])
+    order = led_by(cluster, cluster.id_of(stopped))
+    others = [i for i, n in enumerate(cluster.nodes) if n is not stopped]
+    get, answers, bounds = t.pb.GetOrderRequest(order_id=order.order_id), [], [None, duration_pb2.Duration()]
+    clients = [t.Client(stopped.address) for _ in range(8)]
+    for c in clients:
+        c.call("GetOrder", get)  # connected, and then in the sockets of one that does not run
+
+    def read(client, bound):
+        try:
+            answers.append(client.call("GetOrder", t.pb.GetOrderRequest(order_id=order.order_id, read=t.pb.ReadOptions(max_staleness=bound)), timeout=60).version)
+        except t.Failure as f:
+            answers.append(f)
+    stopped.process.send_signal(signal.SIGSTOP)
+    try:
+        until(lambda: (cluster.leaders(cluster.nodes[others[0]]) or {}).get(0) not in (None, 0, cluster.id_of(stopped)), what="another leads")
+        client = t.Client(cluster.nodes[others[1]].address)
+        equal(client.call("TransitionOrder", t.transition_request(order.order_id, "pay"), timeout=30).order.version, 2)
+        threads = [threading.Thread(target=read, args=(c, bounds[i % 2])) for i, c in enumerate(clients)]
+        for thread in threads:
+            thread.start()
+        threading.Event().wait(0.3)  # they are sent; nothing tells when
+    finally:
+        stopped.process.send_signal(signal.SIGCONT)
+    for thread in threads:
+        thread.join()
+    equal(answers, [2] * len(clients))
+    cluster.wait_equal()
+
+
+@test("a read that says how old it may be, or names a write, is answered by the node that it comes to")
+def _(cluster):
+    leader = cluster.node(cluster.wait_leaders()[0])
+    order = led_by(cluster, cluster.id_of(leader))
+    other = next(n for n in cluster.nodes if n is not leader)
+    second, now = duration_pb2.Duration(seconds=30), duration_pb2.Duration()
+
+    def followed():
+        return sum(n.metrics()['orderdb_engine_reads_followed_total{core="0"}'] for n in cluster.nodes)
+    before = followed()
+    for i in range(3):
+        paid = leader.call("UpdateOrder", order=t.pb.Order(order_id=order.order_id, attributes={"n": str(i)}), update_mask=field_mask_pb2.FieldMask(paths=["attributes"]),
+                           options=t.pb.WriteOptions(request_id=t.request_id()))
+        for bound in (t.pb.ReadOptions(max_staleness=now), t.pb.ReadOptions(at_least=paid.token), t.pb.ReadOptions(at_least=paid.token, max_staleness=second)):
+            equal(other.call("GetOrder", order_id=order.order_id, read=bound).version, paid.order.version)
+            equal(other.call("BatchGetOrders", order_ids=[order.order_id], read=bound).orders[0].version, paid.order.version)
+            equal(len(other.call("ListOrderHistory", order_id=order.order_id, read=bound).entries), paid.order.version)
+            equal(other.call("ListOrders", user_id=order.user_id, read=bound).orders[0].version, paid.order.version)
+    true(followed() >= before + 12, "the leader was asked, not read from")
+    served = leader.metrics()["orderdb_forward_served_total"]
+    for _ in range(5):
+        other.call("GetOrder", order_id=order.order_id, read=t.pb.ReadOptions(max_staleness=second))
+    true(leader.metrics()["orderdb_forward_served_total"] < served + 5, "its own replica is young enough")
+    ahead = t.pb.ReadOptions(at_least=t.pb.CommitToken(slot=paid.token.slot, seq=paid.token.seq + 1000))
+    for n in cluster.nodes:
+        t.refused(lambda: n.call("GetOrder", order_id=order.order_id, read=ahead), "INVALID_ARGUMENT", "FIELD_INVALID")
 
 
 @test("a node that is stopped hands over what it leads: no error at the others, no election to wait for")
