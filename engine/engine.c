@@ -24,6 +24,7 @@ struct replayed {
     struct group_entry *entries;
     size_t n, cap;
     uint64_t restart_index; /* ENTRY_RESTART's, 0: none */
+    uint64_t missing, behind; /* entries from `missing` on are not there, and `behind` is: superseded by what comes later, or the log is damaged; 0: none */
 };
 struct replay {
     struct replayed *at; /* by owned partition */
@@ -33,6 +34,11 @@ struct replay {
 struct partition *engine_partition_of_group(struct engine *e, uint64_t group_id) {
     if (group_id == PARTITION_META_GROUP) return e->meta;
     return group_id >= 1 && group_id <= e->config.partition_count ? e->by_id[group_id - 1] : NULL;
+}
+
+static void replayed_clear(struct replayed *at) {
+    while (at->n) mem_free((void *)at->entries[--at->n].data.data);
+    at->missing = 0;
 }
 
 static enum status replay_record(void *ctx, const struct wal_record *r) {
@@ -46,22 +52,22 @@ static enum status replay_record(void *ctx, const struct wal_record *r) {
     struct replayed *at = &replay->at[p - e->partitions];
     if (r->type == ENTRY_RESTART) { /* of what stands before it nothing counts */
         at->restart_index = r->index;
-        while (at->n) mem_free((void *)at->entries[--at->n].data.data);
+        replayed_clear(at);
         return STATUS_OK;
     }
     while (at->n && at->entries[at->n - 1].index >= r->index) mem_free((void *)at->entries[--at->n].data.data); /* superseded, also by one that the store holds */
     /* What the store holds already is kept for replicas that lag, as far back as a leader would have it in memory. */
     uint64_t held = MAX_OF(p->record.applied_index, at->restart_index);
     bool applied = r->index <= held;
-    if (applied && r->index + partition_trailing(p) <= held) return STATUS_OK;
-    if (applied && at->n && at->entries[at->n - 1].index + 1 != r->index) /* a hole in what was trimmed: of use from here on */
-        while (at->n) mem_free((void *)at->entries[--at->n].data.data);
+    if (applied && r->index + partition_trailing(p) <= held) return at->missing = 0, STATUS_OK;
+    if (r->index <= held + 1 && at->n && at->entries[at->n - 1].index + 1 != r->index) replayed_clear(at); /* a hole in what the store holds: of use from here on */
     uint64_t expected = at->n ? at->entries[at->n - 1].index + 1 : applied ? r->index : held + 1;
-    if (r->index != expected) {
-        snprintf(replay->error, 256, "the log of core %u lacks entries of partition %u: %llu follows %llu", e->config.core, p->id, (unsigned long long)r->index,
-                 (unsigned long long)expected - 1);
-        return STATUS_CHECKSUM_MISMATCH;
+    if (r->index > expected) { /* what was superseded from `expected` on filled more than a segment, and the first has been let go (wal_trim) */
+        if (!at->missing) at->missing = expected, at->behind = r->index;
+        return STATUS_OK;
     }
+    check(r->index == expected);
+    at->missing = 0;
     if (at->n == at->cap) {
         size_t cap = at->cap ? at->cap * 2 : 64;
         void *grown = mem_realloc(at->entries, cap * sizeof *at->entries);
@@ -97,6 +103,10 @@ static enum status engine_open_log(struct engine *e, char error[256]) {
     e->replay = NULL;
     for (uint32_t i = 0; i < e->held_count; i++) {
         struct replayed *at = &replay.at[i];
+        if (!st && at->missing) {
+            snprintf(error, 256, "the log of core %u lacks entries of partition %s: %llu follows %llu", e->config.core, e->partitions[i].name, (unsigned long long)at->behind, (unsigned long long)at->missing - 1);
+            st = STATUS_CHECKSUM_MISMATCH;
+        }
         if (!st) st = partition_fetch_recover(&e->partitions[i], at->restart_index, error);
         if (!st) st = partition_start(&e->partitions[i], at->entries, at->n, error);
         for (size_t k = 0; k < at->n; k++) mem_free((void *)at->entries[k].data.data);

@@ -103,6 +103,7 @@ struct sim {
     struct seen seen[SEEN_MAX];
     struct listed listed[LISTED_MAX];
     unsigned seen_count, listed_count;
+    uint64_t settled_ns;
     char story[STORY_LINES][160];
     uint64_t lines;
 };

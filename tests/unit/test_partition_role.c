@@ -14,6 +14,7 @@ struct role_rig {
         struct peer_place place;   /* of a round: its only one */
     } sent[FRAMES_MAX];
     unsigned count, served;
+    uint32_t trailing;             /* engine_config's, from the next start on */
     bool silent;                   /* the others answer nothing */
     uint64_t deaf;                 /* nor does this one */
 };
@@ -37,7 +38,7 @@ static void role_open(struct role_rig *x) {
     struct engine_rig *r = &x->rig;
     struct engine_config config = {.node_id = SELF, .members = &three, .send = on_send, .send_ctx = x, .partition_count = 1, .partitions = partitions, .owned_count = 1, .machines = r->machines,
                                    .log_live_bytes_max = 1 << 20, .log_segment_bytes = 64 << 10, .memtable_bytes = 1 << 20, .queue_ops_max = 100, .queue_bytes_max = 1 << 20, .store_open = open_store,
-                                   .store_ctx = r, .election_ms = 300, .heartbeat_ms = 50};
+                                   .store_ctx = r, .election_ms = 300, .heartbeat_ms = 50, .trailing_entries = x->trailing};
     r->env = sim_env_open(r->world, r->disk);
     assert_int_equal(engine_open(&r->engine, r->env, &config, error), STATUS_OK);
 }
@@ -502,6 +503,29 @@ static void test_a_superseded_tail_stays_gone_though_the_store_holds_what_supers
     assert_int_equal(partition(x)->record.applied_index, 5);
 }
 
+/* sim_cluster seed 1498 (third plans): 4 to 17 of term 2 were superseded by 4 of term 3, the first segment of them let go, and the rest was taken for damage. */
+static void test_what_was_superseded_may_be_half_gone(void **state) {
+    struct role_rig *x = *state;
+    found_group(x);
+    x->trailing = 1;
+    power_cut(x);
+    append(x, 2, 2, 2, 1, 1, 3);
+    struct wal_stats stats;
+    uint64_t index = 3;
+    do append(x, 2, 2, index, index == 2 ? 1 : 2, 1, 3), index++, wal_get_stats(x->rig.engine->wal, &stats); /* a block of the log each */
+    while (stats.live_bytes < 80 << 10);
+    append(x, 3, 3, 3, 2, 1, 4);
+    partition_flush(partition(x));
+    rig_run(&x->rig, 100 * NS_PER_MS);
+    assert_int_equal(partition(x)->flushed.applied_index, 4);
+    wal_get_stats(x->rig.engine->wal, &stats);
+    assert_true(stats.live_bytes < 64 << 10); /* a segment is gone */
+    power_cut(x);
+    assert_int_equal(group_last_index(partition(x)->group), 4);
+    append(x, 3, 3, 4, 3, 1, 5);
+    assert_int_equal(partition(x)->record.applied_index, 5);
+}
+
 /* ---- snapshots */
 
 static void offer(struct role_rig *x) {
@@ -715,6 +739,7 @@ int main(void) {
         TEST(test_a_token_is_waited_for_and_one_of_no_commit_refused),
         TEST(test_damaged_and_misdirected_frames_change_nothing),
         TEST(test_a_superseded_tail_stays_gone_though_the_store_holds_what_superseded_it),
+        TEST(test_what_was_superseded_may_be_half_gone),
         TEST(test_an_offer_is_asked_for_and_given_up),
         TEST(test_a_stream_that_makes_no_sense_is_thrown_away),
         TEST(test_a_leader_gives_its_state_piece_by_piece),
