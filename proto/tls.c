@@ -8,6 +8,9 @@
  * in OpenSSL's buffer, 16 KiB), and writes either straight into the writer of tls_encrypt or, when nobody asked for output, into `pending`. A peer that makes us
  * answer without reading (key updates, alerts) fills pending to PENDING_MAX and is then cut off.
  *
+ * Keys. One key may encrypt 2^24.5 records (RFC 8446 section 5.5), which a connection between nodes that says something each turn has behind it within an hour, and OpenSSL does not
+ * count: tls_encrypt does, and lets a key update go before what is due.
+ *
  * Sources. An SSL_CTX is read by many threads and replaced by one: its pointer is behind a mutex, taken once per connection; SSL_new takes a reference, so old
  * connections keep the old one. */
 #include "proto/tls.h"
@@ -19,7 +22,6 @@
 #include <pthread.h>
 #include <stdio.h>
 
-#include "proto/base/buf.h"
 #include "proto/base/mem.h"
 
 enum { TLS_MAGIC = 0x544c5321, PLAIN_BYTES = 16384, PENDING_MAX = 64 << 10, SUBJECT_BYTES = 512, ERROR_BYTES = 160, CHAIN_BYTES_MAX = 32 << 10, CHAIN_DEPTH_MAX = 8 };
@@ -27,12 +29,23 @@ enum { TLS_MAGIC = 0x544c5321, PLAIN_BYTES = 16384, PENDING_MAX = 64 << 10, SUBJ
 enum { OPENSSL_BYTES = 32 << 10 };
 
 static const char suites_12[] = "ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL"; /* ECDHE with AEAD alone; those of 1.3 all are */
-static const uint8_t alpn_h2[] = {2, 'h', '2'};
+enum { KEY_RECORDS = 1 << 23 };
+
+enum role { ROLE_SERVER, ROLE_CLIENT, ROLE_PEER };
+/* As ALPN says it: one name, its length in front. */
+struct alpn {
+    uint8_t wire[16];
+    unsigned len;
+};
+static const struct alpn alpn_h2 = {{2, 'h', '2'}, 3}, alpn_link = {{12, 'o', 'r', 'd', 'e', 'r', 'd', 'b', '-', 'l', 'i', 'n', 'k'}, 13};
+static const struct alpn *alpn_of(enum role role) { return role == ROLE_PEER ? &alpn_link : &alpn_h2; }
 
 struct tls_source {
     pthread_mutex_t lock; /* of ctx, the pointer */
     SSL_CTX *ctx;
-    bool is_server, require_client_cert;
+    enum role role;
+    bool require_client_cert;
+    uint64_t key_records;
     char *cert, *key, *ca;
     BIO_METHOD *bio;
 };
@@ -40,6 +53,8 @@ struct tls_source {
 struct tls {
     uint32_t magic;
     SSL *ssl;
+    const struct alpn *alpn;
+    uint64_t records, key_records; /* encrypted with this key, about */
     struct slice in;     /* while tls_feed runs */
     struct writer *out;  /* while tls_encrypt runs */
     struct buf pending;
@@ -109,10 +124,11 @@ static bool file_failed(char error[256], const char *what, const char *path) {
     return false;
 }
 
-/* h2 is chosen or the handshake ends with no_application_protocol (RFC 7301 section 3.2). */
+/* Ours is chosen or the handshake ends with no_application_protocol (RFC 7301 section 3.2). */
 static int on_alpn_cb(SSL *ssl, const unsigned char **out, unsigned char *out_len, const unsigned char *in, unsigned in_len, void *user) {
     unsigned char *chosen;
-    if (SSL_select_next_proto(&chosen, out_len, alpn_h2, sizeof alpn_h2, in, in_len) != OPENSSL_NPN_NEGOTIATED) return SSL_TLSEXT_ERR_ALERT_FATAL;
+    const struct alpn *ours = user;
+    if (SSL_select_next_proto(&chosen, out_len, ours->wire, ours->len, in, in_len) != OPENSSL_NPN_NEGOTIATED) return SSL_TLSEXT_ERR_ALERT_FATAL;
     *out = chosen;
     return SSL_TLSEXT_ERR_OK;
 }
@@ -132,24 +148,24 @@ static bool use_certificate(SSL_CTX *ctx, const struct tls_source *s, char error
     return SSL_CTX_check_private_key(ctx) == 1 || file_failed(error, "key", s->key);
 }
 
-static bool set_rules(SSL_CTX *ctx) {
+static bool set_rules(SSL_CTX *ctx, enum role role) {
     SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION | SSL_OP_NO_TICKET | SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA);
-    SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS); /* an idle connection keeps no record buffers */
+    if (role != ROLE_PEER) SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS); /* an idle connection keeps no record buffers; nodes have few, and are not idle */
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_max_cert_list(ctx, CHAIN_BYTES_MAX);
     SSL_CTX_set_verify_depth(ctx, CHAIN_DEPTH_MAX);
-    return SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION) == 1 && SSL_CTX_set_cipher_list(ctx, suites_12) == 1;
+    return SSL_CTX_set_min_proto_version(ctx, role == ROLE_PEER ? TLS1_3_VERSION : TLS1_2_VERSION) == 1 && SSL_CTX_set_cipher_list(ctx, suites_12) == 1;
 }
 
 static bool set_server_rules(SSL_CTX *ctx, const struct tls_source *s, char error[256]) {
-    SSL_CTX_set_alpn_select_cb(ctx, on_alpn_cb, NULL);
+    SSL_CTX_set_alpn_select_cb(ctx, on_alpn_cb, (void *)alpn_of(s->role));
     SSL_CTX_set_client_hello_cb(ctx, on_hello_cb, NULL);
     if (SSL_CTX_set_num_tickets(ctx, 0) != 1 || SSL_CTX_set_max_early_data(ctx, 0) != 1) return file_failed(error, "TLS of", s->cert);
     if (!s->ca) return true;
     STACK_OF(X509_NAME) *names = SSL_load_client_CA_file(s->ca);
     if (!names || SSL_CTX_load_verify_file(ctx, s->ca) != 1) {
         sk_X509_NAME_pop_free(names, X509_NAME_free);
-        return file_failed(error, "client CA", s->ca);
+        return file_failed(error, s->role == ROLE_PEER ? "CA" : "client CA", s->ca);
     }
     SSL_CTX_set_client_CA_list(ctx, names);
     SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | (s->require_client_cert ? SSL_VERIFY_FAIL_IF_NO_PEER_CERT : 0), NULL);
@@ -157,7 +173,7 @@ static bool set_server_rules(SSL_CTX *ctx, const struct tls_source *s, char erro
 }
 
 static bool set_client_rules(SSL_CTX *ctx, const struct tls_source *s, char error[256]) {
-    if (SSL_CTX_set_alpn_protos(ctx, alpn_h2, sizeof alpn_h2) != 0) return file_failed(error, "TLS", "ALPN"); /* 0 is success here */
+    if (SSL_CTX_set_alpn_protos(ctx, alpn_of(s->role)->wire, alpn_of(s->role)->len) != 0) return file_failed(error, "TLS", "ALPN"); /* 0 is success here */
     if (s->ca ? SSL_CTX_load_verify_file(ctx, s->ca) != 1 : SSL_CTX_set_default_verify_paths(ctx) != 1) return file_failed(error, "CA", s->ca ? s->ca : "of the system");
     SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, NULL);
     return true;
@@ -165,35 +181,39 @@ static bool set_client_rules(SSL_CTX *ctx, const struct tls_source *s, char erro
 
 static SSL_CTX *context_new(const struct tls_source *s, char error[256]) {
     ERR_clear_error();
-    SSL_CTX *ctx = SSL_CTX_new(s->is_server ? TLS_server_method() : TLS_client_method());
+    SSL_CTX *ctx = SSL_CTX_new(s->role == ROLE_SERVER ? TLS_server_method() : s->role == ROLE_CLIENT ? TLS_client_method() : TLS_method());
     if (!ctx) return file_failed(error, "TLS", "context"), NULL;
-    bool ok = set_rules(ctx) || file_failed(error, "TLS", "rules");
+    bool ok = set_rules(ctx, s->role) || file_failed(error, "TLS", "rules");
     ok = ok && (!s->cert || use_certificate(ctx, s, error));
-    ok = ok && (s->is_server ? set_server_rules(ctx, s, error) : set_client_rules(ctx, s, error));
+    ok = ok && (s->role == ROLE_SERVER || set_client_rules(ctx, s, error));
+    ok = ok && (s->role == ROLE_CLIENT || set_server_rules(ctx, s, error)); /* last: what a node asks of those who dial outranks what it asks of those whom it dials */
     if (ok) return ctx;
     SSL_CTX_free(ctx);
     return NULL;
 }
 
-static struct tls_source *source_new(const struct tls_files *files, bool is_server, char error[256]) {
+static struct tls_source *source_new(const struct tls_files *files, enum role role, char error[256]) {
     struct tls_source *s = mem_new(struct tls_source);
     if (!s) return snprintf(error, 256, "out of memory"), NULL;
     pthread_mutex_init(&s->lock, NULL);
-    s->is_server = is_server;
-    s->require_client_cert = files->require_client_cert;
+    s->role = role;
+    s->require_client_cert = files->require_client_cert || role == ROLE_PEER;
+    s->key_records = files->key_records ? files->key_records : KEY_RECORDS;
     if (given(files->cert)) s->cert = mem_strdup(files->cert);
     if (given(files->key)) s->key = mem_strdup(files->key);
     if (given(files->ca)) s->ca = mem_strdup(files->ca);
     s->bio = bio_method_new();
     bool copied = s->bio && !s->cert == !given(files->cert) && !s->key == !given(files->key) && !s->ca == !given(files->ca);
     if (!copied) snprintf(error, 256, "out of memory");
-    else if ((is_server && !s->cert) || !s->cert != !s->key) snprintf(error, 256, "a certificate and its key go together, %s is missing", s->cert ? "the key" : "the certificate");
+    else if (role == ROLE_PEER && !s->ca) snprintf(error, 256, "nodes verify each other, the CA is missing");
+    else if ((role != ROLE_CLIENT && !s->cert) || !s->cert != !s->key) snprintf(error, 256, "a certificate and its key go together, %s is missing", s->cert ? "the key" : "the certificate");
     else if ((s->ctx = context_new(s, error))) return s;
     return tls_source_free(s), NULL;
 }
 
-struct tls_source *tls_source_new_server(const struct tls_files *files, char error[256]) { return source_new(files, true, error); }
-struct tls_source *tls_source_new_client(const struct tls_files *files, char error[256]) { return source_new(files, false, error); }
+struct tls_source *tls_source_new_server(const struct tls_files *files, char error[256]) { return source_new(files, ROLE_SERVER, error); }
+struct tls_source *tls_source_new_client(const struct tls_files *files, char error[256]) { return source_new(files, ROLE_CLIENT, error); }
+struct tls_source *tls_source_new_peer(const struct tls_files *files, char error[256]) { return source_new(files, ROLE_PEER, error); }
 
 bool tls_source_reload(struct tls_source *s, char error[256]) {
     SSL_CTX *ctx = context_new(s, error);
@@ -237,18 +257,20 @@ void tls_source_describe(const struct tls_source *s, char out[256]) {
 
 /* ---- connections */
 
-static bool set_server_name(SSL *ssl, const char *name) {
+enum { PEER_NAME_FLAGS = X509_CHECK_FLAG_NO_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT };
+
+static bool set_server_name(SSL *ssl, enum role role, const char *name) {
     uint8_t address[16];
-    SSL_set_hostflags(ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+    SSL_set_hostflags(ssl, role == ROLE_PEER ? PEER_NAME_FLAGS : X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
     if (inet_pton(AF_INET, name, address) == 1 || inet_pton(AF_INET6, name, address) == 1) return X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), name) == 1;
     return SSL_set1_host(ssl, name) == 1 && SSL_set_tlsext_host_name(ssl, name) == 1;
 }
 
 struct tls *tls_new(struct tls_source *s, const char *server_name) {
-    check(s->is_server == !server_name);
+    check(s->role == ROLE_PEER || (s->role == ROLE_SERVER) == !server_name);
     struct tls *t = mem_new(struct tls);
     if (!t) return NULL;
-    t->magic = TLS_MAGIC;
+    t->magic = TLS_MAGIC, t->alpn = alpn_of(s->role), t->key_records = s->key_records;
     pthread_mutex_lock(&s->lock);
     t->ssl = SSL_new(s->ctx);
     pthread_mutex_unlock(&s->lock);
@@ -256,9 +278,9 @@ struct tls *tls_new(struct tls_source *s, const char *server_name) {
     if (!bio) return tls_free(t), NULL;
     BIO_set_data(bio, t);
     SSL_set_bio(t->ssl, bio, bio);
-    if (s->is_server) SSL_set_accept_state(t->ssl);
+    if (!server_name) SSL_set_accept_state(t->ssl);
     else SSL_set_connect_state(t->ssl);
-    if (server_name && !set_server_name(t->ssl, server_name)) return tls_free(t), NULL;
+    if (server_name && !set_server_name(t->ssl, s->role, server_name)) return tls_free(t), NULL;
     return t;
 }
 
@@ -298,16 +320,16 @@ static bool on_established(struct tls *t) {
 }
 
 /* A server that chose no protocol is not one of ours. */
-static bool alpn_is_h2(struct tls *t) {
+static bool alpn_is_ours(struct tls *t) {
     const unsigned char *name;
     unsigned len;
     SSL_get0_alpn_selected(t->ssl, &name, &len);
-    return len == 2 && memcmp(name, "h2", 2) == 0;
+    return len + 1 == t->alpn->len && memcmp(name, t->alpn->wire + 1, len) == 0;
 }
 
 static bool handshake(struct tls *t) {
     int n = SSL_do_handshake(t->ssl);
-    if (n == 1 && !alpn_is_h2(t)) return fail_with(t, "TLS: the peer does not speak h2");
+    if (n == 1 && !alpn_is_ours(t)) return fail_with(t, t->alpn == &alpn_h2 ? "TLS: the peer does not speak h2" : "TLS: the peer is no node of OrderDB");
     if (n == 1) return on_established(t);
     return SSL_get_error(t->ssl, n) == SSL_ERROR_WANT_READ ? false : tls_fail(t);
 }
@@ -348,17 +370,36 @@ void tls_output(struct tls *t, struct writer *w) {
     t->pending_at = 0;
 }
 
+/* Another key before this one is worn. The message goes with what SSL_write writes next. */
+static bool count_records(struct tls *t, size_t len) {
+    t->records += len / PLAIN_BYTES + 1;
+    if (t->records <= t->key_records || SSL_version(t->ssl) != TLS1_3_VERSION) return true;
+    t->records = len / PLAIN_BYTES + 1;
+    return SSL_key_update(t->ssl, SSL_KEY_UPDATE_NOT_REQUESTED) == 1;
+}
+
 bool tls_encrypt(struct tls *t, struct slice plain, struct writer *w) {
     check(tls_checked(t)->established);
     check(!tls_wants_output(t));
     check(w->cap - w->len >= tls_room(plain.len));
     if (plain.len == 0) return true;
     ERR_clear_error();
+    if (!count_records(t, plain.len)) return tls_fail(t);
     t->out = w;
     int n = SSL_write(t->ssl, plain.data, (int)plain.len);
     t->out = NULL;
     if (n == (int)plain.len && !tls_wants_output(t)) return true;
     return tls_fail(t);
+}
+
+bool tls_write(struct tls *t, struct slice plain, struct buf *out) {
+    check(plain.len == 0 || (t->established && !t->over));
+    if (!buf_reserve(out, t->pending.len - t->pending_at + (plain.len ? tls_room(plain.len) : 0))) return false;
+    struct writer w = writer_of(out->data + out->len, out->cap - out->len);
+    tls_output(t, &w);
+    bool ok = plain.len == 0 || tls_encrypt(t, plain, &w);
+    out->len += w.len;
+    return ok;
 }
 
 void tls_close(struct tls *t) {
@@ -371,4 +412,16 @@ void tls_close(struct tls *t) {
 
 const char *tls_error(const struct tls *t) { return t->error; }
 const char *tls_peer_subject(const struct tls *t) { return t->subject ? t->subject : ""; }
+bool tls_peer_is(const struct tls *t, const char *name) {
+    X509 *peer = t->subject ? SSL_get0_peer_certificate(t->ssl) : NULL; /* there when it was verified */
+    return peer && X509_check_host(peer, name, 0, PEER_NAME_FLAGS, NULL) == 1;
+}
+
+bool tls_export(struct tls *t, const char *label, uint8_t out[TLS_EXPORT_BYTES]) {
+    check(t->established);
+    bool ok = SSL_export_keying_material(t->ssl, out, TLS_EXPORT_BYTES, label, strlen(label), NULL, 0, 0) == 1;
+    ERR_clear_error();
+    return ok;
+}
+
 size_t tls_memory_bytes(const struct tls *t) { return sizeof *t + t->pending.cap + OPENSSL_BYTES; }

@@ -425,12 +425,125 @@ static void test_no_memory(void **state) {
     tls_source_free(s), tls_source_free(c), tls_source_free(NULL), tls_free(NULL);
 }
 
+/* ---- between nodes */
+static struct tls_source *peer_source(const char *cert, const char *ca) {
+    char key[64];
+    snprintf(key, sizeof key, "%.*s.key", (int)strlen(cert) - 4, cert);
+    const struct tls_files files = {path(cert), path(key), path(ca), .key_records = 3};
+    struct tls_source *s = tls_source_new_peer(&files, error);
+    if (!s) print_error("%s\n", error);
+    assert_non_null(s);
+    return s;
+}
+static void peers_open(struct tls_source *s, struct tls_source *c, const char *name) {
+    ends_open(s, c, name);
+    talk(0);
+}
+
+static void test_nodes_know_each_other(void **state) {
+    struct tls_source *s = peer_source("node-2.pem", "ca.pem"), *c = peer_source("node-1.pem", "ca.pem");
+    peers_open(s, c, "node-2");
+    assert_true(both_established());
+    assert_string_equal(tls_peer_subject(server.tls), "CN=node 1,O=shop");
+    assert_true(tls_peer_is(server.tls, "node-1"));
+    assert_false(tls_peer_is(server.tls, "node-2"));
+    assert_false(tls_peer_is(server.tls, "node 1")); /* the common name is for people */
+    assert_true(tls_peer_is(client.tls, "node-2"));
+    uint8_t ours[TLS_EXPORT_BYTES], theirs[TLS_EXPORT_BYTES], other[TLS_EXPORT_BYTES];
+    assert_true(tls_export(server.tls, "EXPORTER-test", ours));
+    assert_true(tls_export(client.tls, "EXPORTER-test", theirs));
+    assert_memory_equal(ours, theirs, sizeof ours);
+    assert_true(tls_export(client.tls, "EXPORTER-other", other));
+    assert_memory_not_equal(theirs, other, sizeof theirs);
+    tls_free(client.tls), tls_free(server.tls);
+    peers_open(s, c, "node-2"); /* the next connection has another secret */
+    assert_true(tls_export(server.tls, "EXPORTER-test", other));
+    assert_memory_not_equal(ours, other, sizeof ours);
+    ends_close(s, c);
+}
+
+static void test_a_node_refuses_who_is_none(void **state) {
+    refuse(peer_source("node-3.pem", "ca.pem"), peer_source("node-1.pem", "ca.pem"), "node-2", false, "hostname mismatch");
+    refuse(peer_source("server.pem", "ca.pem"), peer_source("node-1.pem", "ca.pem"), "server-1", false, "hostname mismatch"); /* a common name */
+    refuse(peer_source("expired.pem", "ca.pem"), peer_source("node-1.pem", "ca.pem"), "node-3", false, "certificate has expired");
+    refuse(peer_source("node-2.pem", "ca.pem"), peer_source("expired.pem", "ca.pem"), "node-2", true, "certificate has expired");
+    refuse(peer_source("other-node-3.pem", "ca.pem"), peer_source("node-1.pem", "ca.pem"), "node-3", false, "certificate");
+    refuse(peer_source("node-2.pem", "ca.pem"), peer_source("other-node-3.pem", "ca.pem"), "node-2", true, "certificate");
+    refuse(peer_source("client-only.pem", "ca.pem"), peer_source("node-1.pem", "ca.pem"), "node-3", false, "purpose");
+    refuse(peer_source("node-2.pem", "ca.pem"), client_source("ca.pem", "node-1.pem"), "localhost", true, "application protocol"); /* an application's TLS */
+    refuse(server_source(NULL, false), peer_source("node-1.pem", "ca.pem"), "localhost", true, "application protocol");
+    struct tls_source *s = peer_source("node-2.pem", "ca.pem");
+    static const uint8_t alpn[] = "\14orderdb-link";
+    for (int version = TLS1_2_VERSION; version <= TLS1_3_VERSION; version++) { /* no certificate; an old version */
+        struct stranger x = stranger_new(version, version);
+        server.tls = NULL;
+        SSL_set_alpn_protos(x.ssl, alpn, sizeof alpn - 1);
+        stranger_talk(&x, s);
+        assert_int_equal(last_alert, version == TLS1_3_VERSION ? SSL_AD_CERTIFICATE_REQUIRED : SSL_AD_PROTOCOL_VERSION);
+        assert_false(server.alive);
+        tls_free(server.tls);
+        stranger_free(&x);
+    }
+    tls_source_free(s);
+    const struct tls_files no_ca = {path("node-1.pem"), path("node-1.key")}, no_cert = {.ca = path("ca.pem")};
+    assert_null(tls_source_new_peer(&no_ca, error));
+    assert_non_null(strstr(error, "the CA is missing"));
+    assert_null(tls_source_new_peer(&no_cert, error));
+    assert_non_null(strstr(error, "the certificate is missing"));
+}
+
+static void test_keys_are_changed_before_they_are_worn(void **state) {
+    struct tls_source *s = peer_source("node-2.pem", "ca.pem"), *c = peer_source("node-1.pem", "ca.pem"); /* each key for three records */
+    static uint8_t wire[1000];
+    peers_open(s, c, "node-2");
+    size_t longer = 0, first = 0;
+    for (unsigned i = 0; i < 40; i++) {
+        struct writer w = writer_of(wire, sizeof wire);
+        assert_true(tls_encrypt(client.tls, SLICE_LIT("again"), &w));
+        if (i == 0) first = w.len;
+        longer += w.len > first;
+        feed(&server, writer_slice(&w), i % 2 ? 1 : 0);
+        say(&server, &client, SLICE_LIT("and back"), 0);
+    }
+    assert_int_equal(longer, 13);
+    assert_int_equal(server.got_len, 40 * 5);
+    assert_int_equal(client.got_len, 40 * 8);
+    assert_true(server.alive && client.alive);
+    ends_close(s, c);
+}
+
+static void test_output_and_plain_go_into_one_buffer(void **state) {
+    struct tls_source *s = peer_source("node-2.pem", "ca.pem"), *c = peer_source("node-1.pem", "ca.pem");
+    static uint8_t big[100000];
+    struct buf b = {0};
+    ends_open(s, c, "node-2");
+    for (unsigned turns = 0; turns < 4; turns++) {
+        struct end *from = turns % 2 ? &server : &client, *to = turns % 2 ? &client : &server;
+        b.len = 0;
+        assert_true(tls_write(from->tls, tls_established(from->tls) ? slice_of(big, sizeof big) : (struct slice){0}, &b));
+        assert_false(tls_wants_output(from->tls));
+        feed(to, buf_slice(&b), 0);
+    }
+    assert_true(both_established());
+    assert_int_equal(server.got_len, sizeof big); /* behind the client's last word of the handshake */
+    assert_int_equal(client.got_len, sizeof big);
+    tls_close(client.tls);
+    b.len = 0;
+    assert_true(tls_write(client.tls, (struct slice){0}, &b)); /* the last word alone */
+    feed(&server, buf_slice(&b), 0);
+    assert_false(server.alive);
+    assert_null(tls_error(server.tls));
+    buf_fini(&b);
+    ends_close(s, c);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_handshake_and_bytes_both_ways), cmocka_unit_test(test_byte_by_byte), cmocka_unit_test(test_certificates_are_checked_both_ways),
         cmocka_unit_test(test_alpn_is_h2_or_nothing), cmocka_unit_test(test_old_versions_and_weak_suites_are_refused), cmocka_unit_test(test_no_renegotiation_and_no_tickets),
         cmocka_unit_test(test_key_updates_work_and_are_bounded), cmocka_unit_test(test_garbage_ends_it_with_an_alert), cmocka_unit_test(test_files_that_are_wrong),
-        cmocka_unit_test(test_reload), cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_reload), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_nodes_know_each_other), cmocka_unit_test(test_a_node_refuses_who_is_none),
+        cmocka_unit_test(test_keys_are_changed_before_they_are_worn), cmocka_unit_test(test_output_and_plain_go_into_one_buffer),
     };
     return cmocka_run_group_tests(tests, make_certs, remove_certs);
 }
