@@ -122,8 +122,16 @@ const char *link_refusal_text(enum link_refusal why) {
         [LINK_OTHER_NODE] = "not the node that --peers says is at this address",
         [LINK_OTHER_SHAPE] = "other --cores or --partitions: all nodes of a cluster have the same",
         [LINK_UNPROVEN] = "it does not have the cluster's key",
+        [LINK_OTHER_CERTIFICATE] = "its certificate is not that node's: subjectAltName must have DNS:node-ID",
+        [LINK_WANTS_TLS] = "cleartext to a node that has --peer-tls-cert: all nodes have it, or none",
+        [LINK_WANTS_CLEARTEXT] = "TLS to a node without --peer-tls-cert: all nodes have it, or none",
     };
     return why < LINK_REFUSALS ? texts[why] : "a reason that this version does not know";
+}
+
+bool link_looks_like_tls(struct slice first) {
+    enum { CHANGE_CIPHER_SPEC = 20, APPLICATION_DATA = 23, MAJOR = 3 }; /* RFC 8446 section 5.1 */
+    return first.len >= 2 && first.data[0] >= CHANGE_CIPHER_SPEC && first.data[0] <= APPLICATION_DATA && first.data[1] == MAJOR;
 }
 
 void link_proof(uint8_t out[LINK_PROOF_BYTES], struct slice key, enum link_kind kind, const uint8_t hello[LINK_HELLO_BYTES], const uint8_t welcome[LINK_HELLO_BYTES]) {

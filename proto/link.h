@@ -71,10 +71,24 @@ void link_hello_encode(const struct link_hello *h, uint8_t out[LINK_HELLO_BYTES]
 enum status link_hello_decode(struct slice bytes, struct link_hello *out) MUST_USE;
 
 /* Why a connection is not taken. Sent: never renumber. */
-enum link_refusal { LINK_TAKEN, LINK_OTHER_FORMAT, LINK_OTHER_CLUSTER, LINK_OTHER_NODE, LINK_OTHER_SHAPE, LINK_UNPROVEN, LINK_REFUSALS };
+enum link_refusal {
+    LINK_TAKEN,
+    LINK_OTHER_FORMAT,
+    LINK_OTHER_CLUSTER,
+    LINK_OTHER_NODE,
+    LINK_OTHER_SHAPE,
+    LINK_UNPROVEN,
+    LINK_OTHER_CERTIFICATE,
+    LINK_WANTS_TLS,
+    LINK_WANTS_CLEARTEXT, /* these two are told in cleartext: proto/tls.h could not read or say anything else */
+    LINK_REFUSALS
+};
 /* What `own` answers to `theirs`: of the same cluster, to this node, as many cores and partitions, the same core. */
 enum link_refusal link_hello_match(const struct link_hello *own, const struct link_hello *theirs);
 const char *link_refusal_text(enum link_refusal why); /* for people; of a number that is unknown too */
+
+/* Whether a connection that begins with these bytes talks TLS: a record's type, and 3, which makes a frame longer than any of the handshake. */
+bool link_looks_like_tls(struct slice first);
 
 /* hello, welcome: their first LINK_HELLO_BYTES. */
 void link_proof(uint8_t out[LINK_PROOF_BYTES], struct slice key, enum link_kind kind, const uint8_t hello[LINK_HELLO_BYTES], const uint8_t welcome[LINK_HELLO_BYTES]);

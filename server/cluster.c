@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "proto/base/hash.h"
+#include "proto/tls.h"
 
 static_assert((int)CLUSTER_ID_BYTES == (int)LINK_CLUSTER_ID_BYTES, "one id");
 static_assert((int)TOKEN_KEY_BYTES == (int)SHA256_BYTES, "derived");
@@ -91,7 +92,10 @@ enum status cluster_read(struct cluster *c, bool *used, const struct config *con
     return st;
 }
 
-void cluster_fini(struct cluster *c) { pthread_mutex_destroy(&c->lock); }
+void cluster_fini(struct cluster *c) {
+    tls_source_free(c->tls);
+    pthread_mutex_destroy(&c->lock);
+}
 
 void cluster_tell(struct cluster *c, uint64_t node_id, const struct link_hello *said) {
     pthread_mutex_lock(&c->lock);

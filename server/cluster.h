@@ -16,9 +16,11 @@
 
 enum { CLUSTER_KEY_BYTES_MIN = 32, CLUSTER_KEY_BYTES_MAX = 4096 };
 
+struct tls_source;
 struct cluster {
     struct cluster_identity identity; /* this node's */
     uint8_t link_key[LINK_PROOF_BYTES];
+    struct tls_source *tls;           /* between nodes; NULL: cleartext (peer_tls.h) */
     struct group_members members;     /* by ascending id: the same on all nodes */
     struct cluster_peer {
         uint64_t node_id;

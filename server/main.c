@@ -72,7 +72,7 @@ static int run(struct node *node, const sigset_t *signals) {
         int sig = 0;
         if (sigwait(signals, &sig) != 0) continue;
         enum node_now now = node_state_now(node);
-        if (sig == SIGHUP && node->tls) {
+        if (sig == SIGHUP && node_has_tls(node)) {
             if (now == NODE_SERVING) node_reload(node);
             continue;
         } /* without TLS there is nothing to read again: the terminal has gone */

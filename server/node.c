@@ -26,6 +26,7 @@
 #include "server/listen.h"
 #include "server/mail.h"
 #include "server/ops.h"
+#include "server/peer_tls.h"
 #include "server/peers.h"
 #include "server/readers.h"
 #include "server/limits.h"
@@ -502,6 +503,7 @@ static enum status read_cluster(struct node *node, char error[512]) {
     node->cluster = mem_new(struct cluster);
     if (!node->cluster) return out_of_memory(error);
     enum status st = cluster_read(node->cluster, &used, node->config, error);
+    if (st == STATUS_OK) st = peer_tls_open(used ? &node->cluster->tls : NULL, node->config, error);
     if (used) return st;
     cluster_fini(node->cluster);
     mem_free(node->cluster);
@@ -534,6 +536,8 @@ static enum status bind_ports(struct node *node, char error[512]) {
     if (st == STATUS_OK && !address_is_loopback(&ns->addresses[LISTENER_CLIENT])) {
         if (!node->tls) log_warn("clients talk cleartext", "listen=%s", node->config->listen);
     }
+    if (st == STATUS_OK && node->cluster && !node->cluster->tls && !address_is_loopback(&ns->addresses[LISTENER_PEER]))
+        log_warn("nodes talk cleartext", "peer_listen=%s", node->config->peer_listen);
     return st;
 }
 
@@ -641,12 +645,20 @@ void node_describe(const struct node *node, char out[512]) {
              node->core_count, node->partition_count, node->budget.total_bytes / MIB, node->config->data_dir);
 }
 
-void node_reload(struct node *node) {
+static void reload(struct tls_source *s, const char *cert) {
     char text[256];
-    check(node->tls);
-    if (!tls_source_reload(node->tls, text)) return log_error("reload refused", "the certificates in use stay: %s", text);
-    tls_source_describe(node->tls, text);
-    log_info("reload", "cert=%s %s", node->config->tls_cert, text);
+    if (!s) return;
+    if (!tls_source_reload(s, text)) return log_error("reload refused", "the certificates in use stay: %s", text);
+    tls_source_describe(s, text);
+    log_info("reload", "cert=%s %s", cert, text);
+}
+
+bool node_has_tls(const struct node *node) { return node->tls || (node->cluster && node->cluster->tls); }
+
+void node_reload(struct node *node) {
+    check(node_has_tls(node));
+    reload(node->tls, node->config->tls_cert);
+    if (node->cluster) reload(node->cluster->tls, node->config->peer_tls_cert);
 }
 
 void node_drain(struct node *node) {

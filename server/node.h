@@ -76,7 +76,8 @@ const char *node_error(const struct node *node);
 void node_describe(const struct node *node, char out[512]);
 /* New calls are refused, running ones end (config: drain_timeout), engines flush. Once, from the main thread, of a serving node. */
 void node_drain(struct node *node);
-/* Reads the certificates again, for new connections. A bad file is logged and changes nothing. Of a node with TLS. */
+bool node_has_tls(const struct node *node); /* for clients or between nodes */
+/* Reads their certificates again, for new connections. A bad file is logged and changes nothing for those that it belongs to. Of a node with TLS. */
 void node_reload(struct node *node);
 /* Joins the threads and frees all. */
 void node_close(struct node *node);

@@ -16,10 +16,11 @@
 #include "server/forward.h"
 #include "server/mail.h"
 #include "server/node.h"
+#include "server/peer_tls.h"
 
 /* A connection's life
  *
- *   DIALING  --connected, HELLO-->  GREETING  --WELCOME that is proven, PROOF-->  UP        on the node that dials
+ *   DIALING  --connected--> [SECURING --TLS--] --HELLO--> GREETING  --WELCOME that is proven, PROOF-->  UP        on the node that dials
  *   ARRIVING --HELLO--> [MOVING --mail--> its core] --WELCOME--> WELCOMING --PROOF--> UP    on the other
  *   any  --end, error, silence, a second one of the same node-->  ENDING --> freed          when the kernel has let go of it
  *
@@ -28,10 +29,14 @@
  *
  * Who is refused is told why before the connection ends.
  *
+ * TLS (--peer-tls-cert) is between the socket and the frames: what comes in is fed to it and its plain text taken for frames; what gathered in `out` is encrypted into `sending` by one call, a
+ * turn. It moves between cores with its link, when nothing is under way. The first bytes tell TLS from cleartext: who talks the other of the two gets REFUSED in cleartext, and is not listened to
+ * any further: `tls` is NULL then, which no HELLO passes on a node with TLS, and which a node that dials has before it says HELLO alone.
+ *
  * Invariants: a peer's `up` is UP; nothing but the handshake is sent before UP, so that no frame of Raft's reaches who has not proven that it has the key; link_end is final: input
  * that is left is not looked at. */
-enum link_state { LINK_DIALING, LINK_GREETING, LINK_ARRIVING, LINK_MOVING, LINK_WELCOMING, LINK_UP, LINK_ENDING };
-static const char *const state_names[] = {"dialing", "greeting", "arriving", "moving", "welcoming", "up", "ending"};
+enum link_state { LINK_DIALING, LINK_SECURING, LINK_GREETING, LINK_ARRIVING, LINK_MOVING, LINK_WELCOMING, LINK_UP, LINK_ENDING };
+static const char *const state_names[] = {"dialing", "securing", "greeting", "arriving", "moving", "welcoming", "up", "ending"};
 
 enum { LINK_MAGIC = 0x4c494e4b, GREETING_BYTES_MAX = 512, ARRIVALS_MAX = 64, KEEP_BYTES_MAX = 256 << 10 };
 #define TICK_NS (100 * NS_PER_MS)
@@ -41,6 +46,7 @@ enum { LINK_MAGIC = 0x4c494e4b, GREETING_BYTES_MAX = 512, ARRIVALS_MAX = 64, KEE
 #define RETRY_LEAST_NS (50 * NS_PER_MS)
 #define RETRY_MOST_NS (1 * NS_PER_S)
 #define REFUSED_LOG_NS (10 * NS_PER_S)
+#define STRANGER_LOG_NS (1 * NS_PER_S)
 
 struct link {
     uint32_t magic;
@@ -49,8 +55,9 @@ struct link {
     struct peer *peer; /* whom it is to; NULL: not known yet, or no longer */
     struct list link;
     int fd;
+    struct tls *tls; /* NULL: cleartext */
     struct ring_op receive, send, close; /* send: connects too */
-    bool receiving, sends, closing;
+    bool receiving, sends, closing, heard;
     const char *leaves; /* why it ends once what it has to say is sent; NULL: it stays */
     struct buf in, out, sending;
     struct mail_task move;
@@ -59,11 +66,17 @@ struct link {
     struct link_hello theirs;
 };
 
+/* The last line about a refusal. */
+struct told {
+    uint64_t at_ns; /* 0: none */
+    uint64_t what;
+};
+
 struct peer {
     const struct cluster_peer *who;
     struct link *up, *dialed; /* dialed: under way */
-    uint64_t retry_ns, pause_ns, refused_ns;
-    enum link_refusal refused_why; /* what was told at refused_ns */
+    uint64_t retry_ns, pause_ns;
+    struct told refused;
 };
 
 struct peers {
@@ -72,6 +85,7 @@ struct peers {
     struct list links;
     unsigned arrivals;
     bool begun, stopped;
+    struct told strangers;
     struct timer tick;
     struct buf unpacked;
     uint32_t count;
@@ -100,6 +114,7 @@ static void link_free(struct link *l) {
     buf_fini(&l->in);
     buf_fini(&l->out);
     buf_fini(&l->sending);
+    tls_free(l->tls);
     list_remove(&l->link);
     l->magic = 0;
     mem_free(l);
@@ -126,6 +141,16 @@ static void peer_pause(struct peers *p, struct peer *peer) {
     peer->retry_ns = now_of(p) + peer->pause_ns / 2 + r % (peer->pause_ns / 2);
 }
 
+/* close_notify, if the socket takes it at once: nobody waits for it, frames tell their own ends. */
+static void link_farewell(struct link *l) {
+    uint8_t word[256];
+    struct writer w = writer_of(word, sizeof word);
+    if (!l->tls || l->sends) return;
+    tls_close(l->tls);
+    tls_output(l->tls, &w);
+    if (w.len) (void)send(l->fd, word, w.len, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
 static void link_end(struct link *l, const char *why) {
     struct peers *p = l->peers;
     struct peer *peer = l->peer;
@@ -146,6 +171,7 @@ static void link_end(struct link *l, const char *why) {
     if (peer && peer->dialed == l) peer->dialed = NULL, peer_pause(p, peer);
     l->peer = NULL;
     if (l->sends && was == LINK_DIALING) ring_cancel(ring_of(l), &l->send);
+    link_farewell(l);
     (void)shutdown(l->fd, SHUT_RDWR); /* what is under way ends with it */
     link_maybe_close(l);
 }
@@ -153,12 +179,28 @@ static void link_end(struct link *l, const char *why) {
 /* ---- bytes out */
 
 static void on_sent(struct ring_op *op, int32_t result, bool more);
+static void link_maybe_move(struct link *l);
+
+static bool link_talks(const struct link *l) { return !l->tls || (tls_established(l->tls) && !tls_error(l->tls)); }
+static bool link_has_output(const struct link *l) { return (l->out.len && link_talks(l)) || (l->tls && tls_wants_output(l->tls)); }
+
+/* From `out` to `sending`. false: the link has ended. */
+static bool link_load(struct link *l) {
+    if (!l->tls) {
+        struct buf free = l->sending;
+        l->sending = l->out;
+        l->out = free;
+        return true;
+    }
+    struct slice plain = link_talks(l) ? buf_slice(&l->out) : (struct slice){0};
+    if (!tls_write(l->tls, plain, &l->sending)) return link_end(l, tls_error(l->tls) ? tls_error(l->tls) : "out of memory"), false;
+    if (plain.len) l->out.len = 0;
+    if (l->out.cap > KEEP_BYTES_MAX) buf_fini(&l->out);
+    return true;
+}
 
 static void link_flush(struct link *l) {
-    if (l->sends || l->out.len == 0 || l->state == LINK_ENDING || l->state == LINK_DIALING) return;
-    struct buf free = l->sending;
-    l->sending = l->out;
-    l->out = free;
+    if (l->sends || !link_has_output(l) || l->state == LINK_ENDING || l->state == LINK_DIALING || l->state == LINK_MOVING || !link_load(l)) return;
     l->sends = true;
     l->said_ns = now_of(l->peers);
     l->send.done = on_sent;
@@ -173,8 +215,10 @@ static void on_sent(struct ring_op *op, int32_t result, bool more) {
     l->sending.len = 0;
     if (l->sending.cap > KEEP_BYTES_MAX) buf_fini(&l->sending);
     if (result < 0) link_end(l, strerror(-result));
-    else if (l->leaves) link_end(l, l->leaves);
-    link_maybe_close(l); /* what gathered meanwhile leaves at the end of the turn */
+    else if (l->leaves && !link_has_output(l)) link_end(l, l->leaves);
+    else if (l->state != LINK_UP) link_flush(l); /* else: what gathered meanwhile leaves at the end of the turn */
+    link_maybe_move(l);
+    link_maybe_close(l);
 }
 
 /* Of the handshake: at once, and few bytes. */
@@ -214,17 +258,24 @@ static void own_hello(const struct peers *p, uint64_t to, struct link_hello *h) 
     memcpy(h->address, node->client_address, strnlen(node->client_address, sizeof h->address - 1));
 }
 
-/* Who is refused tries again every second: the same is told once in REFUSED_LOG_NS, something new at once. */
-static void log_refusal(struct peers *p, struct peer *peer, const char *who, enum link_refusal why) {
-    if (peer && peer->refused_ns && peer->refused_why == why && now_of(p) - peer->refused_ns < REFUSED_LOG_NS) return;
-    if (peer) peer->refused_ns = now_of(p), peer->refused_why = why;
-    log_warn("peer refused", "core=%u node=%llu by=%s why=%s", p->core->id, peer ? (unsigned long long)peer->who->node_id : 0ull, who, link_refusal_text(why));
+/* Who is refused tries again every second: the same is told once in REFUSED_LOG_NS, something new at once; of strangers at most once a second, for they may have many reasons. */
+static void log_refusal(struct link *l, struct peer *peer, const char *who, const char *why) {
+    struct peers *p = l->peers;
+    struct told *told = peer ? &peer->refused : &p->strangers;
+    uint64_t what = hash64(slice_str(why)), quiet_ns = told->what == what ? REFUSED_LOG_NS : peer ? 0 : STRANGER_LOG_NS;
+    if (told->at_ns && now_of(p) - told->at_ns < quiet_ns) return;
+    *told = (struct told){now_of(p), what};
+    struct address a = {.len = sizeof a.sa};
+    char address[ADDRESS_TEXT_BYTES];
+    (void)getpeername(l->fd, (struct sockaddr *)&a.sa, &a.len);
+    address_format(&a.sa, address);
+    log_warn("peer refused", "core=%u node=%llu address=%s by=%s why=%s", p->core->id, peer ? (unsigned long long)peer->who->node_id : 0ull, address, who, why);
 }
 
 static void link_refuse(struct link *l, enum link_refusal why) {
     uint8_t code = (uint8_t)why;
     metric_add(&l->peers->core->metrics, METRIC_PEER_REFUSED, 1);
-    log_refusal(l->peers, peer_of(l->peers, l->theirs.from), "us", why);
+    log_refusal(l, peer_of(l->peers, l->theirs.from), "us", link_refusal_text(why));
     l->leaves = link_refusal_text(why);
     link_say(l, LINK_REFUSED, slice_of(&code, 1));
 }
@@ -241,13 +292,29 @@ static void link_up(struct link *l) {
     l->state = LINK_UP;
     l->heard_ns = now_of(p);
     peer->up = l;
-    peer->pause_ns = peer->refused_ns = 0;
+    peer->pause_ns = 0;
+    peer->refused = (struct told){0};
     cluster_tell(p->core->node->cluster, peer->who->node_id, &l->theirs);
     count_up(p);
-    log_info("peer", "core=%u node=%llu zone=%s clients=%s", p->core->id, (unsigned long long)peer->who->node_id, l->theirs.zone, l->theirs.address);
+    log_info("peer", "core=%u node=%llu zone=%s clients=%s tls=%s", p->core->id, (unsigned long long)peer->who->node_id, l->theirs.zone, l->theirs.address, l->tls ? tls_peer_subject(l->tls) : "no");
 }
 
-static struct slice link_key(const struct peers *p) { return slice_of(p->cluster->link_key, sizeof p->cluster->link_key); }
+/* false: the link has ended. */
+static bool link_prove(struct link *l, enum link_kind kind, uint8_t proof[LINK_PROOF_BYTES]) {
+    uint8_t bound[LINK_PROOF_BYTES];
+    const uint8_t *key = l->peers->cluster->link_key;
+    if (l->tls && !peer_tls_key(l->tls, key, bound)) return link_end(l, "out of memory"), false;
+    link_proof(proof, slice_of(l->tls ? bound : key, sizeof bound), kind, l->hello, l->welcome);
+    return true;
+}
+
+static void link_greet(struct link *l) {
+    struct link_hello own;
+    own_hello(l->peers, l->peer->who->node_id, &own);
+    link_hello_encode(&own, l->hello);
+    l->state = LINK_GREETING;
+    link_say(l, LINK_HELLO, slice_of(l->hello, sizeof l->hello));
+}
 
 /* We dialed, and are welcome. */
 static void on_welcome(struct link *l, struct slice body) {
@@ -257,13 +324,13 @@ static void on_welcome(struct link *l, struct slice body) {
     check(link_hello_decode(slice_of(l->hello, sizeof l->hello), &own) == STATUS_OK);
     enum link_refusal why = link_hello_match(&own, theirs);
     memcpy(l->welcome, body.data, LINK_HELLO_BYTES);
-    link_proof(proof, link_key(l->peers), LINK_WELCOME, l->hello, l->welcome);
+    if (!link_prove(l, LINK_WELCOME, proof)) return;
     if (why == LINK_TAKEN && !bytes_equal_constant_time(proof, body.data + LINK_HELLO_BYTES, sizeof proof)) why = LINK_UNPROVEN;
     if (why != LINK_TAKEN) {
-        log_refusal(l->peers, l->peer, "us", why);
+        log_refusal(l, l->peer, "us", link_refusal_text(why));
         return link_end(l, link_refusal_text(why));
     }
-    link_proof(proof, link_key(l->peers), LINK_PROOF, l->hello, l->welcome);
+    if (!link_prove(l, LINK_PROOF, proof)) return;
     link_say(l, LINK_PROOF, slice_of(proof, sizeof proof));
     if (l->state != LINK_ENDING) link_up(l);
 }
@@ -276,7 +343,7 @@ static void link_welcome(struct link *l) {
     own_hello(l->peers, l->theirs.from, &own);
     link_hello_encode(&own, l->welcome);
     memcpy(said, l->welcome, LINK_HELLO_BYTES);
-    link_proof(said + LINK_HELLO_BYTES, link_key(l->peers), LINK_WELCOME, l->hello, l->welcome);
+    if (!link_prove(l, LINK_WELCOME, said + LINK_HELLO_BYTES)) return;
     link_say(l, LINK_WELCOME, slice_of(said, sizeof said));
 }
 
@@ -295,7 +362,9 @@ static void on_moved(struct mail_task *task, struct core *on) {
     link_welcome(l);
 }
 
-static void link_move(struct link *l) {
+/* When nothing is under way: a ring's requests are its thread's. */
+static void link_maybe_move(struct link *l) {
+    if (l->state != LINK_MOVING || l->receiving || l->sends) return;
     struct core *core = l->peers->core;
     list_remove(&l->link);
     l->move.run = on_moved;
@@ -311,18 +380,20 @@ static void on_hello(struct link *l, struct slice body) {
     if (st) return link_end(l, "its hello can't be read");
     own.core = l->theirs.core; /* it may be any of ours */
     enum link_refusal why = link_hello_match(&own, &l->theirs);
+    if (p->cluster->tls && !l->tls) why = LINK_WANTS_TLS;
     if (why == LINK_TAKEN && (!peer_of(p, l->theirs.from) || l->theirs.from > own_id(p))) why = LINK_OTHER_NODE; /* it is for us to dial */
+    if (why == LINK_TAKEN && l->tls && !peer_tls_is(l->tls, l->theirs.from)) why = LINK_OTHER_CERTIFICATE;
     if (why != LINK_TAKEN) return link_refuse(l, why);
     memcpy(l->hello, body.data, sizeof l->hello);
     if (l->theirs.core == p->core->id) return link_welcome(l);
     l->state = LINK_MOVING;
     p->arrivals--;
-    if (l->receiving) ring_cancel(ring_of(l), &l->receive); /* the rest happens when that is done: a ring's requests are its thread's */
+    if (l->receiving) ring_cancel(ring_of(l), &l->receive); /* the rest happens when that is done */
 }
 
 static void on_proof(struct link *l, struct slice body) {
     uint8_t proof[LINK_PROOF_BYTES];
-    link_proof(proof, link_key(l->peers), LINK_PROOF, l->hello, l->welcome);
+    if (!link_prove(l, LINK_PROOF, proof)) return;
     if (body.len != sizeof proof || !bytes_equal_constant_time(proof, body.data, sizeof proof)) return link_refuse(l, LINK_UNPROVEN);
     link_up(l);
 }
@@ -348,7 +419,7 @@ static void on_frame(struct link *l, enum link_kind kind, struct slice body) {
     if (l->state == LINK_WELCOMING && kind == LINK_PROOF) return on_proof(l, body);
     if (l->state == LINK_GREETING && kind == LINK_WELCOME) return on_welcome(l, body);
     if (kind == LINK_REFUSED && body.len == 1 && l->state != LINK_ARRIVING) {
-        log_refusal(l->peers, l->peer ? l->peer : peer_of(l->peers, l->theirs.from), "it", (enum link_refusal)body.data[0]);
+        log_refusal(l, l->peer ? l->peer : peer_of(l->peers, l->theirs.from), "it", link_refusal_text((enum link_refusal)body.data[0]));
         return link_end(l, "refused");
     }
     link_end(l, "a frame out of turn");
@@ -374,6 +445,7 @@ static size_t link_take(struct link *l, struct slice bytes) {
         enum status st = link_read(rest, &f);
         if (rest.len >= LINK_HEAD_BYTES && l->state != LINK_UP && get_le32(rest.data) > GREETING_BYTES_MAX) st = STATUS_FIELD_INVALID;
         if (st == STATUS_WOULD_BLOCK) break;
+        if (st && l->state == LINK_ARRIVING && link_looks_like_tls(rest)) return link_refuse(l, LINK_WANTS_CLEARTEXT), bytes.len;
         if (st) return link_end(l, st == STATUS_CHECKSUM_MISMATCH ? "a frame is damaged" : "not a frame of ours"), bytes.len;
         metric_add(&l->peers->core->metrics, METRIC_PEER_FRAMES_IN, 1);
         if (f.packed && l->state == LINK_UP) on_packed(l, &f);
@@ -384,9 +456,10 @@ static size_t link_take(struct link *l, struct slice bytes) {
     return at;
 }
 
-static void link_input(struct link *l, struct slice bytes) {
-    l->heard_ns = now_of(l->peers);
-    metric_add(&l->peers->core->metrics, METRIC_PEER_BYTES_IN, bytes.len);
+/* false: no more. */
+static bool on_plain(void *owner, struct slice bytes) {
+    struct link *l = owner;
+    check(l->magic == LINK_MAGIC);
     if (l->in.len == 0) {
         size_t n = link_take(l, bytes);
         bytes.data += n, bytes.len -= n;
@@ -399,6 +472,33 @@ static void link_input(struct link *l, struct slice bytes) {
         l->in.len -= n;
         if (l->in.len == 0 && l->in.cap > KEEP_BYTES_MAX) buf_fini(&l->in);
     }
+    return link_listens(l);
+}
+
+/* The alert that says so leaves before the connection ends. Whose refusal it is: OpenSSL calls what came from there an alert. */
+static void on_tls_failed(struct link *l, const char *why) {
+    if (l->state != LINK_UP) log_refusal(l, l->peer, strstr(why, " alert ") ? "it" : "us", why);
+    if (l->state == LINK_ARRIVING || l->state == LINK_WELCOMING) metric_add(&l->peers->core->metrics, METRIC_PEER_REFUSED, 1);
+    if (!tls_wants_output(l->tls)) return link_end(l, why);
+    l->leaves = why;
+    link_flush(l);
+}
+
+static void link_feed(struct link *l, struct slice records) {
+    bool goes_on = tls_feed(l->tls, records, on_plain, l);
+    if (!link_listens(l)) return;
+    if (!goes_on) return tls_error(l->tls) ? on_tls_failed(l, tls_error(l->tls)) : link_end(l, "closed by the other side");
+    if (l->state == LINK_SECURING && tls_established(l->tls)) link_greet(l);
+    else link_flush(l); /* what TLS has to say by itself */
+}
+
+static void link_input(struct link *l, struct slice bytes) {
+    l->heard_ns = now_of(l->peers);
+    metric_add(&l->peers->core->metrics, METRIC_PEER_BYTES_IN, bytes.len);
+    if (l->tls && !l->heard && !link_looks_like_tls(bytes)) tls_free(l->tls), l->tls = NULL;
+    l->heard = true;
+    if (l->tls) link_feed(l, bytes);
+    else (void)on_plain(l, bytes);
 }
 
 static void on_received(struct ring_op *op, int32_t result, bool more) {
@@ -414,8 +514,8 @@ static void on_received(struct ring_op *op, int32_t result, bool more) {
     } else if (l->state != LINK_MOVING && result != -ENOBUFS && result != -EINTR && result != -EAGAIN) {
         link_end(l, result ? strerror(-result) : "closed by the other side");
     }
-    if (l->state == LINK_MOVING && !more) return link_move(l);
     if (!more && link_listens(l)) link_receive(l);
+    link_maybe_move(l);
     link_maybe_close(l);
 }
 
@@ -428,10 +528,11 @@ static void link_receive(struct link *l) {
 
 /* ---- connections begin */
 
-static struct link *link_new(struct peers *p, int fd, enum link_state state) {
+static struct link *link_new(struct peers *p, int fd, enum link_state state, uint64_t node_id) {
     struct link *l = mem_new(struct link);
+    struct tls_source *source = p->cluster->tls;
     int on = 1;
-    if (!l) return close(fd), NULL;
+    if (!l || (source && !(l->tls = peer_tls_new(source, node_id)))) return mem_free(l), close(fd), NULL;
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     l->magic = LINK_MAGIC, l->state = state, l->peers = p, l->fd = fd;
     l->since_ns = l->heard_ns = now_of(p);
@@ -440,7 +541,7 @@ static struct link *link_new(struct peers *p, int fd, enum link_state state) {
 }
 
 void peers_accept(struct peers *p, int fd) {
-    struct link *l = p->stopped || p->arrivals >= ARRIVALS_MAX ? (close(fd), NULL) : link_new(p, fd, LINK_ARRIVING);
+    struct link *l = p->stopped || p->arrivals >= ARRIVALS_MAX ? (close(fd), NULL) : link_new(p, fd, LINK_ARRIVING, 0);
     if (!l) return metric_add(&p->core->metrics, METRIC_PEER_REFUSED, 1);
     p->arrivals++;
     link_receive(l);
@@ -452,18 +553,16 @@ static void on_connected(struct ring_op *op, int32_t result, bool more) {
     l->sends = false;
     if (l->state == LINK_ENDING) return link_maybe_close(l);
     if (result < 0) return link_end(l, strerror(-result));
-    struct link_hello own;
-    own_hello(l->peers, l->peer->who->node_id, &own);
-    link_hello_encode(&own, l->hello);
-    l->state = LINK_GREETING;
     link_receive(l);
-    link_say(l, LINK_HELLO, slice_of(l->hello, sizeof l->hello));
+    if (!l->tls) return link_greet(l);
+    l->state = LINK_SECURING;
+    link_feed(l, (struct slice){0}); /* it says something first */
 }
 
 static void peer_dial(struct peers *p, struct peer *peer) {
     const struct address *a = &peer->who->address;
     int fd = socket(a->sa.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    struct link *l = fd < 0 ? NULL : link_new(p, fd, LINK_DIALING);
+    struct link *l = fd < 0 ? NULL : link_new(p, fd, LINK_DIALING, peer->who->node_id);
     if (!l) return peer_pause(p, peer);
     l->peer = peer;
     peer->dialed = l;

@@ -10,7 +10,7 @@ class Cluster:
         with open(self.key_file, "wb") as f:
             f.write(os.urandom(48))
         flags.setdefault("lead_hold", "0s")  # leads stay where the test has put them
-        base = dict(cores=1, partitions=3, memory_budget="512MiB", cluster_key_file=self.key_file, **flags)
+        base = dict(dict(cores=1, partitions=3, memory_budget="512MiB", cluster_key_file=self.key_file), **flags)
         self.nodes = [t.Server(start=False, node_id=i + 1, zone="zone-%s" % "abcdefg"[i], **base) for i in range(count)]
         peers = ",".join("%d=127.0.0.1:%d" % (i + 1, n.peer_port) for i, n in enumerate(self.nodes))
         for n in self.nodes:
