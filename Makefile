@@ -165,7 +165,7 @@ bench-stream: all $(LOADS) ## the change stream: catch-up beside Redis and NATS,
 	@bench/stream.py $(B)
 
 .PHONY: cluster cluster-kill cluster-stop
-cluster: deps ## three nodes in three zones on loopback (data in ./data/cluster), and how to break them; again: starts those that do not run
+cluster: deps ## three nodes in three zones on loopback (data in ./data/cluster), and how to break them; again: starts those that do not run; TLS=1: TLS between them
 	@$(MAKE) --no-print-directory $(JOBS) all
 	@tools/cluster.sh $(B) start
 cluster-kill: ## kill -9 of node N

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Three nodes in three "zones" on loopback, for make cluster, cluster-kill and cluster-stop. tools/cluster.sh BUILD start|kill N|stop; everything is in data/cluster (CLUSTER_DIR: elsewhere).
 # Node N: clients at 127.0.0.1:74N0, peers at 74N1, operations at 74N2. `start` starts what does not run; killed ones come back with what they had.
+# TLS=1: they talk TLS to each other, with certificates of $dir/tls, from then on; TLS=0: no longer.
 set -eu
 cd "$(dirname "$0")/.."
 B=${1:-build} what=${2:-start} which=${3:-}
@@ -16,20 +17,45 @@ pid_of() {
   echo "$pid"
 }
 
+nothing_runs() {
+  for n in 1 2 3; do pid_of $n >/dev/null && { echo "all nodes talk TLS, or none: make cluster-stop first"; exit 1; }; done
+  return 0
+}
+
+# A CA of our own, and a certificate for each node; whole or not there.
+make_certificates() {
+  local new=$dir/tls.new n
+  rm -rf "$new"; (umask 077; mkdir "$new")
+  for n in ca 1 2 3; do
+    if [ $n = ca ]; then
+      openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$new/ca.key" -out "$new/ca.pem" -days 3650 -subj "/CN=make cluster" -addext basicConstraints=critical,CA:true
+    else
+      openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$new/node-$n.key" -out "$new/node-$n.csr" -subj "/CN=node $n"
+      openssl x509 -req -in "$new/node-$n.csr" -CA "$new/ca.pem" -CAkey "$new/ca.key" -CAcreateserial -days 3650 -out "$new/node-$n.pem" -extfile <(echo "subjectAltName=DNS:node-$n")
+    fi
+  done 2>"$dir/openssl.log" || { cat "$dir/openssl.log"; exit 1; }
+  mv "$new" "$dir/tls"
+}
+
 start_node() {
-  local n=$1 home=$dir/node-$1 server
+  local n=$1 home=$dir/node-$1 server tls=()
   pid_of "$n" >/dev/null && return
+  [ -d "$dir/tls" ] && tls=(--peer-tls-cert "../tls/node-$n.pem" --peer-tls-key "../tls/node-$n.key" --peer-tls-ca ../tls/ca.pem)
   mkdir -p "$home"
   server=$(cd "$(dirname "$B/orderd")" && pwd)/orderd
   : >"$home/out"
   (cd "$home" && exec setsid "$server" --data-dir data --node-id "$n" --zone "${zones[n]}" --peers "$peers" --cluster-key-file ../key --listen "127.0.0.1:74${n}0" --peer-listen "127.0.0.1:74${n}1" \
-    --http-listen "127.0.0.1:74${n}2" --cores 1 --partitions 3 --memory-budget 512MiB >out 2>>log </dev/null) &
+    --http-listen "127.0.0.1:74${n}2" --cores 1 --partitions 3 --memory-budget 512MiB "${tls[@]}" >out 2>>log </dev/null) &
   echo $! >"$home/pid"
 }
 
 start() {
   mkdir -p "$dir"
   [ -s "$dir/key" ] || (umask 077 && head -c 48 /dev/urandom >"$dir/key")
+  case ${TLS:-} in
+    1) [ -d "$dir/tls" ] || { nothing_runs; make_certificates; } ;;
+    0) [ ! -d "$dir/tls" ] || { nothing_runs; rm -rf "$dir/tls"; } ;;
+  esac
   for n in 1 2 3; do start_node $n; done
   for n in 1 2 3; do
     for _ in $(seq 300); do
