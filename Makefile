@@ -90,13 +90,15 @@ SIM := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/sim/sim_*.c))
 FUZZ := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 GUARD := $(B)/tests/perf/guard
 RIGS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/integration/*.c))
+# Preloaded into servers by a test.
+PRELOADS := $(patsubst tests/%.c,$(B)/tests/%.so,$(wildcard tests/integration/preload/*.c))
 LOADS := $(patsubst %.c,$(B)/%,$(wildcard bench/*.c))
 # Linked with libraries that setup.sh installs for `make bench` alone.
 PEERS := $(patsubst %,$(B)/bench/peers/%,postgres mariadb redis)
 HEADERS := $(foreach r,$(ROOMS),$(wildcard $(r)/*.h $(r)/*/*.h))
 HEADERS_OK := $(HEADERS:%=$(B)/hdr/%.ok)
 
-.PHONY: all help deps run demo test check tests-built unit sim fuzz integration bench figures abuse overload crash timers perf-guard profile bench-stream tidy errors-doc hdr-check clean
+.PHONY: all help deps run demo test check tests-built unit sim fuzz integration bench figures abuse overload crash zones timers perf-guard profile bench-stream tidy errors-doc hdr-check clean
 all: $(B)/orderd $(B)/orderctl ## the server and its command-line tool (the default)
 
 help: ## list the targets
@@ -120,7 +122,7 @@ test: deps ## set up, build, run every test; SAN=asan|tsan for a sanitizer build
 	@$(MAKE) --no-print-directory $(JOBS) all tests-built
 	@tests/run.sh $(B)
 
-tests-built: $(UNIT) $(SIM) $(FUZZ) $(GUARD) $(RIGS) $(LOADS) $(HEADERS_OK) ## build every test program
+tests-built: $(UNIT) $(SIM) $(FUZZ) $(GUARD) $(RIGS) $(PRELOADS) $(LOADS) $(HEADERS_OK) ## build every test program
 
 unit: $(UNIT) ## unit tests alone
 	@tests/run.sh $(B) unit
@@ -128,7 +130,7 @@ sim: $(SIM) ## simulator alone
 	@tests/run.sh $(B) sim
 fuzz: $(FUZZ) ## short run of every fuzz target
 	@tests/run.sh $(B) fuzz
-integration: all $(RIGS) $(LOADS) ## real processes alone
+integration: all $(RIGS) $(PRELOADS) $(LOADS) ## real processes alone
 	@tests/run.sh $(B) integration
 check: all unit tidy ## what each commit must pass: builds, unit tests, tidy
 
@@ -150,6 +152,9 @@ overload: all $(LOADS) ## 2, 5 and 10 times the peak for a minute each: what is 
 
 crash: all $(RIGS) $(LOADS) ## kill -9 and power cuts under load, 200 rounds of each (about 10 minutes; ROUNDS=n)
 	@tests/integration/test_crash.py $(B) --kill=$(or $(ROUNDS),200) --power=$(or $(ROUNDS),200)
+
+zones: all $(RIGS) $(PRELOADS) ## three nodes in namespaces: kills, cut zones, one-way links, stopped leaders, power cuts, full and wiped disks, clocks that leap; histories checked (root; ROUNDS=n of each, 20: about 15 minutes)
+	@tests/integration/test_zones.py $(B) --rounds=$(or $(ROUNDS),20)
 
 timers: all $(LOADS) $(B)/tests/sim/sim_timers ## 100,000 payments against their expiry, a million timers due at once, ten million pending (about 8 minutes)
 	@$(B)/tests/sim/sim_timers --races 100000
@@ -287,6 +292,10 @@ CFLAGS_FUSE := $(shell pkg-config --cflags fuse3 2>/dev/null)
 $(RIGS): $(B)/tests/%: tests/%.c Makefile
 	@mkdir -p $(dir $@)
 	$(CC) $(filter-out -Wundef,$(CFLAGS_BASE)) $(CFLAGS_FUSE) -MMD -MP -MF $@.d -MT $@ -o $@ $< $(FUSE_LIBS)
+
+$(PRELOADS): $(B)/tests/%.so: tests/%.c Makefile
+	@mkdir -p $(dir $@)
+	$(CC) $(filter-out -fsanitize=%,$(CFLAGS_BASE)) -fPIC -shared -MMD -MP -MF $@.d -MT $@ -o $@ $<
 
 errors-doc: ## docs/ERRORS.md from the tables of proto/
 	@tools/errors_doc.py

@@ -95,9 +95,16 @@ class PowerRig:
 
     def cut(self, kill, seed=0, keep=0):
         """Power off now; kill() ends the processes; power on. keep: how many in 100 of the blocks that were not synced survive. Their numbers: self.unsynced."""
+        self.power_off(seed, keep)
+        kill()
+        self.power_on()
+
+    def power_off(self, seed=0, keep=0):
+        """The disk takes no more and has lost what cut() says; whoever uses it is to be killed before power_on()."""
         with open(self.device + "/control", "w") as f:
             f.write("cut %d %d" % (seed, keep))
-        kill()
+
+    def power_on(self):
         self._detach()
         with open(self.image + ".unsynced") as f:
             self.unsynced = {int(line) for line in f}
