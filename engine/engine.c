@@ -319,7 +319,7 @@ static void engine_housekeeping(struct engine *e) {
     e->disk_full = full;
     e->log_blocked = false;
     for (uint32_t i = 0; i < e->held_count; i++) partition_housekeeping(&e->partitions[i]);
-    for (uint32_t i = 0; e->yields && i < e->held_count; i++) partition_yield(&e->partitions[i]);
+    for (uint32_t i = 0; i < e->held_count; i++) e->yields ? partition_yield(&e->partitions[i]) : partition_yield_full(&e->partitions[i]);
     for (uint32_t i = 0; e->wanted.count && i < e->held_count; i++) partition_members_look(&e->partitions[i]);
     engine_bound_replay(e);
     /* The log is bounded: whoever pins its oldest segment flushes in time. */

@@ -27,6 +27,7 @@ enum {
 };
 
 #define OUTBOX_BYTES_MAX ((size_t)32 << 20) /* frames that wait for votes to be durable; more are lost, as on a network */
+#define YIELD_AGAIN_NS (5 * NS_PER_S) /* from a full disk to others */
 #define PARTITION_META_GROUP ((uint64_t)PARTITION_META + 1)
 
 /* A failed store is tried again after this, then twice as much, and so on. */
@@ -84,7 +85,8 @@ struct partition {
     uint64_t reopen_at_ns, reopen_pause_ns; /* PARTITION_FAILED */
     uint32_t reads_away;             /* on reader threads */
     uint64_t released;               /* entries up to here are no longer in memory */
-    unsigned offers;                 /* of the lead, while the engine yields */
+    unsigned offers;                 /* of the lead, to others */
+    uint64_t offered_ns;             /* when the last one was */
     struct list held;                /* reads that wait for the store to be reopened */
     struct present present;          /* reads, with several voters */
     struct snapshot_source *source;  /* NULL: nobody fetches a snapshot from here */
@@ -245,6 +247,7 @@ void engine_outbox_free(struct engine *e);
 enum status partition_not_leading(struct partition *p, struct failure *f);
 bool partition_leads_others(const struct partition *p);  /* leads, and is not the only voter */
 void partition_yield(struct partition *p);
+void partition_yield_full(struct partition *p); /* if the disk is full */
 bool partition_settled(const struct partition *p);       /* ready, or following a leader */
 void partition_refuse(struct partition *p, struct list *ops, enum status st, const char *why);
 

@@ -98,8 +98,14 @@ void partition_yield(struct partition *p) {
     uint64_t except = p->offers ? m->member[p->offers % m->count].node_id : 0;
     enum status st = group_hand_over(p->group, engine_now_ms(p->engine), except);
     if (st == STATUS_NOT_LEADER || st == STATUS_OVERLOADED) return; /* one runs, or it is too early: at the next housekeeping */
-    p->offers++;
+    p->offers++, p->offered_ns = p->engine->now_ns;
     if (!st) log_info("lead is handed over", "partition=%s", p->name);
+}
+
+/* Without room for writes it is of no use as a leader, and another may have some. If nobody has, the lead goes round, seldom. */
+void partition_yield_full(struct partition *p) {
+    struct engine *e = p->engine;
+    if ((e->disk_full || p->state == PARTITION_FAILED) && (!p->offered_ns || e->now_ns - p->offered_ns >= YIELD_AGAIN_NS)) partition_yield(p);
 }
 
 bool partition_settled(const struct partition *p) {

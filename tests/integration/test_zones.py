@@ -123,6 +123,22 @@ def _():
         zones.check(load)
 
 
+@test("a wiped disk returns under its old id, under load")
+def _():
+    zones = cluster("network")
+    for n, rng in rounds("wipe"):
+        with zones.load("wipe") as load:
+            victim = zones.nodes[rng.randrange(3)]
+            victim.kill()
+            shutil.rmtree(victim.data_dir)
+            load.goes_on(10)
+            victim.start(wait=False)
+            load.goes_on(10)
+            victim.wait_ready()
+            load.goes_on()
+        zones.check(load)
+
+
 @test("a stock client of one node alone survives the death of another: no error")
 def _():
     zones = cluster("network")
@@ -325,22 +341,6 @@ def full(path):
                 f.seek(0, os.SEEK_END)
             except OSError:
                 size //= 2
-
-
-@test("a wiped disk returns under its old id, under load")
-def _():
-    zones = cluster("network")
-    for n, rng in rounds("wipe"):
-        with zones.load("wipe") as load:
-            victim = zones.nodes[rng.randrange(3)]
-            victim.kill()
-            shutil.rmtree(victim.data_dir)
-            load.goes_on(10)
-            victim.start(wait=False)
-            load.goes_on(10)
-            victim.wait_ready()
-            load.goes_on()
-        zones.check(load)
 
 
 # ---- clocks

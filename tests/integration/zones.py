@@ -72,6 +72,8 @@ class Network:
                 t.skip("NO TBF HERE: " + done.stderr.strip())
 
     def remove(self):
+        for port in self.ports:  # with it goes its other end, at once; a namespace goes some time later
+            subprocess.run(["ip", "link", "del", port], capture_output=True)
         for name in self.names:
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
         subprocess.run(["ip", "link", "del", self.bridge], capture_output=True)
