@@ -94,11 +94,11 @@ RIGS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/integration/*.c))
 PRELOADS := $(patsubst tests/%.c,$(B)/tests/%.so,$(wildcard tests/integration/preload/*.c))
 LOADS := $(patsubst %.c,$(B)/%,$(wildcard bench/*.c))
 # Linked with libraries that setup.sh installs for `make bench` alone.
-PEERS := $(patsubst %,$(B)/bench/peers/%,postgres mariadb redis)
+PEERS := $(patsubst %,$(B)/bench/peers/%,postgres mariadb redis etcd)
 HEADERS := $(foreach r,$(ROOMS),$(wildcard $(r)/*.h $(r)/*/*.h))
 HEADERS_OK := $(HEADERS:%=$(B)/hdr/%.ok)
 
-.PHONY: all help deps run demo test check tests-built unit sim fuzz integration bench figures abuse overload crash zones timers perf-guard profile bench-stream tidy errors-doc hdr-check clean
+.PHONY: all help deps run demo test check tests-built unit sim fuzz integration bench bench-cluster figures abuse overload crash zones timers perf-guard profile bench-stream tidy errors-doc hdr-check clean
 all: $(B)/orderd $(B)/orderctl ## the server and its command-line tool (the default)
 
 help: ## list the targets
@@ -139,6 +139,11 @@ bench: deps ## OrderDB beside PostgreSQL, MariaDB and Redis, on a quiet machine:
 	@tools/setup.sh bench
 	@$(MAKE) --no-print-directory $(JOBS) all $(PEERS)
 	@bench/bench.py $(B) $(if $(filter quick,$(BENCH)),--quick) $(BENCH_ARGS)
+
+bench-cluster: deps ## three nodes on this machine beside PostgreSQL with two standbys and three of etcd; pauses of a kill and of a drain; a follower 1 GiB behind (about 6 minutes, on a quiet machine; BENCH_ARGS='--only=failover')
+	@tools/setup.sh bench
+	@$(MAKE) --no-print-directory $(JOBS) all $(B)/bench/peers/postgres $(B)/bench/peers/etcd
+	@bench/cluster.py $(B) --write $(BENCH_ARGS)
 
 figures: all $(LOADS) ## 5,000,000 orders: throughput by tenths, disk, memory, restart times, one core and two (about 6 minutes; ORDERS=20000000: about 20)
 	@bench/figures.py $(B) --orders=$(or $(ORDERS),5000000)
@@ -274,7 +279,8 @@ $(B)/obj/bench/peers/redis.o: CFLAGS_BASE += $(shell pkg-config --cflags hiredis
 $(B)/bench/peers/postgres: LDLIBS_PEER = $(shell pkg-config --libs libpq)
 $(B)/bench/peers/mariadb: LDLIBS_PEER = $(shell pkg-config --libs libmariadb)
 $(B)/bench/peers/redis: LDLIBS_PEER = $(shell pkg-config --libs hiredis)
-$(PEERS): $(B)/bench/peers/%: $(B)/obj/bench/peers/%.o $(B)/obj/bench/peers/peer.o $(L_GEN) $(L_PROTO)
+$(B)/bench/peers/etcd: LDLIBS_PEER = $(LDLIBS_CLIENT)
+$(PEERS): $(B)/bench/peers/%: $(B)/obj/bench/peers/%.o $(B)/obj/bench/peers/peer.o $(L_GEN) $(L_CLIENT) $(L_PROTO)
 	@mkdir -p $(dir $@)
 	$(CC) $(LDFLAGS_BASE) -o $@ $(LINKED) $(LDLIBS_PEER) $(LDLIBS_PROTO) $(LDLIBS_ALLOC) -lm
 TOOLS_LIB_O := $(filter-out %/orderctl.o,$(TOOLS_O))
@@ -285,6 +291,8 @@ $(UNIT) $(SIM) $(FUZZ) $(GUARD): $(B)/tests/%: $(B)/obj/tests/%.o $(TEST_LINK) $
 	$(CC) $(LDFLAGS_BASE) -o $@ $< $(TEST_LINK) $(TEST_LIBS)
 # Its mutants take the place of two functions of the engine.
 $(B)/tests/sim/sim_feed: LDFLAGS_BASE += -Wl,--wrap=feed_add,--wrap=places_encode
+# They take the engine's door, and the connections to other nodes, into their own hands.
+$(B)/tests/unit/test_forward: LDFLAGS_BASE += -Wl,--wrap=engine_lead_of,--wrap=engine_submit,--wrap=peers_say
 $(B)/tests/sim/sim_cluster: LDFLAGS_BASE += -Wl,--wrap=group_applicable,--wrap=wal_append,--wrap=partition_return_due,--wrap=partition_read_waits,--wrap=group_commit_index
 $(B)/tests/sim/sim_members: LDFLAGS_BASE += -Wl,--wrap=group_members_applied
 FUSE_LIBS := $(shell pkg-config --libs fuse3 2>/dev/null)
