@@ -11,7 +11,7 @@ packages=(gcc g++ make git pkg-config protobuf-compiler protobuf-c-compiler libp
 clients=(python3-grpc-tools libgrpc-java protobuf-compiler-grpc-java-plugin libprotobuf-java libnetty-java libnetty-tcnative-java libnetty-tcnative-jni libguava-java
   libgoogle-gson-java libperfmark-java libjctools-java libgeronimo-annotation-1.3-spec-java libjsr305-java)
 if [ "${1:-}" = bench ]; then
-  packages=(postgresql mariadb-server redis-server libpq-dev libmariadb-dev libhiredis-dev)
+  packages=(postgresql mariadb-server redis-server etcd-server etcd-client libpq-dev libmariadb-dev libhiredis-dev)
 elif [ "${1:-}" = clients ]; then
   packages=("${clients[@]}")
   # of another source they may be there already
