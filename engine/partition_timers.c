@@ -39,6 +39,7 @@ struct found {
     struct store_ahead *rows; /* of their orders */
     int64_t first_us;         /* none is due before it */
     int64_t snapshot_us;      /* log time of what the look saw */
+    int64_t until_us;         /* all are due by then */
     unsigned count, at;       /* those before `at` have fired */
     struct due due[LOOK_TIMERS_MAX]; /* by slot and order, as their rows lie */
 };
@@ -215,6 +216,7 @@ static void look(struct partition *p)
         return;
     }
     f->until_us = clock_us(p);
+    f->next->until_us = f->until_us;
     f->snapshot_us = f->next->snapshot_us = (int64_t)p->record.log_time_us;
     f->next->count = f->next->at = 0;
     store_ahead_begin(f->next->rows);
@@ -278,6 +280,8 @@ static void propose(struct partition *p, unsigned count)
     check(command.data); /* 64 KiB hold it */
     f->op = (struct op){.kind = OP_WRITE, .slot = partition_first_slot(p->id, e->config.partition_count), .arena = &f->arena, .done = fire_done, .owner = f, .command = command};
     f->proposed_count = count;
+    /* They are due at the entry's log time, also when the clock was set back since the look: apply lets none fire early, and nobody would look for it again. */
+    if (count) e->last_log_time_us = MAX_OF(e->last_log_time_us, (uint64_t)f->now->until_us);
     if (engine_submit_own(e, p, &f->op)) {
         again(f);
         return;

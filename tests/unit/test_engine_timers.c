@@ -50,6 +50,33 @@ static struct engine_stats stats(struct engine_rig *r) {
     return s;
 }
 
+/* A clock that is set forward, and back when the next job is given away: the look for due timers. */
+static const struct env_ops *plain;
+static int64_t step_us;
+static int64_t stepped_wall_us(struct env *env) { return plain->wall_us(env) + step_us; }
+static void stepped_offload(struct env *env, struct env_job *job) {
+    step_us = 0;
+    plain->offload(env, job);
+}
+
+/* sim_cluster seed 2469 (third plans): it was found due, proposed at a log time before that, and was never looked for again. */
+static void a_clock_set_back_between_look_and_entry_loses_no_timer(void **state) {
+    struct engine_rig r;
+    rig_open(&r);
+    int64_t id = create(&r);
+    hurry(&r, id, 1000000);
+    struct env_ops ops = *(plain = r.env->ops);
+    ops.wall_us = stepped_wall_us, ops.offload = stepped_offload;
+    r.env->ops = &ops;
+    step_us = 3000000;
+    rig_run(&r, 200 * NS_PER_MS);
+    assert_int_equal(step_us, 0);
+    assert_int_equal(stats(&r).timers_fired, 1);
+    assert_true(status_is(&r, id, "CANCELLED"));
+    r.env->ops = plain;
+    rig_close(&r);
+}
+
 static void a_timer_fires_by_itself_and_not_early(void **state) {
     struct engine_rig r;
     rig_open(&r);
@@ -163,7 +190,8 @@ static void a_row_that_no_order_knows_is_passed(void **state) {
 int main(void) {
     log_set_level(LOG_OFF);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_timer_fires_by_itself_and_not_early),    cmocka_unit_test(an_earlier_timer_that_is_set_later_fires_first),
+        cmocka_unit_test(a_timer_fires_by_itself_and_not_early),
+        cmocka_unit_test(a_clock_set_back_between_look_and_entry_loses_no_timer),    cmocka_unit_test(an_earlier_timer_that_is_set_later_fires_first),
         cmocka_unit_test(many_that_are_due_at_once_all_fire),       cmocka_unit_test(timers_wait_while_the_disk_is_full),
         cmocka_unit_test(a_drain_leaves_timers_to_the_next_start),  cmocka_unit_test(a_row_that_no_order_knows_is_passed),
     };
