@@ -229,10 +229,11 @@ static void look(struct partition *p)
 
 /* ---- a batch */
 
-/* What was found and has not fired is looked for once more, after a pause. */
+/* What was found and has not fired is looked for once more, after a pause. What the next look has found, or finds, may be due earlier than that: set since, at a log time that is behind the clock. */
 static void again(struct firing *f)
 {
-    int64_t first_us = found_any(f->now) ? f->now->first_us : INT64_MAX; /* next's are due later */
+    int64_t first_us = found_any(f->now) ? f->now->first_us : INT64_MAX;
+    first_us = MIN_OF(first_us, f->away ? f->from.fire_us : found_any(f->next) ? f->next->first_us : INT64_MAX);
     if (first_us <= f->from.fire_us) f->from = (struct due){.fire_us = first_us};
     f->next_us = MIN_OF(f->next_us, first_us);
     f->now->count = f->now->at = 0;

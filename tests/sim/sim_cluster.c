@@ -405,6 +405,9 @@ static int run_seed(uint64_t seed, bool trace) {
     return 0;
 }
 
+/* What found something once (docs/CLUSTER.md). */
+static const uint64_t kept[] = {5, 1498, 2674, 2003, 2147, 2469};
+
 static bool seed_passes(uint64_t seed, enum mutant which, bool quiet) {
     fflush(stdout);
     pid_t pid = fork();
@@ -432,6 +435,8 @@ int main(int argc, char **argv) {
     }
     if (one) return run_seed(first, trace);
     time_t until = time(NULL) + (count > 40 ? 3600 : 20); /* on a slow machine fewer seeds, never an endless test */
+    for (size_t i = 0; i < ARRAY_LEN(kept) && first == 1; i++)
+        if (!seed_passes(kept[i], MUTANT_NONE, false)) printf("not ok sim_cluster seed=%llu\n", (unsigned long long)kept[i]), failed++;
     for (; ran < count && time(NULL) < until; ran++)
         if (!seed_passes(first + ran, MUTANT_NONE, false)) printf("not ok sim_cluster seed=%llu\n", (unsigned long long)(first + ran)), failed++;
     if (!failed) printf("ok sim_cluster %llu seeds\n", (unsigned long long)ran);
