@@ -1,7 +1,8 @@
 /* The directory of a store, and the files in it that are not RocksDB's: FORMAT, a run on its way to RocksDB, a probe.
  *
  * FORMAT, 16 bytes: "ODBSTORE" version(4 be) crc32c(4 be) of the first 12. It is durable before RocksDB is asked to create anything, so a directory without
- * it that holds files is not ours. */
+ * it that holds files is not ours. Versions: 1; 2, whose rows may have forms that programs of version 1 take for damage (cards of list rows, places in rows of counts): they refuse the directory instead. A directory
+ * of version 1 is one of version 2 that has none of them yet, and becomes one when it is opened. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -14,7 +15,8 @@
 
 enum {
     FORMAT_BYTES = 16,
-    FORMAT_VERSION = 1,
+    FORMAT_VERSION = 2,
+    FORMAT_VERSION_OLDEST = 1,
     PROBE_BYTES = 8 << 20,
     PROBE_WRITE_BYTES = 64 << 10,
     WARM_STEP_BYTES = 128 << 10, /* the least readahead window that disks come with */
@@ -58,7 +60,7 @@ static enum status format_write(const char *path, const char *name, char error[2
     return st ? st : rocks_dir_sync(path, error);
 }
 
-static enum status format_read(const char *name, char error[256]) {
+static enum status format_read(const char *name, uint32_t *version, char error[256]) {
     uint8_t bytes[FORMAT_BYTES + 1];
     int fd = open(name, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return errno == ENOENT ? STATUS_ABSENT : rocks_file_error(error, "open", name);
@@ -70,9 +72,9 @@ static enum status format_read(const char *name, char error[256]) {
         snprintf(error, 256, "%.150s: damaged (%zd bytes, checksum wrong)", name, n);
         return STATUS_CHECKSUM_MISMATCH;
     }
-    if (memcmp(bytes, "ODBSTORE", 8) != 0 || get_be32(bytes + 8) != FORMAT_VERSION) {
-        snprintf(error, 256, "%.150s: format %.8s version %u, this program knows ODBSTORE version %u", name, (const char *)bytes,
-                 get_be32(bytes + 8), FORMAT_VERSION);
+    *version = get_be32(bytes + 8);
+    if (memcmp(bytes, "ODBSTORE", 8) != 0 || *version < FORMAT_VERSION_OLDEST || *version > FORMAT_VERSION) {
+        snprintf(error, 256, "%.150s: format %.8s version %u, this program knows ODBSTORE versions up to %u", name, (const char *)bytes, *version, FORMAT_VERSION);
         return STATUS_FORMAT_UNKNOWN;
     }
     return STATUS_OK;
@@ -85,8 +87,9 @@ enum status rocks_dir_format(const char *path, char error[256]) {
 }
 bool rocks_dir_is_ours(const char *path) {
     char name[STORE_PATH_BYTES_MAX + 48], error[256];
+    uint32_t version;
     snprintf(name, sizeof name, "%s/FORMAT", path);
-    return format_read(name, error) == STATUS_OK;
+    return format_read(name, &version, error) == STATUS_OK;
 }
 
 /* What else is in the directory: RocksDB's pointer to its newest state, and tables. */
@@ -118,7 +121,8 @@ enum status rocks_dir_prepare(const char *path, char error[256]) {
     st = dir_look(path, &current, &tables, error);
     if (st) return st;
     snprintf(name, sizeof name, "%s/FORMAT", path);
-    st = format_read(name, error);
+    uint32_t version = 0;
+    st = format_read(name, &version, error);
     if (st == STATUS_ABSENT && (current || tables)) {
         snprintf(error, 256, "%.150s: RocksDB files without a FORMAT file: not a store of OrderDB", path);
         return STATUS_FORMAT_UNKNOWN;
@@ -127,7 +131,8 @@ enum status rocks_dir_prepare(const char *path, char error[256]) {
         snprintf(error, 256, "%.150s: tables, but CURRENT is missing: restore the directory or remove all of it", path);
         return STATUS_CHECKSUM_MISMATCH;
     }
-    return st == STATUS_ABSENT ? format_write(path, name, error) : st;
+    bool ours = st == STATUS_OK && version == FORMAT_VERSION;
+    return ours || (st && st != STATUS_ABSENT) ? st : format_write(path, name, error); /* before any row of that version is written */
 }
 
 /* ---- runs */

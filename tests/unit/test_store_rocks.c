@@ -201,14 +201,29 @@ static void test_format_file_is_golden(void **state) {
     assert_int_equal(st.st_mode & 0777, 0700);
 }
 
+/* So that a program of version 1, which takes rows of version 2 for damage, refuses it from then on. */
+static void test_directory_of_version_1_becomes_one_of_version_2(void **state) {
+    struct world *w = *state;
+    uint8_t older[64], want[64], is[64];
+    rows_write(w, "a=1");
+    assert_int_equal(store_flush(w->store), STATUS_OK);
+    world_close(w);
+    file_write(w, "FORMAT", older, test_golden("store_format_1", older, sizeof older));
+    world_open(w);
+    size_t n = test_golden("store_format", want, sizeof want);
+    assert_int_equal(file_read(w, "FORMAT", is, sizeof is), n);
+    assert_memory_equal(is, want, n);
+    assert_string_equal(rows_get(w, &(struct store_view){.store = w->store}, "a"), "1");
+}
+
 static void test_unknown_or_damaged_format_is_refused(void **state) {
     struct world *w = *state;
     uint8_t good[16], bytes[16];
     world_close(w);
     assert_int_equal(file_read(w, "FORMAT", good, 16), 16);
-    const uint8_t newer[16] = {'O', 'D', 'B', 'S', 'T', 'O', 'R', 'E', 0, 0, 0, 2, 0xec, 0xc6, 0x07, 0x09};
+    const uint8_t newer[16] = {'O', 'D', 'B', 'S', 'T', 'O', 'R', 'E', 0, 0, 0, 3, 0x1e, 0xad, 0x84, 0x0a};
     file_write(w, "FORMAT", newer, 16);
-    check_refused(w, STATUS_FORMAT_UNKNOWN, "version 2, this program knows ODBSTORE version 1");
+    check_refused(w, STATUS_FORMAT_UNKNOWN, "version 3, this program knows ODBSTORE versions up to 2");
     memcpy(bytes, good, 16), bytes[9] ^= 1;
     file_write(w, "FORMAT", bytes, 16);
     check_refused(w, STATUS_CHECKSUM_MISMATCH, "damaged");
@@ -652,6 +667,7 @@ int main(int argc, char **argv) {
     alarm(120); /* a close that hangs is a failure, not a long run */
     const struct CMUnitTest tests[] = {
         ROCKS(test_format_file_is_golden),
+        ROCKS(test_directory_of_version_1_becomes_one_of_version_2),
         ROCKS(test_unknown_or_damaged_format_is_refused),
         ROCKS(test_directory_that_is_not_whole_is_refused),
         ROCKS(test_directory_that_cannot_be_made_is_named),
