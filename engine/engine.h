@@ -10,13 +10,14 @@
 #include "engine/consumer_op.h"
 #include "engine/env.h"
 #include "engine/group.h"
+#include "engine/index.h"
 #include "engine/list_cache.h"
 #include "engine/query.h"
 #include "engine/resource.h"
 #include "engine/wal.h"
 #include "proto/base/list.h"
 
-enum op_kind { OP_WRITE, OP_VALIDATE, OP_GET, OP_GET_MANY, OP_LIST, OP_HISTORY, OP_STATS, OP_RESOURCES, OP_FEED_SEEK, OP_FEED_READ, OP_CENSUS,
+enum op_kind { OP_WRITE, OP_VALIDATE, OP_GET, OP_GET_MANY, OP_LIST, OP_HISTORY, OP_STATS, OP_RESOURCES, OP_FEED_SEEK, OP_FEED_READ, OP_CENSUS, OP_INDEX_CHECK,
                OP_GROUP_ATTACH, OP_GROUP_DETACH, OP_GROUP_POLL, OP_GROUP_SETTLE, OP_GROUP_WAKE, OP_GROUP_LAG, OP_GROUP_LETTERS, OP_GROUP_POSITIONS, OP_GROUPS, OP_GROUP_UNBLOCK, /* OP_GROUP*: consumer_op.h */
                OP_TRANSFER, OP_KINDS };
 
@@ -90,6 +91,7 @@ struct op {
         struct history_request history;
         struct resources_request resources; /* to SLOT_META */
         struct census_request *census; /* of the slot's partition; the answer is in it. Always on a reader thread */
+        struct index_check *index_check; /* a piece of the slot's partition; the answer is in it. On a reader thread, as a census */
         struct feed_seek seek;   /* OP_FEED_SEEK */
         struct {                 /* OP_FEED_READ. Its arena is reset whenever it waits: nothing else lies there. OK without events: nothing that is wanted was there until wait_until_ns, or among what was looked at (feed.at says how far) */
             struct feed_request feed;
@@ -213,6 +215,7 @@ struct engine_stats {
     uint64_t rounds, reads_followed; /* by which reads were confirmed; reads answered here without the lead, after asking it */
     uint64_t snapshots_given, snapshots_taken, snapshot_bytes; /* made for others; installed here; fetched */
     struct list_cache_stats lists;
+    struct { uint64_t orders, rows, defects, passes, passed_s; } index_check; /* looked at, found; partitions that were gone through, and when one last was */
     uint64_t write_delay_ns, write_limit, read_delay_ns, read_limit, refused_overload, refused_late;
     struct wal_stats *wal; /* borrowed until the next call */
 };

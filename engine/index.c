@@ -1,5 +1,6 @@
 #include "engine/index.h"
 
+#include <limits.h>
 #include <stdio.h>
 
 #include "proto/pbwire.h"
@@ -226,8 +227,7 @@ struct proof {
     struct arena *scratch;
     struct slice wanted; /* of a row: is it one of the order's? */
     bool found;
-    struct index_count *count;
-    char *error;
+    struct index_check *check; /* the piece; what is wrong goes to its defect */
 };
 
 static enum status proof_fails(struct proof *p, const char *what, struct slice key)
@@ -235,9 +235,9 @@ static enum status proof_fails(struct proof *p, const char *what, struct slice k
     uint8_t kind;
     struct slice value;
     int64_t create_us, order_id;
-    if (!key_index_parts(key, &kind, &value, &create_us, &order_id)) snprintf(p->error, 256, "%s: a key of %zu bytes", what, key.len);
-    else if (kind == KEY_INDEX_STATUS) snprintf(p->error, 256, "%s: status %u of order %lld", what, get_be16(value.data), (long long)order_id);
-    else snprintf(p->error, 256, "%s: %s '%.*s' of order %lld", what, kind == KEY_INDEX_SKU ? "SKU" : "merchant", (int)MIN_OF(value.len, (size_t)100), (const char *)value.data, (long long)order_id);
+    if (!key_index_parts(key, &kind, &value, &create_us, &order_id)) snprintf(p->check->defect, INDEX_DEFECT_BYTES, "%s: a key of %zu bytes", what, key.len);
+    else if (kind == KEY_INDEX_STATUS) snprintf(p->check->defect, INDEX_DEFECT_BYTES, "%s: status %u of order %lld", what, get_be16(value.data), (long long)order_id);
+    else snprintf(p->check->defect, INDEX_DEFECT_BYTES, "%s: %s '%.*s' of order %lld", what, kind == KEY_INDEX_SKU ? "SKU" : "merchant", (int)MIN_OF(value.len, (size_t)100), (const char *)value.data, (long long)order_id);
     return STATUS_CHECKSUM_MISMATCH;
 }
 
@@ -250,19 +250,66 @@ static enum status row_is_there(void *ctx, const struct key *k)
     return !st && row.len ? proof_fails(p, "an index row has a value", key_slice(k)) : st;
 }
 
-static enum status orders_have_rows(struct proof *p, uint16_t first_slot, uint16_t last_slot)
+enum { PHASE_ORDERS = 'O', PHASE_ROWS = 'R', ORDERS_POSITION_BYTES = 1 + 2 + 8 };
+
+static void position_at(struct index_check *c, uint8_t phase, struct slice rest)
 {
+    check(rest.len < INDEX_POSITION_BYTES_MAX);
+    c->position[0] = phase;
+    if (rest.len) memcpy(c->position + 1, rest.data, rest.len);
+    c->position_len = 1 + rest.len;
+}
+
+static void position_at_rows(struct index_check *c)
+{
+    struct key k;
+    key_index_record(&k);
+    position_at(c, PHASE_ROWS, key_slice(&k));
+}
+
+bool index_position_valid(struct slice position, uint16_t first_slot, uint16_t last_slot)
+{
+    if (!position.len) return true;
+    if (position.len > INDEX_POSITION_BYTES_MAX) return false;
+    struct slice rest = slice_of(position.data + 1, position.len - 1);
+    if (position.data[0] == PHASE_ROWS) return slice_starts_with(rest, KEY_INDEX_PREFIX);
+    if (position.data[0] != PHASE_ORDERS || position.len != ORDERS_POSITION_BYTES) return false;
+    return get_be16(rest.data) >= first_slot && get_be16(rest.data) <= last_slot;
+}
+
+/* A row that can't be read is a defect as one that is wrong is; what the disk or the heap denies ends the piece. */
+static bool is_defect(struct index_check *c, enum status st, const char *what, unsigned slot)
+{
+    if (st == STATUS_ABSENT || st == STATUS_CHECKSUM_MISMATCH || st == STATUS_FORMAT_UNKNOWN) {
+        if (!c->defect[0]) snprintf(c->defect, INDEX_DEFECT_BYTES, "%s of slot %u can't be read", what, slot);
+        return true;
+    }
+    return false;
+}
+
+static enum status orders_have_rows(struct proof *p)
+{
+    struct index_check *c = p->check;
+    uint16_t slot = c->position_len ? get_be16(c->position + 1) : c->first_slot;
     struct heads h;
     enum status st = STATUS_OK;
-    for (bool found = heads_open(&h, p->view, first_slot, last_slot, 0); found && !st; found = heads_next(&h)) {
+    bool found = heads_open(&h, p->view, slot, c->last_slot, c->position_len ? (int64_t)get_be64(c->position + 3) : 0);
+    for (; found && !st && !c->defect[0] && c->limit; c->limit--) {
         struct order_head head;
         struct order_body body;
+        uint8_t next[ORDERS_POSITION_BYTES - 1]; /* behind this one, whatever its head holds */
+        struct slice key = store_iter_key(h.it);
+        put_be16(next, h.slot), put_be64(next + 2, get_be64(key.data + 3) + 1);
         st = heads_load(&h, p->view, p->scratch, &head, &body);
-        if (st) snprintf(p->error, 256, "an order of slot %u can't be read", h.slot);
-        else st = each_key(&head, body.summary, body.detail, row_is_there, p);
-        p->count->orders++;
+        if (!st) st = each_key(&head, body.summary, body.detail, row_is_there, p);
+        if (is_defect(c, st, "an order", h.slot)) st = STATUS_OK;
+        if (st) break;
+        c->count.orders++;
+        position_at(c, PHASE_ORDERS, slice_of(next, sizeof next));
+        found = heads_next(&h);
     }
-    if (!st) st = store_iter_status(h.it);
+    if (!st && !found) st = store_iter_status(h.it);
+    if (!st && !found) position_at_rows(c);
     store_iter_close(h.it);
     return st;
 }
@@ -274,7 +321,7 @@ static enum status key_is_wanted(void *ctx, const struct key *k)
     return STATUS_OK;
 }
 
-static enum status row_has_order(struct proof *p, struct slice key, uint16_t first_slot, uint16_t last_slot)
+static enum status row_has_order(struct proof *p, struct slice key)
 {
     uint8_t kind;
     struct slice value, row;
@@ -283,42 +330,58 @@ static enum status row_has_order(struct proof *p, struct slice key, uint16_t fir
     struct order_head head;
     struct order_body body;
     if (!key_index_parts(key, &kind, &value, &create_us, &order_id) || !order_id_plausible(order_id)) return proof_fails(p, "an index row can't be read", key);
-    if (order_id_slot(order_id) < first_slot || order_id_slot(order_id) > last_slot) return proof_fails(p, "an index row of another partition", key);
+    if (order_id_slot(order_id) < p->check->first_slot || order_id_slot(order_id) > p->check->last_slot) return proof_fails(p, "an index row of another partition", key);
     arena_reset(p->scratch);
     key_head(&k, order_id);
     enum status st = store_get(p->view, key_slice(&k), p->scratch, &row);
     if (st == STATUS_ABSENT) return proof_fails(p, "an index row without its order", key);
     if (!st) st = order_head_decode(row, &head);
     if (!st) st = load_body(p->view, p->scratch, order_id, &body);
-    if (st) return snprintf(p->error, 256, "order %lld can't be read", (long long)order_id), st;
+    if (st) return snprintf(p->check->defect, INDEX_DEFECT_BYTES, "order %lld can't be read", (long long)order_id), st;
     p->wanted = key, p->found = false;
     st = each_key(&head, body.summary, body.detail, key_is_wanted, p);
     return !st && !p->found ? proof_fails(p, "an index row that its order does not ask for", key) : st;
 }
 
-static enum status rows_have_orders(struct proof *p, uint16_t first_slot, uint16_t last_slot)
+static enum status rows_have_orders(struct proof *p)
 {
-    struct key lower, upper;
+    struct index_check *c = p->check;
+    struct key record, upper;
     enum status st = STATUS_OK;
-    key_index_record(&lower);
-    upper = lower;
+    key_index_record(&record);
+    upper = record;
     key_after_prefix(&upper);
-    struct store_iter *it = store_iter_open(p->view, key_slice(&lower), key_slice(&upper));
-    for (store_iter_first(it); !st && store_iter_valid(it); store_iter_next(it)) {
-        if (store_iter_key(it).len == lower.len) continue; /* the record */
-        st = row_has_order(p, store_iter_key(it), first_slot, last_slot);
-        p->count->rows++;
+    struct store_iter *it = store_iter_open(p->view, key_slice(&record), key_slice(&upper));
+    for (store_iter_seek(it, slice_of(c->position + 1, c->position_len - 1)); store_iter_valid(it) && !c->defect[0] && c->limit; store_iter_next(it), c->limit--) {
+        if (store_iter_key(it).len == record.len) continue; /* the record */
+        st = row_has_order(p, store_iter_key(it));
+        if (is_defect(c, st, "an index row", 0)) st = STATUS_OK;
+        if (st) break;
+        c->count.rows++;
     }
     if (!st) st = store_iter_status(it);
+    c->position_len = 0;
+    if (store_iter_valid(it)) position_at(c, PHASE_ROWS, store_iter_key(it));
     store_iter_close(it);
     return st;
 }
 
-enum status index_verify(const struct store_view *view, struct arena *scratch, uint16_t first_slot, uint16_t last_slot, struct index_count *out, char error[256])
+enum status index_check(const struct store_view *view, struct arena *scratch, struct index_check *c)
 {
-    *out = (struct index_count){0};
-    error[0] = 0;
-    struct proof p = {.view = view, .scratch = scratch, .count = out, .error = error};
-    enum status st = orders_have_rows(&p, first_slot, last_slot);
-    return st ? st : rows_have_orders(&p, first_slot, last_slot);
+    struct proof p = {.view = view, .scratch = scratch, .check = c};
+    enum status st = STATUS_OK;
+    c->count = (struct index_count){0};
+    c->defect[0] = 0;
+    if (!c->position_len || c->position[0] == PHASE_ORDERS) st = orders_have_rows(&p);
+    bool rows = c->position_len && c->position[0] == PHASE_ROWS && c->limit && !c->defect[0];
+    return st || !rows ? st : rows_have_orders(&p);
+}
+
+enum status index_verify(const struct store_view *view, struct arena *scratch, uint16_t first_slot, uint16_t last_slot, struct index_count *out, char error[INDEX_DEFECT_BYTES])
+{
+    struct index_check c = {.first_slot = first_slot, .last_slot = last_slot, .limit = UINT_MAX};
+    enum status st = index_check(view, scratch, &c);
+    *out = c.count;
+    memcpy(error, c.defect, INDEX_DEFECT_BYTES);
+    return !st && c.defect[0] ? STATUS_CHECKSUM_MISMATCH : st;
 }

@@ -48,8 +48,21 @@ enum status index_build(struct store *store, struct store_batch *batch, struct a
 struct index_count {
     uint64_t orders, rows;
 };
-/* Every order of the slots has all its rows, and every row an order that asks for it. Over a snapshot, with the memory of one order. CHECKSUM_MISMATCH: error[] names
- * the first row that is missing or too many. */
-enum status index_verify(const struct store_view *view, struct arena *scratch, uint16_t first_slot, uint16_t last_slot, struct index_count *out, char error[256]) MUST_USE;
+/* A piece of the proof: first the orders of the slots, each of which has all its rows, then the rows, each of which has an order that asks for it. Any thread, with the memory of one order. What is said of
+ * an order or a row is of one moment if the view is a snapshot, so pieces of a store that is written all the while prove as much as one view for all. */
+enum { INDEX_POSITION_BYTES_MAX = 1 + KEY_BYTES_MAX, INDEX_DEFECT_BYTES = 256 };
+struct index_check {
+    uint16_t first_slot, last_slot;
+    unsigned limit; /* orders and rows to look at */
+    uint8_t position[INDEX_POSITION_BYTES_MAX]; /* phase(1): 'O' slot(2) order_id(8); 'R' key of a row. Where the piece begins; then where the next one does */
+    size_t position_len;                        /* 0: at the beginning; then: nothing is left */
+    struct index_count count;         /* what this piece has looked at */
+    char defect[INDEX_DEFECT_BYTES];  /* what was found, text; the piece ends behind it. Empty: nothing */
+    bool building;                    /* partition_read's: older orders have no rows yet, nothing was looked at */
+};
+bool index_position_valid(struct slice position, uint16_t first_slot, uint16_t last_slot); /* of a caller */
+enum status index_check(const struct store_view *view, struct arena *scratch, struct index_check *c) MUST_USE;
+/* All of it over one snapshot. CHECKSUM_MISMATCH: error[] names the first row that is missing or too many. */
+enum status index_verify(const struct store_view *view, struct arena *scratch, uint16_t first_slot, uint16_t last_slot, struct index_count *out, char error[INDEX_DEFECT_BYTES]) MUST_USE;
 
 #endif

@@ -3,12 +3,37 @@
  * A read that finds the store about to be closed (it failed, and is due to be opened again) waits in `held` until it is open. */
 #include "engine/partition.h"
 
+#include "proto/base/log.h"
+
+enum { INDEX_SCRATCH_BYTES = 2 * STORE_VALUE_BYTES_MAX };
+
 /* What a write answered to its caller is among what the store holds. */
 static enum status token_check(struct op *op, const struct store_view *view) {
     struct slot_record slot;
     enum status st = partition_slot_load(view, op->arena, op->bound.slot, &slot);
     op->behind = !st && slot.last_seq < op->bound.seq;
     return st;
+}
+
+static enum status index_piece(struct op *op, const struct store_view *view) {
+    struct arena scratch; /* one order at a time */
+    arena_init(&scratch, INDEX_SCRATCH_BYTES);
+    enum status st = index_check(view, &scratch, op->index_check);
+    arena_fini(&scratch);
+    return st;
+}
+
+static void index_pieced(struct partition *p, const struct op *op) {
+    struct engine *e = p->engine;
+    const struct index_check *c = op->index_check;
+    if (op->failure.status) return;
+    e->stats.index_check.orders += c->count.orders;
+    e->stats.index_check.rows += c->count.rows;
+    if (c->defect[0]) {
+        e->stats.index_check.defects++;
+        log_error("index check", "partition=%s %s", p->name, c->defect);
+    }
+    if (!c->position_len) e->stats.index_check.passes++, e->stats.index_check.passed_s = (uint64_t)(e->env->ops->wall_us(e->env) / US_PER_S);
 }
 
 static void read_run(struct partition *p, struct op *op, const struct store_view *view) {
@@ -31,6 +56,7 @@ static void read_run(struct partition *p, struct op *op, const struct store_view
     case OP_LIST: st = query_list(&q, &op->list, &op->answer); break;
     case OP_HISTORY: st = query_history(&q, &op->history, &op->answer); break;
     case OP_CENSUS: st = query_census(&q, op->census); break;
+    case OP_INDEX_CHECK: st = index_piece(op, view); break;
     case OP_RESOURCES: st = query_resources(&q, &op->resources, &op->answer); break;
     case OP_FEED_SEEK:
     case OP_FEED_READ: st = partition_feed_run(p, op, view); break;
@@ -71,7 +97,7 @@ static void read_job(struct env_job *job) {
         failure_set(&r->op->failure, STATUS_DEADLINE_EXCEEDED, "the deadline passed while the read waited for a thread");
         return;
     }
-    struct store_view view = {.store = r->partition->store, .snapshot = r->snapshot, .bulk = r->op->kind == OP_CENSUS};
+    struct store_view view = {.store = r->partition->store, .snapshot = r->snapshot, .bulk = r->op->kind == OP_CENSUS || r->op->kind == OP_INDEX_CHECK};
     read_run(r->partition, r->op, &view);
 }
 
@@ -85,6 +111,7 @@ static void read_home(struct env_job *job) {
     e->reads_away--;
     if (partition_feed_waits(p, op)) return;
     if (op->behind) return partition_read_behind(p, op);
+    if (op->kind == OP_INDEX_CHECK) index_pieced(p, op);
     if (!op_is_feed(op)) { /* which may have waited for events before */
         e->disk_reads.late += op->failure.status == STATUS_DEADLINE_EXCEEDED;
         backlog_served(&e->disk_reads, r->begun_ns > op->submitted_ns ? r->begun_ns - op->submitted_ns : 0);
@@ -138,7 +165,11 @@ static void read_begin(struct partition *p, struct op *op) {
         return;
     }
     struct store_view view = {.store = p->store, .cached_only = true};
-    if (op->kind == OP_CENSUS) op->index = STATUS_WOULD_BLOCK; /* long even where all is in memory: not on the loop */
+    if (op->kind == OP_INDEX_CHECK && (op->index_check->building = !p->index.complete)) {
+        engine_finish(e, op);
+        return;
+    }
+    if (op->kind == OP_CENSUS || op->kind == OP_INDEX_CHECK) op->index = STATUS_WOULD_BLOCK; /* long even where all is in memory: not on the loop */
     else read_run(p, op, &view);
     if (op->behind) return partition_read_behind(p, op);
     if (op->index != STATUS_WOULD_BLOCK) {

@@ -99,7 +99,8 @@ struct rocks_store {
     struct list queue_link; /* in shared->stores, under its lock */
 
     pthread_mutex_t stats_lock;
-    uint64_t stats_ns; /* when `stats` was taken; 0: never */
+    uint64_t stats_ns, stats_changed_ns; /* when `stats` was taken, 0: never; when that last made a difference */
+    uint64_t stats_runs;                 /* `runs` then */
     struct store_stats stats;
 };
 struct rocks_batch {

@@ -71,6 +71,7 @@ bool op_wire_travels(enum op_kind kind) {
     case OP_FEED_SEEK:
     case OP_FEED_READ:
     case OP_CENSUS:
+    case OP_INDEX_CHECK:
     case OP_GROUP_ATTACH:
     case OP_GROUP_DETACH:
     case OP_GROUP_POLL:

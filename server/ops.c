@@ -118,6 +118,11 @@ static bool write_process(struct buf *out, const struct node *node) {
     row("orderdb_list_cache_rows", "gauge", "Those rows.", stats.lists.rows) \
     row("orderdb_list_cache_bytes", "gauge", "What they take.", stats.lists.bytes) \
     row("orderdb_list_cache_bytes_max", "gauge", "Its limit.", stats.lists.bytes_max) \
+    row("orderdb_index_check_orders_total", "counter", "Orders that CheckIndexes has looked at.", stats.index_check.orders) \
+    row("orderdb_index_check_rows_total", "counter", "Index rows that it has looked at.", stats.index_check.rows) \
+    row("orderdb_index_check_defects_total", "counter", "Index rows that it found missing or too many.", stats.index_check.defects) \
+    row("orderdb_index_check_partitions_total", "counter", "Partitions that it has come to the end of.", stats.index_check.passes) \
+    row("orderdb_index_check_last_time_seconds", "gauge", "When it last came to the end of one; 0: never.", stats.index_check.passed_s) \
     row("orderdb_engine_flushes_total", "counter", "Store flushes.", stats.flushes)                             \
     row("orderdb_engine_frames_lost_total", "counter", "Frames for other nodes that had no room while votes were synced.", stats.frames_lost) \
     row("orderdb_snapshots_offered_total", "counter", "Times that a replica was behind the log and was offered a snapshot.", stats.followers_behind) \

@@ -525,6 +525,10 @@ CALLS = {
     "TransferLeader": Call("TransferLeader", lambda: admin.TransferLeaderRequest(partition_id=1, to_node_id=1), {
         "partition_id": [Bad("none", put(-2), FIELD, -2), Bad("beyond the last", put(1024), FIELD, 1024), Edge(put(-1)), Edge(put(0))],
         "to_node_id": [Bad("missing", clear, FIELD, "node 0"), Bad("no such node", put(2), FIELD, "node 2"), Bad("far out", put(2**64 - 1), FIELD, 2**64 - 1)]}),
+    "CheckIndexes": Call("CheckIndexes", lambda: admin.CheckIndexesRequest(partition_id=1, limit=10), {
+        "partition_id": [Bad("negative", put(-1), FIELD, -1), Bad("beyond the last", put(1024), FIELD, 1024), Edge(put(0))],
+        "position": [Bad("made up", put(b"x"), FIELD), Bad("of another partition", put(b"O" + bytes(10)), FIELD), Bad("long", put(b"R\xff\xffI" + b"x" * 600), FIELD), Edge(clear), Edge(put(b"R\xff\xffI"))],
+        "limit": [Bad("negative", put(-1), FIELD, -1), Bad("too many", put(5001), LIMIT, [5000, 5001]), Edge(clear), Edge(put(5000))]}),
 }
 
 # Methods of others' contracts: their tests are told here.

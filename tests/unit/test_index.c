@@ -219,6 +219,69 @@ static void the_checker_finds_both_kinds_of_wrong(void **state)
     assert_non_null(strstr(error, "without its order: status 2"));
 }
 
+/* Stretch by stretch, each over what is there then; what is found is told once, and the rest is looked at all the same. */
+static unsigned check_in_stretches(unsigned limit, struct index_count *sum, char last[INDEX_DEFECT_BYTES])
+{
+    unsigned defects = 0;
+    struct index_check c = {.first_slot = FIRST_SLOT, .last_slot = LAST_SLOT};
+    *sum = (struct index_count){0};
+    do {
+        struct store_view view = {.store = store, .snapshot = store_snapshot_get(store), .bulk = true};
+        assert_true(index_position_valid(slice_of(c.position, c.position_len), FIRST_SLOT, LAST_SLOT));
+        c.limit = limit;
+        assert_int_equal(index_check(&view, &arena, &c), STATUS_OK);
+        store_snapshot_put(store, (struct store_snapshot *)(uintptr_t)view.snapshot);
+        assert_in_range(c.count.orders + c.count.rows, 0, limit);
+        sum->orders += c.count.orders, sum->rows += c.count.rows;
+        if (c.defect[0]) defects++, memcpy(last, c.defect, INDEX_DEFECT_BYTES);
+    } while (c.position_len);
+    return defects;
+}
+
+static void a_live_store_is_checked_in_stretches(void **state)
+{
+    const unsigned limits[] = {1, 3, 7, 50, 1000};
+    struct index_count sum;
+    char last[INDEX_DEFECT_BYTES];
+    struct key missing, many;
+    all_indexed();
+    for (unsigned i = 0; i < ARRAY_LEN(limits); i++) {
+        assert_int_equal(check_in_stretches(limits[i], &sum, last), 0);
+        assert_int_equal(sum.orders, ORDERS);
+        assert_int_equal(sum.rows, 4 * ORDERS);
+    }
+    key_index_row(&missing, KEY_INDEX_SKU, SLICE_LIT("fifth"), heads[5].create_us, heads[5].order_id);
+    store_batch_delete(batch, key_slice(&missing));
+    for (unsigned i = 0; i < 3; i++) key_index_row(&many, KEY_INDEX_STATUS, SLICE_LIT("\0\7"), i, heads[i].order_id), store_batch_put(batch, key_slice(&many), (struct slice){0});
+    commit();
+    for (unsigned i = 0; i < ARRAY_LEN(limits); i++) {
+        assert_int_equal(check_in_stretches(limits[i], &sum, last), 4);
+        assert_non_null(strstr(last, "does not ask for: status 7"));
+        assert_int_equal(sum.orders, ORDERS);
+        assert_int_equal(sum.rows, 4 * ORDERS + 2);
+    }
+    /* A body that can't be read is a defect of its order and of each of its rows. */
+    struct key body;
+    key_body(&body, heads[9].order_id), store_batch_put(batch, key_slice(&body), SLICE_LIT("x")), commit();
+    assert_int_equal(check_in_stretches(7, &sum, last), 4 + 1 + 4);
+}
+
+static void a_position_of_somewhere_else_is_none(void **state)
+{
+    const uint8_t orders[] = {'O', 0, FIRST_SLOT, 0, 0, 0, 0, 0, 0, 0, 9}, rows[] = {'R', 0xff, 0xff, 'I', 2}, others[] = {'R', 0xff, 0xff, 'T'}, elsewhere[] = {'O', 0, LAST_SLOT + 1, 0, 0, 0, 0, 0, 0, 0, 9};
+    static const uint8_t longest[INDEX_POSITION_BYTES_MAX + 1] = {'R', 0xff, 0xff, 'I'};
+    assert_true(index_position_valid((struct slice){0}, FIRST_SLOT, LAST_SLOT));
+    assert_true(index_position_valid(slice_of(orders, sizeof orders), FIRST_SLOT, LAST_SLOT));
+    assert_true(index_position_valid(slice_of(rows, sizeof rows), FIRST_SLOT, LAST_SLOT));
+    assert_true(index_position_valid(slice_of(longest, sizeof longest - 1), FIRST_SLOT, LAST_SLOT));
+    assert_false(index_position_valid(slice_of(longest, sizeof longest), FIRST_SLOT, LAST_SLOT));
+    assert_false(index_position_valid(slice_of(orders, sizeof orders - 1), FIRST_SLOT, LAST_SLOT));
+    assert_false(index_position_valid(slice_of(others, sizeof others), FIRST_SLOT, LAST_SLOT));
+    assert_false(index_position_valid(slice_of(elsewhere, sizeof elsewhere), FIRST_SLOT, LAST_SLOT));
+    assert_false(index_position_valid(SLICE_LIT("R"), FIRST_SLOT, LAST_SLOT));
+    assert_false(index_position_valid(SLICE_LIT("x"), FIRST_SLOT, LAST_SLOT));
+}
+
 static void the_record_comes_back_and_is_golden(void **state)
 {
     struct index_record r = {.slot = 0x1234, .order_id = 0x523407}, back;
@@ -244,6 +307,8 @@ int main(void)
         BOTH(older_orders_are_indexed_in_pieces),
         BOTH(a_move_ahead_of_the_walk_is_kept),
         BOTH(the_checker_finds_both_kinds_of_wrong),
+        BOTH(a_live_store_is_checked_in_stretches),
+        BOTH(a_position_of_somewhere_else_is_none),
         cmocka_unit_test(the_record_comes_back_and_is_golden),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
