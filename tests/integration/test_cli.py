@@ -144,6 +144,22 @@ def _(server):
     refused(server.orderctl("order", "verify", check=False), 2, "--user USER")
 
 
+@test("index check: orders and index rows agree, in every partition or in one; what is no partition is refused")
+def _(server):
+    for i in range(5):
+        server.orderctl("order", "create", "--user", "index-%d" % i, "--currency", "CNY", "--item", "sku=a,price=1", "--item", "sku=b,price=1")
+    all_ = server.orderctl_json("index", "check", "--rate", "1000000")
+    true(int(all_["orders"]) >= 5 and int(all_["rows"]) >= 3 * 5 and all_["defects"] == "0" and all_["building"] == 0, all_)
+    parts = [server.orderctl_json("index", "check", "--partition", str(p), "--rate", "1000000") for p in range(all_["partitions"])]
+    equal(sum(int(p["orders"]) for p in parts), int(all_["orders"]))
+    equal(sum(int(p["rows"]) for p in parts), int(all_["rows"]))
+    p = server.orderctl("index", "check")
+    fits(p.stdout)
+    true(p.stdout.endswith("they agree both ways\n"), p.stdout)
+    refused(server.orderctl("index", "check", "--partition", "1024", check=False), 1, "partition_id")
+    refused(server.orderctl("index", "check", "--rate", "0", check=False), 2, "--rate")
+
+
 @test("order timers, timer-set, timer-cancel")
 def _(server):
     id_ = server.orderctl_json("order", "create", *UMBRELLA)["order"]["order_id"]
