@@ -96,10 +96,10 @@ struct sim {
     uint64_t leaders[PARTITIONS][TERMS_MAX], cut_until_ns[NODES][NODES];
     unsigned memtable;
     uint64_t live_bytes_max;
-    unsigned loss, duplicates, slow, crashes_in, cuts_in, fulls_in, leaps_in, transfers_in, wipes_in, pauses_in, isolates_in, crash_at_in, crash_fetching_in, trailing, chunk;
+    unsigned loss, duplicates, slow, crashes_in, cuts_in, fulls_in, leaps_in, transfers_in, wipes_in, pauses_in, isolates_in, flips_in, crash_at_in, crash_fetching_in, trailing, chunk;
     uint64_t given, taken, bytes; /* snapshots */
     uint64_t crashes, cuts, elections, reads, compared, not_leader, fulls, leaps, transfers, recovered, crashed_fetching, fullest, wipes, returns, timers_fired, events;
-    uint64_t pauses, isolations, followed, stale_reads, token_reads;
+    uint64_t flips, refusals, pauses, isolations, followed, stale_reads, token_reads;
     struct seen seen[SEEN_MAX];
     struct listed listed[LISTED_MAX];
     unsigned seen_count, listed_count;
@@ -173,6 +173,41 @@ static enum status open_store(void *ctx, uint32_t partition, uint64_t memtable_b
     return store_open_mem(out, n->stores[partition]);
 }
 
+/* One at a time: with two of three disks gone nobody knows what was acknowledged. */
+static bool may_wipe(const struct sim *s) {
+    for (unsigned i = 0; i < NODES; i++)
+        if (s->nodes[i].wiped || !s->nodes[i].acts) return false;
+    return true;
+}
+
+static void disk_replace(struct node *n) {
+    n->wiped = true, n->acts = false;
+    n->disk = sim_disk_new(n->sim->world);
+    for (unsigned p = 0; p < PARTITIONS; p++) n->stores[p] = store_mem_disk_new();
+}
+
+struct segments {
+    unsigned count;
+    char oldest[64];
+};
+static void segment_seen(void *ctx, const char *name) {
+    struct segments *x = ctx;
+    size_t n = strlen(name);
+    if (strncmp(name, "log/", 4) != 0 || n < 4 || strcmp(name + n - 4, ".seg") != 0) return;
+    if (!x->count++) snprintf(x->oldest, sizeof x->oldest, "%s", name);
+}
+
+/* A bit of the log's oldest segment, if there are others behind it: damage there is no torn tail. */
+static bool disk_rots(struct node *n) {
+    struct segments x = {0};
+    sim_disk_each(n->disk, segment_seen, &x);
+    if (x.count < 3) return false;
+    sim_disk_flip(n->disk, x.oldest, chance(n->sim, 32 * KIB * 8));
+    tell(n->sim, "node %llu: a bit of %s flips", (unsigned long long)n->id, x.oldest);
+    n->sim->flips++;
+    return true;
+}
+
 static void node_start(struct node *n) {
     static const uint32_t partitions[PARTITIONS] = {0, 1};
     struct sim *s = n->sim;
@@ -189,7 +224,19 @@ static void node_start(struct node *n) {
     clocks_of = s;
     n->env->ops = &ops;
     if (!s->healthy && s->crash_at_in && chance(s, s->crash_at_in) == 0) sim_disk_faults(n->disk)->crash_at = 1 + chance(s, 400);
+    bool rotten = !s->healthy && s->flips_in && chance(s, s->flips_in) == 0 && may_wipe(s) && disk_rots(n);
     enum status st = engine_open(&n->engine, n->env, &config, error);
+    if (rotten && st == STATUS_CHECKSUM_MISMATCH) { /* it says so, and gets another disk */
+        tell(s, "node %llu does not open: %.100s", (unsigned long long)n->id, error);
+        s->refusals++;
+        sim_disk_kill(n->disk);
+        n->engine = NULL;
+        n->env->ops = world_ops;
+        sim_env_abandon(n->env);
+        disk_replace(n);
+        n->up_at_ns = sim_world_now_ns(s->world) + (50 + chance(s, 500)) * NS_PER_MS;
+        return;
+    }
     if (st && sim_disk_dead(n->disk)) { /* the power went while it started */
         tell(s, "node %llu lost power while it started", (unsigned long long)n->id);
         n->engine = NULL;
@@ -247,20 +294,11 @@ static void node_crash(struct node *n) {
     n->up_at_ns = sim_world_now_ns(s->world) + (50 + chance(s, 1500)) * NS_PER_MS;
 }
 
-/* One at a time: with two of three disks gone nobody knows what was acknowledged. */
-static bool may_wipe(const struct sim *s) {
-    for (unsigned i = 0; i < NODES; i++)
-        if (s->nodes[i].wiped || !s->nodes[i].acts) return false;
-    return true;
-}
-
 static void node_wipe(struct node *n) {
     struct sim *s = n->sim;
     if (n->engine) node_crash(n);
     s->wipes++;
-    n->wiped = true, n->acts = false;
-    n->disk = sim_disk_new(s->world);
-    for (unsigned p = 0; p < PARTITIONS; p++) n->stores[p] = store_mem_disk_new();
+    disk_replace(n);
     tell(s, "node %llu lost its disk", (unsigned long long)n->id);
 }
 
@@ -283,6 +321,15 @@ static void node_pause(struct node *n) {
 }
 
 static bool node_runs(const struct node *n) { return n->engine && n->paused_until_ns <= sim_world_now_ns(n->sim->world); }
+
+/* One that leads, if there is one, half the time: those are who may show what is old. */
+static void node_pause_some(struct sim *s) {
+    struct node *n = &s->nodes[chance(s, NODES)];
+    unsigned p = (unsigned)chance(s, PARTITIONS);
+    for (unsigned i = 0; i < NODES && chance(s, 2); i++)
+        if (node_runs(&s->nodes[i]) && group_role(replica(&s->nodes[i], p)->group) == GROUP_LEADER) n = &s->nodes[i];
+    if (node_runs(n)) node_pause(n);
+}
 
 static void node_isolate(struct sim *s, unsigned at) {
     uint64_t until = sim_world_now_ns(s->world) + (100 + chance(s, 2000)) * NS_PER_MS;
@@ -322,7 +369,7 @@ static void faults(struct sim *s) {
         some->leap_us = (int64_t)chance(s, 10 * US_PER_S) - 3 * US_PER_S; /* against the true time, not for ever further */
         tell(s, "node %llu: its clock is off by %lld us", (unsigned long long)some->id, (long long)some->leap_us);
     }
-    if (s->pauses_in && chance(s, s->pauses_in) == 0 && node_runs(some)) node_pause(some);
+    if (s->pauses_in && chance(s, s->pauses_in) == 0) node_pause_some(s);
     if (s->isolates_in && chance(s, s->isolates_in) == 0) node_isolate(s, (unsigned)chance(s, NODES));
     if (s->cuts_in && chance(s, s->cuts_in) == 0) {
         unsigned a = (unsigned)chance(s, NODES), b = (unsigned)chance(s, NODES), both = (unsigned)chance(s, 2);

@@ -233,9 +233,9 @@ static struct read_bound some_bound(struct sim *s, const struct request *r) {
     static const uint64_t ages_ms[] = {0, 20, 300, 2000};
     struct read_bound b = {0};
     char user[32];
-    unsigned which = (unsigned)chance(s, 4); /* 0, 1: of the present */
+    unsigned which = (unsigned)chance(s, mutant == MUTANT_UNCONFIRMED ? 2 : 4); /* 0, 1: of the present */
     user_name(r->user, user);
-    if (which == 2 || chance(s, 8) == 0) b.stale = true, b.stale_ns = ages_ms[chance(s, ARRAY_LEN(ages_ms))] * NS_PER_MS;
+    if (which == 2 || (mutant != MUTANT_UNCONFIRMED && chance(s, 8) == 0)) b.stale = true, b.stale_ns = ages_ms[chance(s, ARRAY_LEN(ages_ms))] * NS_PER_MS;
     if (which == 3) b.token = true, b.slot = slot_of_user(slice_str(user)), b.seq = r->token_seq;
     return b;
 }
@@ -269,6 +269,8 @@ static void read_at(struct sim *s, struct node *n, struct request *r) {
 /* One of the newest more often: whatever is behind lacks those. */
 static void reader_run(struct sim *s) {
     struct node *n = &s->nodes[chance(s, NODES)];
+    for (unsigned i = 0; i < NODES; i++)
+        if (s->nodes[i].woke) n = &s->nodes[i];
     unsigned reads = n->woke ? 6 : chance(s, 4) == 0; /* a node that goes on finds calls in its sockets, and reads those before it hears of others */
     n->woke = false;
     if (!node_runs(n) || !s->request_count) return;
@@ -357,8 +359,9 @@ static int run_seed(uint64_t seed, bool trace) {
     if (mutant == MUTANT_NO_RESTART) s->crash_fetching_in = 100;
     if (mutant == MUTANT_WIPED_VOTES) s->wipes_in = 500;
     s->crashes_in = chance(s, 3) ? 500 + (unsigned)chance(s, 3000) : 0, s->cuts_in = chance(s, 3) ? 300 + (unsigned)chance(s, 2000) : 0;
-    s->pauses_in = chance(s, 3) ? 300 + (unsigned)chance(s, 2500) : 0, s->isolates_in = chance(s, 3) ? 500 + (unsigned)chance(s, 3000) : 0;
-    if (mutant == MUTANT_UNCONFIRMED || mutant == MUTANT_ANY_AGE) s->pauses_in = 300, s->isolates_in = 500;
+    s->pauses_in = chance(s, 3) ? 800 + (unsigned)chance(s, 4000) : 0, s->isolates_in = chance(s, 3) ? 500 + (unsigned)chance(s, 3000) : 0;
+    if (mutant == MUTANT_UNCONFIRMED || mutant == MUTANT_ANY_AGE) s->pauses_in = 600, s->isolates_in = 0, s->crashes_in = s->fulls_in = 0;
+    s->flips_in = chance(s, 3) ? 0 : 1 + (unsigned)chance(s, 4);
     s->transfers_in = seed % 3 == 1 ? 400 + (unsigned)(seed % 7) * 200 : 0; /* not drawn: other seeds stay what they were */
     bool hard = chance(s, 3) || mutant == MUTANT_NO_RESTART; /* the log is trimmed at once: replicas need snapshots */
     s->trailing = hard ? 1 + (unsigned)chance(s, 20) : 0, s->live_bytes_max = chance(s, 3) ? 16 * MIB : 192 * KIB, s->memtable = hard ? 6 * KIB : 128 * KIB, s->chunk = 512 + (unsigned)chance(s, 8192);
@@ -396,11 +399,11 @@ static int run_seed(uint64_t seed, bool trace) {
     for (unsigned i = 0; i < NODES; i++) REQUIRE(s->nodes[i].reads_away == 0, "node %u has %u reads that were never answered", i + 1, s->nodes[i].reads_away);
     for (unsigned p = 0; p < PARTITIONS; p++) check_stream(s, &s->nodes[p % NODES], p), check_index(s, &s->nodes[(p + 1) % NODES], p);
     REQUIRE(acked > 0, "nothing was acknowledged");
-    printf("# seed %llu: %u requests, %u acknowledged, %llu reads, %llu answers NOT_LEADER, %llu leaders, %llu crashes, %llu cuts, %llu comparisons, %llu snapshots given, %llu taken (%llu at a start, %llu crashes in between), %llu bytes; %llu nodes left, %llu full disks, %llu leaps, log %llu %%, %llu disks lost, %llu of them back; %llu timers fired, %llu events; %llu pauses, %llu isolated, %llu reads bounded by age, %llu by token, %llu answered by followers; %.1f s\n", (unsigned long long)seed, s->request_count, acked,
+    printf("# seed %llu: %u requests, %u acknowledged, %llu reads, %llu answers NOT_LEADER, %llu leaders, %llu crashes, %llu cuts, %llu comparisons, %llu snapshots given, %llu taken (%llu at a start, %llu crashes in between), %llu bytes; %llu nodes left, %llu full disks, %llu leaps, log %llu %%, %llu disks lost, %llu of them back; %llu timers fired, %llu events; %llu pauses, %llu isolated, %llu reads bounded by age, %llu by token, %llu answered by followers; %llu bits flipped, %llu of them refused; %.1f s\n", (unsigned long long)seed, s->request_count, acked,
            (unsigned long long)s->reads, (unsigned long long)s->not_leader, (unsigned long long)s->elections, (unsigned long long)s->crashes, (unsigned long long)s->cuts, (unsigned long long)s->compared,
            (unsigned long long)s->given, (unsigned long long)s->taken, (unsigned long long)s->recovered, (unsigned long long)s->crashed_fetching, (unsigned long long)s->bytes,
            (unsigned long long)s->transfers, (unsigned long long)s->fulls, (unsigned long long)s->leaps, (unsigned long long)s->fullest, (unsigned long long)s->wipes, (unsigned long long)s->returns, (unsigned long long)s->timers_fired, (unsigned long long)s->events,
-           (unsigned long long)s->pauses, (unsigned long long)s->isolations, (unsigned long long)s->stale_reads, (unsigned long long)s->token_reads, (unsigned long long)s->followed, (double)sim_world_now_ns(s->world) / 1e9);
+           (unsigned long long)s->pauses, (unsigned long long)s->isolations, (unsigned long long)s->stale_reads, (unsigned long long)s->token_reads, (unsigned long long)s->followed, (unsigned long long)s->flips, (unsigned long long)s->refusals, (double)sim_world_now_ns(s->world) / 1e9);
     fflush(stdout);
     return 0;
 }
