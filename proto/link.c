@@ -108,6 +108,10 @@ enum status link_hello_decode(struct slice bytes, struct link_hello *out) {
     return texts && out->core < out->cores && out->from && out->to && out->from != out->to ? STATUS_OK : STATUS_FIELD_INVALID;
 }
 
+bool link_version_decode(struct slice body, char out[LINK_VERSION_BYTES_MAX + 1]) {
+    return body.len > 0 && body.len <= LINK_VERSION_BYTES_MAX && get_text(body.data, body.len, out);
+}
+
 enum link_refusal link_hello_match(const struct link_hello *own, const struct link_hello *theirs) {
     if (memcmp(own->cluster_id, theirs->cluster_id, sizeof own->cluster_id) != 0) return LINK_OTHER_CLUSTER;
     if (theirs->to != own->from || (own->to && theirs->from != own->to)) return LINK_OTHER_NODE;

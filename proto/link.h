@@ -5,14 +5,14 @@
  *            8  u32 CRC-32C of bytes 0..7 and 12..length
  *           12  body; packed: u32 its length, then an lz4 block
  *
- *   HELLO    0  "ODB LINK"   8  u32 format (1)   12  u32 core
+ *   HELLO    0  "ODB LINK"   8  u32 format (2)   12  u32 core
  *           16  cluster id 16   32  u64 from   40  u64 to   48  u32 cores   52  u32 partitions
  *           56  nonce 16   72  zone 32, client address 64: text, zeros behind it
  *   WELCOME  as HELLO, then 32 bytes of proof
  *   PROOF    32 bytes of proof
  *   REFUSED  u8 why
  *   RAFT     a frame of peer.h, whole: it has group and sender in it
- *   PING     nothing
+ *   PING     nothing; the first on a connection: what version of OrderDB its sender runs, text. Who does not know that does not look
  *   ASK      u64 number, then an op (server/op_wire.h);  ANSWER  u64 number, then what came of it
  *
  *   dialer  --- HELLO ------------------------------------------> acceptor
@@ -38,6 +38,7 @@ enum {
     LINK_CLUSTER_ID_BYTES = 16,
     LINK_ZONE_BYTES = 32,
     LINK_ADDRESS_BYTES = 64,
+    LINK_VERSION_BYTES_MAX = 64,
     LINK_HELLO_BYTES = 72 + LINK_ZONE_BYTES + LINK_ADDRESS_BYTES,
 };
 static_assert((int)LINK_BODY_BYTES_MAX > (int)PEER_FRAME_BYTES_MAX, "the largest message between groups fits");
@@ -69,6 +70,9 @@ struct link_hello {
 void link_hello_encode(const struct link_hello *h, uint8_t out[LINK_HELLO_BYTES]);
 /* FORMAT_UNKNOWN: of another version; FIELD_INVALID. */
 enum status link_hello_decode(struct slice bytes, struct link_hello *out) MUST_USE;
+
+/* Of a PING's body. false: not such a text. */
+bool link_version_decode(struct slice body, char out[LINK_VERSION_BYTES_MAX + 1]) MUST_USE;
 
 /* Why a connection is not taken. Sent: never renumber. */
 enum link_refusal {

@@ -103,12 +103,19 @@ void cluster_tell(struct cluster *c, uint64_t node_id, const struct link_hello *
         struct cluster_peer *p = &c->peers[i];
         if (p->node_id != node_id) continue;
         check(said || p->links > 0);
-        if (said) p->links++;
-        else p->links--;
+        if (!said) p->links--;
+        else if (p->links++ == 0) p->version[0] = 0; /* it may come back as another */
         if (!said) continue;
         memcpy(p->zone, said->zone, sizeof p->zone);
         memcpy(p->client_address, said->address, sizeof p->client_address);
     }
+    pthread_mutex_unlock(&c->lock);
+}
+
+void cluster_tell_version(struct cluster *c, uint64_t node_id, const char version[LINK_VERSION_BYTES_MAX + 1]) {
+    pthread_mutex_lock(&c->lock);
+    for (uint32_t i = 0; i < c->members.count; i++)
+        if (c->peers[i].node_id == node_id) memcpy(c->peers[i].version, version, sizeof c->peers[i].version);
     pthread_mutex_unlock(&c->lock);
 }
 

@@ -27,7 +27,7 @@ struct cluster {
         struct address address;
         /* under `lock`: as it said when it last connected; connections of all cores that are up */
         unsigned links;
-        char zone[LINK_ZONE_BYTES + 1], client_address[LINK_ADDRESS_BYTES + 1];
+        char zone[LINK_ZONE_BYTES + 1], client_address[LINK_ADDRESS_BYTES + 1], version[LINK_VERSION_BYTES_MAX + 1];
     } peers[GROUP_MEMBERS_MAX];       /* this node too; as members.member */
     pthread_mutex_t lock;             /* taken when a connection comes or goes, and for topology */
 };
@@ -41,6 +41,8 @@ void cluster_tell(struct cluster *c, uint64_t node_id, const struct link_hello *
 /* Who should lead partition `number` (the meta partition: the number behind the last): the nodes by turns, those in `zone` if there are any. zone "": all. Nodes whose zone is not known
  * yet, as they have not connected, are in none. 0: it does not matter, there is one node. */
 uint64_t cluster_leader_wanted(struct cluster *c, const char *own_zone, const char *zone, uint32_t number);
+/* And that is what it runs. Of a node with a connection. */
+void cluster_tell_version(struct cluster *c, uint64_t node_id, const char version[LINK_VERSION_BYTES_MAX + 1]);
 /* `at` of members.member, a copy. links: is it up? */
 struct cluster_peer cluster_see(struct cluster *c, uint32_t at);
 

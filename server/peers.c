@@ -297,6 +297,8 @@ static void link_up(struct link *l) {
     cluster_tell(p->core->node->cluster, peer->who->node_id, &l->theirs);
     count_up(p);
     log_info("peer", "core=%u node=%llu zone=%s clients=%s tls=%s", p->core->id, (unsigned long long)peer->who->node_id, l->theirs.zone, l->theirs.address, l->tls ? tls_peer_subject(l->tls) : "no");
+    struct slice version = slice_str(ORDERDB_VERSION);
+    link_say(l, LINK_PING, slice_of(version.data, MIN_OF(version.len, (size_t)LINK_VERSION_BYTES_MAX)));
 }
 
 /* false: the link has ended. */
@@ -411,9 +413,14 @@ static void on_raft(struct link *l, struct slice body) {
     log_debug("a message was refused", "core=%u node=%llu status=%s", core->id, (unsigned long long)l->peer->who->node_id, status_name(st));
 }
 
+static void on_ping(struct link *l, struct slice body) {
+    char version[LINK_VERSION_BYTES_MAX + 1] = "";
+    if (link_version_decode(body, version)) cluster_tell_version(l->peers->core->node->cluster, l->peer->who->node_id, version);
+}
+
 static void on_frame(struct link *l, enum link_kind kind, struct slice body) {
     if (l->state == LINK_UP && kind == LINK_RAFT) return on_raft(l, body);
-    if (l->state == LINK_UP && kind == LINK_PING) return;
+    if (l->state == LINK_UP && kind == LINK_PING) return on_ping(l, body);
     if (l->state == LINK_UP && (kind == LINK_ASK || kind == LINK_ANSWER)) return forward_on_frame(l->peers->core->forward, l->peer->who->node_id, kind, body);
     if (l->state == LINK_ARRIVING && kind == LINK_HELLO) return on_hello(l, body);
     if (l->state == LINK_WELCOMING && kind == LINK_PROOF) return on_proof(l, body);

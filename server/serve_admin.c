@@ -74,7 +74,7 @@ static bool other_message(struct call *call, uint32_t at, Orderdb__V1__Topology_
     if (!peer || !address) return false;
     *peer = cluster_see(call_core(call)->node->cluster, at);
     address_format(&peer->address.sa, address);
-    n->client_address = peer->client_address, n->peer_address = address, n->zone = peer->zone;
+    n->client_address = peer->client_address, n->peer_address = address, n->zone = peer->zone, n->version = peer->version;
     n->state = (char *)(peer->links ? "UP" : "DOWN");
     return true;
 }

@@ -96,6 +96,6 @@ static enum cli_exit status_run(struct cli *cli, int argc, char **argv) {
 
 const struct cli_command status_commands[] = {
     {"status", "", "", "nodes, partitions, leaders, sizes",
-     "Examples:\n  orderctl status\n  orderctl status -o json --server 10.0.0.7:7400\n", NULL, 0, 0, status_run},
+     "APPLIED is the index that the partition's leader has applied, as the node that is asked knows it; orderctl cluster status tells how far behind each replica is.\n\nExamples:\n  orderctl status\n  orderctl status -o json --server 10.0.0.7:7400\n", NULL, 0, 0, status_run},
     {NULL},
 };

@@ -75,6 +75,9 @@ def _(cluster):
     equal([n.peer_address for n in topology.nodes], ["127.0.0.1:%d" % n.peer_port for n in cluster.nodes])
     equal([[r.node_id for r in p.replicas] for p in topology.partitions], [[1, 2, 3]] * 3)
     true("zone-b" in cluster.nodes[2].orderctl("status").stdout)
+    version = topology.nodes[0].version
+    for n in cluster.nodes:  # each has told the others what it runs
+        until(lambda: [x.version for x in n.call("GetTopology").nodes] == [version] * 3 and version, what="the version of all")
 
 
 @test("what is written is on every node, and each node knows who leads")

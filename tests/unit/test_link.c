@@ -56,6 +56,29 @@ static void test_a_proof_depends_on_all_that_goes_in(void **state) {
         for (unsigned k = 0; k < i; k++) assert_memory_not_equal(proofs[i], proofs[k], LINK_PROOF_BYTES);
 }
 
+static void test_a_version_is_a_text(void **state) {
+    char out_[LINK_VERSION_BYTES_MAX + 1], long_[LINK_VERSION_BYTES_MAX + 1];
+    memset(long_, 'v', sizeof long_);
+    assert_true(link_version_decode(SLICE_LIT("1.2-3-gabc"), out_));
+    assert_string_equal(out_, "1.2-3-gabc");
+    assert_true(link_version_decode(slice_of(long_, LINK_VERSION_BYTES_MAX), out_));
+    assert_int_equal(strlen(out_), LINK_VERSION_BYTES_MAX);
+    assert_false(link_version_decode(slice_of(long_, LINK_VERSION_BYTES_MAX + 1), out_));
+    assert_false(link_version_decode((struct slice){0}, out_)); /* a PING as any */
+    assert_false(link_version_decode(SLICE_LIT("a b"), out_));
+    assert_false(link_version_decode(SLICE_LIT("a\x1b"), out_));
+}
+
+static void test_tls_is_told_by_its_first_bytes(void **state) {
+    static const struct { const char *bytes; size_t len; bool tls; } rows[] = {
+        {"\x16\x03\x01\x02\x00", 5, true}, {"\x16\x03", 2, true}, {"\x15\x03\x03", 3, true}, {"\x16", 1, false}, {"", 0, false}, {"\x16\x02\x00\x00", 4, false}, {"\x18\x03", 2, false}, {"GET /", 5, false}};
+    for (unsigned i = 0; i < ARRAY_LEN(rows); i++) assert_int_equal(link_looks_like_tls(slice_of((const uint8_t *)rows[i].bytes, rows[i].len)), rows[i].tls);
+    uint8_t hello[LINK_HELLO_BYTES];
+    link_hello_encode(&example, hello);
+    assert_true(link_write(&out, LINK_HELLO, slice_of(hello, sizeof hello), true));
+    assert_false(link_looks_like_tls(buf_slice(&out)));
+}
+
 static void test_frames_stand_behind_each_other(void **state) {
     assert_true(link_write(&out, LINK_RAFT, SLICE_LIT("first"), true));
     assert_true(link_write(&out, LINK_PING, (struct slice){0}, true));
@@ -192,7 +215,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         T(test_golden_bytes), T(test_a_proof_depends_on_all_that_goes_in), T(test_frames_stand_behind_each_other), T(test_large_bodies_are_packed_when_it_pays),
         T(test_damage_is_found_wherever_it_is), T(test_what_is_no_frame_is_refused_before_it_is_waited_for), T(test_packed_lies_are_refused),
-        T(test_hellos_that_are_not_understood), T(test_who_is_taken),
+        T(test_hellos_that_are_not_understood), T(test_who_is_taken), T(test_a_version_is_a_text), T(test_tls_is_told_by_its_first_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

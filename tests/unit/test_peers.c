@@ -175,6 +175,8 @@ static void proves(struct end *e) {
     proof_of(proof, e, LINK_PROOF);
     say(e, LINK_PROOF, slice_of(proof, sizeof proof));
 }
+/* What the other side runs is told first. */
+static void tells_its_version(struct end *e) { assert_true(hears(e, LINK_PING).len > 0); }
 static struct end *comes_up(unsigned i) {
     struct end *e = dials(i);
     uint64_t lost = figure(METRIC_PEER_LINKS_LOST), were = figure(METRIC_PEER_LINKS);
@@ -183,6 +185,7 @@ static struct end *comes_up(unsigned i) {
     proves(e);
     for (unsigned n = 0; n < TURNS_MAX && figure(METRIC_PEER_LINKS) + figure(METRIC_PEER_LINKS_LOST) == were + lost; n++) turn();
     assert_int_equal(figure(METRIC_PEER_LINKS), 1);
+    tells_its_version(e);
     return e;
 }
 static bool says(struct slice body) { return peers_say(w.core.peers, LOWER, LINK_RAFT, body); }
@@ -198,6 +201,10 @@ static void who_has_the_key_is_taken_and_known(void **state) {
     assert_int_equal(e->said.to, LOWER);
     assert_int_equal(w.cluster.peers[0].links, 1);
     assert_string_equal(w.cluster.peers[0].zone, "zone-x");
+    say(e, LINK_PING, SLICE_LIT("v-9"));
+    assert_string_equal(w.cluster.peers[0].version, "v-9");
+    say(e, LINK_PING, SLICE_LIT("not a version")); /* nor a reason to end */
+    assert_string_equal(w.cluster.peers[0].version, "v-9");
     assert_string_equal(w.cluster.peers[0].client_address, "10.0.0.9:7400");
     assert_true(says(text("one")) && says(text("two")));
     assert_slice(hears(e, LINK_RAFT), "one");
@@ -400,6 +407,7 @@ static void the_lower_id_dials_and_again_until_it_is_welcome(void **state) {
     proof_of(proof, e, LINK_PROOF);
     assert_memory_equal(body.data, proof, sizeof proof);
     assert_int_equal(figure(METRIC_PEER_LINKS), 1);
+    tells_its_version(e);
     assert_true(peers_say(w.core.peers, HIGHER, LINK_RAFT, text("hello")));
     assert_slice(hears(e, LINK_RAFT), "hello");
 }
