@@ -109,7 +109,7 @@ enum status link_hello_decode(struct slice bytes, struct link_hello *out) {
 }
 
 bool link_version_decode(struct slice body, char out[LINK_VERSION_BYTES_MAX + 1]) {
-    return body.len > 0 && body.len <= LINK_VERSION_BYTES_MAX && get_text(body.data, body.len, out);
+    return body.len > 0 && body.len <= LINK_VERSION_BYTES_MAX && !memchr(body.data, 0, body.len) && get_text(body.data, body.len, out);
 }
 
 enum link_refusal link_hello_match(const struct link_hello *own, const struct link_hello *theirs) {

@@ -16,6 +16,8 @@ static void mend(uint8_t *f, size_t len) {
 static void look(struct slice body) {
     struct link_hello h;
     uint8_t again[LINK_HELLO_BYTES];
+    char version[LINK_VERSION_BYTES_MAX + 1];
+    if (link_version_decode(body, version)) check(slice_equal(slice_str(version), body));
     if (link_hello_decode(body, &h) != STATUS_OK) return;
     link_hello_encode(&h, again);
     check(memcmp(again, body.data, sizeof again) == 0); /* one meaning, one encoding */

@@ -67,6 +67,7 @@ static void test_a_version_is_a_text(void **state) {
     assert_false(link_version_decode((struct slice){0}, out_)); /* a PING as any */
     assert_false(link_version_decode(SLICE_LIT("a b"), out_));
     assert_false(link_version_decode(SLICE_LIT("a\x1b"), out_));
+    assert_false(link_version_decode(slice_of((const uint8_t *)"a\0", 2), out_));
 }
 
 static void test_tls_is_told_by_its_first_bytes(void **state) {
