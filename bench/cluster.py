@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""make bench-cluster: three orderd on this machine as one cluster. usage: bench/cluster.py BUILD [--only=rates,failover,drain,catchup] [--runs=N] [--seconds=S] [--mib=N] [--write]
+"""make bench-cluster: three orderd on this machine as one cluster. usage: bench/cluster.py BUILD [--only=rates,failover,drain,catchup] [--runs=N] [--seconds=S] [--mib=N] [--peers=PostgreSQL,etcd] [--clients=8x32] [--write]
 
   rates     CREATE against PostgreSQL with two synchronous standbys (ANY 1) on the same work, and PUTs of 600 bytes against three nodes of etcd, by turns; each at its best number of clients
   failover  kill -9 of a node that leads: until writes to its partitions succeed again; what the others' writes took meanwhile
@@ -47,14 +47,18 @@ def bar(what, got, needed, met):
 # ---- three of each
 
 class OrderDB:
-    name, clients = "OrderDB", [(8, 8), (8, 16), (8, 32)]
+    """gathered: the first node leads everything, so that the others are replicas and nothing else; else leads are spread."""
+    clients = [(8, 8), (8, 16), (8, 32)]
+
+    def __init__(self, gathered=False):
+        self.gathered, self.name = gathered, "OrderDB, one node leads" if gathered else "OrderDB"
 
     def start(self):
         self.cluster = Cluster(start=False)
         for n in self.cluster.nodes:
-            n.flags.update(memory_budget="1GiB")
+            n.flags.update(memory_budget="1GiB", **({"lead_zone": "zone-a", "lead_hold": "1s"} if self.gathered else {}))
         self.cluster.start()
-        self.cluster.wait_leaders(wait_s=30)
+        t.until(lambda: (self.cluster.leaders() or {0: 0}).values() and (not self.gathered or set((self.cluster.leaders() or {0: 0}).values()) == {1}), 60, "leads are where they should be")
         self.pids = [n.pid for n in self.cluster.nodes]
 
     def run(self, *arguments):
@@ -152,15 +156,24 @@ class Etcd:
 
 
 def cpu_s(pids):
-    return sum(t.cpu_s(pid) for pid in pids)
+    """Of these and of their children that have ended."""
+    total = 0
+    for pid in pids:
+        try:
+            with open("/proc/%d/stat" % pid) as f:
+                total += sum(int(x) for x in f.read().rsplit(")", 1)[1].split()[11:15])
+        except FileNotFoundError:
+            pass  # it is its parent's now
+    return total / os.sysconf("SC_CLK_TCK")
 
 
 def one(system, clients, seconds, warm=0.5):
-    pids = system.pids or system.tree()
-    before, begun = cpu_s(pids), time.monotonic()
+    before, begun = cpu_s(system.pids or system.tree()), time.monotonic()
+    each = [cpu_s([pid]) for pid in system.pids or []]
     r = system.run("--connections", clients[0], "--inflight", clients[1], "--seconds", seconds, "--warm-up", warm, "--seed", random.SystemRandom().randrange(1, 2**31))
     wall = time.monotonic() - begun
-    r["cpu_us"] = (cpu_s(pids) - before) / (r["per_s"] * min(wall, seconds + warm)) * 1e6
+    r["cpu_us"] = (cpu_s(system.pids or system.tree()) - before) / (r["per_s"] * min(wall, seconds + warm)) * 1e6
+    r["cpu_us_each"] = [(cpu_s([pid]) - was) / (r["per_s"] * min(wall, seconds + warm)) * 1e6 for pid, was in zip(system.pids or [], each)]
     return r
 
 
@@ -168,8 +181,9 @@ def rates():
     top = os.path.join(t.TEMP, "peers")
     os.makedirs(top)
     os.chmod(t.TEMP, 0o755)  # the peer's user passes
-    systems = [OrderDB()]
-    for s in (Postgres(top), Etcd(top)):
+    systems = [OrderDB(), OrderDB(gathered=True)]
+    wanted, fixed = option("peers", "PostgreSQL,etcd").split(","), option("clients", "")
+    for s in (x for x in (Postgres(top), Etcd(top)) if x.name in wanted):
         if s.missing():
             notes.append("%s was left out: %s is not there" % (s.name, s.missing()))
             say(notes[-1])
@@ -183,7 +197,7 @@ def rates():
             say("started", s.name)
         best, got = {}, {}
         for s in systems:
-            best[s.name] = max(((one(s, c, 1.5)["per_s"], c) for c in s.clients))[1]
+            best[s.name] = tuple(map(int, fixed.split("x"))) if fixed else max(((one(s, c, 1.5)["per_s"], c) for c in s.clients))[1]
         for turn in range(RUNS):
             for s in systems[turn % len(systems):] + systems[:turn % len(systems)]:
                 r = one(s, best[s.name], SECONDS)
@@ -194,10 +208,11 @@ def rates():
             return statistics.median(map(get, got[name]))
         for s in systems:
             each = [r["per_s"] for r in got[s.name]]
-            bar("CREATE/s, three nodes, %s (%d x %d in flight)" % (s.name, *best[s.name]), "%.0f [%.0f-%.0f], p50 %.2f ms, p99 %.2f ms, %.0f us of CPU a create, all nodes" % (
-                statistics.median(each), min(each), max(each), middle(s.name, lambda r: r["latency"]["all"]["p50_ms"]), middle(s.name, lambda r: r["latency"]["all"]["p99_ms"]), middle(s.name, lambda r: r["cpu_us"])), "", None)
+            bar("CREATE/s, three nodes, %s (%d x %d in flight)" % (s.name, *best[s.name]), "%.0f [%.0f-%.0f], p50 %.2f ms, p99 %.2f ms, %.0f us of CPU a create, all nodes%s" % (
+                statistics.median(each), min(each), max(each), middle(s.name, lambda r: r["latency"]["all"]["p50_ms"]), middle(s.name, lambda r: r["latency"]["all"]["p99_ms"]), middle(s.name, lambda r: r["cpu_us"]),
+                " (%s)" % " + ".join("%.0f" % middle(s.name, lambda r: r["cpu_us_each"][i]) for i in range(3)) if s.pids else ""), "", None)
         ours = middle("OrderDB", lambda r: r["per_s"])
-        for s, least in ((x, {"PostgreSQL": PG_BAR, "etcd": ETCD_BAR}[x.name]) for x in systems[1:]):
+        for s, least in ((x, {"PostgreSQL": PG_BAR, "etcd": ETCD_BAR}[x.name]) for x in systems[2:]):
             ratio = ours / middle(s.name, lambda r: r["per_s"])
             bar("CREATE against %s, three nodes" % s.name, "%.2fx" % ratio, "%gx" % least, ratio >= least)
     finally:
