@@ -438,6 +438,11 @@ void engine_get_stats(struct engine *e, struct engine_stats *out) {
     wal_get_stats(e->wal, &e->wal_stats);
     *out = e->stats;
     if (e->lists) list_cache_get_stats(e->lists, &out->lists);
+    for (uint32_t i = 0; i < e->config.owned_count; i++) {
+        const struct store_stats *s = &e->partitions[i].cache;
+        out->row_cache_hits += s->cache_hits, out->row_cache_misses += s->cache_misses, out->row_cache_evictions += s->cache_evictions;
+        out->row_cache_rows += s->cache_rows, out->row_cache_bytes += s->cache_bytes;
+    }
     out->queue_ops = e->queue_writes + e->queue_reads; /* a read of the stream that waits for events is no queue */
     out->queue_bytes = e->queue_bytes;
     out->write_delay_ns = e->writes.delay_ns, out->write_limit = e->writes.limit;

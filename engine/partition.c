@@ -49,6 +49,9 @@ enum status partition_store_load(struct partition *p, char error[256]) {
     struct engine *e = p->engine;
     enum status st = e->config.store_open(e->config.store_ctx, p->id, p->memtable_share, &p->store, error);
     if (st) return st;
+    uint64_t cache_bytes = p->id == PARTITION_META ? 0 : e->config.row_cache_bytes / e->config.owned_count;
+    static const uint8_t kept[] = {KEY_HEAD, KEY_BODY, KEY_COUNTS, KEY_HISTORY}; /* what point reads ask for again and again */
+    if (cache_bytes >= STORE_CACHE_BYTES_MIN && (st = store_cache_rows(p->store, cache_bytes, slice_of(kept, sizeof kept)))) return st;
     p->batch = store_batch_new(p->store);
     if (!p->batch) return STATUS_MEMORY_LIMIT;
     arena_reset(&e->scratch);
@@ -578,6 +581,7 @@ void partition_housekeeping(struct partition *p) {
     p->pressure = stats.pressure;
     p->table_bytes = stats.table_bytes;
     p->memtable_bytes = stats.memtable_bytes;
+    p->cache = stats;
     if (stats.failed && p->state == PARTITION_READY && !p->flushing) {
         apply_failed(p, p->record.applied_index, stats.failure);
         return;

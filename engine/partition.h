@@ -113,6 +113,7 @@ struct partition {
     bool sweep_due;
     uint8_t pressure;
     uint64_t writes, reads, table_bytes, memtable_bytes;
+    struct store_stats cache;        /* for its cache_* */
     uint64_t rates_at_ns, rates_writes, rates_reads;
     double writes_per_second, reads_per_second;
 };

@@ -18,6 +18,7 @@
 
 enum {
     HISTORY_PAGE_SIZE_DEFAULT = 100,
+    HISTORY_LOOKUPS_MAX = 2, /* to open a scan over files costs as much as two look-ups */
     /* A page stops here, so that head, token and counts still fit a message of 4 MiB. One order (1 MiB at most) always fits. */
     PAGE_BYTES_MAX = 3 << 20,
     SCRATCH_BYTES_MAX = STORE_VALUE_BYTES_MAX + (64 << 10),
@@ -518,8 +519,15 @@ static enum status history_first(const struct query *q, int64_t order_id, struct
     return st ? query_fault(q, st, "body", order_id) : history_add(q, p, 1, &body.origin);
 }
 
-/* Versions first .. last from the rows, each of which must be there. */
-static enum status history_rows(const struct query *q, int64_t order_id, int64_t first, int64_t last, uint32_t field, struct pieces *p) {
+static enum status history_row(const struct query *q, int64_t order_id, int64_t version, struct slice row, uint32_t field, struct pieces *p) {
+    struct history_entry e;
+    enum status st = history_decode(row, &e);
+    if (!st && e.version != version) st = STATUS_CHECKSUM_MISMATCH;
+    return st ? query_fault(q, st, "history", order_id) : history_add(q, p, field, &e);
+}
+
+/* Versions first .. last by a scan. */
+static enum status history_scan(const struct query *q, int64_t order_id, int64_t first, int64_t last, uint32_t field, struct pieces *p) {
     struct key lower, upper;
     key_history(&lower, order_id, first);
     key_history(&upper, order_id, last + 1);
@@ -527,15 +535,28 @@ static enum status history_rows(const struct query *q, int64_t order_id, int64_t
     enum status st = STATUS_OK;
     int64_t version = first;
     for (store_iter_first(it); !st && store_iter_valid(it); store_iter_next(it), version++) {
-        struct history_entry e;
-        st = history_decode(store_iter_value(it), &e);
-        if (!st && e.version != version) st = STATUS_CHECKSUM_MISMATCH;
-        st = st ? query_fault(q, st, "history", order_id) : history_add(q, p, field, &e);
+        store_keep(&q->view, store_iter_key(it), store_iter_value(it));
+        st = history_row(q, order_id, version, store_iter_value(it), field, p);
     }
     if (!st) st = query_fault(q, store_iter_status(it), "history", order_id);
     if (!st && version != last + 1) st = query_fault(q, STATUS_CHECKSUM_MISMATCH, "history", order_id);
     store_iter_close(it);
     return st;
+}
+
+/* Versions first .. last from the rows, each of which must be there: those at hand by their keys; then a scan, unless so few are left that it costs more. */
+static enum status history_rows(const struct query *q, int64_t order_id, int64_t first, int64_t last, uint32_t field, struct pieces *p) {
+    for (int64_t version = first; version <= last; version++) {
+        struct key k;
+        struct slice row;
+        key_history(&k, order_id, version);
+        enum status st = store_get_cached(&q->view, key_slice(&k), q->arena, &row);
+        if (st == STATUS_WOULD_BLOCK && last - version >= HISTORY_LOOKUPS_MAX) return history_scan(q, order_id, version, last, field, p);
+        if (st == STATUS_WOULD_BLOCK) st = store_get(&q->view, key_slice(&k), q->arena, &row);
+        st = st ? query_fault(q, st, "history", order_id) : history_row(q, order_id, version, row, field, p);
+        if (st) return st;
+    }
+    return STATUS_OK;
 }
 
 enum status query_history(const struct query *q, const struct history_request *r, struct slice *response) {

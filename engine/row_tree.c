@@ -383,6 +383,17 @@ unsigned row_tree_walk_next(struct row_tree_walk *w, const struct row **out, uns
     return n;
 }
 
+struct row_tree_step row_tree_step_first(const struct row_tree *t) {
+    const struct row_node *leaf = t->root;
+    for (unsigned level = 1; level < t->height; level++) leaf = leaf->children[0];
+    return (struct row_tree_step){.leaf = leaf};
+}
+
+const struct row *row_tree_step_next(struct row_tree_step *s) {
+    while (s->leaf && s->at == s->leaf->count) s->leaf = s->leaf->next, s->at = 0;
+    return s->leaf ? s->leaf->rows[s->at++] : NULL;
+}
+
 /* ---- puts */
 
 static void node_open(struct row_node *n, unsigned at, struct slice key) {
@@ -543,19 +554,16 @@ bool row_tree_put_all(struct row_tree *t, const struct row_tree *from, uint64_t 
     row_pile_settle(&t->pile);
     if (!from->root) return true;
     tree_root(t);
-    const struct row_node *leaf = from->root;
-    for (unsigned level = 1; level < from->height; level++) leaf = leaf->children[0];
+    struct row_tree_step step = row_tree_step_first(from);
     struct path p;
     bool known = false; /* p is the path of the next key: they ascend, and most neighbours share a leaf */
-    for (; leaf; leaf = leaf->next)
-        for (unsigned i = 0; i < leaf->count; i++) {
-            const struct row *r = leaf->rows[i];
-            if (known && p.upper && slice_compare(row_key(r), row_key(p.upper)) >= 0) known = false;
-            do {
-                if (!known) path_of(t, row_key(r), &p);
-                known = path_put(t, &p, row_key(r), row_value(r), r->deleted, seq, pinned);
-            } while (!known);
-        }
+    for (const struct row *r; (r = row_tree_step_next(&step));) {
+        if (known && p.upper && slice_compare(row_key(r), row_key(p.upper)) >= 0) known = false;
+        do {
+            if (!known) path_of(t, row_key(r), &p);
+            known = path_put(t, &p, row_key(r), row_value(r), r->deleted, seq, pinned);
+        } while (!known);
+    }
     return true;
 }
 

@@ -93,6 +93,15 @@ bool row_tree_walk_begin(struct row_tree_walk *w, const struct row_tree *t) MUST
 void row_tree_walk_end(struct row_tree_walk *w);
 unsigned row_tree_walk_next(struct row_tree_walk *w, const struct row **out, unsigned max); /* fewer: there are no more */
 
+/* The rows of the nodes alone, not the pile's, in order, newest versions; of a tree that does not change meanwhile. */
+struct row_tree_step {
+    /* private */
+    const struct row_node *leaf;
+    unsigned at;
+};
+struct row_tree_step row_tree_step_first(const struct row_tree *t);
+const struct row *row_tree_step_next(struct row_tree_step *s); /* NULL: there are no more */
+
 /* Checks every order and count of the tree; for tests. */
 void row_tree_verify(const struct row_tree *t);
 

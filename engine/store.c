@@ -1,8 +1,10 @@
+#include "engine/row_cache.h"
 #include "engine/store_ops.h"
 
 void store_init(struct store *s, const struct store_ops *ops) {
     s->ops = ops;
     s->magic = STORE_MAGIC;
+    atomic_init(&s->owner, 0);
     atomic_init(&s->snapshots, 0);
     atomic_init(&s->iterators, 0);
 }
@@ -26,12 +28,55 @@ static void store_check_batch(const struct store_batch *b) {
     check(b->magic == STORE_BATCH_MAGIC);
 }
 
+uintptr_t thread_self(void) {
+    static _Thread_local char self;
+    return (uintptr_t)&self;
+}
+static void owner_is_here(struct store *s) {
+    if (!store_owned(s)) atomic_store_explicit(&s->owner, thread_self(), memory_order_relaxed);
+}
+
 void store_close(struct store *s) {
     if (!s) return;
     store_check(s);
     check(atomic_load(&s->snapshots) == 0); /* each would point into freed memory */
     check(atomic_load(&s->iterators) == 0);
+    row_cache_free(s->cache);
+    s->cache = NULL;
     s->ops->close(s);
+}
+
+/* ---- point reads, and the rows that are kept for them.
+ *
+ * What the cache holds is what the newest state says, at any moment that the owner can look: it enters by a read of that state or with the batch that was applied, and is replaced or forgotten by
+ * the batch that changes it, all on the owner's thread. So it is asked before the tables, and right behind the batch. Snapshots and other threads pass it by. Only rows that are there are kept, never
+ * that there is none. */
+
+enum status store_cache_rows(struct store *s, uint64_t bytes, struct slice kinds) {
+    store_check(s);
+    check(!s->cache);
+    static_assert((unsigned)STORE_CACHE_BYTES_MIN == (unsigned)ROW_CACHE_BYTES_MIN, "store.h says so");
+    for (size_t i = 0; i < ARRAY_LEN(s->cached); i++) s->cached[i] = !kinds.len;
+    for (size_t i = 0; i < kinds.len; i++) s->cached[kinds.data[i]] = true;
+    s->cache = row_cache_new(bytes);
+    return s->cache ? STATUS_OK : STATUS_MEMORY_LIMIT;
+}
+
+static bool kept_kind(const struct store *s, struct slice key) { return s->cached[key.len > 2 ? key.data[2] : 0]; }
+
+/* Is the cache to be asked, and told, about this? */
+static bool cache_serves(const struct store_view *view, struct slice key) {
+    const struct store *s = view->store;
+    return s->cache && !view->snapshot && kept_kind(s, key) && store_owned(s);
+}
+
+/* WOULD_BLOCK: neither knows. */
+static enum status cache_get(const struct store_view *view, struct slice key, struct arena *arena, struct slice *value) {
+    struct slice kept;
+    enum status st = view->batch ? view->store->ops->batch_get(view->batch, key, arena, value) : STATUS_WOULD_BLOCK;
+    if (st != STATUS_WOULD_BLOCK || !row_cache_find(view->store->cache, key, &kept)) return st;
+    *value = arena_copy(arena, kept);
+    return value->data ? STATUS_OK : STATUS_MEMORY_LIMIT;
 }
 
 enum status store_get(const struct store_view *view, struct slice key, struct arena *arena, struct slice *value) {
@@ -39,7 +84,53 @@ enum status store_get(const struct store_view *view, struct slice key, struct ar
     store_check_key(key);
     *value = (struct slice){0};
     if (view->batch && view->batch->failed) return STATUS_MEMORY_LIMIT;
-    return view->store->ops->get(view, key, arena, value);
+    if (!cache_serves(view, key)) return view->store->ops->get(view, key, arena, value);
+    enum status st = cache_get(view, key, arena, value);
+    if (st != STATUS_WOULD_BLOCK) return st;
+    struct store_view below = *view;
+    below.batch = NULL;
+    st = view->store->ops->get(&below, key, arena, value);
+    if (!st) row_cache_put(view->store->cache, key, *value);
+    return st;
+}
+
+enum status store_get_cached(const struct store_view *view, struct slice key, struct arena *arena, struct slice *value) {
+    store_check_view(view);
+    store_check_key(key);
+    *value = (struct slice){0};
+    if (view->batch && view->batch->failed) return STATUS_MEMORY_LIMIT;
+    return cache_serves(view, key) ? cache_get(view, key, arena, value) : STATUS_WOULD_BLOCK;
+}
+
+void store_keep(const struct store_view *view, struct slice key, struct slice value) {
+    store_check_view(view);
+    check(!view->batch); /* its rows are not the store's yet */
+    if (cache_serves(view, key)) row_cache_put(view->store->cache, key, value);
+}
+
+/* The rows of a batch that was applied, some at a time: the table's lines are asked for before the first of them is waited for. */
+struct keeping {
+    struct store *store;
+    unsigned count;
+    struct kept_row {
+        uint64_t hash;
+        struct slice key, value;
+        bool deleted;
+    } rows[16];
+};
+static void keep_flush(struct keeping *k) {
+    for (unsigned i = 0; i < k->count; i++) {
+        const struct kept_row *r = &k->rows[i];
+        if (r->deleted) row_cache_forget_hashed(k->store->cache, r->hash, r->key);
+        else row_cache_put_hashed(k->store->cache, r->hash, r->key, r->value);
+    }
+    k->count = 0;
+}
+static void keep_row(void *ctx, struct slice key, struct slice value, bool deleted) {
+    struct keeping *k = ctx;
+    if (!kept_kind(k->store, key)) return;
+    if (k->count == ARRAY_LEN(k->rows)) keep_flush(k);
+    k->rows[k->count++] = (struct kept_row){row_cache_hash(k->store->cache, key), key, value, deleted};
 }
 
 struct store_snapshot *store_snapshot_get(struct store *s) {
@@ -125,6 +216,7 @@ enum status store_iter_status(const struct store_iter *it) { return store_iter_u
 
 struct store_batch *store_batch_new(struct store *s) {
     store_check(s);
+    owner_is_here(s);
     struct store_batch *b = s->ops->batch_new(s);
     if (b) b->store = s, b->magic = STORE_BATCH_MAGIC;
     return b;
@@ -171,7 +263,14 @@ enum status store_apply(struct store *s, struct store_batch *b) {
     store_check(s);
     store_check_batch(b);
     check(b->store == s);
-    return b->failed ? STATUS_MEMORY_LIMIT : s->ops->apply(s, b);
+    owner_is_here(s);
+    if (b->failed) return STATUS_MEMORY_LIMIT;
+    enum status st = s->ops->apply(s, b);
+    if (st || !s->cache) return st;
+    struct keeping k = {.store = s};
+    s->ops->batch_rows(b, keep_row, &k);
+    keep_flush(&k);
+    return STATUS_OK;
 }
 
 enum status store_probe(struct store *s, char error[256]) {
@@ -186,6 +285,7 @@ enum status store_flush(struct store *s) {
 
 void store_set_expiry(struct store *s, uint8_t kind, uint64_t horizon_us) {
     store_check(s);
+    s->cached[kind] = false; /* files may drop them without a word: what the cache holds of them is never looked at again */
     s->ops->set_expiry(s, kind, horizon_us);
 }
 
@@ -195,6 +295,9 @@ void store_get_stats(struct store *s, struct store_stats *out) {
     s->ops->get_stats(s, out);
     out->snapshots = atomic_load(&s->snapshots);
     out->iterators = atomic_load(&s->iterators);
+    if (!s->cache || !store_owned(s)) return;
+    struct row_cache_stats c = row_cache_get_stats(s->cache);
+    out->cache_hits = c.hits, out->cache_misses = c.misses, out->cache_evictions = c.evictions, out->cache_bytes = c.bytes, out->cache_rows = c.rows;
 }
 
 void store_drop_range(struct store *s, struct slice lower, struct slice upper) {

@@ -57,6 +57,15 @@ void store_close(struct store *s);
 /* ABSENT when there is none. The value is copied into the arena; MEMORY_LIMIT: it is full. */
 enum status store_get(const struct store_view *view, struct slice key, struct arena *arena, struct slice *value) MUST_USE;
 
+/* Keeps rows of the newest state in memory beside the store, so that the owning core's reads of them ask neither tables nor files: rows that were put, and that were read. kinds: the third bytes of
+ * their keys; empty: all rows. Not those of kinds that expire. What a read answers is the same with it and without, to the byte. Once, right behind the open. MEMORY_LIMIT. */
+enum { STORE_CACHE_BYTES_MIN = 4 << 10 };
+enum status store_cache_rows(struct store *s, uint64_t bytes, struct slice kinds) MUST_USE;
+/* From that cache alone, or the view's batch. WOULD_BLOCK: it does not know; another thread's views and snapshots never do. */
+enum status store_get_cached(const struct store_view *view, struct slice key, struct arena *arena, struct slice *value) MUST_USE;
+/* A row that a scan over this view stands on, kept as if it had been read by its key. Nothing was applied since the scan was opened. */
+void store_keep(const struct store_view *view, struct slice key, struct slice value);
+
 /* Rows that another thread has read ahead out of the store's files. A view with them reads what it reads without them, only cheaper: what is in no file yet goes before, and they
  * count for as long as nothing has become a file since they were begun. Not for rows that expire, nor of ranges that are dropped. One thread at a time; fixed in size. */
 struct store_ahead *store_ahead_new(struct store *s, size_t bytes_max); /* NULL: no memory */
@@ -132,6 +141,7 @@ void store_import_free(struct store_import *i, bool keep); /* given up: its file
 
 struct store_stats {
     uint64_t memtable_bytes, unflushed_bytes, table_bytes, pending_compaction_bytes, snapshots, iterators;
+    uint64_t cache_hits, cache_misses, cache_evictions, cache_bytes, cache_rows; /* store_cache_rows; on the owning core */
     uint32_t level0_files, immutable_memtables; /* the latter: full tables of recent rows that wait for their file */
     /* 0: go on; 1: slow down soon (refuse bulk); 2: refuse writes, or apply will have to wait for room. */
     uint8_t pressure;

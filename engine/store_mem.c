@@ -313,6 +313,24 @@ static struct node *mem_root_hold(struct mem_store *s) {
     return root;
 }
 
+static enum status mem_batch_get(const struct store_batch *base, struct slice key, struct arena *arena, struct slice *value) {
+    const struct node *n = tree_find(container_of(base, struct mem_batch, base)->overlay, key);
+    if (!n) return STATUS_WOULD_BLOCK;
+    if (n->row->deleted) return STATUS_ABSENT;
+    *value = arena_copy(arena, row_value(n->row));
+    return value->data ? STATUS_OK : STATUS_MEMORY_LIMIT;
+}
+
+static void tree_rows(const struct node *n, void (*row)(void *ctx, struct slice key, struct slice value, bool deleted), void *ctx) {
+    for (; n; n = n->right) {
+        tree_rows(n->left, row, ctx);
+        row(ctx, row_key(n->row), row_value(n->row), n->row->deleted);
+    }
+}
+static void mem_batch_rows(const struct store_batch *base, void (*row)(void *ctx, struct slice key, struct slice value, bool deleted), void *ctx) {
+    tree_rows(container_of(base, struct mem_batch, base)->overlay, row, ctx);
+}
+
 static enum status mem_get(const struct store_view *view, struct slice key, struct arena *arena, struct slice *value) {
     enum status st = mem_read_fault(view);
     if (st) return st;
@@ -722,6 +740,8 @@ enum status store_open_mem(struct store **out, struct store_mem_disk *disk) {
     static const struct store_ops ops = {
         .close = mem_close,
         .get = mem_get,
+    .batch_get = mem_batch_get,
+    .batch_rows = mem_batch_rows,
         .ahead_stamp = mem_ahead_stamp,
         .ahead_get = mem_ahead_get,
         .snapshot_get = mem_snapshot_get,

@@ -10,6 +10,10 @@
 struct store_ops {
     void (*close)(struct store *s);
     enum status (*get)(const struct store_view *view, struct slice key, struct arena *arena, struct slice *value);
+    /* From the batch alone. WOULD_BLOCK: it says nothing of the key. */
+    enum status (*batch_get)(const struct store_batch *b, struct slice key, struct arena *arena, struct slice *value);
+    /* All rows of a batch, in any order but that of several versions of a key the newest comes last. */
+    void (*batch_rows)(const struct store_batch *b, void (*row)(void *ctx, struct slice key, struct slice value, bool deleted), void *ctx);
     uint64_t (*ahead_stamp)(struct store *s); /* of what files hold: another one whenever that may have changed */
     void (*ahead_get)(struct store *s, const struct slice *keys, unsigned count, struct arena *arena, struct slice *values); /* from files alone; any thread */
     struct store_snapshot *(*snapshot_get)(struct store *s);
@@ -47,9 +51,13 @@ struct store_ops {
 
 enum { STORE_MAGIC = 0x53544f52, STORE_ITER_MAGIC = 0x49544552, STORE_BATCH_MAGIC = 0x42415443 };
 
+struct row_cache;
 struct store {
     const struct store_ops *ops;
     uint32_t magic;
+    _Atomic uintptr_t owner;     /* the thread that applies, as thread_self() names it: applies and new batches tell */
+    struct row_cache *cache;     /* NULL: none. The owner's alone */
+    bool cached[256];            /* rows of these kinds */
     _Atomic uint64_t snapshots, iterators;
 };
 struct store_batch {
@@ -83,6 +91,9 @@ struct store_import {
     unsigned told_bytes;
 };
 void store_init(struct store *s, const struct store_ops *ops);
+uintptr_t thread_self(void);
+/* The owner reads without a lock: nobody else writes. */
+static inline bool store_owned(const struct store *s) { return atomic_load_explicit(&s->owner, memory_order_relaxed) == thread_self(); }
 
 /* For an implementation: the row of the view's `ahead`, when it knows the key and counts. Asked behind all that is in no file. */
 bool store_ahead_find(const struct store_view *view, struct slice key, struct slice *row);

@@ -30,21 +30,11 @@ enum {
 };
 #define BUDGET_BYTES_MIN (256 * KIB)
 
-uintptr_t thread_self(void) {
-    static _Thread_local char self;
-    return (uintptr_t)&self;
-}
-
 /* ---- batches */
-
-static void owner_is_here(struct rocks_store *s) {
-    if (!rocks_owned(s)) atomic_store_explicit(&s->owner, thread_self(), memory_order_relaxed);
-}
 
 static struct store_batch *rocks_batch_new(struct store *base) {
     struct rocks_batch *b = mem_new(struct rocks_batch);
     if (!b) return NULL;
-    owner_is_here(rocks_of(base));
     row_tree_init(&b->rows, BATCH_CHUNK_BYTES);
     row_tree_defer(&b->rows, rocks_of(base)->deferred);
     return &b->base;
@@ -60,6 +50,14 @@ static void rocks_batch_put(struct store_batch *base, struct slice key, struct s
 }
 static void rocks_batch_delete(struct store_batch *base, struct slice key) {
     if (!row_tree_put(&container_of(base, struct rocks_batch, base)->rows, key, (struct slice){0}, true, 1, 0)) base->failed = true;
+}
+
+static void rocks_batch_rows(const struct store_batch *base, void (*row)(void *ctx, struct slice key, struct slice value, bool deleted), void *ctx) {
+    const struct row_tree *rows = &container_of(base, struct rocks_batch, base)->rows;
+    size_t at = 0;
+    for (const struct row *r; (r = row_pile_next(&rows->pile, &at));) row(ctx, row_key(r), row_value(r), r->deleted);
+    struct row_tree_step s = row_tree_step_first(rows);
+    for (const struct row *r; (r = row_tree_step_next(&s));) row(ctx, row_key(r), row_value(r), r->deleted);
 }
 
 /* ---- apply and flush */
@@ -83,7 +81,6 @@ static void apply_wait(struct rocks_store *s, const struct row_tree *rows) {
 static enum status rocks_apply(struct store *base, struct store_batch *batch) {
     struct rocks_store *s = rocks_of(base);
     const struct rocks_batch *b = container_of(batch, struct rocks_batch, base);
-    owner_is_here(s);
     pthread_mutex_lock(&s->lock);
     rocks_retire(s);
     if (!atomic_load(&s->failed)) apply_wait(s, &b->rows);
@@ -147,6 +144,8 @@ static void rocks_close(struct store *base) {
 static const struct store_ops rocks_ops = {
     .close = rocks_close,
     .get = rocks_get,
+    .batch_get = rocks_batch_get,
+    .batch_rows = rocks_batch_rows,
     .ahead_stamp = rocks_ahead_stamp,
     .ahead_get = rocks_ahead_get,
     .snapshot_get = rocks_snapshot_get,

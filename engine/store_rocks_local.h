@@ -80,7 +80,6 @@ struct rocks_store {
     _Atomic int failed; /* enum status: the first cause; OK: none */
     _Atomic uint32_t read_errors;
 
-    _Atomic uintptr_t owner;            /* the thread that applies, as thread_self() names it */
     _Atomic(struct version *) current;  /* written under the lock */
     _Atomic bool has_files;             /* RocksDB holds something; never false again */
     _Atomic uint64_t runs;              /* how many tables have left the current version, their rows being in RocksDB */
@@ -110,9 +109,7 @@ struct rocks_batch {
 
 static inline struct rocks_store *rocks_of(struct store *s) { return container_of(s, struct rocks_store, base); }
 static inline const char *chars(struct slice s) { return s.len ? (const char *)s.data : ""; }
-uintptr_t thread_self(void);
-/* The owner reads without a lock: nobody else writes. */
-static inline bool rocks_owned(struct rocks_store *s) { return atomic_load_explicit(&s->owner, memory_order_relaxed) == thread_self(); }
+static inline bool rocks_owned(const struct rocks_store *s) { return store_owned(&s->base); }
 
 /* ---- store_rocks_db.c: RocksDB's errors, options, properties */
 
@@ -175,6 +172,7 @@ void run_threads_stop(struct store_shared *shared);
 
 /* ---- store_rocks_read.c */
 
+enum status rocks_batch_get(const struct store_batch *b, struct slice key, struct arena *arena, struct slice *value);
 enum status rocks_get(const struct store_view *view, struct slice key, struct arena *arena, struct slice *value);
 uint64_t rocks_ahead_stamp(struct store *base);
 void rocks_ahead_get(struct store *base, const struct slice *keys, unsigned count, struct arena *arena, struct slice *values);

@@ -53,12 +53,14 @@ static enum status files_get(const struct store_view *view, struct slice key, st
     return error ? rocks_read_error(s, error) : st;
 }
 
+enum status rocks_batch_get(const struct store_batch *b, struct slice key, struct arena *arena, struct slice *value) {
+    const struct row *r = row_tree_find(&container_of(b, struct rocks_batch, base)->rows, key, UINT64_MAX);
+    return r ? row_copy(r, arena, value) : STATUS_WOULD_BLOCK;
+}
+
 enum status rocks_get(const struct store_view *view, struct slice key, struct arena *arena, struct slice *value) {
-    if (view->batch) {
-        const struct row *r = row_tree_find(&container_of(view->batch, struct rocks_batch, base)->rows, key, UINT64_MAX);
-        if (r) return row_copy(r, arena, value);
-    }
-    enum status st = tables_get(rocks_of(view->store), view->snapshot, key, arena, value);
+    enum status st = view->batch ? rocks_batch_get(view->batch, key, arena, value) : STATUS_WOULD_BLOCK;
+    if (st == STATUS_WOULD_BLOCK) st = tables_get(rocks_of(view->store), view->snapshot, key, arena, value);
     return st == STATUS_WOULD_BLOCK ? files_get(view, key, arena, value) : st;
 }
 

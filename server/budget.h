@@ -12,6 +12,7 @@ struct budget {
     uint64_t queue_bytes;          /* commands waiting in engines, of the process: part of requests_bytes */
     uint64_t stream_bytes;         /* newest change events in memory, of the process; an engine gets its share by partitions owned */
     uint64_t lists_bytes;          /* newest rows of users' lists in memory, of the process; an engine gets its share by partitions owned */
+    uint64_t rows_bytes;           /* rows of orders in memory, of the process; an engine gets its share by partitions owned */
     uint64_t connections_bytes;    /* connection state and send buffers, of the process */
     uint64_t log_gather_bytes;     /* of the process: two batches a core */
     uint32_t receive_buffer_count; /* of a core; power of two */

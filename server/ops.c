@@ -123,6 +123,11 @@ static bool write_process(struct buf *out, const struct node *node) {
     row("orderdb_index_check_defects_total", "counter", "Index rows that it found missing or too many.", stats.index_check.defects) \
     row("orderdb_index_check_partitions_total", "counter", "Partitions that it has come to the end of.", stats.index_check.passes) \
     row("orderdb_index_check_last_time_seconds", "gauge", "When it last came to the end of one; 0: never.", stats.index_check.passed_s) \
+    row("orderdb_row_cache_hits_total", "counter", "Rows that reads and commits found in the row cache.", stats.row_cache_hits) \
+    row("orderdb_row_cache_misses_total", "counter", "Rows that they then looked for in the store's tables and files.", stats.row_cache_misses) \
+    row("orderdb_row_cache_evictions_total", "counter", "Rows that left the row cache to make room.", stats.row_cache_evictions) \
+    row("orderdb_row_cache_rows", "gauge", "Rows in the row cache.", stats.row_cache_rows) \
+    row("orderdb_row_cache_bytes", "gauge", "Bytes of the row cache in use.", stats.row_cache_bytes) \
     row("orderdb_engine_flushes_total", "counter", "Store flushes.", stats.flushes)                             \
     row("orderdb_engine_frames_lost_total", "counter", "Frames for other nodes that had no room while votes were synced.", stats.frames_lost) \
     row("orderdb_snapshots_offered_total", "counter", "Times that a replica was behind the log and was offered a snapshot.", stats.followers_behind) \

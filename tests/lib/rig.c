@@ -5,6 +5,7 @@ static void store_in(struct rig *r)
     struct key k;
     struct slice row;
     check(store_open_mem(&r->store, r->disk) == STATUS_OK);
+    if (r->cache_bytes) check(store_cache_rows(r->store, r->cache_bytes, (struct slice){0}) == STATUS_OK);
     r->batch = store_batch_new(r->store);
     check(r->batch);
     feed_writer_init(&r->feed);
@@ -42,6 +43,12 @@ void rig_open(struct rig *r, struct machines *ms)
     check(r->disk);
     arena_init(&r->scratch, APPLY_SCRATCH_BYTES);
     store_in(r);
+}
+
+void rig_cache(struct rig *r, uint64_t bytes)
+{
+    r->cache_bytes = bytes;
+    check(store_cache_rows(r->store, bytes, (struct slice){0}) == STATUS_OK);
 }
 
 void rig_close(struct rig *r)

@@ -15,10 +15,12 @@ struct rig {
     struct feed_writer feed;
     struct feed_tail tail;          /* of 64 KiB */
     struct feed_record kept;
+    uint64_t cache_bytes;           /* 0: no row is kept beside the store */
     struct timers_record timers;
 };
 
 void rig_open(struct rig *r, struct machines *ms);
+void rig_cache(struct rig *r, uint64_t bytes); /* from now on, right behind the open: what apply decides is the same */
 void rig_close(struct rig *r);
 /* What was not flushed is gone; record is what the disk has. */
 void rig_crash(struct rig *r);

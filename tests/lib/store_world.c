@@ -4,7 +4,8 @@
 
 enum status world_try_open(struct world *w, char error[256]) {
     struct store_config config = {.memtable_bytes = w->memtable_bytes, .shared = w->shared, .deferred = w->deferred};
-    return w->rocks ? store_open_rocks(&w->store, w->path, &config, error) : store_open_mem(&w->store, w->disk);
+    enum status st = w->rocks ? store_open_rocks(&w->store, w->path, &config, error) : store_open_mem(&w->store, w->disk);
+    return st || !w->cache_bytes ? st : store_cache_rows(w->store, w->cache_bytes, (struct slice){0});
 }
 
 void world_open(struct world *w) {
@@ -72,13 +73,24 @@ int world_setup_mem(void **state) {
     return 0;
 }
 
-int world_setup_rocks(void **state) {
-    struct world *w = world_new(true);
-    const struct slice *deferred = *state;
-    if (deferred) w->deferred = *deferred;
+int world_setup_mem_cached(void **state) {
+    struct world *w = world_new(false);
+    w->cache_bytes = WORLD_CACHE_BYTES;
     world_open(*state = w);
     return 0;
 }
+
+static int setup_rocks(void **state, uint64_t cache_bytes) {
+    struct world *w = world_new(true);
+    const struct slice *deferred = *state;
+    if (deferred) w->deferred = *deferred;
+    w->cache_bytes = cache_bytes;
+    world_open(*state = w);
+    return 0;
+}
+
+int world_setup_rocks(void **state) { return setup_rocks(state, 0); }
+int world_setup_rocks_cached(void **state) { return setup_rocks(state, WORLD_CACHE_BYTES); }
 
 int world_teardown(void **state) {
     world_free(*state);

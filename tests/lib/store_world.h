@@ -11,6 +11,7 @@ struct world {
     struct store_mem_disk *disk; /* in memory */
     char dir[64], path[80];      /* RocksDB: a directory of our own, the store's inside */
     uint64_t memtable_bytes;
+    uint64_t cache_bytes; /* of rows of all kinds kept beside the store; 0: none */
     struct slice deferred; /* keys with this prefix; rocks alone */
     struct store_shared *shared;
     struct store *store;
@@ -21,7 +22,10 @@ struct world *world_new(bool rocks); /* not opened */
 void world_free(struct world *w);
 /* cmocka's: *state is an open world. */
 int world_setup_mem(void **state);
+enum { WORLD_CACHE_BYTES = STORE_CACHE_BYTES_MIN }; /* so few that something is evicted all the time */
+int world_setup_mem_cached(void **state);
 int world_setup_rocks(void **state); /* a test's initial state: the struct slice of a deferred prefix, or NULL */
+int world_setup_rocks_cached(void **state);
 int world_teardown(void **state);
 
 enum status world_try_open(struct world *w, char error[256]);

@@ -1,18 +1,19 @@
 /* guard DIRECTORY: what tests/perf/guard.py counts the instructions of. The server's work for CREATE, TRANSITION, GET (order and history) and LIST, what writing an
- * order's rows into files takes later, and a timer that fires when they are there, from HTTP/2 bytes to HTTP/2 bytes: sessions, calls, checks, log, apply, and the store that the server uses, in a directory of its own. One thread, a simulated clock and disk for
+ * order's rows into files takes later, and a timer that fires when they are there (with a row cache that begins empty, then with a warm one), from HTTP/2 bytes to HTTP/2 bytes: sessions, calls, checks, log, apply, and the store that the server uses, in a directory of its own. One thread, a simulated clock and disk for
  * the log (call_world.h), requests drawn from a fixed seed, IN_FLIGHT at a time so that entries are batches as they are under load.
  *
  * Each guard_<work>() is a function of its own, so that callgrind can write its counters when one returns; counted is only what runs inside the server's entry points
  * (guard.py names them), not this client. Whatever is answered is checked, so that a cheap error isn't taken for progress. */
 #define WORLD_OWN_STORE
 #define WORLD_MEMTABLE_BYTES (96 << 20) /* so that nothing is flushed before it is told */
+#define WORLD_ROW_CACHE_BYTES (16 << 20)        /* all rows that are kept have room */
 #include "tests/lib/call_world.h"
 
 #include "orderdb/v1/order.pb-c.h"
 #include "proto/scan.h"
 
 #define EXPIRY_NS (31 * 60 * NS_PER_S) /* retail@1: orders that were not paid */
-enum { USERS = 20, ORDERS_PER_USER = 48, LISTED_ORDERS = 200, LISTED_CHANGED = 192, IN_FLIGHT = 32, WRITES = 512, READS = 512, LISTS = 256, ITEMS = 3, REQUEST_BYTES_MAX = 2048, LISTS_BYTES = 4 << 20 };
+enum { USERS = 20, ORDERS_PER_USER = 48, LISTED_ORDERS = 200, LISTED_CHANGED = 192, WARM_CHANGED = 192, IN_FLIGHT = 32, WRITES = 512, READS = 512, LISTS = 256, ITEMS = 3, REQUEST_BYTES_MAX = 2048, LISTS_BYTES = 4 << 20 };
 
 static const char *directory;
 static struct world w;
@@ -31,6 +32,10 @@ void guard_get_flushed(void);
 void guard_list_flushed(void);
 void guard_list_warm(void);
 void guard_transition_flushed(void);
+void guard_restart(void);
+void guard_warm(void);
+void guard_get_warm(void);
+void guard_transition_warm(void);
 void guard_fire(void);
 
 static enum status open_store(void *ctx, uint32_t partition, uint64_t memtable_bytes, struct store **out, char error[256]) {
@@ -205,6 +210,19 @@ __attribute__((noinline)) void guard_list_warm(void) {
 /* Of the user with many orders, whose rows are in files before the first step. */
 __attribute__((noinline)) void guard_transition_flushed(void) { transitions(USERS * ORDERS_PER_USER, LISTED_CHANGED); }
 
+/* The engine forgets what it held in memory. */
+__attribute__((noinline)) void guard_restart(void) { engine_restart(); }
+/* All orders are read once. */
+__attribute__((noinline)) void guard_warm(void) {
+    struct sent sent[IN_FLIGHT];
+    for (unsigned done = 0; done < order_count; done += IN_FLIGHT) {
+        for (unsigned i = 0; i < IN_FLIGHT; i++) sent[i] = get_make(i, orders[MIN_OF(done + i, order_count - 1)]);
+        exchange(sent, IN_FLIGHT);
+    }
+}
+__attribute__((noinline)) void guard_get_warm(void) { gets(); }
+__attribute__((noinline)) void guard_transition_warm(void) { transitions(WRITES / 2, WARM_CHANGED); }
+
 static unsigned fired(void) {
     struct engine_stats stats;
     engine_get_stats(server.engine, &stats);
@@ -212,7 +230,7 @@ static unsigned fired(void) {
 }
 /* All orders that were not paid expire at once, their rows in files. */
 __attribute__((noinline)) void guard_fire(void) {
-    unsigned due = order_count - WRITES / 2 - LISTED_CHANGED; /* those that were shipped have other timers */
+    unsigned due = order_count - WRITES / 2 - LISTED_CHANGED - WARM_CHANGED; /* those that were shipped have other timers */
     while (fired() < due) engine_tick(server.engine), sim_world_run(server.world, 20000);
 }
 
@@ -232,13 +250,17 @@ int main(int argc, char **argv) {
     guard_list();
     jobs_home();
     guard_flush();
+    guard_restart();
     guard_get_flushed();
     guard_list_flushed();
     guard_list_warm();
     guard_transition_flushed();
+    guard_warm();
+    guard_get_warm();
+    guard_transition_warm();
     sim_world_run(server.world, EXPIRY_NS);
     guard_fire();
-    printf("operations create %d transition %d get %d list %d flush %u get_flushed %d list_flushed %d list_warm %d transition_flushed %d fire %u\n", WRITES, WRITES, READS, LISTS, order_count, READS, LISTS, LISTS, 2 * LISTED_CHANGED, fired());
+    printf("operations create %d transition %d get %d list %d flush %u get_flushed %d list_flushed %d list_warm %d transition_flushed %d get_warm %d transition_warm %d fire %u\n", WRITES, WRITES, READS, LISTS, order_count, READS, LISTS, LISTS, 2 * LISTED_CHANGED, READS, 2 * WARM_CHANGED, fired());
     world_close(&w);
     server_close();
     store_shared_free(shared);

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Instructions of CREATE, TRANSITION, GET and LIST on a fixed input (rows in memory; then in files, but for CREATE), of an order's share of a flush and of a timer that fires, against the numbers in guard.json: tests/perf/guard.py BUILD_DIR [--record].
+"""Instructions of CREATE, TRANSITION, GET and LIST on a fixed input (rows in memory; then in files, but for CREATE, with an empty row cache and with a warm one), of an order's share of a flush and of a timer that fires, against the numbers in guard.json: tests/perf/guard.py BUILD_DIR [--record].
 
 valgrind counts what tests/perf/guard.c does, and only inside the server's entry points, so neither load nor clock nor other threads are in the figures: two runs differ
 by half a percent at most; so are the blocks that are asked of the heap, libraries' included. More than 5 % above the recorded number is a failure; a change that means it records again, in the same commit. Numbers
@@ -8,7 +8,8 @@ import glob, json, os, re, shutil, subprocess, sys, tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 NUMBERS = os.path.join(HERE, 'guard.json')
-WORK = ('create', 'transition', 'get', 'list', 'flush', 'get_flushed', 'list_flushed', 'list_warm', 'transition_flushed', 'fire')
+WORK = ('create', 'transition', 'get', 'list', 'flush', 'get_flushed', 'list_flushed', 'list_warm', 'transition_flushed', 'get_warm', 'transition_warm', 'fire')
+BETWEEN = ('restart', 'warm')  # counted and forgotten
 # The server's doors, and the thread that writes runs. None is called from within another one: callgrind toggles.
 ENTRIES = ('h2_feed', 'h2_output', 'engine_tick', 'sim_world_run', 'run_thread')
 ALLOCATORS = ('malloc', 'calloc')  # realloc of nothing calls malloc; of something it is no new block
@@ -46,7 +47,7 @@ def measure(build):
     with tempfile.TemporaryDirectory(prefix='orderdb-guard-') as top:
         data = os.path.join(top, 'data')
         os.mkdir(data)
-        dumps = ['--dump-before=guard_create'] + ['--dump-after=guard_' + w for w in WORK]
+        dumps = ['--dump-before=guard_create'] + ['--dump-after=guard_' + w for w in WORK + BETWEEN]
         command = ['valgrind', '-q', '--tool=callgrind', '--callgrind-out-file=' + os.path.join(top, 'counts')]
         command += ['--toggle-collect=' + e for e in ENTRIES] + dumps + [os.path.join(build, 'tests/perf/guard'), data]
         run = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)

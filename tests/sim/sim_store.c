@@ -1,5 +1,5 @@
 /* Random operation sequences on both stores against a model that is plain to see: an array of all keys that may exist, in order, and a
- * value number for each. Batches with read-your-writes, snapshots, iterators of every kind of view, flushes, closes without a flush.
+ * value number for each. Batches with read-your-writes, rows kept in a small cache or not, snapshots, iterators of every kind of view, flushes, closes without a flush.
  * sim_store [--seed N]: that seed alone, on both stores. A failure names its seed. */
 #include <unistd.h>
 
@@ -98,7 +98,8 @@ static void op_get(struct sim *s) {
     int i = (int)below(s, KEYS);
     uint8_t want[4 + PAD_MAX];
     struct slice value;
-    enum status st = store_get(&v, key_at(s, i), &s->world->arena, &value);
+    enum status st = below(s, 2) ? store_get_cached(&v, key_at(s, i), &s->world->arena, &value) : STATUS_WOULD_BLOCK;
+    if (st == STATUS_WOULD_BLOCK) st = store_get(&v, key_at(s, i), &s->world->arena, &value);
     assert_int_equal(st, state.value[i] ? STATUS_OK : STATUS_ABSENT);
     if (!st) assert_true(slice_equal(value, value_of(state.value[i], want)));
     arena_reset(&s->world->arena);
@@ -130,6 +131,8 @@ static void iter_check(struct sim *s, struct model_iter *m) {
     if (m->at < 0) return;
     assert_true(slice_equal(store_iter_key(m->it), key_at(s, m->at)));
     assert_true(slice_equal(store_iter_value(m->it), value_of(m->state.value[m->at], want)));
+    struct store_view v = newest(s->world);
+    if (m->state.value[m->at] == s->now.value[m->at]) store_keep(&v, store_iter_key(m->it), store_iter_value(m->it)); /* it is what the newest state says */
 }
 static void iter_move(struct sim *s, struct model_iter *m) {
     uint8_t key[6];
@@ -253,6 +256,7 @@ static void sim_run(bool rocks, uint64_t seed) {
     static const char prefixes[] = {'a', 0, (char)0xff};
     s->world = world_new(rocks);
     if (seed % 4) s->world->deferred = slice_of(&prefixes[seed % 4 - 1], 1);
+    if (seed / 4 % 3) s->world->cache_bytes = seed / 4 % 3 == 1 ? STORE_CACHE_BYTES_MIN : 4 * STORE_CACHE_BYTES_MIN; /* some of the values are too large for it, and it is always full; or it holds half of all */
     s->random.state = seed * 0x9e3779b97f4a7c15ull | 1;
     keyspace_fill(s);
     world_open(s->world);

@@ -396,6 +396,113 @@ static void test_mem_every_allocation_may_fail(void **state) {
     }
 }
 
+/* ---- rows kept beside the store */
+
+static const char *cached_get(struct world *w, const struct store_view *view, const char *key) {
+    struct slice v;
+    enum status st = store_get_cached(view, slice_str(key), &w->arena, &v);
+    return st ? status_name(st) : arena_printf(&w->arena, "%.*s", (int)v.len, (const char *)v.data);
+}
+
+static void test_cached_rows_are_those_of_the_newest_state(void **state) {
+    struct world *w = *state;
+    struct store_view v = newest(w);
+    struct store_stats stats;
+    rows_write(w, "a=1 b=2");
+    assert_string_equal(cached_get(w, &v, "a"), "1");
+    assert_string_equal(cached_get(w, &v, "c"), "WOULD_BLOCK"); /* that there is none is not kept */
+    assert_string_equal(rows_get(w, &v, "c"), "ABSENT");
+    struct store_snapshot *before = store_snapshot_get(w->store);
+    struct store_view old = {.store = w->store, .snapshot = before};
+    rows_write(w, "a=longer_than_it_was -b");
+    assert_string_equal(cached_get(w, &v, "a"), "longer_than_it_was");
+    assert_string_equal(cached_get(w, &v, "b"), "WOULD_BLOCK");
+    assert_string_equal(rows_get(w, &v, "b"), "ABSENT");
+    assert_string_equal(cached_get(w, &old, "a"), "WOULD_BLOCK");
+    assert_string_equal(rows_get(w, &old, "a"), "1");
+    assert_string_equal(rows_get(w, &old, "b"), "2");
+    assert_string_equal(cached_get(w, &v, "a"), "longer_than_it_was");
+    store_snapshot_put(w->store, before);
+    struct store_batch *b = store_batch_new(w->store);
+    struct store_view mine = {.store = w->store, .batch = b};
+    rows_put(b, "a", "2"), rows_delete(b, "b"), rows_put(b, "d", "4");
+    assert_string_equal(cached_get(w, &mine, "a"), "2");
+    assert_string_equal(cached_get(w, &mine, "b"), "ABSENT");
+    assert_string_equal(cached_get(w, &v, "d"), "WOULD_BLOCK"); /* not before it is applied */
+    assert_string_equal(cached_get(w, &v, "a"), "longer_than_it_was");
+    assert_int_equal(store_apply(w->store, b), STATUS_OK);
+    assert_string_equal(cached_get(w, &v, "d"), "4");
+    store_batch_free(b);
+    assert_int_equal(store_flush(w->store), STATUS_OK);
+    assert_string_equal(cached_get(w, &v, "a"), "2");
+    store_get_stats(w->store, &stats);
+    assert_int_equal(stats.cache_rows, 2);
+    assert_true(stats.cache_hits > 3 && stats.cache_misses > 2 && stats.cache_bytes > 0);
+}
+
+static void *get_on_another_thread(void *ctx) {
+    struct world *w = ctx;
+    struct store_view v = newest(w);
+    assert_string_equal(cached_get(w, &v, "a"), "WOULD_BLOCK");
+    assert_string_equal(rows_get(w, &v, "a"), "1");
+    assert_string_equal(rows_get(w, &v, "b"), "ABSENT");
+    store_keep(&v, slice_str("b"), slice_str("a lie")); /* by who does not own the store: not heard */
+    return NULL;
+}
+static void test_cached_rows_are_the_owners_alone(void **state) {
+    struct world *w = *state;
+    struct store_view v = newest(w);
+    pthread_t thread;
+    rows_write(w, "a=1");
+    assert_int_equal(pthread_create(&thread, NULL, get_on_another_thread, w), 0);
+    pthread_join(thread, NULL);
+    assert_string_equal(cached_get(w, &v, "a"), "1");
+    assert_string_equal(cached_get(w, &v, "b"), "WOULD_BLOCK");
+}
+
+static void test_cached_rows_go_with_the_store(void **state) {
+    struct world *w = *state;
+    rows_write(w, "a=1 b=2");
+    assert_int_equal(store_flush(w->store), STATUS_OK);
+    rows_write(w, "a=9 c=3");
+    world_reopen(w);
+    struct store_view v = newest(w);
+    assert_string_equal(cached_get(w, &v, "a"), "WOULD_BLOCK");
+    assert_string_equal(rows_get(w, &v, "a"), "1"); /* what was not flushed is lost */
+    assert_string_equal(rows_get(w, &v, "c"), "ABSENT");
+    rows_write(w, "d=4"); /* who owns it is known from the first batch on */
+    assert_string_equal(rows_get(w, &v, "b"), "2");
+    assert_string_equal(cached_get(w, &v, "b"), "2"); /* what was read is kept */
+}
+
+static void test_rows_that_expire_are_not_cached(void **state) {
+    struct world *w = *state;
+    struct store_view v = newest(w);
+    rows_write(w, "s1Da=12345678 s1Ha=12345678");
+    assert_string_equal(cached_get(w, &v, "s1Da"), "12345678");
+    store_set_expiry(w->store, 'D', 1);
+    assert_string_equal(cached_get(w, &v, "s1Da"), "WOULD_BLOCK");
+    assert_string_equal(cached_get(w, &v, "s1Ha"), "12345678");
+    rows_write(w, "s1Da=87654321");
+    assert_string_equal(cached_get(w, &v, "s1Da"), "WOULD_BLOCK");
+    assert_string_equal(rows_get(w, &v, "s1Da"), "87654321");
+}
+
+static void test_failed_apply_leaves_the_cache_as_it_was(void **state) {
+    struct world *w = *state;
+    struct store_view v = newest(w);
+    rows_write(w, "a=1");
+    struct store_batch *b = store_batch_new(w->store);
+    mem_fail_nth(1);
+    for (unsigned i = 0; i < 100 && mem_count(); i++) rows_put(b, "a", "2"), rows_put(b, "b", "3");
+    mem_fail_nth(0);
+    enum status st = store_apply(w->store, b);
+    assert_string_equal(rows_get(w, &v, "a"), st ? "1" : "2");
+    assert_string_equal(cached_get(w, &v, "a"), st ? "1" : "2");
+    assert_int_equal(st, STATUS_MEMORY_LIMIT);
+    store_batch_free(b);
+}
+
 static void test_mem_a_hundred_thousand_rows(void **state) {
     struct world *w = *state;
     enum { ROWS = 100000, STEP = 7919 };
@@ -421,7 +528,9 @@ static void test_mem_a_hundred_thousand_rows(void **state) {
 #define MEM(test) {#test, test, world_setup_mem, world_teardown, NULL}
 #define ROCKS(test) {#test " (rocks)", test, world_setup_rocks, world_teardown, NULL}
 #define DEFERRED(test, prefix) {#test " (rocks, " #prefix ")", test, world_setup_rocks, world_teardown, &prefix}
-#define BOTH(test) MEM(test), ROCKS(test), DEFERRED(test, deferred_a), DEFERRED(test, deferred_d)
+#define CACHED(test) {#test " (cached)", test, world_setup_mem_cached, world_teardown, NULL}, {#test " (rocks, cached)", test, world_setup_rocks_cached, world_teardown, NULL}
+#define CACHED_DEFERRED(test, prefix) {#test " (rocks, " #prefix ", cached)", test, world_setup_rocks_cached, world_teardown, &prefix}
+#define BOTH(test) MEM(test), ROCKS(test), DEFERRED(test, deferred_a), DEFERRED(test, deferred_d), CACHED(test), CACHED_DEFERRED(test, deferred_a)
 static struct slice deferred_a = {(const uint8_t *)"a", 1}, deferred_d = {(const uint8_t *)"d", 1};
 int main(void) {
     const struct CMUnitTest tests[] = {
@@ -437,6 +546,12 @@ int main(void) {
         MEM(test_readers_on_other_threads_see_one_state),
         ROCKS(test_readers_on_other_threads_see_one_state),
         DEFERRED(test_readers_on_other_threads_see_one_state, deferred_a),
+        CACHED(test_readers_on_other_threads_see_one_state),
+        CACHED(test_cached_rows_are_those_of_the_newest_state),
+        CACHED(test_cached_rows_are_the_owners_alone),
+        CACHED(test_cached_rows_go_with_the_store),
+        CACHED(test_rows_that_expire_are_not_cached),
+        CACHED(test_failed_apply_leaves_the_cache_as_it_was),
         BOTH(test_flushed_rows_survive_a_reopen),
         BOTH(test_unflushed_rows_are_lost_with_the_store),
         BOTH(test_range_bytes_estimate),
