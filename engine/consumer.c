@@ -140,7 +140,15 @@ static void members_redefine(struct consumer *c, uint64_t now_ns)
     }
 }
 
-/* Whoever is blocked has another try: what blocked it may be what was changed. */
+static uint64_t backoff_ns(const struct consumer *c, uint32_t attempts)
+{
+    const struct consumer_definition *d = &c->definition;
+    uint64_t us = d->min_backoff_us;
+    for (uint32_t i = 1; i < attempts && us < d->max_backoff_us; i++) us *= 2;
+    return MIN_OF(us, d->max_backoff_us) * NS_PER_US;
+}
+
+/* Whoever is blocked has another try: what blocked it may be what was changed. Whoever backs off does so no longer than he would from now on. */
 enum status consumer_redefine(struct consumer *c, const struct consumer_group_row *row, uint64_t now_ns)
 {
     uint32_t key_window = c->definition.key_window;
@@ -151,8 +159,9 @@ enum status consumer_redefine(struct consumer *c, const struct consumer_group_ro
         struct consumer_key *k = &c->keys[i];
         if (k->first == CONSUMER_NONE) continue;
         if (key_window != c->definition.key_window) window_key_update(c, k); /* it may be ready for one more; or not any more */
-        if (k->state != KEY_BLOCKED) continue;
         struct consumer_entry *e = entry_at(c, k->next);
+        if (k->state == KEY_DELAYED && k->backs_off && e) window_key_hasten(c, k, now_ns + backoff_ns(c, e->attempts));
+        if (k->state != KEY_BLOCKED) continue;
         k->state = KEY_IDLE;
         c->blocked--;
         if (e && e->state == ENTRY_WAITING && e->attempts >= c->definition.max_attempts) {
@@ -322,14 +331,6 @@ static void ack(struct consumer *c, struct consumer_entry *e)
     window_list_push(c, &c->acked, e);
 }
 
-static uint64_t backoff_ns(const struct consumer *c, uint32_t attempts)
-{
-    const struct consumer_definition *d = &c->definition;
-    uint64_t us = d->min_backoff_us;
-    for (uint32_t i = 1; i < attempts && us < d->max_backoff_us; i++) us *= 2;
-    return MIN_OF(us, d->max_backoff_us) * NS_PER_US;
-}
-
 static void keep_error(struct consumer *c, struct consumer_entry *e, struct slice error)
 {
     struct slice cut = slice_cut_utf8(error, CONSUMER_ERROR_BYTES_MAX);
@@ -397,9 +398,10 @@ static void nack(struct consumer *c, struct consumer_entry *e, uint64_t delay_us
         consumer_exhausted(c, e, error);
         return;
     }
-    uint64_t delay_ns = delay_us == CONSUMER_NO_DELAY ? backoff_ns(c, e->attempts) : MIN_OF(delay_us, (uint64_t)(365 * 86400) * US_PER_S) * NS_PER_US;
+    bool backs_off = delay_us == CONSUMER_NO_DELAY;
+    uint64_t delay_ns = backs_off ? backoff_ns(c, e->attempts) : MIN_OF(delay_us, (uint64_t)(365 * 86400) * US_PER_S) * NS_PER_US;
     if (k->state == KEY_BLOCKED) return;
-    if (delay_ns) window_key_delay(c, k, now_ns + delay_ns);
+    if (delay_ns) window_key_delay(c, k, now_ns + delay_ns, backs_off);
     else window_key_update(c, k);
 }
 

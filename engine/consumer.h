@@ -66,6 +66,7 @@ struct consumer_key {
     uint16_t member;                       /* in_flight: who has them */
     uint8_t state;
     bool pinned;                           /* READY: in the list of that member */
+    bool backs_off;                        /* DELAYED: by the group's backoff, not by a nack's own delay */
 };
 
 struct consumer_list { uint32_t first, last; };

@@ -35,7 +35,8 @@ void window_list_remove(struct consumer *c, struct consumer_list *l, struct cons
 /* What a key waits for has changed: into the list that it belongs to; free when it has no entries. */
 void window_key_update(struct consumer *c, struct consumer_key *k);
 void window_key_unlist(struct consumer *c, struct consumer_key *k); /* READY -> IDLE */
-void window_key_delay(struct consumer *c, struct consumer_key *k, uint64_t due_ns);
+void window_key_delay(struct consumer *c, struct consumer_key *k, uint64_t due_ns, bool backs_off);
+void window_key_hasten(struct consumer *c, struct consumer_key *k, uint64_t due_ns); /* DELAYED: no longer than that */
 void window_key_undelay(struct consumer *c, struct consumer_key *k);
 struct consumer_key *window_due(struct consumer *c, uint64_t now_ns); /* NULL: none is */
 

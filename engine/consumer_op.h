@@ -14,7 +14,7 @@
  *   OP_GROUP_UNBLOCK   keys that are blocked (BLOCK) go on: with another try, or without the event; no session
  *   OP_WRITE           COMMAND_GROUP* (command.h): define, bring, redrive, purge, seek; COMMAND_TRANSITION and COMMAND_PATCH with an `ack`
  *
- * What ends a membership: DETACH; the same member_id attached again by another session (poll and settle then answer MEMBER_REPLACED); a seek, an end of the group, a new
+ * What ends a membership: DETACH; the same member_id attached by a later session (poll, settle and an attach of the earlier one then answer MEMBER_REPLACED); a seek, an end of the group, a new
  * filter or ordering key, a lost lead (poll answers NOT_LEADER or GROUP_NOT_FOUND: attach again, or give up). What the session held in that partition is then given out again.
  * After any refusal of POLL or SETTLE but OVERLOADED the session is no member of that partition any more; DETACH is still due before its memory goes.
  *
@@ -39,7 +39,7 @@ enum {
 
 /* A subscription, the caller's, shared by every partition's core; until all its DETACHes are home. */
 struct consumer_session {
-    uint64_t id;             /* of this process, from 1, never used twice */
+    uint64_t id;             /* of this process, from 1, never used twice; ascending */
     struct slice member_id;  /* 1 to CONSUMER_MEMBER_ID_BYTES_MAX bytes */
     int64_t credit;          /* atomic: events that may still be sent. Dispatchers take what they give out, and put back what they did not need */
 };

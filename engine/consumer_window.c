@@ -256,19 +256,30 @@ static void heap_settle(struct consumer *c, uint32_t at)
     }
 }
 
-void window_key_delay(struct consumer *c, struct consumer_key *k, uint64_t due_ns)
+void window_key_delay(struct consumer *c, struct consumer_key *k, uint64_t due_ns, bool backs_off)
 {
     window_key_unlist(c, k);
     if (k->state == KEY_DELAYED) {
-        k->due_ns = MAX_OF(k->due_ns, due_ns);
+        if (due_ns <= k->due_ns) return;
+        k->due_ns = due_ns;
+        k->backs_off = backs_off;
         heap_settle(c, k->heap_at);
         return;
     }
     check(k->state == KEY_IDLE);
     k->state = KEY_DELAYED;
     k->due_ns = due_ns;
+    k->backs_off = backs_off;
     c->blocked++;
     heap_set(c, c->heap_count++, key_index(c, k));
+    heap_settle(c, k->heap_at);
+}
+
+void window_key_hasten(struct consumer *c, struct consumer_key *k, uint64_t due_ns)
+{
+    check(k->state == KEY_DELAYED);
+    if (due_ns >= k->due_ns) return;
+    k->due_ns = due_ns;
     heap_settle(c, k->heap_at);
 }
 

@@ -153,6 +153,11 @@ static void attach(struct dispatcher *d, struct op *op)
         op_end(d, op, STATUS_OK, NULL);
         return;
     }
+    /* One that hung while the later one came, and has not heard of it: the dispatcher that knew is gone. */
+    if (old && old->session->id > op->consumer.session->id) {
+        op_end(d, op, STATUS_MEMBER_REPLACED, status_words(STATUS_MEMBER_REPLACED));
+        return;
+    }
     if (old) {
         evicted_add(d, old->session, STATUS_MEMBER_REPLACED);
         poll_end(d, old, STATUS_MEMBER_REPLACED, status_words(STATUS_MEMBER_REPLACED));

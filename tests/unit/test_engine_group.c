@@ -239,6 +239,64 @@ static void a_member_that_comes_again_replaces_itself(void **state)
     rig_close(&r);
 }
 
+/* One that hung, and has not been told: the dispatcher that knew that it was replaced is gone. */
+static void a_later_member_stays_whoever_comes_first(void **state)
+{
+    struct engine_rig r;
+    struct member old, new;
+    struct consumer_definition d = definition_of("");
+    open_group(&r, 1 << 20, &d);
+    assert_int_equal(member_join(&old, &r, "a", 10), STATUS_OK);
+    assert_int_equal(member_join(&new, &r, "a", 10), STATUS_OK);
+    for (uint64_t revision = 2; revision <= 3; revision++) {
+        d.ordering = revision == 2 ? ORDERING_ORDER : ORDERING_USER; /* all begin anew */
+        bring(&r, GROUP, revision, &d);
+        bool first = revision == 2; /* the older one attaches first, or last */
+        if (first) assert_int_equal(member_do(&old, member_op(&old, OP_GROUP_ATTACH)), STATUS_OK);
+        assert_int_equal(member_do(&new, member_op(&new, OP_GROUP_ATTACH)), STATUS_OK);
+        if (!first) assert_int_equal(member_do(&old, member_op(&old, OP_GROUP_ATTACH)), STATUS_MEMBER_REPLACED);
+        member_get(&old, NS_PER_S, &got);
+        assert_int_equal(got.status, first ? STATUS_MEMBER_REPLACED : STATUS_NOT_LEADER);
+        create_by(&r, "alice");
+        member_get(&new, NS_PER_S, &got);
+        assert_int_equal(got.n, 1);
+        assert_true(member_ack(&new, &got.at[0]));
+    }
+    member_leave(&old);
+    member_leave(&new);
+    rig_close(&r);
+}
+
+static void a_shorter_backoff_counts_for_who_waits(void **state)
+{
+    struct engine_rig r;
+    struct member m;
+    struct consumer_definition d = definition_of("");
+    d.min_backoff_us = d.max_backoff_us = 60000000;
+    open_group(&r, 1 << 20, &d);
+    create_by(&r, "alice");
+    create_by(&r, "bob");
+    assert_int_equal(member_join(&m, &r, "a", 10), STATUS_OK);
+    member_get(&m, NS_PER_S, &got);
+    assert_int_equal(got.n, 2);
+    for (unsigned i = 0; i < 2; i++) /* alice's backs off, bob's has a delay of its own */
+        assert_true(member_settle(&m, CONSUMER_NACK, got.at[i].slot, got.at[i].seq, strcmp(got.at[i].user, "alice") == 0 ? CONSUMER_NO_DELAY : 20000000));
+    d.min_backoff_us = 100000, d.max_backoff_us = 1000000;
+    bring(&r, GROUP, 2, &d);
+    member_get(&m, NS_PER_S, &got);
+    assert_int_equal(got.n, 1);
+    assert_string_equal(got.at[0].user, "alice");
+    d.min_backoff_us = d.max_backoff_us = 60000000; /* a longer one is for what is nacked from now on */
+    bring(&r, GROUP, 3, &d);
+    member_get(&m, 10 * NS_PER_S, &got);
+    assert_int_equal(got.n, 0);
+    member_get(&m, 12 * NS_PER_S, &got);
+    assert_int_equal(got.n, 1);
+    assert_string_equal(got.at[0].user, "bob");
+    member_leave(&m);
+    rig_close(&r);
+}
+
 static struct job *letters_of(struct engine_rig *r, bool dead_only)
 {
     struct job *j = job_new(OP_GROUP_LETTERS, 16 << 20);
@@ -723,6 +781,8 @@ int main(void)
         cmocka_unit_test(a_group_that_is_paused_keeps_those_waiting_who_wait),
         cmocka_unit_test(key_window_may_change_while_members_hold_events),
         cmocka_unit_test(a_member_that_comes_again_replaces_itself),
+        cmocka_unit_test(a_later_member_stays_whoever_comes_first),
+        cmocka_unit_test(a_shorter_backoff_counts_for_who_waits),
         cmocka_unit_test(what_is_refused_too_often_is_a_dead_letter),
         cmocka_unit_test(a_parked_key_waits_for_its_redrive),
         cmocka_unit_test(one_blocked_key_goes_on_by_itself),
