@@ -131,6 +131,7 @@ enum status engine_open(struct engine **out, struct env *env, const struct engin
     e->now_ns = env->ops->mono_ns(env);
     backlog_init(&e->writes, config->queue_target_ns, config->queue_ops_max, e->now_ns);
     backlog_init(&e->disk_reads, config->queue_target_ns, config->queue_ops_max, e->now_ns);
+    pace_init(&e->pace);
     e->held_count = config->owned_count + config->meta;
     e->partitions = mem_zalloc(e->held_count * sizeof *e->partitions);
     e->by_id = mem_zalloc(config->partition_count * sizeof *e->by_id);
@@ -236,6 +237,7 @@ void engine_submit(struct engine *e, struct op *op) {
     failure_init(&op->failure, op->arena);
     op->answer = (struct slice){0};
     op->shown = op->confirmed = op->behind = false;
+    op->own = false;
     op->submitted_ns = e->env->ops->mono_ns(e->env);
     *queue_of(e, op) += 1;
     if (op->kind == OP_WRITE) e->queue_bytes += op->command.len;
@@ -246,7 +248,7 @@ void engine_submit(struct engine *e, struct op *op) {
     } else if (engine_admit(e, p, op)) {
         engine_finish(e, op);
     } else if (op->kind == OP_WRITE) {
-        e->caller_wrote_ns = op->submitted_ns;
+        pace_called(&e->pace, op->submitted_ns);
         partition_group_ack(p, op);
         list_push_back(&p->waiting, &op->link);
     } else if (op_is_session(op)) {
@@ -272,6 +274,7 @@ enum status engine_submit_own(struct engine *e, struct partition *p, struct op *
     failure_init(&op->failure, op->arena);
     if (e->draining) return failure_set(&op->failure, STATUS_DRAINING, "this node is shutting down and takes no more writes");
     if (partition_admit(p, op)) return op->failure.status;
+    op->own = true;
     op->submitted_ns = e->now_ns;
     e->queue_writes++;
     e->queue_bytes += op->command.len;
@@ -337,7 +340,11 @@ static void engine_apply(struct engine *e) {
         struct partition *p = &e->partitions[(e->apply_first + i) % e->held_count];
         if (p != firing) partition_apply(p, until);
     }
-    if (firing) partition_apply(firing, e->env->ops->mono_ns(e->env) + APPLY_SLICE_NS);
+    if (firing) {
+        uint64_t begun = e->env->ops->mono_ns(e->env);
+        partition_apply(firing, begun + APPLY_SLICE_NS);
+        pace_spent(&e->pace, e->env->ops->mono_ns(e->env) - begun);
+    }
     e->apply_first = (e->apply_first + 1) % e->held_count;
 }
 
@@ -359,6 +366,7 @@ void engine_tick(struct engine *e) {
     if (!list_empty(&e->outbox)) engine_outbox_run(e);
     engine_apply(e);
     engine_present_tick(e);
+    if (pace_due(&e->pace, e->now_ns)) partition_timers_turn(e);
     for (uint32_t i = 0; i < e->held_count; i++)
         if (e->partitions[i].fetch) partition_fetch_tick(&e->partitions[i]);
     for (uint32_t i = 0; i < e->held_count; i++) partition_group_run(&e->partitions[i]);
@@ -377,7 +385,7 @@ void engine_tick(struct engine *e) {
 
 uint64_t engine_deadline_ns(const struct engine *e) {
     if (!list_empty(&e->finished)) return 0;
-    uint64_t at = e->next_housekeeping_ns;
+    uint64_t at = MIN_OF(e->next_housekeeping_ns, pace_deadline_ns(&e->pace));
     bool log_idle = !wal_busy(e->wal) && !votes_busy(e->votes);
     for (uint32_t i = 0; i < e->held_count; i++) {
         struct partition *p = &e->partitions[i];

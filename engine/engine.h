@@ -117,6 +117,7 @@ struct op {
     uint64_t index;           /* private */
     bool shown, confirmed, behind; /* private: of a read: it may run here; after a round; its token's commit is not here */
     uint64_t give_up_ns;      /* private: of a read that waits for a round */
+    bool own;                 /* private: a write of the engine's, for which no caller waits */
     uint64_t group_last_index;     /* private: of an OP_GROUP* that reads */
     struct feed_record group_kept; /* private */
     uint64_t group_orders;         /* private: orders of the partition */

@@ -414,8 +414,9 @@ static void partition_release(struct partition *p) {
 
 /* From its coming to its being done, but for one sync of the log: that is no queue, and on a slow disk it takes longer than any queue should. */
 static void write_waited(struct engine *e, const struct op *op, uint64_t now_ns) {
-    uint64_t sojourn_ns = now_ns - op->submitted_ns;
-    backlog_served(&e->writes, sojourn_ns > e->log_ns ? sojourn_ns - e->log_ns : 0);
+    uint64_t sojourn_ns = now_ns - op->submitted_ns, waited_ns = sojourn_ns > e->log_ns ? sojourn_ns - e->log_ns : 0;
+    backlog_served(&e->writes, waited_ns);
+    if (!op->own) pace_waited(&e->pace, now_ns, waited_ns, e->log_ns);
 }
 
 void partition_apply(struct partition *p, uint64_t until_ns) {

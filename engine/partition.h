@@ -12,6 +12,7 @@
 #include "engine/group.h"
 #include "engine/index.h"
 #include "engine/list_cache.h"
+#include "engine/pace.h"
 #include "engine/votes.h"
 
 enum {
@@ -148,7 +149,8 @@ struct engine {
     uint64_t yield_until_ns;
     bool log_blocked;                /* the log took no more: looked at again by housekeeping, not by spinning */
     struct partition *firing;        /* whose timers are under way to the log; NULL: none */
-    uint64_t caller_wrote_ns;        /* the last write that is not of timers */
+    uint32_t fired_last;             /* whose were before: its place among the partitions */
+    struct pace pace;                /* of them, beside callers */
     struct replay *replay;           /* while the log is opened */
     struct engine_stats stats;
     struct wal_stats wal_stats;
@@ -196,6 +198,7 @@ enum status partition_timers_load(struct partition *p) MUST_USE; /* whenever the
 void partition_timers_unload(struct partition *p);               /* before it is closed */
 void partition_timers_free(struct partition *p);                 /* at last: its op has come home */
 void partition_timers_tick(struct partition *p);                 /* looks, or proposes, if it is time to; any number of times */
+void partition_timers_turn(struct engine *e);                    /* the next partition that has some proposes */
 const struct store_ahead *partition_timers_rows(const struct partition *p); /* for apply's view */
 void partition_timers_applied(struct partition *p, const struct apply *a);
 uint64_t partition_timers_lag_us(const struct partition *p);     /* how long the oldest timer that has not fired has been due */

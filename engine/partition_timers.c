@@ -20,15 +20,14 @@
 enum {
     LOOK_TIMERS_MAX = 512, /* found by one look */
     READ_ORDERS = STORE_AHEAD_KEYS_MAX / 2, /* at a time: head and body of each */
-    FIRE_NS = 30000,       /* what one costs, about */
-    FIRE_BATCH = 64,       /* two milliseconds, which nobody waits for */
-    FIRE_BATCH_BUSY = 40,  /* while callers write: a millisecond; more where the log takes longer than that. 16 drained a tenth slower and held callers up no less */
+    FIRE_NS = 17000,       /* what one costs the core, about */
+    FIRE_BATCH = 64,       /* a millisecond, which nobody waits for */
+    FIRE_BATCH_BUSY = 32,  /* while callers write: half of one; more where the log takes longer than that, for a pause (pace.h) is then shorter than the log */
     FLOOR_TIMERS = 100000, /* so many set since the floor was last moved: it is moved without a timer to fire */
 };
 static_assert((int)FIRE_BATCH <= (int)COMMAND_FIRE_MAX, "a batch is one command");
 #define AHEAD_BYTES_MAX ((size_t)1 * MIB) /* of rows, of one look: three small ones an order */
 #define PAUSE_NS (200 * NS_PER_MS)
-#define CALLERS_GONE_NS (20 * NS_PER_MS) /* no write of theirs for so long: batches are large */
 
 struct due {
     int64_t fire_us, order_id;
@@ -247,8 +246,14 @@ static void turn_ended(struct partition *p)
 {
     struct engine *e = p->engine;
     e->firing = NULL;
-    uint32_t at = (uint32_t)(p - e->partitions);
-    for (uint32_t i = 1; i <= e->config.owned_count && !e->firing; i++) partition_timers_tick(&e->partitions[(at + i) % e->config.owned_count]);
+    e->fired_last = (uint32_t)(p - e->partitions);
+    pace_ended(&e->pace, e->env->ops->mono_ns(e->env));
+    partition_timers_turn(e);
+}
+
+void partition_timers_turn(struct engine *e)
+{
+    for (uint32_t i = 1; i <= e->config.owned_count && !e->firing; i++) partition_timers_tick(&e->partitions[(e->fired_last + i) % e->config.owned_count]);
 }
 
 static void fire_done(struct op *op)
@@ -289,13 +294,14 @@ static void propose(struct partition *p, unsigned count)
     }
     f->proposed = true;
     e->firing = p;
+    pace_begun(&e->pace, e->env->ops->mono_ns(e->env));
 }
 
 /* While callers write, a batch holds them up for no longer than the log does, and at its pace timers still come through where that is slow. */
 static unsigned batch_max(const struct partition *p)
 {
     const struct engine *e = p->engine;
-    if (e->now_ns >= e->caller_wrote_ns + CALLERS_GONE_NS && !p->pressure) return FIRE_BATCH;
+    if (!pace_callers(&e->pace, e->now_ns) && !p->pressure) return FIRE_BATCH;
     return (unsigned)MIN_OF(MAX_OF(e->log_ns / FIRE_NS, (uint64_t)FIRE_BATCH_BUSY), (uint64_t)FIRE_BATCH);
 }
 
@@ -309,7 +315,7 @@ void partition_timers_tick(struct partition *p)
         f->now = f->next, f->next = taken;
     }
     if (!f->away && !found_any(f->next) && f->next_us <= clock_us(p)) look(p);
-    if (f->proposed || e->firing) return;
+    if (f->proposed || e->firing || pace_pauses(&e->pace, e->now_ns)) return;
     if (found_any(f->now)) propose(p, MIN_OF(batch_max(p), f->now->count - f->now->at));
     else if (!f->away && f->set_since_floor > FLOOR_TIMERS) propose(p, 0);
 }
