@@ -19,10 +19,12 @@
  *   IDLE --> LIST     the meta partition's groups --> the partitions are compared with it, if something has changed:
  *            KNOWN    partition p's groups; one is missing, old or too many: BRING; else p + 1
  *            BRING    the definition, or its end, as a command of p's log --> KNOWN
+ *            CONFIRM  before an end: the groups as the meta partition's leader knows them now
  *            LAG      of the shown group g in partition p, PAUSE_NS after the one before; after the last: IDLE for ROUND_NS
  *
- * A group that a partition has and the list has not is taken away only if nothing has changed since before the list was asked for: it may be younger than the list. */
-enum groups_state { GROUPS_IDLE, GROUPS_LIST, GROUPS_KNOWN, GROUPS_BRING, GROUPS_LAG };
+ * A group that a partition has and the list has not may be younger than the list: the list is this node's replica's, which may be behind, and other nodes make groups, too. What is brought to a partition is in the
+ * meta partition before; so it is taken away only if the leader of that, asked afterwards, has no such group either. Else it would begin anew: where it was, what it had settled and its dead letters would be gone. */
+enum groups_state { GROUPS_IDLE, GROUPS_LIST, GROUPS_KNOWN, GROUPS_CONFIRM, GROUPS_BRING, GROUPS_LAG };
 enum { OP_BYTES_MAX = 16 << 20, NAMES_MAX = 64 };
 #define PAUSE_NS (250 * NS_PER_MS)
 #define RETRY_NS NS_PER_S
@@ -54,6 +56,7 @@ struct groups {
     struct arena arena, list_arena; /* the op's; the list's */
     struct consumer_groups list;
     uint32_t partition;
+    uint32_t doubtful;        /* CONFIRM: the group that is perhaps to go */
     /* figures: being gathered, and as they are shown */
     struct figures gathered[GROUPS_SHOWN_MAX], shown[GROUPS_SHOWN_MAX];
     unsigned gathered_count, shown_count, group;
@@ -199,11 +202,17 @@ static void on_known(struct groups *g) {
     }
     for (unsigned i = 0; i < known->count; i++) {
         if (row_of(&g->list, known->rows[i].group_id)) continue;
-        if (generation_of(g) != g->asked) break;
-        bring(g, &(struct consumer_group_row){.group_id = known->rows[i].group_id}, true);
+        g->doubtful = known->rows[i].group_id;
+        op_begin(g);
+        send(g, GROUPS_CONFIRM, OP_GROUPS, SLOT_META, &g->arena);
         return;
     }
     on_next(g);
+}
+
+static void on_confirmed(struct groups *g) {
+    if (!row_of(&g->op.groups, g->doubtful)) return bring(g, &(struct consumer_group_row){.group_id = g->doubtful}, true);
+    begin_again(g, RETRY_NS); /* with a list that has it */
 }
 
 static void on_listed(struct groups *g) {
@@ -228,6 +237,7 @@ static void on_home(struct mail_hop *hop) {
     case GROUPS_IDLE: check(!"an op without a round"); break;
     case GROUPS_LIST: on_listed(g); break;
     case GROUPS_KNOWN: on_known(g); break;
+    case GROUPS_CONFIRM: on_confirmed(g); break;
     case GROUPS_BRING: if (next) on_next(g); else ask_known(g); break;
     case GROUPS_LAG: on_lag(g); break;
     }
