@@ -40,6 +40,7 @@ enum {
 /* A subscription, the caller's, shared by every partition's core; until all its DETACHes are home. */
 struct consumer_session {
     uint64_t id;             /* of this process, from 1, never used twice; ascending */
+    uint64_t opened_us;      /* by the wall clock of the node that it was opened at: of two of one member the one that was opened later stays */
     struct slice member_id;  /* 1 to CONSUMER_MEMBER_ID_BYTES_MAX bytes */
     int64_t credit;          /* atomic: events that may still be sent. Dispatchers take what they give out, and put back what they did not need */
 };
@@ -71,6 +72,10 @@ struct consumer_request {
     uint64_t complete_to_us;     /* out: every event of the partition committed up to then (and this included, if not later than the last entry) is settled, durably; never
                                   * goes back but by a seek. Redriven dead letters come regardless. 0: not known yet */
     bool starved;                /* out, atomic, while the poll is under way: there are events, and the session has no credit. The caller may exchange it for false and WAKE */
+    bool ends_starved;           /* in: the poll also ends, without events, when there are some and the session has no credit */
+    /* for a caller that asks another node: take credit along, for there are events, and do not wait; how much was taken; the answer came from there */
+    bool eager, abroad;
+    uint32_t granted;
     /* SETTLE */
     struct consumer_settle *settles;
     unsigned settle_count;
@@ -110,6 +115,7 @@ struct consumer_blocked;
 struct consumer_letters {
     uint32_t group_id;
     const struct filter *filter;         /* over the ChangeEvent; NULL: all */
+    struct slice filter_text;            /* what it was parsed from, for another node to parse */
     struct consumer_letter_ref after;    /* in: the last of the page before; slot 0, seq 0: from the start. Out: for the next page */
     unsigned count_max;                  /* 1 to CONSUMER_LETTERS_PAGE_MAX */
     bool refs_only;                      /* no answer: for counting, redrive, purge */

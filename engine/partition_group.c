@@ -145,6 +145,8 @@ static struct consumer_member *same_member(struct consumer *c, const struct cons
     return NULL;
 }
 
+static bool session_is_later(const struct consumer_session *a, const struct consumer_session *b) { return a->opened_us != b->opened_us ? a->opened_us > b->opened_us : a->id > b->id; }
+
 static void attach(struct dispatcher *d, struct op *op)
 {
     struct consumer *c = &d->consumer;
@@ -154,7 +156,7 @@ static void attach(struct dispatcher *d, struct op *op)
         return;
     }
     /* One that hung while the later one came, and has not heard of it: the dispatcher that knew is gone. */
-    if (old && old->session->id > op->consumer.session->id) {
+    if (old && session_is_later(old->session, op->consumer.session)) {
         op_end(d, op, STATUS_MEMBER_REPLACED, status_words(STATUS_MEMBER_REPLACED));
         return;
     }
@@ -382,7 +384,9 @@ static void polls_end(struct dispatcher *d)
     for (uint32_t i = 0; i < c->members_cap; i++) {
         struct consumer_member *m = c->members[i];
         if (!m || !m->poll) continue;
-        if (m->events || m->poll->failure.status) poll_end(d, m, m->poll->failure.status, "no memory for the events");
+        const struct consumer_request *r = &m->poll->consumer;
+        bool starved = r->ends_starved && __atomic_load_n(&r->starved, __ATOMIC_RELAXED);
+        if (m->events || m->poll->failure.status || starved) poll_end(d, m, m->poll->failure.status, "no memory for the events");
     }
 }
 

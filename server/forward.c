@@ -4,6 +4,7 @@
 #include "engine/machine.h"
 #include "proto/base/log.h"
 #include "proto/base/mem.h"
+#include "server/guests.h"
 #include "server/node.h"
 #include "server/op_wire.h"
 #include "server/peers.h"
@@ -17,9 +18,12 @@
  *   a read that may be of a bounded past (read_bound) --> our engine first; NOT_LEADER: ASKED
  *   past the deadline: home, OUTCOME_UNKNOWN where it may have been done
  *
- * On the node that is asked: ASK --> visit: an op of our own making --> engine --> ANSWER. */
+ * On the node that is asked: ASK --> visit: an op of our own making --> engine --> ANSWER.
+ *
+ * Ops of members of consumer groups are asked once: what fails ends the membership of that partition, and the member attaches again. Their sessions have guests on the node that is asked. A poll there waits
+ * without credit; told that there are events, the next one takes up to CREDIT_LENT along and does not wait, and what it did not use is given back when it is home. */
 enum errand_state { ERRAND_HELD, ERRAND_ASKED, ERRAND_SETTLING };
-enum { TABLE_SIZE = 1 << 15, ERRANDS_MAX = TABLE_SIZE / 2, VISITS_MAX = 1 << 14, RETRY_MS = 100, SCRATCH_BYTES_MAX = 8 << 20, SCRATCH_KEEP = 256 << 10 };
+enum { TABLE_SIZE = 1 << 15, ERRANDS_MAX = TABLE_SIZE / 2, VISITS_MAX = 1 << 14, SESSION_ERRANDS_MAX = ERRANDS_MAX / 2, CREDIT_LENT = 256, WAIT_MS_MAX = 1000, RETRY_MS = 100, SCRATCH_BYTES_MAX = 8 << 20, SCRATCH_KEEP = 256 << 10 };
 #define TICK_NS (20 * NS_PER_MS)
 #define PATIENCE_NS (10 * NS_PER_S) /* of ops without a deadline */
 
@@ -41,7 +45,8 @@ struct visit {
 struct forward {
     struct core *core;
     struct list waiting, asked;
-    uint32_t errand_count, visit_count;
+    struct guests *guests;
+    uint32_t errand_count, session_errand_count, visit_count;
     struct errand **table; /* [TABLE_SIZE]: those asked, by number */
     uint64_t number;       /* the last one given */
     struct timer timer;
@@ -62,13 +67,34 @@ static void errand_free(struct forward *f, struct errand *e) {
     list_remove(&e->link);
     if (e->state == ERRAND_ASKED) f->table[e->number % TABLE_SIZE] = NULL;
     f->errand_count--;
+    f->session_errand_count -= op_wire_of_session(e->op->kind);
     mem_free(e);
+}
+
+/* What was lent to a poll, and not used. */
+static void credit_return(struct op *op) {
+    uint32_t used = op->failure.status ? 0 : op->consumer.events;
+    if (op->consumer.granted > used) consumer_credit_add(op->consumer.session, (int64_t)(op->consumer.granted - used));
+    op->consumer.granted = 0;
+}
+
+static void credit_lend(struct op *op) {
+    struct consumer_request *q = &op->consumer;
+    int64_t left = __atomic_load_n(&q->session->credit, __ATOMIC_ACQUIRE);
+    q->granted = 0;
+    while (q->eager && left > 0) {
+        int64_t take = MIN_OF(left, (int64_t)CREDIT_LENT);
+        if (!__atomic_compare_exchange_n(&q->session->credit, &left, left - take, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) continue;
+        q->granted = (uint32_t)take;
+        return;
+    }
 }
 
 /* With what its failure or its answer says. */
 static void errand_home(struct forward *f, struct errand *e) {
     struct op *op = e->op;
     errand_free(f, e);
+    if (op->kind == OP_GROUP_POLL) credit_return(op);
     f->homing = true; /* whatever it says: not again */
     op->done(op);
     f->homing = false;
@@ -114,19 +140,20 @@ static bool command_repeats(struct forward *f, struct slice bytes) {
     return repeats;
 }
 
-static bool may_ask_again(struct forward *f, const struct op *op) { return op->kind != OP_WRITE || !op->maybe || command_repeats(f, op->command); }
+static bool may_ask_again(struct forward *f, const struct op *op) { return op_wire_of_session(op->kind) ? false : op->kind != OP_WRITE || !op->maybe || command_repeats(f, op->command); }
 
 /* ---- asking */
 
 static bool ask(struct forward *f, struct errand *e, uint64_t node_id) {
     struct op *op = e->op;
     uint64_t now = f->core->now_ns, left_ms = op->deadline_ns ? (MAX_OF(op->deadline_ns, now + NS_PER_MS) - now) / NS_PER_MS : 0;
+    if (op->kind == OP_GROUP_POLL && !op->consumer.granted) left_ms = (MAX_OF(op->consumer.wait_until_ns, now) - now) / NS_PER_MS;
     do f->number++;
     while (f->table[f->number % TABLE_SIZE]);
     f->frame.len = 0;
     bool ok = buf_reserve(&f->frame, 8);
     if (ok) put_le64(f->frame.data, f->number), f->frame.len = 8;
-    ok = ok && op_wire_write(&f->frame, op, left_ms) && f->frame.len <= LINK_BODY_BYTES_MAX && peers_say(f->core->peers, node_id, LINK_ASK, buf_slice(&f->frame));
+    ok = ok && op_wire_write(&f->frame, op, left_ms, f->core->node->partition_count) && f->frame.len <= LINK_BODY_BYTES_MAX && peers_say(f->core->peers, node_id, LINK_ASK, buf_slice(&f->frame));
     if (f->frame.cap > SCRATCH_KEEP) buf_fini(&f->frame);
     if (!ok) return false;
     list_remove(&e->link);
@@ -169,11 +196,32 @@ static struct errand *errand_new(struct forward *f, struct op *op) {
     e->give_up_ns = op->deadline_ns ? op->deadline_ns : f->core->now_ns + PATIENCE_NS;
     if (op->patience_ns) e->give_up_ns = MIN_OF(e->give_up_ns, f->core->now_ns + op->patience_ns);
     f->errand_count++;
+    f->session_errand_count += op_wire_of_session(op->kind);
     return e;
+}
+
+/* Not here and nobody to ask: our engine says NOT_LEADER, and the member attaches again in a while. */
+static void session_submit(struct core *core, struct op *op) {
+    struct forward *f = core->forward;
+    struct engine_lead lead = engine_lead_of(core->engine, op->slot);
+    bool there = !lead.here && is_other(f, lead.node) && f->session_errand_count < SESSION_ERRANDS_MAX;
+    struct errand *e = there ? errand_new(f, op) : NULL;
+    op->consumer.abroad = false;
+    if (!e) return engine_submit(core->engine, op);
+    failure_init(&op->failure, op->arena);
+    op->answer = (struct slice){0};
+    op->consumer.abroad = true;
+    if (op->kind == OP_GROUP_POLL) credit_lend(op);
+    if (ask(f, e, lead.node)) return;
+    errand_free(f, e);
+    if (op->kind == OP_GROUP_POLL) op->consumer.events = 0, credit_return(op);
+    op->consumer.abroad = false;
+    engine_submit(core->engine, op);
 }
 
 static void route_submit(struct core *core, struct op *op) {
     struct forward *f = core->forward;
+    if (op_wire_of_session(op->kind)) return session_submit(core, op);
     struct engine_lead lead = {.here = true};
     bool bounded = op->bound.stale || op->bound.token; /* this node's replica first; who leads if that says NOT_LEADER */
     op->maybe = false;
@@ -188,7 +236,7 @@ static void route_submit(struct core *core, struct op *op) {
 /* Our engine has refused it: it does not lead, or no longer. */
 static bool route_again(struct core *core, struct op *op) {
     struct forward *f = core->forward;
-    if (f->homing || op->any_replica || !op_wire_travels(op->kind) || !may_ask_again(f, op)) return false;
+    if (f->homing || op->any_replica || op_wire_of_session(op->kind) || !op_wire_travels(op->kind) || !may_ask_again(f, op)) return false;
     struct errand *e = errand_new(f, op);
     struct engine_lead lead = engine_lead_of(core->engine, op->slot);
     if (e && (lead.here || !is_other(f, lead.node) || !ask(f, e, lead.node))) hold(f, e);
@@ -211,7 +259,7 @@ static void on_answer(struct forward *f, uint64_t node_id, struct slice body) {
     if (!e || e->number != number || e->node_id != node_id) return; /* given up, or another's */
     struct op *op = e->op;
     failure_init(&op->failure, op->arena);
-    enum status st = op_wire_read_outcome(slice_of(body.data + 8, body.len - 8), op);
+    enum status st = op_wire_read_outcome(slice_of(body.data + 8, body.len - 8), op, f->core->node->partition_count);
     if (st == STATUS_FIELD_INVALID) log_error("an answer of another node can't be read", "node=%llu", (unsigned long long)node_id);
     if (st && op->kind == OP_WRITE) return errand_fail(f, e, STATUS_DEADLINE_EXCEEDED, "the write may have been done, but its answer found no memory or could not be read: the same request_id settles it");
     if (st) return errand_fail(f, e, st == STATUS_MEMORY_LIMIT ? st : STATUS_INTERNAL, "the answer of the node that leads the partition found no memory or could not be read");
@@ -223,11 +271,13 @@ static void on_answer(struct forward *f, uint64_t node_id, struct slice body) {
 }
 
 void forward_on_lost(struct forward *f, uint64_t node_id) {
+    guests_lost(f->guests, node_id);
     list_each(l, &f->asked) {
         struct errand *e = list_entry(l, struct errand, link);
         if (e->node_id != node_id) continue;
         e->op->maybe = e->op->kind == OP_WRITE;
-        if (may_ask_again(f, e->op)) hold(f, e);
+        if (op_wire_of_session(e->op->kind)) errand_fail(f, e, STATUS_NOT_LEADER, "the connection to the node that leads the partition was lost: attach again");
+        else if (may_ask_again(f, e->op)) hold(f, e);
         else errand_fail(f, e, STATUS_DEADLINE_EXCEEDED, "the connection to the node that leads the partition was lost: the write may have been done");
     }
 }
@@ -239,7 +289,7 @@ static void visit_answer(struct visit *v) {
     f->frame.len = 0;
     bool ok = buf_reserve(&f->frame, 8);
     if (ok) put_le64(f->frame.data, v->number), f->frame.len = 8;
-    ok = ok && op_wire_write_outcome(&f->frame, &v->op) && f->frame.len <= LINK_BODY_BYTES_MAX && peers_say(f->core->peers, v->node_id, LINK_ANSWER, buf_slice(&f->frame));
+    ok = ok && op_wire_write_outcome(&f->frame, &v->op, f->core->node->partition_count) && f->frame.len <= LINK_BODY_BYTES_MAX && peers_say(f->core->peers, v->node_id, LINK_ANSWER, buf_slice(&f->frame));
     if (!ok) log_debug("an answer to another node is lost", "node=%llu", (unsigned long long)v->node_id); /* its deadline ends it there */
     if (f->frame.cap > SCRATCH_KEEP) buf_fini(&f->frame);
     arena_fini(&v->arena);
@@ -247,7 +297,22 @@ static void visit_answer(struct visit *v) {
     mem_free(v);
 }
 
-static void on_visit_done(struct op *op) { visit_answer(container_of(op, struct visit, op)); }
+static void on_visit_done(struct op *op) {
+    struct visit *v = container_of(op, struct visit, op);
+    if (op_wire_of_session(op->kind)) guests_leave(v->forward->guests, op);
+    visit_answer(v);
+}
+
+/* The member's session becomes its guest. true: the op is done, or refused. */
+static bool visit_of_session(struct visit *v, uint64_t wait_ms) {
+    struct core *core = v->forward->core;
+    struct op *op = &v->op;
+    enum status st = guests_enter(v->forward->guests, v->node_id, op);
+    op->deadline_ns = 0;
+    if (op->kind == OP_GROUP_POLL) op->consumer.wait_until_ns = core->now_ns + MIN_OF(wait_ms, (uint64_t)WAIT_MS_MAX) * NS_PER_MS;
+    if (st && st != STATUS_ABSENT) failure_set(&op->failure, st, st == STATUS_NOT_LEADER ? "the session is no member of the group here (any more): attach again" : "this node has no room for one more member");
+    return st != STATUS_OK;
+}
 
 static void on_ask(struct forward *f, uint64_t node_id, struct slice body) {
     struct core *core = f->core;
@@ -262,7 +327,7 @@ static void on_ask(struct forward *f, uint64_t node_id, struct slice body) {
     op->done = on_visit_done;
     failure_init(&op->failure, op->arena);
     struct slice own = arena_copy(&v->arena, slice_of(body.data + 8, body.len - 8));
-    enum status st = own.data ? op_wire_read(own, op, &left_ms) : STATUS_MEMORY_LIMIT;
+    enum status st = own.data ? op_wire_read(own, op, &left_ms, core->node->partition_count) : STATUS_MEMORY_LIMIT;
     if (st == STATUS_FIELD_INVALID) log_error("what another node asks can't be read", "node=%llu", (unsigned long long)node_id);
     if (st && !op_wire_travels(op->kind)) op->kind = OP_STATS; /* for the answer's sake */
     if (st) failure_set(&op->failure, st == STATUS_MEMORY_LIMIT ? st : STATUS_INTERNAL, "the node that leads the partition has no memory for it, or can't read it");
@@ -272,8 +337,9 @@ static void on_ask(struct forward *f, uint64_t node_id, struct slice body) {
         op->failure.retry_delay_ms = RETRY_MS;
         return visit_answer(v);
     }
-    if (left_ms) op->deadline_ns = core->now_ns + MIN_OF(left_ms, core->node->limits.deadline_ns_max / NS_PER_MS) * NS_PER_MS;
     metric_add(&core->metrics, METRIC_FORWARD_SERVED, 1);
+    if (op_wire_of_session(op->kind) && visit_of_session(v, left_ms)) return visit_answer(v);
+    if (left_ms && !op_wire_of_session(op->kind)) op->deadline_ns = core->now_ns + MIN_OF(left_ms, core->node->limits.deadline_ns_max / NS_PER_MS) * NS_PER_MS;
     engine_submit(core->engine, op);
 }
 
@@ -297,6 +363,7 @@ static void on_tick(struct timer *t) {
         struct errand *e = list_entry(l, struct errand, link);
         if (f->core->now_ns >= e->give_up_ns) errand_give_up(f, e);
     }
+    guests_tick(f->guests);
     wake(f, f->core->now_ns + (list_empty(&f->waiting) ? NS_PER_S / 5 : TICK_NS));
 }
 
@@ -311,7 +378,8 @@ struct forward *forward_new(struct core *core) {
     list_init(&f->waiting);
     list_init(&f->asked);
     arena_init(&f->scratch, SCRATCH_BYTES_MAX);
-    if (!timer_set(&core->timers, &f->timer, core->now_ns)) return mem_free(f->table), mem_free(f), NULL;
+    f->guests = guests_new(core);
+    if (!f->guests || !timer_set(&core->timers, &f->timer, core->now_ns)) return guests_free(f->guests), mem_free(f->table), mem_free(f), NULL;
     return f;
 }
 
@@ -327,6 +395,7 @@ void forward_free(struct forward *f) {
     if (!f) return;
     check(f->errand_count == 0);
     check(f->visit_count == 0);
+    guests_free(f->guests);
     buf_fini(&f->frame);
     arena_fini(&f->scratch);
     mem_free(f->table);

@@ -1,58 +1,8 @@
-#include "server/op_wire.h"
-
-#include "proto/route.h"
-
-/* ---- pieces */
+#include "server/op_wire_local.h"
 
 enum { OP_FULL = 1, OP_AS_OF = 2, OP_FROM = 4, OP_TO = 8, OP_STALE = 16, OP_TOKEN = 32, OP_FLAGS = 63 };
 enum { OUTCOME_REPLAYED = 1, OUTCOME_APPLIED = 2, OUTCOME_ALREADY_THERE = 4, OUTCOME_BATCH = 8, OUTCOME_MORE = 16, OUTCOME_FLAGS = 31 };
 enum { GET_MANY_MAX = 1000, ROWS_MAX = 1 << 16, MAYBE = 1 };
-
-struct out {
-    struct buf *buf;
-    bool full;
-};
-static void put(struct out *o, uint64_t v) {
-    if (o->full || !buf_reserve(o->buf, 10)) {
-        o->full = true;
-        return;
-    }
-    struct writer w = writer_of(o->buf->data + o->buf->len, 10);
-    write_varint(&w, v);
-    o->buf->len += w.len;
-}
-static void put_slice(struct out *o, struct slice s) {
-    put(o, s.len);
-    if (!o->full && !buf_append(o->buf, s)) o->full = true;
-}
-static void put_text(struct out *o, const char *s) { put_slice(o, slice_str(s ? s : "")); }
-/* With the difference between what is not there and what is empty. */
-static void put_maybe(struct out *o, struct slice s) {
-    put(o, s.data != NULL);
-    if (s.data) put_slice(o, s);
-}
-
-static int64_t get_signed(struct reader *r) { return (int64_t)read_varint(r); }
-static uint32_t get_32(struct reader *r) {
-    uint64_t v = read_varint(r);
-    if (v > UINT32_MAX) r->bad = true;
-    return (uint32_t)v;
-}
-static uint16_t get_16(struct reader *r) {
-    uint64_t v = read_varint(r);
-    if (v > UINT16_MAX) r->bad = true;
-    return (uint16_t)v;
-}
-static int32_t get_signed_32(struct reader *r) { /* of the two's complement, as it was sent */
-    int64_t v = get_signed(r);
-    if (v < INT32_MIN || v > INT32_MAX) r->bad = true;
-    return (int32_t)v;
-}
-static unsigned get_count(struct reader *r, uint64_t max) {
-    uint64_t n = read_varint(r);
-    if (n > max || n > reader_left(r)) return r->bad = true, 0; /* each takes a byte at least */
-    return (unsigned)n;
-}
 
 /* ---- ops */
 
@@ -68,22 +18,8 @@ bool op_wire_travels(enum op_kind kind) {
     case OP_RESOURCES:
     case OP_GROUPS:
     case OP_TRANSFER: return true;
-    case OP_FEED_SEEK:
-    case OP_FEED_READ:
-    case OP_CENSUS:
-    case OP_INDEX_CHECK:
-    case OP_GROUP_ATTACH:
-    case OP_GROUP_DETACH:
-    case OP_GROUP_POLL:
-    case OP_GROUP_SETTLE:
-    case OP_GROUP_WAKE:
-    case OP_GROUP_LAG:
-    case OP_GROUP_LETTERS:
-    case OP_GROUP_POSITIONS:
-    case OP_GROUP_UNBLOCK:
-    case OP_KINDS: return false;
+    default: return op_wire_group_travels(kind);
     }
-    return false;
 }
 
 static bool is_bounded(enum op_kind kind) { return kind == OP_GET || kind == OP_GET_MANY || kind == OP_LIST || kind == OP_HISTORY; }
@@ -121,7 +57,7 @@ static void put_list(struct out *o, const struct list_request *l) {
     put_slice(o, l->page_token);
 }
 
-bool op_wire_write(struct buf *out, const struct op *op, uint64_t deadline_ms) {
+bool op_wire_write(struct buf *out, const struct op *op, uint64_t deadline_ms, uint32_t partitions) {
     struct out o = {.buf = out};
     check(op_wire_travels(op->kind));
     put(&o, op->kind), put(&o, op->slot), put(&o, flags_of(op) | bound_flags(op)), put(&o, deadline_ms);
@@ -138,7 +74,9 @@ bool op_wire_write(struct buf *out, const struct op *op, uint64_t deadline_ms) {
     case OP_HISTORY: put(&o, (uint64_t)op->history.order_id), put(&o, (uint64_t)(int64_t)op->history.page_size), put_slice(&o, op->history.page_token); break;
     case OP_RESOURCES: put(&o, op->resources.kind), put(&o, (uint64_t)(int64_t)op->resources.page_size), put_slice(&o, op->resources.page_token); break;
     case OP_TRANSFER: put(&o, op->to_node_id); break;
-    default: break; /* OP_STATS, OP_GROUPS: the slot says all */
+    case OP_STATS:
+    case OP_GROUPS: break; /* the slot says all */
+    default: op_wire_group_put(&o, op, partitions); break;
     }
     return !o.full;
 }
@@ -166,7 +104,7 @@ static bool get_many(struct reader *r, struct op *op) {
     return true;
 }
 
-static bool get_request(struct reader *r, struct op *op, uint64_t flags) {
+static bool get_request(struct reader *r, struct op *op, uint64_t flags, uint32_t partitions) {
     switch (op->kind) {
     case OP_WRITE:
     case OP_VALIDATE: op->answer_bytes_max = (size_t)read_varint(r), op->command = read_counted(r); break;
@@ -179,12 +117,14 @@ static bool get_request(struct reader *r, struct op *op, uint64_t flags) {
     case OP_HISTORY: op->history.order_id = get_signed(r), op->history.page_size = get_signed_32(r), op->history.page_token = read_counted(r); break;
     case OP_RESOURCES: op->resources.kind = get_32(r), op->resources.page_size = get_signed_32(r), op->resources.page_token = read_counted(r); break;
     case OP_TRANSFER: op->to_node_id = read_varint(r); break;
-    default: break;
+    case OP_STATS:
+    case OP_GROUPS: break;
+    default: return op_wire_group_get(r, op, partitions);
     }
     return true;
 }
 
-enum status op_wire_read(struct slice bytes, struct op *op, uint64_t *deadline_ms) {
+enum status op_wire_read(struct slice bytes, struct op *op, uint64_t *deadline_ms, uint32_t partitions) {
     struct reader r = reader_of(bytes);
     uint64_t kind = read_varint(&r);
     if (r.bad || kind >= OP_KINDS || !op_wire_travels((enum op_kind)kind)) return STATUS_FIELD_INVALID;
@@ -194,7 +134,8 @@ enum status op_wire_read(struct slice bytes, struct op *op, uint64_t *deadline_m
     *deadline_ms = read_varint(&r);
     get_bound(&r, op, flags);
     if (r.bad || flags > OP_FLAGS || (op->slot >= SLOT_COUNT && op->slot != SLOT_META)) return STATUS_FIELD_INVALID;
-    if (!get_request(&r, op, flags)) return STATUS_MEMORY_LIMIT;
+    if (op_wire_group_travels(op->kind) && op->slot >= SLOT_COUNT) return STATUS_FIELD_INVALID; /* the meta partition gives out nothing */
+    if (!get_request(&r, op, flags, partitions)) return STATUS_MEMORY_LIMIT;
     if (op->kind == OP_RESOURCES && op->resources.kind >= RESOURCE_KINDS) return STATUS_FIELD_INVALID;
     if ((op->kind == OP_WRITE || op->kind == OP_VALIDATE) && !op->command.len) return STATUS_FIELD_INVALID;
     return r.bad || reader_left(&r) ? STATUS_FIELD_INVALID : STATUS_OK;
@@ -239,15 +180,6 @@ static void put_entry(struct out *o, const struct history_entry *e) {
     put(o, (uint64_t)e->version), put(o, (uint64_t)e->time_us), put(o, e->from), put(o, e->to);
     put_slice(o, e->event), put_slice(o, e->operator_), put_slice(o, e->reason), put_slice(o, e->request_id), put_slice(o, e->traceparent), put_slice(o, e->timers);
     put_slice(o, slice_of(e->chain_hash, sizeof e->chain_hash));
-}
-
-/* data NULL: there is no memory. */
-static struct slice keep(struct reader *r, struct arena *arena, bool *memory) {
-    struct slice s = read_counted(r);
-    if (!s.len) return (struct slice){0};
-    struct slice copy = arena_copy(arena, s);
-    if (!copy.data) *memory = false;
-    return copy;
 }
 
 static void get_entry(struct reader *r, struct history_entry *e, struct arena *a, bool *memory) {
@@ -369,7 +301,7 @@ static void get_orders(struct reader *r, struct op *op, bool *memory) {
         if (read_varint(r)) op->orders[i] = keep(r, op->arena, memory);
 }
 
-bool op_wire_write_outcome(struct buf *out, const struct op *op) {
+bool op_wire_write_outcome(struct buf *out, const struct op *op, uint32_t partitions) {
     struct out o = {.buf = out};
     check(op_wire_travels(op->kind));
     put(&o, op->failure.status), put(&o, op->maybe ? MAYBE : 0);
@@ -383,12 +315,16 @@ bool op_wire_write_outcome(struct buf *out, const struct op *op) {
     case OP_STATS: put_stats(&o, &op->stats); break;
     case OP_TRANSFER: break;
     case OP_GROUPS: put_groups(&o, &op->groups); break;
-    default: put_slice(&o, op->answer); break;
+    case OP_GET:
+    case OP_LIST:
+    case OP_HISTORY:
+    case OP_RESOURCES: put_slice(&o, op->answer); break;
+    default: op_wire_group_put_outcome(&o, op, partitions); break;
     }
     return !o.full;
 }
 
-enum status op_wire_read_outcome(struct slice bytes, struct op *op) {
+enum status op_wire_read_outcome(struct slice bytes, struct op *op, uint32_t partitions) {
     struct reader r = reader_of(bytes);
     bool memory = true;
     uint64_t status = read_varint(&r), flags = read_varint(&r);
@@ -405,7 +341,11 @@ enum status op_wire_read_outcome(struct slice bytes, struct op *op) {
     case OP_STATS: get_stats(&r, &op->stats); break;
     case OP_TRANSFER: break;
     case OP_GROUPS: get_groups(&r, op, &memory); break;
-    default: op->answer = keep(&r, op->arena, &memory); break;
+    case OP_GET:
+    case OP_LIST:
+    case OP_HISTORY:
+    case OP_RESOURCES: op->answer = keep(&r, op->arena, &memory); break;
+    default: op_wire_group_get_outcome(&r, op, partitions, &memory); break;
     }
     if (!memory) return STATUS_MEMORY_LIMIT;
     return r.bad || reader_left(&r) ? STATUS_FIELD_INVALID : STATUS_OK;

@@ -248,6 +248,7 @@ static void letters_next(struct call *call, struct group_call *g) {
     serve_group_op(call, g, OP_GROUP_LETTERS)->letters = (struct consumer_letters){
         .group_id = g->row.group_id,
         .filter = l->filter,
+        .filter_text = l->filter_text,
         .after = l->after,
         .count_max = l->page_size ? l->page_size - l->count : GROUP_REFS_MAX,
         .refs_only = !l->page_size,

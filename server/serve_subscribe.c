@@ -5,6 +5,7 @@
  *   each partition:  ATTACH --> POLL <--> READY (has events) --> in the message on its way --> POLL
  *                      ^          |
  *                      |- AGAIN <-'   a seek, another definition, a lead that moved: RETRY_NS later, if the group is still there
+ *                      |- STARVED     another node leads it and has events, and there is no credit: POLL when some comes
  *                      '- EXPIRED     retention has overtaken the group: when no partition is attaching any more, the call fails with what is missing in any of them
  *
  * HTTP/2's windows are the only queue: while a message is on its way nothing more is gathered, and a partition whose events wait to be sent is not polled. What a member that
@@ -42,7 +43,7 @@ enum {
 #define RETRY_NS (50 * NS_PER_MS)
 #define PROGRESS_NS NS_PER_S
 
-enum feeder_state { FEEDER_ATTACH, FEEDER_POLL, FEEDER_READY, FEEDER_SENDING, FEEDER_AGAIN, FEEDER_EXPIRED };
+enum feeder_state { FEEDER_ATTACH, FEEDER_POLL, FEEDER_READY, FEEDER_SENDING, FEEDER_AGAIN, FEEDER_STARVED, FEEDER_EXPIRED };
 
 struct member;
 struct feeder {
@@ -52,6 +53,7 @@ struct feeder {
     uint32_t partition;
     enum feeder_state state;
     bool attached, waking, wake_again;
+    bool eager; /* there were events a moment ago, or there are */
     uint64_t complete_to_us;
     struct consumer_settle *settles; /* away */
     unsigned settle_count;
@@ -316,7 +318,10 @@ static void on_polled(struct call *call, struct call_op *o) {
         return;
     }
     f->complete_to_us = MAX_OF(f->complete_to_us, o->op.consumer.complete_to_us);
+    bool starved = o->op.consumer.abroad && __atomic_load_n(&o->op.consumer.starved, __ATOMIC_RELAXED);
+    f->eager = o->op.consumer.events || starved;
     if (o->op.consumer.events) f->state = FEEDER_READY, m->ready++;
+    else if (starved && __atomic_load_n(&o->op.consumer.session->credit, __ATOMIC_ACQUIRE) <= 0) f->state = FEEDER_STARVED;
     else feeder_poll(f);
     member_pump(m);
 }
@@ -326,6 +331,7 @@ static void feeder_poll(struct feeder *f) {
     arena_reset(f->poll_arena);
     f->poll.op = (struct op){0};
     f->poll.op.consumer.bytes_max = POLL_BYTES;
+    f->poll.op.consumer.eager = f->eager;
     f->poll.op.consumer.wait_until_ns = call_core(f->member->call)->now_ns + WAIT_NS;
     feeder_submit(f, &f->poll, OP_GROUP_POLL, f->poll_arena, on_polled);
 }
@@ -521,7 +527,8 @@ static void take_credit(struct member *m, int32_t events) {
     consumer_credit_add(subscription_session(m->subscription), events);
     for (uint32_t i = 0; i < m->count; i++) {
         struct feeder *f = &m->feeders[i];
-        if (f->state == FEEDER_POLL && __atomic_exchange_n(&f->poll.op.consumer.starved, false, __ATOMIC_SEQ_CST)) feeder_wake(f);
+        if (f->state == FEEDER_STARVED) feeder_poll(f);
+        else if (f->state == FEEDER_POLL && __atomic_exchange_n(&f->poll.op.consumer.starved, false, __ATOMIC_SEQ_CST)) feeder_wake(f);
     }
 }
 

@@ -4,6 +4,7 @@
 
 #include "proto/base/mem.h"
 #include "proto/route.h"
+#include "server/clock.h"
 #include "server/core.h"
 #include "server/mail.h"
 #include "server/node.h"
@@ -27,8 +28,12 @@ struct subscription {
     struct detach detaches[];
 };
 
-struct subscription *subscription_new(struct core *core, uint32_t group_id, struct slice member_id) {
+uint64_t subscription_session_id(void) {
     static uint64_t last_id;
+    return __atomic_add_fetch(&last_id, 1, __ATOMIC_RELAXED);
+}
+
+struct subscription *subscription_new(struct core *core, uint32_t group_id, struct slice member_id) {
     uint32_t n = core->node->partition_count;
     struct subscription *s = mem_zalloc(sizeof *s + n * sizeof s->detaches[0]);
     if (!s) return NULL;
@@ -37,7 +42,8 @@ struct subscription *subscription_new(struct core *core, uint32_t group_id, stru
     s->core = core;
     s->group_id = group_id;
     s->count = n;
-    s->session.id = __atomic_add_fetch(&last_id, 1, __ATOMIC_RELAXED);
+    s->session.id = subscription_session_id();
+    s->session.opened_us = (uint64_t)clock_wall_us();
     s->session.member_id = slice_of(s->member_id, member_id.len);
     for (uint32_t i = 0; i < n; i++) {
         s->detaches[i].subscription = s;

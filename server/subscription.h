@@ -8,6 +8,7 @@
 struct core;
 struct subscription;
 
+uint64_t subscription_session_id(void); /* never told twice, ascending */
 /* NULL: no memory. member_id is copied. */
 struct subscription *subscription_new(struct core *core, uint32_t group_id, struct slice member_id);
 struct consumer_session *subscription_session(struct subscription *s);

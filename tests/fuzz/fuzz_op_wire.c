@@ -4,14 +4,16 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+enum { PARTITIONS = 2048 }; /* of 8 slots each */
+
 static void ask(struct slice bytes, struct arena *a) {
     struct op op = {.arena = a}, again = {.arena = a};
     struct buf out = {0};
     uint64_t ms, ms_again;
-    if (op_wire_read(bytes, &op, &ms) != STATUS_OK) return;
+    if (op_wire_read(bytes, &op, &ms, PARTITIONS) != STATUS_OK) return;
     check(op_wire_travels(op.kind));
-    check(op_wire_write(&out, &op, ms));
-    check(op_wire_read(buf_slice(&out), &again, &ms_again) == STATUS_OK);
+    check(op_wire_write(&out, &op, ms, PARTITIONS));
+    check(op_wire_read(buf_slice(&out), &again, &ms_again, PARTITIONS) == STATUS_OK);
     check(again.kind == op.kind && again.slot == op.slot && ms == ms_again);
     if (op.kind == OP_WRITE) check(slice_equal(op.command, again.command));
     if (op.kind == OP_LIST) check(op.list.status_count == again.list.status_count && slice_equal(op.list.page_token, again.list.page_token));
@@ -20,15 +22,18 @@ static void ask(struct slice bytes, struct arena *a) {
 
 static void answer(struct slice bytes, unsigned kind, struct arena *a) {
     static const int64_t ids[3] = {1, 2, 3};
+    static int64_t behind[SLOT_COUNT];
     struct op op = {.kind = (enum op_kind)(kind % OP_KINDS), .arena = a}, again = {.kind = op.kind, .arena = a};
     struct buf out = {0};
     if (!op_wire_travels(op.kind)) return;
     failure_init(&op.failure, a);
     failure_init(&again.failure, a);
+    if (op.kind == OP_FEED_SEEK) op.seek.behind = again.seek.behind = behind;
+    if (op.kind == OP_GROUP_POSITIONS) op.positions.behind = again.positions.behind = behind;
     if (op.kind == OP_GET_MANY) op.get_many.order_ids = again.get_many.order_ids = ids, op.get_many.count = again.get_many.count = 3;
-    if (op_wire_read_outcome(bytes, &op) != STATUS_OK) return;
-    check(op_wire_write_outcome(&out, &op));
-    check(op_wire_read_outcome(buf_slice(&out), &again) == STATUS_OK);
+    if (op_wire_read_outcome(bytes, &op, PARTITIONS) != STATUS_OK) return;
+    check(op_wire_write_outcome(&out, &op, PARTITIONS));
+    check(op_wire_read_outcome(buf_slice(&out), &again, PARTITIONS) == STATUS_OK);
     check(op.failure.status == again.failure.status && op.maybe == again.maybe);
     check(slice_equal(op.answer, again.answer));
     buf_fini(&out);

@@ -12,6 +12,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from google.protobuf import duration_pb2, field_mask_pb2
 
+import members
 import orderdb_test as t
 from cluster import Cluster
 from orderdb_test import equal, test, true, until
@@ -113,6 +114,114 @@ def _(cluster):
             f = t.refused(lambda: other.call("TransitionOrder", t.transition_request(orders[0].order_id, "pay")), "FAILED_PRECONDITION", "STATUS_MISMATCH")
             equal((f.metadata["status"], f.metadata["already_there"]), ("PAID", "true"), "a refusal's details travel")
     true(sum(n.metrics()["orderdb_forward_served_total"] for n in cluster.nodes) > len(USERS), "calls were forwarded")
+
+
+@test("a group's lag, seek and dead letters, asked at any node, are of all partitions")
+def _(cluster):
+    cluster.wait_leaders()
+    st, nodes = t.stream_pb2, cluster.nodes
+    nodes[0].call("CreateConsumerGroup", group=st.ConsumerGroup(group="anywhere", start=st.ConsumerGroup.LATEST))
+    for u in USERS:
+        nodes[1].call("CreateOrder", t.create_request(user_id=u))
+    for n, other in zip(nodes, nodes[1:] + nodes[:1]):
+        equal(n.call("GetGroupLag", group="anywhere").events, len(USERS))
+        equal(n.call("SeekConsumerGroup", group="anywhere", start=st.ConsumerGroup.LATEST, dry_run=True).events_skipped, len(USERS))
+        moved = n.call("SeekConsumerGroup", group="anywhere", start=st.ConsumerGroup.LATEST)
+        equal((moved.events_skipped, other.call("GetGroupLag", group="anywhere").events), (len(USERS), 0))
+        back = other.call("SeekConsumerGroup", group="anywhere", cursor=moved.previous_cursor)
+        equal((back.events_to_redeliver, n.call("GetGroupLag", group="anywhere").events), (len(USERS), len(USERS)))
+        equal(len(n.call("ListDeadLetters", group="anywhere", filter='type = "CREATED"').letters), 0)
+        equal(n.call("RedriveDeadLetters", group="anywhere").redriven, 0)
+        equal(n.call("PurgeDeadLetters", group="anywhere").purged, 0)
+    nodes[2].call("DeleteConsumerGroup", group="anywhere")
+
+
+@test("a member at any node gets the events of all partitions, once each and in order; several at several nodes share them; dead letters are reached from anywhere")
+def _(cluster):
+    cluster.wait_leaders()
+    st, nodes = t.stream_pb2, cluster.nodes
+    members.group(nodes[0], "reach", start=st.ConsumerGroup.LATEST)
+    for n in nodes:
+        expected = [o for u in USERS for o in members.orders(n, u, 2)]
+        events = members.consume(n, "reach", len(expected))
+        equal(sorted(e.order_id for e in events), sorted(expected))
+        members.in_order(events)
+        equal({e.delivery_attempt for e in events}, {1})
+        members.lag_is(nodes[0], "reach", events=0, in_flight=0, members=0)
+    # one event at a time, whichever partition it is of; the stream that was opened later stays, at whatever node
+    for u in USERS:
+        members.orders(nodes[0], u, 1)
+    first = members.Member(nodes[1], "reach", "same", credit=1).wait(1)
+    m = members.Member(nodes[2], "reach", "same", credit=1)
+    first.refused("ABORTED", "MEMBER_REPLACED")
+    for i in range(len(USERS)):
+        m.wait(i + 1)
+        m.ack(m.events[i])
+        m.send(credit=st.SubscribeRequest.Credit(events=1))
+    equal((len({e.order_id for e in m.events}), m.half_close()), (len(USERS), None))
+    # two share; one is gone without a word, what it held goes to the other
+    a, b = members.Member(nodes[0], "reach", "a"), members.Member(nodes[1], "reach", "b")
+    members.lag_is(nodes[2], "reach", members=2)
+    for u in USERS:
+        members.orders(nodes[2], u, 1)
+    until(lambda: len(a.events) + len(b.events) == len(USERS), 20, "all has come")
+    true(a.events and b.events, "both have some")
+    a.cancel()
+    b.wait(len(USERS))
+    equal({e.delivery_attempt for e in b.events}, {1}, "no attempt was counted")
+    b.nack(b.events[0], dead=True, error="no")
+    b.ack(*b.events[1:])
+    members.lag_is(nodes[0], "reach", dead_letters=1, events=0)
+    for n in nodes:
+        letters = n.call("ListDeadLetters", group="reach", filter='type = "CREATED"').letters
+        equal([(x.event.event_id, x.error) for x in letters], [(b.events[0].event_id, "no")])
+    for n in nodes:
+        equal(n.call("RedriveDeadLetters", group="reach", dry_run=True).redriven, 1)
+    equal(nodes[0].call("RedriveDeadLetters", group="reach").redriven, 1)
+    b.wait(len(USERS) + 1)
+    b.ack(b.events[-1])
+    members.lag_is(nodes[1], "reach", dead_letters=0, events=0)
+    equal(b.half_close(), None)
+    nodes[1].call("DeleteConsumerGroup", group="reach")
+
+
+@test("a member outlives the leaders that it reads from: kill -9 of each loses nothing, keeps the order, and counts no attempt")
+def _(cluster):
+    cluster.wait_leaders()
+    st, w, node = t.stream_pb2, Writer(cluster), cluster.nodes[0]
+    members.group(node, "outlives", start=st.ConsumerGroup.LATEST)
+    m = members.Member(node, "outlives", credit=100000)
+    acked, stop, made = [0], threading.Event(), []
+
+    def consume():
+        while not stop.is_set():
+            with m.changed:
+                m.changed.wait_for(lambda: len(m.events) > acked[0], 0.1)
+                new = m.events[acked[0]:]
+            if new:
+                acked[0] += len(new)
+                m.ack(*new)
+    consumer = threading.Thread(target=consume)
+    consumer.start()
+    for victim in cluster.nodes[1:]:
+        for i in range(3):
+            for u in USERS:
+                made.append(w.create(u).order_id)
+            if i == 0:
+                victim.kill()
+        victim.start()
+        cluster.wait_leaders()
+    m.until(lambda: {e.order_id for e in m.events} == set(made), "every order has come")
+    members.lag_is(node, "outlives", events=0, in_flight=0)
+    stop.set()
+    consumer.join()
+    equal(m.half_close(), None)
+    first = {}
+    for e in m.events:
+        first.setdefault(e.event_id, e)
+    members.in_order(first.values())
+    equal({e.delivery_attempt for e in m.events}, {1})
+    node.call("DeleteConsumerGroup", group="outlives")
 
 
 @test("a limit, a machine, groups: set at one node, known to all")

@@ -3,6 +3,7 @@
 
 #include "server/op_wire.h"
 
+enum { PARTITIONS = 2048 }; /* of 8 slots each */
 static struct arena there, here;
 static struct buf wire;
 
@@ -23,31 +24,41 @@ static struct op travelled(const struct op *op) {
     struct op got = {.arena = &there};
     uint64_t deadline_ms;
     wire.len = 0;
-    assert_true(op_wire_write(&wire, op, 1234));
+    assert_true(op_wire_write(&wire, op, 1234, PARTITIONS));
     for (size_t n = 0; n < wire.len; n++) { /* torn anywhere */
         struct op torn = {.arena = &there};
-        assert_int_not_equal(op_wire_read(slice_of(wire.data, n), &torn, &deadline_ms), STATUS_OK);
+        arena_reset(&there);
+        assert_int_not_equal(op_wire_read(slice_of(wire.data, n), &torn, &deadline_ms, PARTITIONS), STATUS_OK);
     }
-    assert_int_equal(op_wire_read(buf_slice(&wire), &got, &deadline_ms), STATUS_OK);
+    assert_int_equal(op_wire_read(buf_slice(&wire), &got, &deadline_ms, PARTITIONS), STATUS_OK);
     assert_int_equal(deadline_ms, 1234);
     assert_int_equal(got.kind, op->kind);
     assert_int_equal(got.slot, op->slot);
     return got;
 }
 
+/* The caller's array. */
+static int64_t *there_slots(void) {
+    static int64_t slots[SLOT_COUNT];
+    memset(slots, 0, sizeof slots);
+    return slots;
+}
+
 /* What `op` at the other node came to, into an op as it was asked. */
 static struct op came_home(struct op *op) {
     struct op got = {.kind = op->kind, .slot = op->slot, .arena = &here};
     if (op->kind == OP_GET_MANY) got.get_many = op->get_many;
+    if (op->kind == OP_FEED_SEEK) got.seek.behind = there_slots();
+    if (op->kind == OP_GROUP_POSITIONS) got.positions.behind = there_slots();
     failure_init(&got.failure, &here);
     wire.len = 0;
-    assert_true(op_wire_write_outcome(&wire, op));
+    assert_true(op_wire_write_outcome(&wire, op, PARTITIONS));
     for (size_t n = 0; n < wire.len; n++) {
         struct op torn = got;
         failure_init(&torn.failure, &here);
-        assert_int_not_equal(op_wire_read_outcome(slice_of(wire.data, n), &torn), STATUS_OK);
+        assert_int_not_equal(op_wire_read_outcome(slice_of(wire.data, n), &torn, PARTITIONS), STATUS_OK);
     }
-    assert_int_equal(op_wire_read_outcome(buf_slice(&wire), &got), STATUS_OK);
+    assert_int_equal(op_wire_read_outcome(buf_slice(&wire), &got, PARTITIONS), STATUS_OK);
     memset(wire.data, 0xee, wire.len); /* nothing of it is borrowed */
     return got;
 }
@@ -106,15 +117,15 @@ static void test_what_does_not_travel_is_refused(void **state) {
     for (unsigned k = 0; k < 128; k++) {
         uint8_t bytes[] = {(uint8_t)k, 1, 0, 0};
         bool travels = k < OP_KINDS && op_wire_travels((enum op_kind)k);
-        if (!travels) assert_int_equal(op_wire_read(slice_of(bytes, sizeof bytes), &op, &deadline_ms), STATUS_FIELD_INVALID);
+        if (!travels) assert_int_equal(op_wire_read(slice_of(bytes, sizeof bytes), &op, &deadline_ms, PARTITIONS), STATUS_FIELD_INVALID);
     }
     static const uint8_t no_slot[] = {OP_STATS, 0x80, 0x80, 1, 0, 0}, spare[] = {OP_STATS, 1, 16, 0}, bound_stats[] = {OP_STATS, 1, 32, 0, 1, 1}, bound_slot[] = {OP_GET, 1, 32, 0, 0x80, 0x80, 1, 1, 1, 0, 0}, behind[] = {OP_STATS, 1, 0, 0, 0}, many[] = {OP_GET_MANY, 1, 0, 0, 0xe9, 7};
-    assert_int_equal(op_wire_read(slice_of(no_slot, sizeof no_slot), &op, &deadline_ms), STATUS_FIELD_INVALID); /* slot 16384 */
-    assert_int_equal(op_wire_read(slice_of(spare, sizeof spare), &op, &deadline_ms), STATUS_FIELD_INVALID);
-    assert_int_equal(op_wire_read(slice_of(bound_stats, sizeof bound_stats), &op, &deadline_ms), STATUS_FIELD_INVALID);
-    assert_int_equal(op_wire_read(slice_of(bound_slot, sizeof bound_slot), &op, &deadline_ms), STATUS_FIELD_INVALID); /* a token of slot 16384 */
-    assert_int_equal(op_wire_read(slice_of(behind, sizeof behind), &op, &deadline_ms), STATUS_FIELD_INVALID);
-    assert_int_equal(op_wire_read(slice_of(many, sizeof many), &op, &deadline_ms), STATUS_FIELD_INVALID); /* 1,001 ids, and none there */
+    assert_int_equal(op_wire_read(slice_of(no_slot, sizeof no_slot), &op, &deadline_ms, PARTITIONS), STATUS_FIELD_INVALID); /* slot 16384 */
+    assert_int_equal(op_wire_read(slice_of(spare, sizeof spare), &op, &deadline_ms, PARTITIONS), STATUS_FIELD_INVALID);
+    assert_int_equal(op_wire_read(slice_of(bound_stats, sizeof bound_stats), &op, &deadline_ms, PARTITIONS), STATUS_FIELD_INVALID);
+    assert_int_equal(op_wire_read(slice_of(bound_slot, sizeof bound_slot), &op, &deadline_ms, PARTITIONS), STATUS_FIELD_INVALID); /* a token of slot 16384 */
+    assert_int_equal(op_wire_read(slice_of(behind, sizeof behind), &op, &deadline_ms, PARTITIONS), STATUS_FIELD_INVALID);
+    assert_int_equal(op_wire_read(slice_of(many, sizeof many), &op, &deadline_ms, PARTITIONS), STATUS_FIELD_INVALID); /* 1,001 ids, and none there */
 }
 
 static void test_a_refusal_keeps_its_details(void **state) {
@@ -197,8 +208,8 @@ static void test_reads_come_home(void **state) {
     assert_memory_equal(&got.stats, &op.stats, sizeof op.stats);
     op.stats.replicas[1].kind = GROUP_SPARE + 1; /* no such kind */
     struct buf odd = {0};
-    assert_true(op_wire_write_outcome(&odd, &op));
-    assert_int_equal(op_wire_read_outcome(buf_slice(&odd), &got), STATUS_FIELD_INVALID);
+    assert_true(op_wire_write_outcome(&odd, &op, PARTITIONS));
+    assert_int_equal(op_wire_read_outcome(buf_slice(&odd), &got, PARTITIONS), STATUS_FIELD_INVALID);
     buf_fini(&odd);
     op = (struct op){.kind = OP_TRANSFER, .slot = 1};
     (void)came_home(&op);
@@ -217,17 +228,87 @@ static void test_what_does_not_fit_is_told(void **state) {
     arena_init(&small, 20000);
     struct op op = {.kind = OP_GET, .slot = 1, .answer = slice_of(large, sizeof large)}, got = {.kind = OP_GET, .arena = &small};
     failure_init(&got.failure, &small);
-    assert_true(op_wire_write_outcome(&wire, &op));
-    assert_int_equal(op_wire_read_outcome(buf_slice(&wire), &got), STATUS_MEMORY_LIMIT);
+    assert_true(op_wire_write_outcome(&wire, &op, PARTITIONS));
+    assert_int_equal(op_wire_read_outcome(buf_slice(&wire), &got, PARTITIONS), STATUS_MEMORY_LIMIT);
     arena_fini(&small);
     static const uint8_t unknown[] = {0xff, 1, 0};
-    assert_int_equal(op_wire_read_outcome(slice_of(unknown, sizeof unknown), &got), STATUS_FIELD_INVALID);
+    assert_int_equal(op_wire_read_outcome(slice_of(unknown, sizeof unknown), &got, PARTITIONS), STATUS_FIELD_INVALID);
+}
+
+static int64_t behind[SLOT_COUNT], target[SLOT_COUNT];
+
+/* Of slots 8 to 15, the second partition's: what of others is there stays at home. */
+static void by_slot(int64_t *seqs, int64_t first) {
+    for (unsigned i = 0; i < SLOT_COUNT; i++) seqs[i] = first + i;
+}
+static void assert_second_partition(const int64_t *got, int64_t first) {
+    for (unsigned i = 0; i < 24; i++) assert_int_equal(got[i], i >= 8 && i < 16 ? first + i : 0);
+}
+
+static void test_of_groups(void **state) {
+    struct op op = {.kind = OP_GROUP_LAG, .slot = 9, .lag = {.group_id = 3, .asked_max = 1000}}, got = travelled(&op);
+    assert_int_equal(got.lag.group_id, 3);
+    assert_int_equal(got.lag.asked_max, 1000);
+    op.lag = (struct consumer_lag){.oldest_us = 5, .events = 1ull << 40, .estimated = true, .orders_left = 6, .in_flight = 7, .blocked_keys = 8, .dead_letters = 9, .members = 10};
+    got = came_home(&op);
+    assert_memory_equal(&got.lag, &op.lag, sizeof op.lag);
+
+    by_slot(behind, 100), by_slot(target, -9);
+    op = (struct op){.kind = OP_GROUP_POSITIONS, .slot = 9, .positions = {.group_id = 3, .behind = behind, .target = target, .asked_max = 5, .writable = true}};
+    got = travelled(&op);
+    assert_true(got.positions.writable);
+    assert_int_equal(got.positions.target[8], -1);
+    for (unsigned i = 9; i < 16; i++) assert_int_equal(got.positions.target[i], (int64_t)i - 9);
+    op.positions.target = NULL;
+    assert_null(travelled(&op).positions.target);
+    op.positions = (struct consumer_positions){.behind = behind, .redelivered = 1, .skipped = 2, .estimated = true, .orders = 3, .orders_left = 4, .epoch = 5};
+    got = came_home(&op);
+    assert_second_partition(got.positions.behind, 100);
+    assert_int_equal(got.positions.epoch, 5);
+    assert_true(got.positions.estimated);
+
+    op = (struct op){.kind = OP_FEED_SEEK, .slot = 9, .seek = {.from = FEED_CURSOR, .one_slot = true, .behind = behind}};
+    got = travelled(&op);
+    assert_true(got.seek.one_slot && !got.seek.loose);
+    assert_second_partition(got.seek.behind, 100);
+    op.seek = (struct feed_seek){.from = FEED_TIME, .time_us = 77, .loose = true, .behind = behind, .at = {.index = 1, .block = 2, .event = 3}};
+    got = travelled(&op);
+    assert_int_equal(got.seek.time_us, 77);
+    got = came_home(&op);
+    assert_second_partition(got.seek.behind, 100);
+    assert_int_equal(got.seek.at.event, 3);
+}
+
+static void test_of_dead_letters(void **state) {
+    static struct consumer_letter_ref refs[] = {{8, 1}, {9, INT64_MAX}};
+    struct op op = {.kind = OP_GROUP_LETTERS, .slot = 9, .letters = {.group_id = 3, .filter_text = SLICE_LIT("type = \"CREATED\""), .after = {9, 4}, .count_max = 7, .dead_only = true, .blocked = true}};
+    struct op got = travelled(&op);
+    assert_non_null(got.letters.filter);
+    assert_true(got.letters.dead_only && got.letters.blocked && !got.letters.refs_only);
+    assert_int_equal(got.letters.after.seq, 4);
+    assert_int_equal(got.letters.count_max, 7);
+    op.letters = (struct consumer_letters){.after = {9, 5}, .more = true, .refs = refs, .count = 2};
+    op.answer = SLICE_LIT("letters");
+    got = came_home(&op);
+    assert_int_equal(got.letters.refs[1].seq, INT64_MAX);
+    assert_slice(got.answer, "letters");
+    op = (struct op){.kind = OP_GROUP_UNBLOCK, .slot = 9, .letters = {.group_id = 3, .skip = true, .refs = refs, .count = 2}};
+    got = travelled(&op);
+    assert_true(got.letters.skip);
+    assert_int_equal(got.letters.refs[0].slot, 8);
+    assert_int_equal(came_home(&op).letters.count, 2);
+    static const uint8_t no_filter[] = {OP_GROUP_LETTERS, 9, 0, 0, 3, 1, '(', 9, 4, 7, 0}, none[] = {OP_GROUP_LETTERS, 9, 0, 0, 3, 0, 9, 4, 0, 0}, meta[] = {OP_GROUP_LAG, 0xff, 0xff, 3, 0, 0, 3, 0};
+    uint64_t deadline_ms;
+    assert_int_equal(op_wire_read(slice_of(no_filter, sizeof no_filter), &got, &deadline_ms, PARTITIONS), STATUS_FIELD_INVALID);
+    assert_int_equal(op_wire_read(slice_of(none, sizeof none), &got, &deadline_ms, PARTITIONS), STATUS_FIELD_INVALID); /* a page of none */
+    assert_int_equal(op_wire_read(slice_of(meta, sizeof meta), &got, &deadline_ms, PARTITIONS), STATUS_FIELD_INVALID);
 }
 
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, begin, end)
     const struct CMUnitTest tests[] = {
         T(test_requests), T(test_what_does_not_travel_is_refused), T(test_a_refusal_keeps_its_details), T(test_writes_come_home), T(test_reads_come_home), T(test_what_does_not_fit_is_told),
+        T(test_of_groups), T(test_of_dead_letters),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
