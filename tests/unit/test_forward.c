@@ -8,7 +8,7 @@
 #include "server/op_wire.h"
 #include "server/peers.h"
 
-enum { SELF = 1, LEADER = 2, OTHER = 3, SAID_MAX = 16, ASKED_MOST = 1 << 14, SLOT = 5 };
+enum { SELF = 1, LEADER = 2, OTHER = 3, SAID_MAX = 16, ASKED_MOST = 1 << 14, SLOT = 5, PARTITIONS = 3 };
 
 static struct {
     struct core core;
@@ -45,6 +45,7 @@ static int setup(void **state) {
     memset(&w, 0, sizeof w);
     arena_init(&w.arena, 64 << 20);
     w.node.identity.node_id = SELF;
+    w.node.partition_count = PARTITIONS;
     w.node.limits.requests_bytes_max = w.node.limits.request_bytes_max = 1 << 20, w.node.limits.deadline_ns_max = 60 * NS_PER_S;
     w.core.node = &w.node, w.core.now_ns = 1000 * NS_PER_S, w.core.engine = (struct engine *)&w;
     w.lead = (struct engine_lead){.node = LEADER};
@@ -100,7 +101,7 @@ static void answers_number(uint64_t node, uint64_t number, const struct op *aske
     if (st) failure_set(&op.failure, st, "as the other node has it");
     assert_true(buf_reserve(&body, 8));
     put_le64(body.data, number), body.len = 8;
-    assert_true(op_wire_write_outcome(&body, &op));
+    assert_true(op_wire_write_outcome(&body, &op, PARTITIONS));
     forward_on_frame(f, node, LINK_ANSWER, buf_slice(&body));
     buf_fini(&body);
 }
@@ -132,7 +133,7 @@ static void who_leads_is_asked_and_its_answer_comes_home(void **state) {
     assert_int_equal(w.said_count, 1);
     assert_int_equal(last_said()->to, LEADER);
     assert_int_equal(last_said()->kind, LINK_ASK);
-    assert_int_equal(op_wire_read(slice_of(last_said()->body.data + 8, last_said()->body.len - 8), &seen, &left_ms), STATUS_OK);
+    assert_int_equal(op_wire_read(slice_of(last_said()->body.data + 8, last_said()->body.len - 8), &seen, &left_ms, PARTITIONS), STATUS_OK);
     assert_int_equal(seen.get.order_id, 77);
     assert_int_equal(left_ms, 1500); /* the deadline travels as time left */
     answers(op, STATUS_OK);
@@ -320,7 +321,7 @@ static void asks(uint64_t number, const struct op *op, uint64_t left_ms) {
     struct buf body = {0};
     assert_true(buf_reserve(&body, 8));
     put_le64(body.data, number), body.len = 8;
-    assert_true(op_wire_write(&body, op, left_ms));
+    assert_true(op_wire_write(&body, op, left_ms, PARTITIONS));
     forward_on_frame(f, OTHER, LINK_ASK, buf_slice(&body));
     buf_fini(&body);
 }
@@ -330,7 +331,7 @@ static enum status was_answered(uint64_t number) {
     assert_int_equal(last_said()->kind, LINK_ANSWER);
     assert_int_equal(last_said()->to, OTHER);
     assert_int_equal(number_of(last_said()), number);
-    assert_int_equal(op_wire_read_outcome(slice_of(last_said()->body.data + 8, last_said()->body.len - 8), &op), STATUS_OK);
+    assert_int_equal(op_wire_read_outcome(slice_of(last_said()->body.data + 8, last_said()->body.len - 8), &op, PARTITIONS), STATUS_OK);
     return op.failure.status;
 }
 
