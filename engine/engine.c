@@ -185,11 +185,19 @@ static uint64_t *queue_of(struct engine *e, const struct op *op) {
     return op->kind == OP_WRITE ? &e->queue_writes : op_is_session(op) ? &e->queue_sessions : op_is_feed(op) ? &e->queue_feeds : &e->queue_reads;
 }
 
+static struct partition *engine_partition_of_slot(const struct engine *e, uint16_t slot) {
+    return slot == SLOT_META ? e->meta : e->by_id[partition_of_slot(slot, e->config.partition_count)];
+}
+
 void engine_finish(struct engine *e, struct op *op) {
     e->stats.ops_done++;
     if (status_retry(op->failure.status) != RETRY_NEVER) e->stats.ops_refused++; /* no room or no time; what an order's state refuses was done */
     *queue_of(e, op) -= 1;
-    if (op->kind == OP_WRITE) e->queue_bytes -= op->command.len;
+    if (op->kind == OP_WRITE) {
+        struct partition *p = engine_partition_of_slot(e, op->slot);
+        e->queue_bytes -= op->command.len;
+        if (p) p->queue_bytes -= op->command.len;
+    }
     list_push_back(&e->finished, &op->link);
 }
 
@@ -222,10 +230,6 @@ static enum status engine_admit(struct engine *e, struct partition *p, struct op
     return op->kind == OP_WRITE ? partition_admit(p, op) : STATUS_OK;
 }
 
-static struct partition *engine_partition_of_slot(const struct engine *e, uint16_t slot) {
-    return slot == SLOT_META ? e->meta : e->by_id[partition_of_slot(slot, e->config.partition_count)];
-}
-
 struct engine_lead engine_lead_of(const struct engine *e, uint16_t slot) {
     const struct partition *p = engine_partition_of_slot(e, slot);
     if (!p) return (struct engine_lead){0};
@@ -240,8 +244,11 @@ void engine_submit(struct engine *e, struct op *op) {
     op->own = false;
     op->submitted_ns = e->env->ops->mono_ns(e->env);
     *queue_of(e, op) += 1;
-    if (op->kind == OP_WRITE) e->queue_bytes += op->command.len;
     struct partition *p = engine_partition_of_slot(e, op->slot);
+    if (op->kind == OP_WRITE) {
+        e->queue_bytes += op->command.len;
+        if (p) p->queue_bytes += op->command.len;
+    }
     if (!p) {
         failure_set(&op->failure, STATUS_SLOT_MOVED, "slot %u is not on this core", op->slot);
         engine_finish(e, op);
@@ -278,6 +285,7 @@ enum status engine_submit_own(struct engine *e, struct partition *p, struct op *
     op->submitted_ns = e->now_ns;
     e->queue_writes++;
     e->queue_bytes += op->command.len;
+    p->queue_bytes += op->command.len;
     list_push_back(&p->waiting, &op->link);
     return STATUS_OK;
 }
@@ -309,6 +317,16 @@ static void engine_bound_replay(struct engine *e) {
     if (largest && sum > e->config.log_live_bytes_max / 4) partition_flush(largest);
 }
 
+/* One partition that takes writes is reason enough to look at each of them: before it is decoded nobody knows where a write goes. */
+static void engine_look_closed(struct engine *e) {
+    uint32_t ready = 0, behind = 0;
+    for (uint32_t i = 0; i < e->config.owned_count; i++) {
+        ready += e->partitions[i].state == PARTITION_READY;
+        behind += e->partitions[i].state == PARTITION_READY && e->partitions[i].pressure >= 2;
+    }
+    e->closed = ready && (behind == ready || e->log_full);
+}
+
 static void engine_housekeeping(struct engine *e) {
     e->next_housekeeping_ns = e->now_ns + HOUSEKEEPING_NS;
     if (!e->draining || e->queue_writes) wal_tick(e->wal); /* once drained nothing begins any more: wal_close seals the log */
@@ -320,10 +338,12 @@ static void engine_housekeeping(struct engine *e) {
         else log_info("disk has room again: writes are taken", "core=%u", e->config.core);
     }
     e->disk_full = full;
+    e->log_full = e->wal_stats.live_bytes + e->config.log_segment_bytes > e->wal_stats.live_bytes_max;
     e->log_blocked = false;
     for (uint32_t i = 0; i < e->held_count; i++) partition_housekeeping(&e->partitions[i]);
     for (uint32_t i = 0; i < e->held_count; i++) e->yields ? partition_yield(&e->partitions[i]) : partition_yield_full(&e->partitions[i]);
     for (uint32_t i = 0; e->wanted.count && i < e->held_count; i++) partition_members_look(&e->partitions[i]);
+    engine_look_closed(e);
     engine_bound_replay(e);
     /* The log is bounded: whoever pins its oldest segment flushes in time. */
     if (e->wal_stats.live_bytes > e->wal_stats.live_bytes_max / 2 || e->draining) {
@@ -392,6 +412,7 @@ uint64_t engine_deadline_ns(const struct engine *e) {
         if (p->state != PARTITION_FAILED && group_applicable(p->group) > p->record.applied_index) return 0;
         if (log_idle && !e->log_blocked && partition_has_to_stage(p)) return 0;
         if (partition_group_has_work(p)) return 0;
+        if (!list_empty(&p->waiting) && e->now_ns < partition_room_ns(p)) at = MIN_OF(at, partition_room_ns(p));
         at = MIN_OF(at, p->returning ? partition_return_deadline_ns(p) : group_deadline_ms(p->group) * NS_PER_MS);
         if (p->fetch) at = MIN_OF(at, partition_fetch_deadline_ns(p));
         at = MIN_OF(at, partition_present_deadline_ns(p));
@@ -440,7 +461,9 @@ bool engine_drained(const struct engine *e) {
     return true;
 }
 
-struct engine_queue engine_write_queue(const struct engine *e) { return (struct engine_queue){.limit = e->writes.limit, .delay_ns = e->writes.delay_ns, .served_per_s = (uint64_t)e->writes.served_per_s}; }
+struct engine_queue engine_write_queue(const struct engine *e) {
+    return (struct engine_queue){.limit = e->writes.limit, .delay_ns = e->writes.delay_ns, .served_per_s = (uint64_t)e->writes.served_per_s, .closed = e->closed};
+}
 
 void engine_get_stats(struct engine *e, struct engine_stats *out) {
     wal_get_stats(e->wal, &e->wal_stats);

@@ -51,7 +51,8 @@ struct partition_stats {
     uint64_t leader_node; /* 0: not known */
     bool leader, ready, read_only;
     uint16_t machines_known;
-    uint64_t orders, writes, reads, table_bytes, memtable_bytes;
+    uint64_t orders, writes, reads, table_bytes, memtable_bytes, compaction_debt_bytes, level0_files;
+    uint8_t pressure; /* as the store says it (store.h) */
     double writes_per_second, reads_per_second; /* over the last second */
     uint32_t replica_count;
     struct replica_stats replicas[GROUP_MEMBERS_MAX];
@@ -206,6 +207,7 @@ struct engine_queue {
     uint64_t limit;    /* writes that may be inside, so that each waits for about the target */
     uint64_t delay_ns; /* how long they wait now */
     uint64_t served_per_s; /* the most of the last seconds */
+    bool closed;           /* no write is taken: every partition that leads here is behind with its tables, or the log is full of what no flush has covered */
 };
 struct engine_queue engine_write_queue(const struct engine *e);
 

@@ -88,6 +88,7 @@ void partition_store_unload(struct partition *p) {
 
 enum status partition_open(struct partition *p, struct engine *e, uint32_t id, char error[256]) {
     *p = (struct partition){.engine = e, .id = id, .group_id = (uint64_t)id + 1, .memtable_share = e->config.memtable_bytes / e->config.owned_count};
+    brake_init(&p->brake, e->now_ns);
     list_init(&p->waiting);
     list_init(&p->proposed);
     list_init(&p->held);
@@ -173,6 +174,15 @@ enum status partition_command_fits(struct op *op) {
 
 /* ---- writes: into the log */
 
+/* While it is paced it has room for what it writes in twice the target, that the wait is seen (backlog.h), and no more: the others of the core would have to stand behind it. */
+static bool partition_is_behind(const struct partition *p, const struct op *op) {
+    const struct engine *e = p->engine;
+    if (p->pressure >= 2) return true;
+    if (!p->brake.bytes_per_s || !e->config.queue_target_ns) return false;
+    uint64_t room = (uint64_t)((double)p->brake.bytes_per_s * 2.0 * (double)e->config.queue_target_ns / (double)NS_PER_S);
+    return p->queue_bytes > MAX_OF(room, (uint64_t)PACED_BYTES_LEAST) + op->command.len;
+}
+
 enum status partition_admit(struct partition *p, struct op *op) {
     struct engine *e = p->engine;
     struct failure *f = &op->failure;
@@ -185,7 +195,10 @@ enum status partition_admit(struct partition *p, struct op *op) {
         return failure_set(f, STATUS_DISK_FULL, "the disk is full: no writes are taken until there is room; reads go on");
     }
     if (p->state == PARTITION_OPENING) return partition_not_leading(p, f);
-    if (p->pressure >= 2) return failure_set(f, STATUS_OVERLOADED, "partition %s is behind with writing its tables", p->name);
+    if (partition_is_behind(p, op)) {
+        f->retry_delay_ms = RETRY_DELAY_BEHIND_MS;
+        return failure_set(f, STATUS_OVERLOADED, "partition %s is behind with writing its tables", p->name);
+    }
     enum status st = wal_admit(e->wal, op->command.len + ENTRY_HEAD_BYTES_MAX + 10);
     if (st == STATUS_DISK_FULL) return failure_set(f, st, "the disk is full: no room for the log");
     if (st == STATUS_MESSAGE_TOO_LARGE) { /* small segments: it would wait for ever, and all behind it */
@@ -194,7 +207,7 @@ enum status partition_admit(struct partition *p, struct op *op) {
     }
     /* A full gather buffer empties with the next sync: wait for it. A full log needs a flush first: close the door, one segment early, so that
      * a restart finds room for its barriers. */
-    if (e->wal_stats.live_bytes + e->config.log_segment_bytes > e->wal_stats.live_bytes_max)
+    if (e->log_full)
         return failure_set(f, STATUS_OVERLOADED, "the log holds %llu bytes that no flush has covered yet", (unsigned long long)e->wal_stats.live_bytes);
     f->retry_delay_ms = 0;
     return STATUS_OK;
@@ -204,6 +217,8 @@ enum status partition_admit(struct partition *p, struct op *op) {
 static uint8_t *entry_build(struct partition *p, struct list *taken, size_t *len) {
     struct engine *e = p->engine;
     size_t bytes = ENTRY_HEAD_BYTES_MAX, count = 0;
+    uint64_t room = brake_room(&p->brake, e->now_ns);
+    if (!room) return NULL;
     list_each(l, &p->waiting) {
         struct op *op = list_entry(l, struct op, link);
         if (op->deadline_ns && op->deadline_ns <= e->now_ns) {
@@ -214,7 +229,7 @@ static uint8_t *entry_build(struct partition *p, struct list *taken, size_t *len
             continue;
         }
         size_t more = varint_len(op->command.len) + op->command.len;
-        if (count == ENTRY_COMMANDS_MAX || bytes + more > ENTRY_BYTES_MAX || wal_admit(e->wal, bytes + more)) break;
+        if (count == ENTRY_COMMANDS_MAX || bytes > room || bytes + more > ENTRY_BYTES_MAX || wal_admit(e->wal, bytes + more)) break;
         bytes += more, count++;
         list_remove(l);
         list_push_back(taken, l);
@@ -233,7 +248,7 @@ static uint8_t *entry_build(struct partition *p, struct list *taken, size_t *len
 
 static void propose_waiting(struct partition *p) {
     struct engine *e = p->engine;
-    while (!list_empty(&p->waiting)) {
+    while (!list_empty(&p->waiting) && brake_room(&p->brake, e->now_ns)) {
         struct list taken;
         list_init(&taken);
         size_t len;
@@ -249,13 +264,16 @@ static void propose_waiting(struct partition *p) {
             return;
         }
         list_each(l, &taken) list_entry(l, struct op, link)->index = index;
+        brake_wrote(&p->brake, len);
         list_splice_back(&p->proposed, &taken);
         e->stats.entries++;
     }
 }
 
+uint64_t partition_room_ns(const struct partition *p) { return p->brake.bytes_per_s ? brake_from_ns(&p->brake) : 0; }
+
 bool partition_has_to_stage(const struct partition *p) {
-    return partition_fetch_has_to_stage(p) || (p->state == PARTITION_READY && !list_empty(&p->waiting)) || p->next_stage <= group_last_index(p->group);
+    return partition_fetch_has_to_stage(p) || (p->state == PARTITION_READY && !list_empty(&p->waiting) && p->engine->now_ns >= partition_room_ns(p)) || p->next_stage <= group_last_index(p->group);
 }
 
 static bool log_full_for_follower(const struct partition *p) {
@@ -580,8 +598,11 @@ void partition_housekeeping(struct partition *p) {
     partition_index_housekeeping(p);
     store_get_stats(p->store, &stats);
     p->pressure = stats.pressure;
+    brake_tick(&p->brake, e->now_ns, stats.behind);
     p->table_bytes = stats.table_bytes;
     p->memtable_bytes = stats.memtable_bytes;
+    p->compaction_debt_bytes = stats.pending_compaction_bytes;
+    p->level0_files = stats.level0_files;
     p->cache = stats;
     if (stats.failed && p->state == PARTITION_READY && !p->flushing) {
         apply_failed(p, p->record.applied_index, stats.failure);
@@ -617,6 +638,9 @@ struct partition_stats partition_get_stats(const struct partition *p) {
         .reads_per_second = p->reads_per_second,
         .table_bytes = p->table_bytes,
         .memtable_bytes = p->memtable_bytes,
+        .compaction_debt_bytes = p->compaction_debt_bytes,
+        .level0_files = p->level0_files,
+        .pressure = p->pressure,
     };
     partition_replicas(p, &s);
     return s;

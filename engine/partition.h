@@ -12,6 +12,7 @@
 #include "engine/group.h"
 #include "engine/index.h"
 #include "engine/list_cache.h"
+#include "engine/brake.h"
 #include "engine/pace.h"
 #include "engine/votes.h"
 
@@ -22,6 +23,8 @@ enum {
     HOUSEKEEPING_NS = 20000000,        /* pressure, disk space, flushes are looked at this often */
     RETRY_DELAY_MS = 100,              /* told to who is refused for overload */
     RETRY_DELAY_DISK_MS = 1000,
+    RETRY_DELAY_BEHIND_MS = 500,       /* a run or a compaction takes a second or some */
+    PACED_BYTES_LEAST = 32 << 10,      /* what a partition that is paced may have in its queue, however slow it is */
     TRAILING_LEAST = 64,               /* however large they are: a follower that is merely under way needs no snapshot */
     TRAILING_ENTRIES = 1024,           /* engine_config.trailing_entries: 0 */
     ENTRY_RESTART = 0x10,              /* a record of the log, beside group.h's types: the group's log begins anew behind this index (partition_fetch.c) */
@@ -113,7 +116,9 @@ struct partition {
     struct group_sweep *sweep;
     bool sweep_due;
     uint8_t pressure;
-    uint64_t writes, reads, table_bytes, memtable_bytes;
+    struct brake brake;
+    uint64_t queue_bytes;            /* command bytes of its writes, waiting or under way */
+    uint64_t writes, reads, table_bytes, memtable_bytes, compaction_debt_bytes, level0_files;
     struct store_stats cache;        /* for its cache_* */
     uint64_t rates_at_ns, rates_writes, rates_reads;
     double writes_per_second, reads_per_second;
@@ -145,6 +150,8 @@ struct engine {
     uint64_t now_ns, next_housekeeping_ns, last_log_time_us;
     bool draining, disk_full;
     struct engine_wanted wanted;
+    bool closed;                     /* engine_queue.closed */
+    bool log_full;                   /* writes are refused until a flush has returned; its last segment is a restart's */
     bool yields;                     /* it hands its leads to others */
     uint64_t yield_until_ns;
     bool log_blocked;                /* the log took no more: looked at again by housekeeping, not by spinning */
@@ -166,6 +173,7 @@ void partition_read(struct partition *p, struct op *op);
 enum status partition_admit(struct partition *p, struct op *op);
 void partition_stage(struct partition *p);              /* waiting ops into one entry, new entries into the log's batch */
 bool partition_has_to_stage(const struct partition *p);
+uint64_t partition_room_ns(const struct partition *p);  /* while it is paced: when the next of what waits may go */
 void partition_log_committed(struct partition *p);      /* the batch with what was staged is under way */
 void partition_synced(struct partition *p);
 void partition_apply(struct partition *p, uint64_t until_ns); /* what is committed, a slice of time at most */

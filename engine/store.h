@@ -46,11 +46,11 @@ struct store_mem_disk *store_mem_disk_new(void);
 void store_mem_disk_free(struct store_mem_disk *d);
 enum status store_open_mem(struct store **out, struct store_mem_disk *disk) MUST_USE;
 /* Faults for tests. full: flush and apply answer DISK_FULL, the store is failed until reopened. cold: cached_only reads answer WOULD_BLOCK.
- * read_fault: every read answers it (STATUS_OK: none). pressure: what the stats say. */
+ * read_fault: every read answers it (STATUS_OK: none). behind: what the stats say. */
 void store_mem_disk_set_full(struct store_mem_disk *d, bool full);
 void store_mem_disk_set_cold(struct store_mem_disk *d, bool cold);
 void store_mem_disk_set_read_fault(struct store_mem_disk *d, enum status fault);
-void store_mem_disk_set_pressure(struct store_mem_disk *d, uint8_t pressure);
+void store_mem_disk_set_behind(struct store_mem_disk *d, uint32_t behind);
 /* Snapshots and iterators first. What was not flushed is lost. NULL is fine. */
 void store_close(struct store *s);
 
@@ -143,11 +143,13 @@ struct store_stats {
     uint64_t memtable_bytes, unflushed_bytes, table_bytes, pending_compaction_bytes, snapshots, iterators;
     uint64_t cache_hits, cache_misses, cache_evictions, cache_bytes, cache_rows; /* store_cache_rows; on the owning core */
     uint32_t level0_files, immutable_memtables; /* the latter: full tables of recent rows that wait for their file */
-    /* 0: go on; 1: slow down soon (refuse bulk); 2: refuse writes, or apply will have to wait for room. */
-    uint8_t pressure;
+    uint32_t behind;  /* with files for tables of recent rows, and with compactions: 0: not worth mention; to 1000: refuse writes, or apply will have to wait for room */
+    uint8_t pressure; /* the same in steps. 0: go on; 1: slow down, refuse bulk; 2: refuse writes */
     bool failed; /* a background write failed: reopen when the cause is gone */
     enum status failure; /* the cause, when failed: DISK_FULL, IO_FAILED, or CHECKSUM_MISMATCH (a compaction met damage: reopening won't help) */
 };
+enum { STORE_BEHIND_FULL = 1000 };
+static inline uint8_t store_pressure(uint32_t behind) { return behind >= STORE_BEHIND_FULL ? 2 : behind > 0; }
 void store_get_stats(struct store *s, struct store_stats *out);
 /* Rows in [lower, upper) are of no use any more: files that hold nothing else are dropped, the other rows stay until their file is. Nobody may read them meanwhile or later.
  * Runs on a job, any thread. */

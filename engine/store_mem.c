@@ -47,7 +47,7 @@ struct store_mem_disk {
     struct node *root;
     struct node *imported; /* has_imported: finished, and not installed */
     bool has_imported, full, cold;
-    uint8_t pressure;
+    uint32_t behind;
     enum status read_fault;
 };
 struct store_snapshot {
@@ -287,9 +287,9 @@ void store_mem_disk_set_read_fault(struct store_mem_disk *d, enum status fault) 
     d->read_fault = fault;
     pthread_mutex_unlock(&d->lock);
 }
-void store_mem_disk_set_pressure(struct store_mem_disk *d, uint8_t pressure) {
+void store_mem_disk_set_behind(struct store_mem_disk *d, uint32_t behind) {
     pthread_mutex_lock(&d->lock);
-    d->pressure = pressure;
+    d->behind = behind;
     pthread_mutex_unlock(&d->lock);
 }
 
@@ -546,10 +546,11 @@ static void mem_get_stats(struct store *base, struct store_stats *out) {
     pthread_mutex_unlock(&s->lock);
     pthread_mutex_lock(&s->disk->lock);
     out->table_bytes = s->disk->root ? s->disk->root->bytes : 0;
-    out->pressure = s->disk->pressure;
+    out->behind = s->disk->behind;
     pthread_mutex_unlock(&s->disk->lock);
     out->failed = atomic_load(&s->failed);
-    if (out->failed) out->failure = STATUS_DISK_FULL, out->pressure = 2;
+    if (out->failed) out->failure = STATUS_DISK_FULL, out->behind = STORE_BEHIND_FULL;
+    out->pressure = store_pressure(out->behind);
 }
 
 static struct node *mem_drop(struct tree_edit *e, struct node *root, const struct node *n, struct slice lower, struct slice upper) {

@@ -1,7 +1,9 @@
 /* RocksDB itself: its errors in our words, its options (docs/STORAGE.md says why), what it says of itself. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "engine/store_rocks_local.h"
 #include "proto/base/log.h"
@@ -19,6 +21,7 @@ enum {
     OPEN_FILES_MAX = 256, /* of one store; index and filter blocks are in the block cache, not in the open file */
     BLOCK_BYTES = 8192,
     BLOOM_BITS = 10,
+    COMPACTION_NICE = 6, /* a quarter of a core's weight (sched(7)): docs/STORAGE.md, Priorities */
     CACHE_SHARD_BYTES_MIN = 8 << 20, /* far above the largest block (a filter, 300 KB), so that a shard never thrashes */
     STATS_AGE_MS = 10,
     STATS_CALM_MS = 1000, /* no figure has changed for so long, and there is no pressure: then they are taken */
@@ -77,7 +80,6 @@ struct store_shared *store_shared_new(uint64_t block_cache_bytes, unsigned backg
     s->background_threads = MAX_OF(background_threads, 1u);
     s->env = rocksdb_create_default_env();
     rocksdb_env_set_background_threads(s->env, (int)s->background_threads);
-    rocksdb_env_lower_thread_pool_cpu_priority(s->env); /* nice 19: compactions have time, cores have none */
     rocksdb_env_set_high_priority_background_threads(s->env, 1); /* for flushes: there are none */
     if (run_threads_start(s, MIN_OF(s->background_threads, (unsigned)STORE_RUN_THREADS_MAX))) return s;
     store_shared_free(s);
@@ -138,11 +140,21 @@ static void options_files(rocksdb_options_t *o, const struct store_shared *share
     rocksdb_options_set_keep_log_file_num(o, 1);
 }
 
+/* RocksDB's own lower priority is nice 19: while cores are busy such a thread gets a hundredth of a CPU, and compactions never catch up. C has no door for another value, so a thread sets its own when it
+ * comes by here for the first time. */
+static void compaction_be_nice(void) {
+    static _Thread_local bool done;
+    if (done) return;
+    done = true;
+    (void)!setpriority(PRIO_PROCESS, (id_t)gettid(), COMPACTION_NICE); /* Linux: of this thread alone */
+}
+
 static const char *expiry_name(void *state) { return "orderdb.expiry"; }
 static void expiry_destroy(void *state) {}
 static unsigned char expiry_filter_cb(void *state, int level, const char *key, size_t key_len, const char *value, size_t value_len,
                                       char **new_value, size_t *new_value_len, unsigned char *value_changed) {
     struct expiry *e = state;
+    compaction_be_nice();
     return key_len >= 3 && store_row_expired(slice_of(value, value_len), atomic_load_explicit(&e->horizon_us[(uint8_t)key[2]], memory_order_relaxed));
 }
 
@@ -190,19 +202,23 @@ static uint64_t rocks_property(struct rocks_store *s, const char *name) {
 
 uint64_t rocks_files_bytes(struct rocks_store *s) { return rocks_property(s, "rocksdb.live-sst-files-size"); }
 
-/* Of RocksDB: what compactions are behind with. */
-static uint8_t files_pressure(struct rocks_store *s, const struct store_stats *st) {
-    if (st->level0_files >= LEVEL0_CLOSED || st->pending_compaction_bytes >= COMPACTION_DEBT_CLOSED) return 2;
-    if (rocks_property(s, "rocksdb.is-write-stopped") || rocks_property(s, "rocksdb.actual-delayed-write-rate")) return 2;
-    return st->level0_files >= LEVEL0_SLOW || st->pending_compaction_bytes >= COMPACTION_DEBT_SLOW;
+/* 0 below `slow`, at least 1 from there, STORE_BEHIND_FULL at `closed`. */
+static uint32_t behind_between(uint64_t value, uint64_t slow, uint64_t closed) {
+    if (value < slow) return 0;
+    return value >= closed ? STORE_BEHIND_FULL : (uint32_t)MAX_OF((value - slow) * STORE_BEHIND_FULL / (closed - slow), 1ull);
 }
 
-/* Of the tables: apply waits when the budget is used up. */
-static uint8_t tables_pressure(const struct rocks_store *s, const struct version *v) {
-    uint64_t bytes = version_bytes(v);
+/* Of RocksDB: what compactions are behind with. */
+static uint32_t files_behind(struct rocks_store *s, const struct store_stats *st) {
+    if (rocks_property(s, "rocksdb.is-write-stopped") || rocks_property(s, "rocksdb.actual-delayed-write-rate")) return STORE_BEHIND_FULL;
+    return MAX_OF(behind_between(st->level0_files, LEVEL0_SLOW, LEVEL0_CLOSED), behind_between(st->pending_compaction_bytes, COMPACTION_DEBT_SLOW, COMPACTION_DEBT_CLOSED));
+}
+
+/* Of the tables: apply waits when the budget is used up. How many are frozen tells little of how far it is: two of a quarter each are half of the budget. */
+static uint32_t tables_behind(const struct rocks_store *s, const struct version *v) {
     unsigned frozen = v->count - 1;
-    if (frozen >= FROZEN_CLOSED || bytes >= s->budget_bytes / 4 * 3) return 2;
-    return frozen >= FROZEN_SLOW || bytes >= s->budget_bytes / 2;
+    if (frozen >= FROZEN_CLOSED) return STORE_BEHIND_FULL;
+    return MAX_OF(behind_between(version_bytes(v), s->budget_bytes / 2, s->budget_bytes / 4 * 3), (uint32_t)(frozen >= FROZEN_SLOW));
 }
 
 /* A compaction has failed. An empty write, which never waits, is answered with the cause, unless RocksDB goes on writing (a compaction found
@@ -228,7 +244,7 @@ static void rocks_background_error(struct rocks_store *s) {
 
 /* Seven questions, 5 us: 64 partitions that nobody writes to would take 2 % of a core for them. What changes the answers is a run that was ingested, which is seen at once, and compactions, which go on for a while after it. */
 static bool rocks_stats_due(const struct rocks_store *s, uint64_t now_ns) {
-    bool calm = !s->stats.pressure && now_ns - s->stats_changed_ns >= STATS_CALM_MS * NS_PER_MS;
+    bool calm = !s->stats.behind && now_ns - s->stats_changed_ns >= STATS_CALM_MS * NS_PER_MS;
     return !s->stats_ns || s->stats_runs != atomic_load(&s->runs) || now_ns - s->stats_ns >= (uint64_t)(calm ? STATS_CALM_AGE_MS : STATS_AGE_MS) * NS_PER_MS;
 }
 
@@ -242,7 +258,7 @@ static void rocks_stats_take(struct rocks_store *s, uint64_t now_ns) {
     rocksdb_free(files);
     /* RocksDB counts background errors and never forgets one. */
     if (!atomic_load(&s->failed) && rocks_property(s, "rocksdb.background-errors")) rocks_background_error(s);
-    st->pressure = files_pressure(s, st);
+    st->behind = files_behind(s, st);
     bool changed = st->pending_compaction_bytes != before.pending_compaction_bytes || st->table_bytes != before.table_bytes || st->level0_files != before.level0_files;
     if (changed || runs != s->stats_runs) s->stats_changed_ns = now_ns;
     s->stats_ns = now_ns, s->stats_runs = runs;
@@ -264,10 +280,11 @@ void rocks_get_stats(struct store *base, struct store_stats *out) {
     for (unsigned i = 0; i < v->count; i++) out->unflushed_bytes += v->tables[i]->applied_bytes;
     out->immutable_memtables = v->count - 1;
     out->memtable_bytes = version_bytes(v) + s->retired_bytes;
-    out->pressure = MAX_OF(out->pressure, tables_pressure(s, v));
+    out->behind = MAX_OF(out->behind, tables_behind(s, v));
     pthread_mutex_unlock(&s->lock);
     out->failure = (enum status)atomic_load(&s->failed);
-    if (out->failure) out->failed = true, out->pressure = 2;
+    if (out->failure) out->failed = true, out->behind = STORE_BEHIND_FULL;
+    out->pressure = store_pressure(out->behind);
 }
 
 void rocks_drop_range(struct store *base, struct slice lower, struct slice upper) {

@@ -16,7 +16,7 @@
 #include "proto/base/log.h"
 #include "proto/base/mem.h"
 
-enum { WALK_ROWS = 128, GROWING_FILE_BYTES_MIN = 2 << 20, RUN_NICE = 10 };
+enum { WALK_ROWS = 128, GROWING_FILE_BYTES_MIN = 2 << 20, RUN_NICE = 5 };
 
 /* ---- tables and versions */
 

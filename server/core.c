@@ -25,7 +25,8 @@ enum { IDLE_MS_MAX = 250, MEETING_MS_MAX = 3 };
 
 /* New bytes are looked at for so long a turn; while committed work waits to be applied, for a share of what the last turn took (an entry of 500 commands makes it long): a
  * third, which is more than it costs to take in what is served, or a sixteenth while calls are refused: then it is refusals that the time would go to. */
-enum { RECEIVE_SLICE_NS = 1000000, RECEIVE_SLICE_LEAST_NS = 50000, RECEIVE_SHARE = 3, RECEIVE_SHARE_REFUSING = 16, LOW_SHARE = 4, REFUSALS_PER_S = 15000, REFUSALS_BURST = 150 };
+enum { RECEIVE_SLICE_NS = 1000000, RECEIVE_SLICE_LEAST_NS = 50000, RECEIVE_SHARE = 3, RECEIVE_SHARE_REFUSING = 16, LOW_SHARE = 4, REFUSALS_PER_S = 15000, REFUSALS_BURST = 150,
+       DECODED_PER_S = 8000, DECODED_BURST = 400 /* writes refused after they were decoded: at 10 us each a twelfth of the core, whatever is offered */ };
 enum { INSIDE_MIN = 128 }; /* writes of a core, one half in the log and one gathering (BACKLOG_LIMIT_MIN each) */
 
 struct core *core_new(struct node *node, uint32_t id) {
@@ -85,7 +86,7 @@ static void count_cycle(struct core *core) {
 static void share_streams(struct core *core) {
     struct node *node = core->node;
     if (core->id == 0) {
-        struct throttle_load load = {.inside = __atomic_load_n(&node->writes_inside, __ATOMIC_RELAXED), .inside_min = (uint64_t)node->core_count * INSIDE_MIN};
+        struct throttle_load load = {.inside = __atomic_load_n(&node->writes_inside, __ATOMIC_RELAXED), .inside_min = (uint64_t)node->core_count * INSIDE_MIN, .closed = core->writes_closed};
         for (uint32_t i = 0; i < node->core_count; i++) {
             load.wait_ns += __atomic_load_n(&node->cores[i]->write_delay_ns, __ATOMIC_RELAXED) / node->core_count;
             load.rate += __atomic_load_n(&node->cores[i]->write_rate, __ATOMIC_RELAXED);
@@ -106,25 +107,34 @@ static void share_queues(struct core *core) {
     __atomic_store_n(&core->write_limit, own.limit, __ATOMIC_RELAXED);
     __atomic_store_n(&core->write_delay_ns, own.delay_ns, __ATOMIC_RELAXED);
     __atomic_store_n(&core->write_rate, own.served_per_s, __ATOMIC_RELAXED);
+    __atomic_store_n(&core->write_closed, own.closed, __ATOMIC_RELAXED);
+    bool closed = true;
     uint64_t limit = 0, tightest = UINT64_MAX, least_ns = UINT64_MAX;
     for (uint32_t i = 0; i < node->core_count; i++) {
         tightest = MIN_OF(tightest, __atomic_load_n(&node->cores[i]->write_limit, __ATOMIC_RELAXED));
+        closed = closed && __atomic_load_n(&node->cores[i]->write_closed, __ATOMIC_RELAXED);
         least_ns = MIN_OF(least_ns, __atomic_load_n(&node->cores[i]->write_delay_ns, __ATOMIC_RELAXED));
     }
     for (uint32_t i = 0; i < node->core_count; i++) limit += MIN_OF(__atomic_load_n(&node->cores[i]->write_limit, __ATOMIC_RELAXED), tightest + tightest / 2);
+    core->writes_closed = closed;
     core->write_limit_all = limit;
     core->write_delay_least_ns = least_ns;
     core->write_target_ns = node->limits.queue_target_ns;
     share_streams(core);
 }
 
+static int64_t tokens_add(int64_t left, uint64_t passed_ns, int64_t per_s, int64_t burst) { return MIN_OF(left + (int64_t)passed_ns * per_s, burst * (int64_t)NS_PER_S); }
+
 /* Refusals have a rate: beyond it, and while the door is full, low connections (those that were refused last, or have not had a call served) are not read at all, until it is their time again or there
  * is room. Their bytes stay in the socket, and a client that keeps more in flight than it may waits. 0: now. */
 static uint64_t refusals_from_ns(struct core *core, uint64_t refused) {
     uint64_t passed_ns = MIN_OF(core->now_ns - core->refusals_ns, NS_PER_S);
     core->refusals_ns = core->now_ns;
-    core->refusals_left = MIN_OF(core->refusals_left + (int64_t)(passed_ns * REFUSALS_PER_S), (int64_t)(REFUSALS_BURST * NS_PER_S)) - (int64_t)(refused * NS_PER_S);
+    core->refusals_left = tokens_add(core->refusals_left, passed_ns, REFUSALS_PER_S, REFUSALS_BURST) - (int64_t)(refused * NS_PER_S);
+    core->decoded_left = tokens_add(core->decoded_left, passed_ns, DECODED_PER_S, DECODED_BURST) - (int64_t)((core->decoded_count - core->decoded_count_seen) * NS_PER_S);
+    core->decoded_count_seen = core->decoded_count;
     bool full = core->write_limit_all && __atomic_load_n(&core->node->writes_inside, __ATOMIC_RELAXED) >= core->write_limit_all;
+    full = full || core->writes_closed || core->decoded_left < 0;
     return full && core->refusals_left < 0 ? core->now_ns + (uint64_t)-core->refusals_left / REFUSALS_PER_S : 0;
 }
 

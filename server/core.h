@@ -57,6 +57,8 @@ struct core {
     uint64_t shed_count, shed_count_seen; /* calls that shed_answer refused; as of the last turn */
     int64_t refusals_left;  /* how many more may be refused, in billionths; below 0: not now (core.c) */
     uint64_t refusals_ns;   /* when that was last added to */
+    uint64_t decoded_count, decoded_count_seen; /* writes that came home refused as OVERLOADED, after they were decoded; as of the last turn */
+    int64_t decoded_left;   /* how many more may be, likewise; below 0: the door refuses instead */
     uint64_t turn_ns;       /* what the last one took, without waiting */
     struct conns *conns;     /* conn.h: limits, pools */
     struct calls *calls;     /* call.h: pool of calls, request memory */
@@ -72,7 +74,8 @@ struct core {
     void (*on_cycle)(struct core *core); /* node.c's: start and drain move on here */
     bool stop;
     uint64_t beat_ns;       /* relaxed atomic: when the loop last turned, for /healthz */
-    uint64_t write_limit, write_delay_ns, write_rate; /* relaxed atomics: what this core's engine says of its writes (engine_write_queue) */
+    uint64_t write_limit, write_delay_ns, write_rate, write_closed; /* relaxed atomics: what this core's engine says of its writes (engine_write_queue) */
+    bool writes_closed;            /* by all cores' engines (engine_queue.closed), read once a turn */
     uint64_t write_limit_all;      /* of all cores together, read once a turn; 0: none */
     uint64_t write_delay_least_ns; /* the least of all cores */
     uint64_t write_target_ns;      /* node.limits.queue_target_ns */

@@ -163,7 +163,10 @@ static bool write_process(struct buf *out, const struct node *node) {
     row("orderdb_partition_applied_index", "gauge", "Last entry applied.", applied_index)             \
     row("orderdb_partition_flushed_index", "gauge", "Last entry that is in the store's files.", flushed_index) \
     row("orderdb_partition_table_bytes", "gauge", "Store files.", table_bytes)                        \
-    row("orderdb_partition_memtable_bytes", "gauge", "Store memory.", memtable_bytes)
+    row("orderdb_partition_memtable_bytes", "gauge", "Store memory.", memtable_bytes)        \
+    row("orderdb_partition_compaction_debt_bytes", "gauge", "Bytes that compactions have yet to rewrite, as RocksDB estimates.", compaction_debt_bytes) \
+    row("orderdb_partition_level0_files", "gauge", "Files that no compaction has merged yet.", level0_files) \
+    row("orderdb_partition_pressure", "gauge", "1: behind with files and compactions, bulk work waits; 2: writes are refused.", pressure)
 
 static bool write_engines(struct buf *out, const struct collect *c) {
     bool ok = true;

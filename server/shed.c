@@ -17,7 +17,7 @@
  * The header block is one of DELAYS, literals that leave HPACK's table alone, so the same bytes are right on every connection at any time. Counting is by calls over the whole node in one
  * atomic word; the limit is the sum of the engines' (core.c adds it up once a turn). A batch counts as one here; its parts are counted at the engine's door. */
 
-enum { DELAYS = 8, DELAY_MS_MIN = 100, DELAY_MS_STEP = 25, DETAILS_ARENA_BYTES = 64 << 10, TEXT_BYTES_MAX = 128, BLOCK_BYTES_MAX = 2048 };
+enum { DELAYS = 8, DELAY_MS_MIN = 100, DELAY_MS_STEP = 25, TABLES_DELAY_TIMES = 5 /* a run or a compaction takes longer than a queue */, DETAILS_ARENA_BYTES = 64 << 10, TEXT_BYTES_MAX = 128, BLOCK_BYTES_MAX = 2048 };
 
 
 struct shed {
@@ -31,9 +31,12 @@ struct shed {
 static const char *const texts[SHED_REASON_COUNT] = {
     [SHED_QUEUE] = "overloaded: as many writes are under way as can be done in time",
     [SHED_DEADLINE] = "overloaded: writes wait for longer now than this call's deadline allows",
+    [SHED_TABLES] = "overloaded: the store is behind with writing its tables",
+    [SHED_REFUSING] = "overloaded: more writes are being refused than are worth reading",
     [SHED_CALLS] = "overloaded: too many calls in flight",
 };
-static const enum metric metrics[SHED_REASON_COUNT] = {[SHED_QUEUE] = METRIC_SHED_QUEUE, [SHED_DEADLINE] = METRIC_SHED_DEADLINE, [SHED_CALLS] = METRIC_SHED_CALLS};
+static const enum metric metrics[SHED_REASON_COUNT] = {[SHED_QUEUE] = METRIC_SHED_QUEUE, [SHED_DEADLINE] = METRIC_SHED_DEADLINE, [SHED_TABLES] = METRIC_SHED_TABLES, [SHED_REFUSING] = METRIC_SHED_REFUSING,
+                                                         [SHED_CALLS] = METRIC_SHED_CALLS};
 
 enum shed_class shed_class_of(const struct method *m) {
     switch (m->row) {
@@ -103,7 +106,8 @@ struct shed *shed_new(struct core *core) {
     arena_init(&s->arena, DETAILS_ARENA_BYTES);
     for (int why = SHED_NOT + 1; why < SHED_REASON_COUNT; why++) {
         for (uint32_t i = 0; i < DELAYS; i++) {
-            s->blocks[why][i] = block_make(s, texts[why], DELAY_MS_MIN + DELAY_MS_STEP * i);
+            uint32_t times = why == SHED_TABLES ? TABLES_DELAY_TIMES : 1;
+            s->blocks[why][i] = block_make(s, texts[why], (DELAY_MS_MIN + DELAY_MS_STEP * i) * times);
             if (!s->blocks[why][i].data) return shed_free(s), NULL;
         }
     }
@@ -122,6 +126,8 @@ enum shed_reason shed_judge(const struct shed *s, enum shed_class class, uint64_
     if (class == SHED_RESERVED) return SHED_NOT;
     if (calls_full) return SHED_CALLS;
     if (class != SHED_WRITE || !core->write_limit_all) return SHED_NOT;
+    if (core->writes_closed) return SHED_TABLES;
+    if (core->decoded_left < 0) return SHED_REFUSING;
     if (__atomic_load_n(s->inside, __ATOMIC_RELAXED) >= core->write_limit_all) return SHED_QUEUE;
     /* Only when they really wait: a short deadline on an idle server may well be met. */
     if (deadline_ns && core->write_delay_least_ns > core->write_target_ns / 2 && core->now_ns + core->write_delay_least_ns >= deadline_ns) return SHED_DEADLINE;

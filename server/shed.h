@@ -22,6 +22,8 @@ enum shed_reason {
     SHED_NOT,
     SHED_QUEUE,    /* writes wait for the target already */
     SHED_DEADLINE, /* they wait for longer than this call has time */
+    SHED_TABLES,   /* none is taken: tables are behind, everywhere */
+    SHED_REFUSING, /* somewhere, and enough of them were decoded to be refused (core.c) */
     SHED_CALLS,    /* too many calls of this core in flight */
     SHED_REASON_COUNT,
 };

@@ -20,11 +20,13 @@ void throttle_tick(struct throttle *t, uint64_t now_ns, const struct throttle_lo
     t->waits_ns += load->wait_ns;
     t->insides += load->inside;
     t->count++;
+    t->closed_count += load->closed;
     if (now_ns < t->until_ns) return;
     uint64_t enough = MAX_OF(load->rate * (t->target_ns / 3) / NS_PER_S, load->inside_min);
     uint32_t streams = next_streams(t, t->waits_ns / t->count, t->insides / t->count, enough);
+    if (t->closed_count) streams = MIN_OF(streams, t->streams);
     t->streams = MIN_OF(MAX_OF(streams, (uint32_t)THROTTLE_STREAMS_MIN), t->streams_max);
-    t->waits_ns = t->insides = t->count = 0;
+    t->waits_ns = t->insides = t->count = t->closed_count = 0;
     t->until_ns = now_ns + THROTTLE_INTERVAL_NS;
 }
 

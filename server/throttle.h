@@ -18,13 +18,14 @@ enum { THROTTLE_STREAMS_MIN = 8 };
 struct throttle {
     uint32_t streams, streams_max;
     uint64_t target_ns; /* queue-target; 0: streams stays streams_max */
-    uint64_t until_ns, waits_ns, insides, count; /* the interval, and sums of what was told in it */
+    uint64_t until_ns, waits_ns, insides, count, closed_count; /* the interval, and sums of what was told in it */
 };
 struct throttle_load {
     uint64_t wait_ns;    /* how long writes wait now */
     uint64_t inside;     /* how many are let in and not answered */
     uint64_t rate;       /* the most that were served in a second lately */
     uint64_t inside_min; /* so many keep the server busy however slow it is */
+    bool closed;         /* no write is taken: few are inside, and that is no reason for more */
 };
 void throttle_init(struct throttle *t, uint32_t streams_max, uint64_t target_ns, uint64_t now_ns);
 /* Once a turn; means over an interval are what counts. Lowered while writes wait at all (an eighth of the target) and more are inside than are served in a third of the target (Little's law): what

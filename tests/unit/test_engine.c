@@ -202,6 +202,61 @@ static void writes_beyond_the_limit_are_refused_with_a_delay(void **state) {
     rig_close(&r);
 }
 
+/* 50 lines are some 20 KiB; 900 of 1000 leaves a tenth of 1 MiB a second: the first goes after 2 ms, the next one a fifth of a second later. What is more than it has room for is refused. */
+static void a_partition_that_is_behind_writes_slowly_and_the_other_one_does_not(void **state) {
+    enum { COUNT = 4, TAKEN = 2 };
+    struct engine_rig r;
+    struct job *jobs[COUNT];
+    char users[PARTITIONS_MAX][32];
+    r.tail_bytes = r.retention_us = 0;
+    rig_open_with(&r, PARTITIONS_MAX, 64 << 20);
+    users_find(users);
+    store_mem_disk_set_behind(r.stores[0], 900);
+    rig_run(&r, 50 * NS_PER_MS);
+    for (unsigned i = 0; i < COUNT; i++) jobs[i] = create_send_of(&r, users[0], 50, 1 << 20);
+    rig_run(&r, 60 * NS_PER_MS);
+    for (unsigned i = 0; i < COUNT; i++) {
+        assert_int_equal(jobs[i]->done, i != 1);
+        if (i >= TAKEN) assert_int_equal(jobs[i]->op.failure.status, STATUS_OVERLOADED);
+        if (i >= TAKEN) assert_int_equal(jobs[i]->op.failure.retry_delay_ms, RETRY_DELAY_BEHIND_MS);
+    }
+    for (unsigned i = 0; i < COUNT; i++) { /* it has the core to itself meanwhile */
+        struct job *j = create_send_of(&r, users[1], 50, 1 << 20);
+        rig_run(&r, 5 * NS_PER_MS);
+        assert_int_equal(j->done, 1);
+        assert_int_equal(j->op.failure.status, STATUS_OK);
+        job_free(j);
+    }
+    assert_int_equal(jobs[1]->done, 0);
+    rig_run(&r, 300 * NS_PER_MS);
+    for (unsigned i = 0; i < TAKEN; i++) assert_int_equal(jobs[i]->op.failure.status, STATUS_OK);
+    for (unsigned i = 0; i < COUNT; i++) job_free(jobs[i]);
+    assert_int_equal(r.engine->partitions[0].queue_bytes, 0);
+    rig_close(&r);
+}
+
+static void the_engine_is_closed_when_all_its_partitions_are(void **state) {
+    struct engine_rig r;
+    char users[PARTITIONS_MAX][32];
+    r.tail_bytes = r.retention_us = 0;
+    rig_open_with(&r, PARTITIONS_MAX, 64 << 20);
+    users_find(users);
+    static const struct { uint32_t behind[PARTITIONS_MAX]; bool closed; } cases[] = {{{0, 0}, false}, {{1000, 0}, false}, {{999, 1000}, false}, {{1000, 1000}, true}, {{0, 1000}, false}};
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        for (unsigned p = 0; p < PARTITIONS_MAX; p++) store_mem_disk_set_behind(r.stores[p], cases[i].behind[p]);
+        rig_run(&r, 50 * NS_PER_MS);
+        assert_int_equal(engine_write_queue(r.engine).closed, cases[i].closed);
+        for (unsigned p = 0; p < PARTITIONS_MAX; p++) {
+            struct job *j = create_send_of(&r, users[p], 1, 1 << 20);
+            rig_run(&r, 500 * NS_PER_MS);
+            assert_int_equal(j->done, 1);
+            assert_int_equal(j->op.failure.status, cases[i].behind[p] == STORE_BEHIND_FULL ? STATUS_OVERLOADED : STATUS_OK);
+            job_free(j);
+        }
+    }
+    rig_close(&r);
+}
+
 static void a_write_that_would_wait_beyond_its_deadline_is_refused_at_once(void **state) {
     struct engine_rig r;
     rig_open(&r);
@@ -266,6 +321,8 @@ int main(void) {
         cmocka_unit_test(writes_that_met_damage_are_answered),
         cmocka_unit_test(a_failed_partition_keeps_no_other_from_its_flush),
         cmocka_unit_test(writes_beyond_the_limit_are_refused_with_a_delay),
+        cmocka_unit_test(a_partition_that_is_behind_writes_slowly_and_the_other_one_does_not),
+        cmocka_unit_test(the_engine_is_closed_when_all_its_partitions_are),
         cmocka_unit_test(a_write_that_would_wait_beyond_its_deadline_is_refused_at_once),
         cmocka_unit_test(reads_from_disk_have_a_limit_of_their_own_and_are_dropped_behind_their_deadline),
     };

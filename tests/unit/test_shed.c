@@ -70,6 +70,29 @@ static void test_writes_beyond_the_limit_are_refused_until_one_is_done(void **st
     assert_true(answer_is(world_call(&w, SVC "CreateOrder", "f"), "f"));
 }
 
+static void test_while_no_partition_takes_writes_they_are_refused_for_longer(void **state) {
+    w.core.write_limit_all = 100;
+    w.core.writes_closed = true;
+    assert_exhausted(world_call(&w, SVC "CreateOrder", "a"), "OVERLOADED", 500, 1375);
+    assert_int_equal(count(METRIC_SHED_TABLES), 1);
+    assert_true(answer_is(world_call(&w, TOPOLOGY, "operators get in"), "operators get in"));
+    world_call(&w, SVC "GetOrder", "reads go on");
+    assert_int_equal(w.away_count, 1);
+    w.core.writes_closed = false;
+    assert_true(answer_is(world_call(&w, SVC "CreateOrder", "b"), "b"));
+}
+
+static void test_when_enough_were_decoded_to_be_refused_the_door_does_it(void **state) {
+    w.core.write_limit_all = 100;
+    w.core.decoded_left = -1;
+    assert_overloaded(world_call(&w, SVC "CreateOrder", "a"));
+    assert_int_equal(count(METRIC_SHED_REFUSING), 1);
+    world_call(&w, SVC "GetOrder", "reads go on");
+    assert_int_equal(w.away_count, 1);
+    w.core.decoded_left = 0;
+    assert_true(answer_is(world_call(&w, SVC "CreateOrder", "b"), "b"));
+}
+
 /* It leaves the queue when it is out of the engine, not when somebody stopped waiting for it. */
 static void test_a_write_that_was_abandoned_still_stands_in_the_queue(void **state) {
     w.core.write_limit_all = 1;
@@ -257,7 +280,8 @@ static void test_rate_limits_of_node_and_caller_are_asked_at_the_door(void **sta
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, open_world, close_world)
     const struct CMUnitTest tests[] = {
-        T(test_what_a_method_is_to_the_door), T(test_writes_beyond_the_limit_are_refused_until_one_is_done), T(test_a_write_that_was_abandoned_still_stands_in_the_queue),
+        T(test_what_a_method_is_to_the_door), T(test_writes_beyond_the_limit_are_refused_until_one_is_done), T(test_while_no_partition_takes_writes_they_are_refused_for_longer), T(test_when_enough_were_decoded_to_be_refused_the_door_does_it),
+        T(test_a_write_that_was_abandoned_still_stands_in_the_queue),
         T(test_a_refusal_takes_no_message_and_no_call), T(test_bodies_of_the_refused_are_left_out),
         T(test_late_frames_for_the_refused), T(test_refusals_that_nobody_takes_end_the_connection), T(test_a_deadline_that_cannot_be_met_is_not_waited_for), T(test_a_message_behind_its_deadline_is_not_decoded),
         T(test_the_reserve_of_calls_is_for_operators), T(test_the_reserve_of_memory_is_for_operators), T(test_those_refused_together_do_not_come_back_together),

@@ -338,10 +338,14 @@ static void test_mem_cold_and_faulty_reads(void **state) {
     assert_string_equal(rows_get(w, &v, "a"), "CHECKSUM_MISMATCH");
     assert_string_equal(rows_scan(w, &v, "", "", true), "!CHECKSUM_MISMATCH");
     store_mem_disk_set_read_fault(w->disk, STATUS_OK);
-    store_mem_disk_set_pressure(w->disk, 1);
-    struct store_stats stats;
-    store_get_stats(w->store, &stats);
-    assert_int_equal(stats.pressure, 1);
+    static const struct { uint32_t behind, pressure; } steps[] = {{0, 0}, {1, 1}, {999, 1}, {1000, 2}};
+    for (size_t i = 0; i < ARRAY_LEN(steps); i++) {
+        struct store_stats stats;
+        store_mem_disk_set_behind(w->disk, steps[i].behind);
+        store_get_stats(w->store, &stats);
+        assert_int_equal(stats.behind, steps[i].behind);
+        assert_int_equal(stats.pressure, steps[i].pressure);
+    }
 }
 
 static struct slice dedup_row(uint8_t value[8], uint64_t expiry_us) {

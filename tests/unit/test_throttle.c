@@ -47,6 +47,19 @@ static void test_a_stall_takes_nothing_below_what_keeps_the_server_busy(void **s
     assert_true((uint64_t)CONNECTIONS * t.streams / 2 >= INSIDE_MIN * 3 / 4);
 }
 
+/* Nothing is inside because nothing is let in. */
+static void test_while_no_write_is_taken_nothing_is_raised(void **state) {
+    struct throttle t;
+    uint64_t now_ns = NS_PER_S;
+    throttle_init(&t, STREAMS_MAX, TARGET_MS * NS_PER_MS, now_ns);
+    run(&t, &now_ns, 2000, UINT32_MAX, RATE);
+    uint32_t before = t.streams;
+    for (unsigned i = 0; i < 3000; i++, now_ns += NS_PER_MS) throttle_tick(&t, now_ns, &(struct throttle_load){.rate = RATE, .inside_min = INSIDE_MIN, .closed = true});
+    assert_int_equal(t.streams, before);
+    run(&t, &now_ns, 5000, 0, RATE);
+    assert_int_equal(t.streams, STREAMS_MAX);
+}
+
 static void test_never_fewer_than_the_least(void **state) {
     struct throttle t;
     uint64_t now_ns = NS_PER_S;
@@ -91,6 +104,7 @@ int main(void) {
         cmocka_unit_test(test_in_overload_what_is_inside_is_done_within_the_target),
         cmocka_unit_test(test_without_overload_nothing_is_lowered),
         cmocka_unit_test(test_a_stall_takes_nothing_below_what_keeps_the_server_busy),
+        cmocka_unit_test(test_while_no_write_is_taken_nothing_is_raised),
         cmocka_unit_test(test_never_fewer_than_the_least),
         cmocka_unit_test(test_what_is_told_and_when),
     };
