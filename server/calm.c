@@ -8,6 +8,7 @@ enum {
     DATA_BYTES_MIN = 32, /* smaller frames are for the end of a message, and a request has few of them */
     WORK_TOKENS = 4,   /* a window update for the stream and the connection, a ping and a SETTINGS: what clients send with one DATA frame at most */
     UNREADABLE_BYTES = 16 << 10,
+    UNREADABLE_BYTES_SMALL = 2 << 10, UNREADABLE_SMALL_MAX = 8,
     WORK_BURSTS = 4,   /* what work gives back is kept up to so many bursts: windows of 16 MiB are opened frame by frame, long after */
 };
 
@@ -71,7 +72,7 @@ enum cut calm_on_fault(struct calm *c, const struct calm_limits *l, uint64_t now
 }
 
 enum cut calm_on_unreadable(struct calm *c, const struct calm_limits *l, uint64_t now_ns, uint64_t bytes) {
-    uint64_t cost = bytes ? bytes / UNREADABLE_BYTES : 1;
+    uint64_t cost = bytes ? MAX_OF(bytes / UNREADABLE_BYTES, MIN_OF(bytes / UNREADABLE_BYTES_SMALL, (uint64_t)UNREADABLE_SMALL_MAX)) : 1;
     return !cost || take(&c->resets, cost, l->reset_burst, l->reset_per_s, now_ns) ? CUT_NONE : CUT_UNREADABLE;
 }
 

@@ -33,7 +33,7 @@ enum cut calm_on_frame(struct calm *c, const struct calm_limits *l, uint64_t now
 void calm_on_answer(struct calm *c, const struct calm_limits *l);
 /* We had to reset a stream, or to overlook a frame. */
 enum cut calm_on_fault(struct calm *c, const struct calm_limits *l, uint64_t now_ns) MUST_USE;
-/* A message of so many bytes could not be read (malformed, nested): it costs what a reset does for each whole 16 KiB that came in vain, the whole bucket at most: with
+/* A message of so many bytes could not be read (malformed, nested): it costs what a reset does for each whole 2 KiB of its first 16 KiB, or for each whole 16 KiB that came in vain, the whole bucket at most: with
  * the default limits a second one of 4 MiB within some seconds ends the connection. A small one costs no more than any
  * refused request, and a client with a bug keeps its connection. 0 bytes: not even the head of the message was right (its length, compressed): as a reset. */
 enum cut calm_on_unreadable(struct calm *c, const struct calm_limits *l, uint64_t now_ns, uint64_t bytes) MUST_USE;

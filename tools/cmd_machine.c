@@ -35,16 +35,21 @@ static void tell_field(const char *path, const struct yaml *y, const char *error
     tell(path, yaml_line(y, field), error);
 }
 
+static const char machine_file_is[] = "The file is to be a status machine in YAML or JSON (name, version, states, edges), as `orderctl machine show NAME --output yaml` prints it, not its table.";
+static const char resource_file_is[] = "The file is to be one resource in YAML or JSON, such as limit: {name: checkout, per_second: 5}; see `orderctl resource apply --help`.";
+
 /* A message in the arena; NULL: told. */
-static ProtobufCMessage *read_file(const char *path, const ProtobufCMessageDescriptor *type, struct arena *arena) {
+static ProtobufCMessage *read_file(const char *path, const ProtobufCMessageDescriptor *type, const char *expected, struct arena *arena) {
     size_t len;
     char *text = cli_read_file(path, &len), error[PBJSON_ERROR_BYTES];
     struct yaml y;
     unsigned line;
     if (!text) return NULL;
     ProtobufCMessage *m = NULL;
-    if (!yaml_read(slice_of(text, len), &y, &line, error)) tell(path, line, error);
+    bool is_yaml = yaml_read(slice_of(text, len), &y, &line, error);
+    if (!is_yaml) tell(path, line, error);
     else if (!(m = pbjson_parse(type, buf_slice(&y.json), arena, error))) tell_field(path, &y, error);
+    if (!is_yaml || (!m && strcmp(error, "not an object") == 0)) text_fold(stderr, expected, 0, 0); /* another file altogether */
     yaml_fini(&y);
     mem_free(text);
     return m;
@@ -72,7 +77,7 @@ static enum cli_exit machine_file(struct cli *cli, const char *path, bool dry) {
     arena_init(&arena, ARENA_BYTES);
     Resource resource = ORDERDB__V1__RESOURCE__INIT;
     resource.kind_case = ORDERDB__V1__RESOURCE__KIND_MACHINE;
-    resource.machine = (Machine *)read_file(path, &orderdb__v1__status_machine__descriptor, &arena);
+    resource.machine = (Machine *)read_file(path, &orderdb__v1__status_machine__descriptor, machine_file_is, &arena);
     enum cli_exit e = resource.machine ? apply(cli, &resource, false, dry) : CLI_USAGE;
     arena_fini(&arena);
     return e;
@@ -84,7 +89,7 @@ static enum cli_exit machine_check_run(struct cli *cli, int argc, char **argv) {
 static enum cli_exit resource_apply_run(struct cli *cli, int argc, char **argv) {
     struct arena arena;
     arena_init(&arena, ARENA_BYTES);
-    Resource *resource = (Resource *)read_file(argv[0], &orderdb__v1__resource__descriptor, &arena);
+    Resource *resource = (Resource *)read_file(argv[0], &orderdb__v1__resource__descriptor, resource_file_is, &arena);
     enum cli_exit e = resource ? apply(cli, resource, false, dry_run) : CLI_USAGE;
     arena_fini(&arena);
     return e;

@@ -705,7 +705,7 @@ const struct cli_command order_commands[] = {
      "Examples:\n  orderctl order history 1234567890\n  orderctl order history 1234567890 -o json\n", history_flags, 1, 1, history_run},
     {"order", "verify", "[ORDER_ID...]", "check that a history is the one that was written", cmd_verify_text, cmd_verify_flags, 0, CMD_VERIFY_ORDERS_MAX,
      cmd_verify_run},
-    {"order", "outcome", "REQUEST_ID", "what became of a write whose answer was lost",
+    {"order", "outcome", "REQUEST_ID --user USER", "what became of a write whose answer was lost",
      "The answer is final: a request that had not been applied is refused from then on.\n\n"
      "Examples:\n  orderctl order outcome 6f1c0b5e9d7a4f32 --user ann\n", outcome_flags, 1, 1, outcome_run},
     {"order", "import", "FILE|DIR|-", "load orders of another system, with their history", cmd_import_text, cmd_import_flags, 1, 1, cmd_import_run},

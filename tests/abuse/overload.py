@@ -5,7 +5,7 @@
 
 Measures the peak (closed loop, 8 x 32 calls in flight) with the same generator on the same CPUs, offers 2, 5 and 10 times as much for a minute each, then a trickle, and prints a
 table (Markdown). Before the first stage the same trickle runs on the unharmed server: a compaction makes some second of any load slow, so "normal" is what it was before. The store grows by a million orders and more meanwhile, and its peak changes with it: after each stage the peak is measured again, and the stage is held against the mean of both. About
-5 minutes. Bars: served at least 90 % of the peak; p99 of what was served at most 5 times the peak's; within 10 s after the load is gone nothing is refused any more and
+5 minutes; `--times 10` is one stage alone. Bars: served at least 90 % of the peak; p99 of what was served at most 5 times the peak's; within 10 s after the load is gone nothing is refused any more and
 no second's p99 is above twice the peak's, or above the worst second of the trickle before the overload. Exit code 1: a bar was missed. Says what was really offered: a call that falls due while all its connections' streams are taken never leaves the generator (HTTP/2's stream
 limit is a part of the server's answer to overload), and is counted apart. A loaded machine makes all of it worse; the load average stands above the table.
 """

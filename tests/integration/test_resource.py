@@ -144,7 +144,7 @@ def _(server):
     equal(f.metadata, {"machine": "fixed", "version": "1", "newest_version": "1"})
     for text, code, says in (
             (SHOP.replace("30m", "soon"), 2, ":4: states[0].timers[0].after: not a duration"), (SHOP.replace("to: SENT", "too: SENT"), 2, ":10: edges[1].too: no such field"),
-            (SHOP.replace("to: SENT", "to: NOWHERE"), 1, "NOWHERE"), (SHOP.replace("initial: true, ", ""), 1, "0 initial states"), ("name: [", 2, ":2: "), ("", 2, "empty"),
+            (SHOP.replace("to: SENT", "to: NOWHERE"), 1, "NOWHERE"), (SHOP.replace("initial: true, ", ""), 1, "0 initial states"), ("name: [", 2, ":2: "), ("", 2, "empty"), ("MACHINE  STATES\nshop@1        3\n", 2, "a status machine in YAML or JSON"),
             (SHOP.replace("event: send", "event: send, roles: [clerk]"), 1, "not built yet"), (SHOP + "name: again\n", 2, ":12: name: is given twice")):
         done = server.orderctl("machine", "apply", file(server, text), check=False)
         equal(done.returncode, code, done.stderr)

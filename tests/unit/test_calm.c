@@ -103,15 +103,18 @@ static void test_continuations_of_one_block_are_few(void **state) {
 /* The burst is 10: a message of 4 MiB takes all of it. */
 static void test_unreadable_messages_cost_by_their_bytes(void **state) {
     for (unsigned i = 0; i < 1000; i++) assert_int_equal(calm_on_unreadable(&calm, &limits, now_ns, 100), CUT_NONE); /* a client with a bug */
-    for (unsigned i = 0; i < 10; i++) assert_int_equal(calm_on_unreadable(&calm, &limits, now_ns, i % 2 ? 0 : 16 << 10), CUT_NONE);
-    assert_int_equal(calm_on_unreadable(&calm, &limits, now_ns, 16 << 10), CUT_UNREADABLE);
+    for (unsigned i = 0; i < 4; i++) assert_int_equal(calm_on_unreadable(&calm, &limits, now_ns, i % 2 ? 0 : 8 << 10), CUT_NONE); /* 4 and 1: some kilobytes can nest a thousand deep */
+    assert_int_equal(calm_on_unreadable(&calm, &limits, now_ns, 2 << 10), CUT_UNREADABLE);
+    now_ns += 4 * NS_PER_S;
+    assert_int_equal(calm_on_unreadable(&calm, &limits, now_ns, 31 << 10), CUT_NONE); /* 8 of 8: less than twice 16 KiB costs no more than once */
+    assert_int_equal(calm_on_unreadable(&calm, &limits, now_ns, 2 << 10), CUT_UNREADABLE);
     now_ns += 10 * NS_PER_S;
     assert_int_equal(calm_on_unreadable(&calm, &limits, now_ns, 4 << 20), CUT_NONE);
     assert_int_equal(calm_on_fault(&calm, &limits, now_ns), CUT_RESETS); /* the same bucket */
     now_ns += NS_PER_S;
     assert_int_equal(calm_on_unreadable(&calm, &limits, now_ns, 100), CUT_NONE);
     assert_int_equal(calm_on_unreadable(&calm, &limits, now_ns, 4 << 20), CUT_UNREADABLE); /* what a second brings does not pay for it */
-    assert_int_equal(calm_on_unreadable(&calm, &limits, now_ns, 16 << 10), CUT_NONE);
+    assert_int_equal(calm_on_unreadable(&calm, &limits, now_ns, 4 << 10), CUT_NONE);
 }
 
 int main(void) {
