@@ -317,14 +317,14 @@ static void engine_bound_replay(struct engine *e) {
     if (largest && sum > e->config.log_live_bytes_max / 4) partition_flush(largest);
 }
 
-/* One partition that takes writes is reason enough to look at each of them: before it is decoded nobody knows where a write goes. */
+/* One partition that takes writes is reason enough to look at each of them, or one that another node leads: before it is decoded nobody knows where a write goes. */
 static void engine_look_closed(struct engine *e) {
     uint32_t ready = 0, behind = 0;
     for (uint32_t i = 0; i < e->config.owned_count; i++) {
         ready += e->partitions[i].state == PARTITION_READY;
         behind += e->partitions[i].state == PARTITION_READY && e->partitions[i].pressure >= 2;
     }
-    e->closed = ready && (behind == ready || e->log_full);
+    e->closed = ready == e->config.owned_count && (behind == ready || e->log_full);
 }
 
 static void engine_housekeeping(struct engine *e) {

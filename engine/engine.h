@@ -207,7 +207,7 @@ struct engine_queue {
     uint64_t limit;    /* writes that may be inside, so that each waits for about the target */
     uint64_t delay_ns; /* how long they wait now */
     uint64_t served_per_s; /* the most of the last seconds */
-    bool closed;           /* no write is taken: every partition that leads here is behind with its tables, or the log is full of what no flush has covered */
+    bool closed;           /* no write is taken: every partition leads here and is behind with its tables, or they do and the log is full of what no flush has covered */
 };
 struct engine_queue engine_write_queue(const struct engine *e);
 
