@@ -16,6 +16,7 @@
  *   apply_fence.c       a request id is closed
  *   apply_batch.c       creates, all or none
  *   apply_resource.c    what operators set: machines, limits
+ *   apply_node.c        nodes of the cluster
  *   apply_event.c       what each commit tells the change stream
  *   apply_group.c       consumer groups: definitions, positions, dead letters, acks
  *   apply_failure.c     how a refusal reads
@@ -96,6 +97,7 @@ static enum status applied(struct applying *x)
     case COMMAND_BATCH: return apply_batch(x);
     case COMMAND_RESOURCE: return apply_resource(x);
     case COMMAND_MACHINE: return apply_machine(x);
+    case COMMAND_NODE: return apply_node(x);
     case COMMAND_SET_TIMER: return apply_set_timer(x);
     case COMMAND_CANCEL_TIMER: return apply_cancel_timer(x);
     case COMMAND_FIRE: return apply_fire(x);

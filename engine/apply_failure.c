@@ -1,6 +1,7 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "engine/node_row.h"
 #include "engine/apply.h"
 #include "engine/check.h"
 #include "engine/consumer_row.h"
@@ -135,6 +136,12 @@ static void resource_refusal(const struct outcome *o, struct failure *f)
     }
 }
 
+static void node_refusal(const struct outcome *o, struct failure *f) {
+    if (o->status == STATUS_DEADLINE_EXCEEDED) failure_set(f, o->status, "the change took place, but there was no memory for its answer: ask again, that changes nothing");
+    else failure_set(f, o->status, "%.*s", TEXT(o->resource.error));
+    if (o->resource.version) failure_meta(f, "state", "%s", node_state_name((enum node_row_state)o->resource.version));
+}
+
 static void refusal(const struct outcome *o, const struct machines *ms, struct failure *f)
 {
     char field[48];
@@ -225,7 +232,8 @@ static void refusal(const struct outcome *o, const struct machines *ms, struct f
 
 void outcome_failure(const struct outcome *o, const struct machines *ms, struct failure *f)
 {
-    if (o->resource.kind) resource_refusal(o, f);
+    if (o->resource.kind == RESOURCE_NODE) node_refusal(o, f);
+    else if (o->resource.kind) resource_refusal(o, f);
     else refusal(o, ms, f);
     if (o->batch) failure_meta(f, "index", "%u", o->item);
 }

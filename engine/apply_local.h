@@ -70,6 +70,7 @@ enum status apply_ack_settle(struct applying *x) MUST_USE;
 enum status apply_batch(struct applying *x) MUST_USE;
 enum status apply_resource(struct applying *x) MUST_USE;
 enum status apply_machine(struct applying *x) MUST_USE;
+enum status apply_node(struct applying *x) MUST_USE;
 /* The seq of the commit that x makes; its event will lie in this entry. */
 int64_t apply_next_seq(struct applying *x, struct slot_record *slot);
 /* After the commit: x->shown, of the order in x->out->head. content: what it holds now; NULL: it is loaded. Nothing of a dry run, which nobody sees. */

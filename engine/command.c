@@ -65,6 +65,8 @@ static size_t command_bytes_max(const struct command *c)
         return n + counted_bytes_max(c->batch.user_id) + COUNT_BYTES_MAX + c->batch.packed.len;
     case COMMAND_RESOURCE:
         return n + 2 + counted_bytes_max(c->resource.name) + counted_bytes_max(c->resource.bytes);
+    case COMMAND_NODE:
+        return n + 1 + 8 + counted_bytes_max(c->node.zone) + counted_bytes_max(c->node.address) + counted_bytes_max(c->node.founders);
     case COMMAND_MACHINE:
         return n + counted_bytes_max(c->machine.row);
     case COMMAND_IMPORT:
@@ -193,6 +195,12 @@ struct slice command_encode(const struct command *c, struct arena *arena)
         write_u8(&w, c->resource.remove);
         write_counted(&w, c->resource.name);
         write_counted(&w, c->resource.bytes);
+    } else if (c->type == COMMAND_NODE) {
+        write_u8(&w, c->node.action);
+        write_be64(&w, c->node.node_id);
+        write_counted(&w, c->node.zone);
+        write_counted(&w, c->node.address);
+        write_counted(&w, c->node.founders);
     } else if (c->type == COMMAND_MACHINE) {
         write_counted(&w, c->machine.row);
     } else {
@@ -393,6 +401,13 @@ enum status command_decode(struct slice bytes, struct arena *arena, struct comma
         break;
     case COMMAND_RESOURCE:
         resource_decode(&r, &out->resource);
+        break;
+    case COMMAND_NODE:
+        out->node.action = read_u8(&r);
+        out->node.node_id = read_be64(&r);
+        out->node.zone = read_counted(&r);
+        out->node.address = read_counted(&r);
+        out->node.founders = read_counted(&r);
         break;
     case COMMAND_MACHINE:
         out->machine.row = read_counted(&r);

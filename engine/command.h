@@ -36,6 +36,7 @@ enum command_type {
     COMMAND_GROUP_SWEEP = 23,
     COMMAND_ACKED = 24,         /* on the wire alone: a transition or patch with an ack */
     COMMAND_GROUP_SNAPSHOT = 25,
+    COMMAND_NODE = 32,          /* to the meta partition */
 };
 enum { COMMAND_STATUSES_MAX = 64, COMMAND_BATCH_MAX = 1000, COMMAND_FIRE_MAX = 256, GROUP_REFS_MAX = 1000, ENTRY_FORMAT = 1 };
 
@@ -96,6 +97,13 @@ struct command_resource {
 /* A status machine that the meta partition has taken, to each of the others. */
 struct command_machine {
     struct slice row; /* resource.h: machine_row */
+};
+/* A node of the cluster comes, changes or goes (node_row.h). */
+struct command_node {
+    uint8_t action;             /* enum node_action */
+    uint64_t node_id;           /* NODE_FOUND: 0 */
+    struct slice zone, address; /* NODE_JOIN */
+    struct slice founders;      /* NODE_FOUND: see node_row.h */
 };
 struct command_set_timer {
     int64_t order_id, fire_us; /* fire_us: as asked for; a time that has passed is now */
@@ -198,6 +206,7 @@ struct command {
         struct command_update update;
         struct command_resource resource;
         struct command_machine machine;
+        struct command_node node;
         struct command_set_timer set_timer;
         struct command_cancel_timer cancel_timer;
         struct command_fire fire;

@@ -13,6 +13,7 @@
 
 #include <stdio.h>
 
+#include "engine/node_row.h"
 #include "engine/partition.h"
 #include "proto/base/log.h"
 #include "proto/base/mem.h"
@@ -431,6 +432,12 @@ void engine_yield(struct engine *e, uint64_t patience_ns) {
     e->yields = true;
     e->yield_until_ns = e->now_ns + patience_ns;
     for (uint32_t i = 0; i < e->held_count; i++) partition_yield(&e->partitions[i]);
+}
+
+enum status engine_read_nodes(struct engine *e, struct arena *arena, struct slice *list) {
+    struct query q = {.view = {.store = e->meta ? e->meta->store : NULL}, .arena = arena};
+    *list = (struct slice){0};
+    return q.view.store ? query_nodes(&q, list) : STATUS_ABSENT;
 }
 
 bool engine_stats_of(const struct engine *e, uint16_t slot, struct partition_stats *out) {

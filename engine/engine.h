@@ -19,7 +19,7 @@
 
 enum op_kind { OP_WRITE, OP_VALIDATE, OP_GET, OP_GET_MANY, OP_LIST, OP_HISTORY, OP_STATS, OP_RESOURCES, OP_FEED_SEEK, OP_FEED_READ, OP_CENSUS, OP_INDEX_CHECK,
                OP_GROUP_ATTACH, OP_GROUP_DETACH, OP_GROUP_POLL, OP_GROUP_SETTLE, OP_GROUP_WAKE, OP_GROUP_LAG, OP_GROUP_LETTERS, OP_GROUP_POSITIONS, OP_GROUPS, OP_GROUP_UNBLOCK, /* OP_GROUP*: consumer_op.h */
-               OP_TRANSFER, OP_KINDS };
+               OP_TRANSFER, OP_NODES, OP_KINDS };
 
 /* The meta partition (resource.h): its op.slot, its id in logs and store_open. It is one of an engine's partitions in everything but that it owns no slots and is
  * not among those of the map. */
@@ -113,7 +113,7 @@ struct op {
     struct outcome outcome;   /* OP_WRITE. OP_VALIDATE: what it would be if it were written now; a new order has the order_id 0 */
     struct partition_stats stats; /* OP_STATS: of the slot's partition */
     struct slice *orders;     /* OK. OP_GET_MANY: see query_get_many. OP_WRITE of a batch: as answer, for each of its creates */
-    struct slice answer;      /* OK. OP_GET: Order. OP_LIST, OP_HISTORY, OP_RESOURCES: the response. OP_WRITE, OP_VALIDATE: the Order as the answer
+    struct slice answer;      /* OK. OP_GET: Order. OP_LIST, OP_HISTORY, OP_RESOURCES: the response. OP_NODES, of SLOT_META: node_row.h's list. OP_WRITE, OP_VALIDATE: the Order as the answer
                                * shows it, FULL; of a resource command the Resource, of SetOrderTimer the Timer. OP_FEED_READ: repeated `events` (1). Wire bytes */
     uint64_t index;           /* private */
     bool shown, confirmed, behind; /* private: of a read: it may run here; after a round; its token's commit is not here */
@@ -185,6 +185,8 @@ bool engine_ready(const struct engine *e);           /* every owned group leads,
 /* Leads nothing any more that another replica can lead: each partition's lead is handed to the one that has most of its log, and again if it comes back. What waits here is answered NOT_LEADER
  * then. engine_drained waits for it, for so long at most. Before engine_drain, while work still comes; with one voter nothing happens. */
 void engine_yield(struct engine *e, uint64_t patience_ns);
+/* The rows of nodes (node_row.h) as this engine's replica of the meta partition has them, read at once: for the start, before anything else runs. */
+enum status engine_read_nodes(struct engine *e, struct arena *arena, struct slice *list) MUST_USE;
 bool engine_stats_of(const struct engine *e, uint16_t slot, struct partition_stats *out); /* false: it is another engine's */
 enum { TRANSFER_LAG_MAX = 1024 };
 /* The lead of the slot's partition to that node: one that votes and holds what this leader has, but for TRANSFER_LAG_MAX entries. OK: it has been asked; the partition takes nothing until it

@@ -120,6 +120,17 @@ void key_machine(struct key *k, uint16_t machine_id) {
     key_end(k, &w);
 }
 
+void key_node(struct key *k, uint64_t node_id) {
+    struct writer w = key_begin(k, KEY_SLOT_PARTITION, KEY_NODE);
+    write_be64(&w, node_id);
+    key_end(k, &w);
+}
+
+uint64_t key_node_id(struct slice key) {
+    check(key.len == 2 + 1 + 8);
+    return get_be64(key.data + 3);
+}
+
 /* The name stands last and without its length: rows are sorted by it. */
 void key_resource(struct key *k, uint8_t kind, struct slice name) {
     struct writer w = key_begin(k, KEY_SLOT_PARTITION, KEY_RESOURCE);

@@ -19,6 +19,7 @@
  *   0xffff 'I'                                             index record: how far older orders have been indexed (index.h)
  *   0xffff 'I' kind(1) value create_us(8) order_id(8)      nothing: the order has this status(2), merchant or SKU (texts) (index.h). Its slot is the order_id's
  *   0xffff 'M' machine id(2)                               a status machine that came after the built-in ones (resource.h)
+ *   0xffff 'O' node id(8)                                  a node of the cluster; of the meta partition alone (node_row.h)
  *   0xffff 'R' kind(1) name                                a resource; of the meta partition alone (resource.h)
  *   0xffff 'T'                                             timers record: where the next due timer is looked for, how many there are (timers.h)
  *   0xffff 'T' fire_us(8) order_id(8) no(1)                nothing: the order has this timer in its head (timers.h). Its slot is the order_id's
@@ -46,6 +47,7 @@ enum key_kind {
     KEY_LIST = 'L',
     KEY_MACHINE = 'M',
     KEY_COUNTS = 'N',
+    KEY_NODE = 'O',
     KEY_RESOURCE = 'R',
     KEY_SLOT = 'S',
     KEY_CONTENT = 'U',
@@ -78,6 +80,8 @@ void key_slot(struct key *k, uint16_t slot);
 void key_slot_prefix(struct key *k, uint16_t slot); /* two bytes: the slot's whole range starts here */
 void key_partition(struct key *k);
 void key_machine(struct key *k, uint16_t machine_id);
+void key_node(struct key *k, uint64_t node_id);
+uint64_t key_node_id(struct slice key); /* of such a key */
 /* name empty: the prefix of the kind's. */
 void key_resource(struct key *k, uint8_t kind, struct slice name);
 /* kind(1) and name: a resource's place in their order. */

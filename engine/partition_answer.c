@@ -95,6 +95,7 @@ enum status partition_answer_build(struct partition *p, struct op *op) {
     case COMMAND_GROUP_SNAPSHOT:
     case COMMAND_GROUP_SWEEP:
     case COMMAND_ACKED:
+    case COMMAND_NODE:
     case COMMAND_MACHINE: return STATUS_OK;
     case COMMAND_RESOURCE: op->answer = o->resource.bytes; return STATUS_OK;
     }

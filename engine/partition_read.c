@@ -1,6 +1,7 @@
 /* Reads of a partition: on the core from what is cached, else on a reader thread over a snapshot; and dry runs of writes, which are reads.
  *
  * A read that finds the store about to be closed (it failed, and is due to be opened again) waits in `held` until it is open. */
+#include "engine/node_row.h"
 #include "engine/partition.h"
 
 #include "proto/base/log.h"
@@ -58,6 +59,7 @@ static void read_run(struct partition *p, struct op *op, const struct store_view
     case OP_CENSUS: st = query_census(&q, op->census); break;
     case OP_INDEX_CHECK: st = index_piece(op, view); break;
     case OP_RESOURCES: st = query_resources(&q, &op->resources, &op->answer); break;
+    case OP_NODES: st = query_nodes(&q, &op->answer); break;
     case OP_FEED_SEEK:
     case OP_FEED_READ: st = partition_feed_run(p, op, view); break;
     case OP_GROUP_LAG:

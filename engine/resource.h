@@ -13,7 +13,7 @@
 #include "engine/query.h"
 
 /* The field's number in Resource's oneof. Stored. */
-enum resource_kind { RESOURCE_ANY, RESOURCE_MACHINE, RESOURCE_INDEX, RESOURCE_LIMIT, RESOURCE_ARCHIVE, RESOURCE_ROLE, RESOURCE_PRINCIPAL, RESOURCE_KINDS };
+enum resource_kind { RESOURCE_ANY, RESOURCE_MACHINE, RESOURCE_INDEX, RESOURCE_LIMIT, RESOURCE_ARCHIVE, RESOURCE_ROLE, RESOURCE_PRINCIPAL, RESOURCE_KINDS, RESOURCE_NODE = 64 /* in outcomes alone: of COMMAND_NODE */ };
 enum {
     RESOURCE_NAME_BYTES_MAX = 64,
     RESOURCE_BYTES_MAX = 64 << 10, /* of one, in canonical form */

@@ -49,7 +49,7 @@ enum status link_read(struct slice bytes, struct link_frame *out) {
     uint32_t len = get_le32(f);
     /* Before the length is believed, let alone waited for. */
     if (len < LINK_HEAD_BYTES || len > LINK_FRAME_BYTES_MAX) return STATUS_FIELD_INVALID;
-    if (f[AT_KIND] < LINK_HELLO || f[AT_KIND] > LINK_ANSWER || (f[AT_FLAGS] & ~FLAG_PACKED) || get_le16(f + AT_ZERO)) return STATUS_FIELD_INVALID;
+    if (f[AT_KIND] < LINK_HELLO || f[AT_KIND] > LINK_JOINED || (f[AT_FLAGS] & ~FLAG_PACKED) || get_le16(f + AT_ZERO)) return STATUS_FIELD_INVALID;
     if (bytes.len < len) return STATUS_WOULD_BLOCK;
     if (frame_crc(f, len) != get_le32(f + AT_CRC)) return STATUS_CHECKSUM_MISMATCH;
     struct slice body = slice_of(f + LINK_HEAD_BYTES, len - LINK_HEAD_BYTES);
@@ -129,6 +129,7 @@ const char *link_refusal_text(enum link_refusal why) {
         [LINK_OTHER_CERTIFICATE] = "its certificate is not that node's: subjectAltName must have DNS:node-ID",
         [LINK_WANTS_TLS] = "cleartext to a node that has --peer-tls-cert: all nodes have it, or none",
         [LINK_WANTS_CLEARTEXT] = "TLS to a node without --peer-tls-cert: all nodes have it, or none",
+        [LINK_REMOVED] = "this node was removed from the cluster: its id does not come back",
     };
     return why < LINK_REFUSALS ? texts[why] : "a reason that this version does not know";
 }

@@ -13,11 +13,16 @@
  *   REFUSED  u8 why
  *   RAFT     a frame of peer.h, whole: it has group and sender in it
  *   PING     nothing; the first on a connection: what version of OrderDB its sender runs, text. Who does not know that does not look
+ *   JOIN     a node that is new to the cluster says who it is: counted zone, counted address (HOST:PORT for other nodes)
+ *   JOINED   u8 verdict (1 joined, 2 it is a member already, 3 refused), counted text; then { u64 big-endian node id, counted zone, counted address }*, the nodes there are
  *   ASK      u64 number, then an op (server/op_wire.h);  ANSWER  u64 number, then what came of it
  *
  *   dialer  --- HELLO ------------------------------------------> acceptor
  *           <-- WELCOME, with HMAC(key, 2, HELLO, WELCOME) ---          or REFUSED
  *           --- PROOF: HMAC(key, 3, HELLO, WELCOME) ----->          then both send what they like
+ *
+ * Who joins does not know the cluster's id nor whom it talks to: its HELLO has zeros for the one and LINK_TO_ANY for the other, and cores 1, partitions 0. The WELCOME tells it id, cores and
+ * partitions, proven; behind its PROOF it says JOIN, is told JOINED, and the connection ends.
  *
  * Little endian; spare bits and bytes are zero. HELLO begins with what every format begins with, so that another version is told from damage. */
 #ifndef PROTO_LINK_H
@@ -43,7 +48,9 @@ enum {
 };
 static_assert((int)LINK_BODY_BYTES_MAX > (int)PEER_FRAME_BYTES_MAX, "the largest message between groups fits");
 
-enum link_kind { LINK_HELLO = 1, LINK_WELCOME, LINK_PROOF, LINK_REFUSED, LINK_RAFT, LINK_PING, LINK_ASK, LINK_ANSWER };
+enum link_kind { LINK_HELLO = 1, LINK_WELCOME, LINK_PROOF, LINK_REFUSED, LINK_RAFT, LINK_PING, LINK_ASK, LINK_ANSWER, LINK_JOIN, LINK_JOINED };
+enum link_verdict { LINK_JOINED_NOW = 1, LINK_JOINED_BEFORE, LINK_JOIN_REFUSED };
+#define LINK_TO_ANY UINT64_MAX
 
 struct link_frame {
     enum link_kind kind;
@@ -85,6 +92,7 @@ enum link_refusal {
     LINK_OTHER_CERTIFICATE,
     LINK_WANTS_TLS,
     LINK_WANTS_CLEARTEXT, /* these two are told in cleartext: proto/tls.h could not read or say anything else */
+    LINK_REMOVED,
     LINK_REFUSALS
 };
 /* What `own` answers to `theirs`: of the same cluster, to this node, as many cores and partitions, the same core. */

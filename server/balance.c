@@ -10,6 +10,8 @@
 
 /* Once a second each partition of the core is looked at; at most one is handed over each time, so that a node that is back does not get all of its leads at one moment.
  *
+ * A node that drains or leaves the cluster gives all it leads at once, to whom they are due then.
+ *
  * Against flapping: a lead is kept for --lead-hold at least; it goes to a node alone that has been connected for UP_LOOKS looks and has stored all but LAG_MAX of what is committed; and a
  * partition that comes back though it was given away is kept twice as long each time, up to PAUSE_NS_MAX: a node that can't hold its leads does not get them once a second. */
 enum { UP_LOOKS = 3, LAG_MAX = 64 };
@@ -23,7 +25,7 @@ struct lead {
 struct balance {
     struct core *core;
     struct timer timer;
-    uint8_t up_looks[GROUP_MEMBERS_MAX]; /* by place in the cluster's members */
+    uint8_t up_looks[NODE_ROWS_MAX]; /* by place in the cluster's peers */
     struct lead leads[];        /* by partition, the meta partition last */
 };
 
@@ -31,15 +33,21 @@ static uint16_t slot_of(const struct node *node, uint32_t number) { return numbe
 
 static void look_at_nodes(struct balance *b) {
     const struct cluster *c = b->core->node->cluster;
-    for (uint32_t i = 0; i < c->members.count; i++)
-        b->up_looks[i] = peers_up(b->core->peers, c->members.member[i].node_id) ? (uint8_t)MIN_OF(b->up_looks[i] + 1, UP_LOOKS) : 0;
+    for (uint32_t i = 0; i < cluster_count(c); i++) b->up_looks[i] = peers_up(b->core->peers, c->peers[i].node_id) ? (uint8_t)MIN_OF(b->up_looks[i] + 1, UP_LOOKS) : 0;
 }
 
 static bool is_up(const struct balance *b, uint64_t node_id) {
     const struct cluster *c = b->core->node->cluster;
-    for (uint32_t i = 0; i < c->members.count; i++)
-        if (c->members.member[i].node_id == node_id) return b->up_looks[i] == UP_LOOKS;
+    for (uint32_t i = 0; i < cluster_count(c); i++)
+        if (c->peers[i].node_id == node_id) return b->up_looks[i] == UP_LOOKS;
     return false;
+}
+
+/* It is not to lead anything: it drains, or leaves. */
+static bool is_to_rest(const struct balance *b) {
+    struct cluster_peer own;
+    struct node *node = b->core->node;
+    return cluster_find(node->cluster, node->identity.node_id, &own) && own.state > NODE_STATE_UP;
 }
 
 static bool holds_it(const struct balance *b, uint16_t slot, uint64_t node_id) {
@@ -51,7 +59,7 @@ static bool holds_it(const struct balance *b, uint16_t slot, uint64_t node_id) {
 }
 
 /* true: it was handed over. */
-static bool look_at_lead(struct balance *b, uint32_t number) {
+static bool look_at_lead(struct balance *b, uint32_t number, bool rests) {
     struct core *core = b->core;
     struct node *node = core->node;
     struct lead *l = &b->leads[number];
@@ -59,7 +67,7 @@ static bool look_at_lead(struct balance *b, uint32_t number) {
     uint16_t slot = slot_of(node, number);
     if (!engine_lead_of(core->engine, slot).here) return l->since_ns = 0, false;
     if (!l->since_ns) l->since_ns = now;
-    if (now - l->since_ns < hold || (l->given_ns && now - l->given_ns < l->pause_ns)) return false;
+    if (!rests && (!hold || now - l->since_ns < hold || (l->given_ns && now - l->given_ns < l->pause_ns))) return false;
     uint64_t wanted = cluster_leader_wanted(node->cluster, node->config->zone, node->config->lead_zone, number);
     if (!wanted || wanted == node->identity.node_id || !is_up(b, wanted) || !holds_it(b, slot, wanted)) return false;
     bool again = l->given_ns && now - l->given_ns < PAUSE_NS_MAX;
@@ -71,9 +79,10 @@ static bool look_at_lead(struct balance *b, uint32_t number) {
 static void on_look(struct timer *t) {
     struct balance *b = container_of(t, struct balance, timer);
     struct node *node = b->core->node;
+    bool rests = is_to_rest(b);
     look_at_nodes(b);
     for (uint32_t n = 0; n <= node->partition_count; n++)
-        if (node_core_of_slot(node, slot_of(node, n)) == b->core->id && look_at_lead(b, n)) break;
+        if (node_core_of_slot(node, slot_of(node, n)) == b->core->id && look_at_lead(b, n, rests) && !rests) break;
     if (!timer_set(&b->core->timers, &b->timer, b->core->now_ns + LOOK_NS)) log_error("no memory for a timer: leads stay where they are", "core=%u", b->core->id);
 }
 
@@ -88,7 +97,7 @@ struct balance *balance_new(struct core *core) {
 void balance_free(struct balance *b) { mem_free(b); }
 
 void balance_begin(struct balance *b) {
-    if (b->core->node->config->lead_hold && !timer_set(&b->core->timers, &b->timer, b->core->now_ns + LOOK_NS))
+    if (!timer_set(&b->core->timers, &b->timer, b->core->now_ns + LOOK_NS))
         log_error("no memory for a timer: leads stay where they are", "core=%u", b->core->id);
 }
 

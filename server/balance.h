@@ -8,7 +8,7 @@ struct core;
 
 struct balance *balance_new(struct core *core); /* of a node with peers. NULL: no memory */
 void balance_free(struct balance *b);
-/* Once clients are let in. With --lead-hold 0 nothing ever happens. */
+/* Once clients are let in. With --lead-hold 0 leads leave a node alone that drains. */
 void balance_begin(struct balance *b);
 void balance_stop(struct balance *b); /* this node drains: its leads leave otherwise (engine_yield) */
 

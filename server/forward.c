@@ -132,6 +132,7 @@ static bool command_repeats(struct forward *f, struct slice bytes) {
         case COMMAND_FENCE:
         case COMMAND_BATCH: /* of creates */
         case COMMAND_MACHINE:
+        case COMMAND_NODE:
         case COMMAND_GROUP_BRING: repeats = true; break;
         default: break;
         }

@@ -135,6 +135,15 @@ static enum status refuse_membership(const struct identity *id, const struct clu
     return STATUS_FIELD_INVALID;
 }
 
+enum status identity_peek(struct identity *id, int dir_fd) {
+    uint8_t bytes[IDENTITY_BYTES + 1];
+    int fd = openat(dir_fd, "NODE", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return STATUS_ABSENT;
+    ssize_t n = pread(fd, bytes, sizeof bytes, 0);
+    close(fd);
+    return n >= 0 && identity_decode(id, slice_of(bytes, (size_t)n)) == STATUS_OK ? STATUS_OK : STATUS_ABSENT;
+}
+
 enum status identity_open(struct identity *id, int dir_fd, const char *path, const struct identity_wish *wish, char error[512]) {
     uint8_t bytes[IDENTITY_BYTES + 1];
     int fd = openat(dir_fd, "NODE", O_RDONLY | O_CLOEXEC);

@@ -25,6 +25,9 @@ enum status identity_decode(struct identity *id, struct slice bytes) MUST_USE;
 /* Makes the directory if need be (0700), opens it and takes its lock. Both fds stay open as long as the server runs. */
 enum status data_dir_open(const char *path, int *dir_fd, int *lock_fd, char error[512]) MUST_USE;
 
+/* NODE as it is; ABSENT: there is none, or it can't be read. */
+enum status identity_peek(struct identity *id, int dir_fd) MUST_USE;
+
 struct identity_wish {
     uint32_t cores, partitions;                   /* asked for; 0: whatever is there */
     uint32_t cores_by_default, partitions_by_default; /* at the first start, for what is not asked; partitions 0: twice the cores */

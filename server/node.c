@@ -23,8 +23,10 @@
 #include "server/groups.h"
 #include "server/host.h"
 #include "server/http.h"
+#include "server/join.h"
 #include "server/listen.h"
 #include "server/mail.h"
+#include "server/members.h"
 #include "server/ops.h"
 #include "server/peer_tls.h"
 #include "server/peers.h"
@@ -93,11 +95,16 @@ static void tell_main(struct node *node) { pthread_kill(node->state->main_thread
 
 static void fail(struct core *core, const char *why) {
     struct node_state *ns = core->node->state;
-    pthread_mutex_lock(&ns->error_lock); /* start-up only */
+    pthread_mutex_lock(&ns->error_lock);
     if (!ns->error[0]) snprintf(ns->error, sizeof ns->error, "core %u: %.480s", core->id, why);
     pthread_mutex_unlock(&ns->error_lock);
     __atomic_add_fetch(&ns->failed, 1, __ATOMIC_RELEASE);
     tell_main(core->node);
+}
+
+void node_fail(struct core *core, const char *why) {
+    log_error("this node can't go on", "why=%s", why);
+    fail(core, why);
 }
 
 /* ---- listeners */
@@ -224,6 +231,7 @@ static void on_drain(struct mail_task *t, struct core *core) {
     listener_stop(&cs->listeners[LISTENER_CLIENT]);
     listener_stop(&cs->listeners[LISTENER_PEER]);
     if (core->balance) balance_stop(core->balance);
+    if (core->id == 0 && core->node->joined) members_stop(core->node->joined);
     if (core->peers) engine_yield(core->engine, YIELD_S * NS_PER_S);
     core->hooks->drain(core);
 }
@@ -394,6 +402,7 @@ static bool begin_ops(struct core *core) {
         if (listen_begin(l->fd, error)) return fail(core, error), false;
         listener_arm(l);
     }
+    if (core->peers && core->id == 0) members_begin(core->node->joined, core);
     if (core->peers) peers_begin(core->peers);
     return true;
 }
@@ -462,6 +471,33 @@ static void set_limits(struct node *node) {
     throttle_init(&node->throttle, node->limits.calls_per_connection_max, node->limits.queue_target_ns, 0);
 }
 
+/* Where other nodes reach this one: an address of its own. */
+static enum status own_peer_address(const struct node *node, char out[ADDRESS_TEXT_BYTES], char error[512]) {
+    const struct address *a = &node->state->addresses[LISTENER_PEER];
+    address_format(&a->sa, out);
+    if (address_is_definite(a)) return STATUS_OK;
+    return snprintf(error, 512, "--join needs a --peer-listen with an address and a port that the other nodes can reach, not %s", out), STATUS_FIELD_INVALID;
+}
+
+/* A new directory waits until a node has told what the cluster is; one that belongs to it starts without, and asks the nodes that its replica of the meta partition knows. */
+static enum status join(struct node *node, struct identity_wish *wish, char error[512]) {
+    const struct config *c = node->config;
+    struct cluster *cluster = node->cluster;
+    struct join_shape shape = {0};
+    char address[ADDRESS_TEXT_BYTES];
+    struct identity found = {0};
+    bool known = !node->state->identity_is_new && identity_peek(&found, node->state->dir_fd) == STATUS_OK && found.clustered;
+    enum status st = own_peer_address(node, address, error);
+    if (st) return st;
+    st = join_ask(cluster, &shape, c, address, known, error);
+    if (st == STATUS_NO_QUORUM) memcpy(cluster->identity.cluster_id, found.cluster_id, sizeof found.cluster_id);
+    else if (st) return st;
+    if (st == STATUS_OK && ((wish->cores && wish->cores != shape.cores) || (wish->partitions && wish->partitions != shape.partitions)))
+        return snprintf(error, 512, "the cluster has --cores %u and --partitions %u, the same on all nodes: leave them out", shape.cores, shape.partitions), STATUS_FIELD_INVALID;
+    if (st == STATUS_OK) wish->cores = shape.cores, wish->partitions = shape.partitions;
+    return STATUS_OK;
+}
+
 static enum status open_identity(struct node *node, char error[512]) {
     const struct config *c = node->config;
     struct node_state *ns = node->state;
@@ -470,6 +506,7 @@ static enum status open_identity(struct node *node, char error[512]) {
     struct identity_wish wish = {.cores = (uint32_t)c->cores, .partitions = (uint32_t)c->partitions, .cores_by_default = cpu_count()};
     if (node->cluster) wish.cluster = &node->cluster->identity;
     ns->identity_is_new = faccessat(ns->dir_fd, "NODE", F_OK, 0) != 0 && errno == ENOENT;
+    if (node->cluster && node->cluster->joins && (st = join(node, &wish, error))) return st;
     st = identity_open(&node->identity, ns->dir_fd, c->data_dir, &wish, error);
     node->core_count = node->identity.cores, node->partition_count = node->identity.partitions;
     return st;
@@ -589,6 +626,7 @@ static enum status make_shared(struct node *node, char error[512]) {
     ns->machines = machines_new();
     node->resources = resources_new(node);
     node->groups = groups_new(node);
+    if (node->cluster && !(node->joined = members_new(node))) return out_of_memory(error);
     ns->store_shared = store_shared_new(node->budget.block_cache_bytes, MAX_OF(2u, cpu_count() / 2));
     node->door = make_door(node->config);
     node->limits_share = make_limits_share();
@@ -692,6 +730,7 @@ void node_close(struct node *node) {
     machines_free(ns->machines);
     resources_free(node->resources);
     groups_free(node->groups);
+    members_free(node->joined);
     tls_source_free(node->tls);
     if (node->cluster) cluster_fini(node->cluster);
     mem_free(node->cluster);

@@ -34,6 +34,7 @@ struct limits {
 };
 
 struct cluster;
+struct members;
 struct node {
     const struct config *config;
     struct budget budget;
@@ -47,6 +48,7 @@ struct node {
     const struct machines *machines; /* grows; any thread reads */
     struct resources *resources;
     struct groups *groups;  /* groups.h */
+    struct members *joined; /* members.h: of a node with peers */
     struct door *door;      /* who may come in: addresses, for all cores */
     struct limits_share *limits_share; /* buckets of rate limits */
     struct cluster *cluster; /* the other nodes; NULL: there are none */
@@ -91,6 +93,8 @@ static inline uint32_t node_core_of_slot(const struct node *node, uint16_t slot)
     if (slot == SLOT_META) return 0;
     return node_core_of_partition(node, partition_of_slot(slot, node->partition_count));
 }
+/* It can't go on: the process ends with this text, at once. Any core's thread. */
+void node_fail(struct core *core, const char *why);
 static inline bool node_draining(const struct node *node) { return __atomic_load_n(&node->draining, __ATOMIC_RELAXED); }
 
 #endif

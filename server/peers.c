@@ -15,6 +15,7 @@
 #include "server/core.h"
 #include "server/forward.h"
 #include "server/mail.h"
+#include "server/members.h"
 #include "server/node.h"
 #include "server/peer_tls.h"
 
@@ -22,12 +23,13 @@
  *
  *   DIALING  --connected--> [SECURING --TLS--] --HELLO--> GREETING  --WELCOME that is proven, PROOF-->  UP        on the node that dials
  *   ARRIVING --HELLO--> [MOVING --mail--> its core] --WELCOME--> WELCOMING --PROOF--> UP    on the other
+ *   WELCOMING --PROOF of one that joins--> JOINING --JOIN--> [members.c] --JOINED--> ENDING      on core 0
  *   any  --end, error, silence, a second one of the same node-->  ENDING --> freed          when the kernel has let go of it
  *
  * Until it is UP a connection must not take longer than GREETING_NS nor send a frame above GREETING_BYTES_MAX, and there are ARRIVALS_MAX of them at most: strangers cost that much.
  * UP: whoever has said nothing for PING_NS says PING; who has not been heard for SILENCE_NS is gone, whatever TCP thinks (half-open connections, black holes).
  *
- * Who is refused is told why before the connection ends.
+ * Who is refused is told why before the connection ends. A node that was removed is told so when it has proven itself, for it stops then; and it believes that of who has proven itself alone.
  *
  * TLS (--peer-tls-cert) is between the socket and the frames: what comes in is fed to it and its plain text taken for frames; what gathered in `out` is encrypted into `sending` by one call, a
  * turn. It moves between cores with its link, when nothing is under way. The first bytes tell TLS from cleartext: who talks the other of the two gets REFUSED in cleartext, and is not listened to
@@ -35,8 +37,8 @@
  *
  * Invariants: a peer's `up` is UP; nothing but the handshake is sent before UP, so that no frame of Raft's reaches who has not proven that it has the key; link_end is final: input
  * that is left is not looked at. */
-enum link_state { LINK_DIALING, LINK_SECURING, LINK_GREETING, LINK_ARRIVING, LINK_MOVING, LINK_WELCOMING, LINK_UP, LINK_ENDING };
-static const char *const state_names[] = {"dialing", "securing", "greeting", "arriving", "moving", "welcoming", "up", "ending"};
+enum link_state { LINK_DIALING, LINK_SECURING, LINK_GREETING, LINK_ARRIVING, LINK_MOVING, LINK_WELCOMING, LINK_JOINING, LINK_UP, LINK_ENDING };
+static const char *const state_names[] = {"dialing", "securing", "greeting", "arriving", "moving", "welcoming", "joining", "up", "ending"};
 
 enum { LINK_MAGIC = 0x4c494e4b, GREETING_BYTES_MAX = 512, ARRIVALS_MAX = 64, KEEP_BYTES_MAX = 256 << 10 };
 #define TICK_NS (100 * NS_PER_MS)
@@ -47,6 +49,8 @@ enum { LINK_MAGIC = 0x4c494e4b, GREETING_BYTES_MAX = 512, ARRIVALS_MAX = 64, KEE
 #define RETRY_MOST_NS (1 * NS_PER_S)
 #define REFUSED_LOG_NS (10 * NS_PER_S)
 #define STRANGER_LOG_NS (1 * NS_PER_S)
+#define JOIN_NS (20 * NS_PER_S)
+#define REMOVED_RETRY_NS (30 * NS_PER_S)
 
 struct link {
     uint32_t magic;
@@ -61,6 +65,8 @@ struct link {
     const char *leaves; /* why it ends once what it has to say is sent; NULL: it stays */
     struct buf in, out, sending;
     struct mail_task move;
+    bool joins;               /* a node that is new */
+    struct joining *joining;  /* JOINING: what it asked for is under way */
     uint64_t since_ns, heard_ns, said_ns;
     uint8_t hello[LINK_HELLO_BYTES], welcome[LINK_HELLO_BYTES];
     struct link_hello theirs;
@@ -75,13 +81,14 @@ struct told {
 struct peer {
     const struct cluster_peer *who;
     struct link *up, *dialed; /* dialed: under way */
+    struct address address;   /* that was dialed last */
     uint64_t retry_ns, pause_ns;
     struct told refused;
 };
 
 struct peers {
     struct core *core;
-    const struct cluster *cluster;
+    struct cluster *cluster;
     struct list links;
     unsigned arrivals;
     bool begun, stopped;
@@ -89,7 +96,8 @@ struct peers {
     struct timer tick;
     struct buf unpacked;
     uint32_t count;
-    struct peer at[GROUP_MEMBERS_MAX]; /* the others */
+    struct peer at[NODE_ROWS_MAX]; /* the others */
+    uint32_t learnt; /* of the cluster's nodes, those that have been looked at */
 };
 
 static struct ring *ring_of(const struct link *l) { return l->peers->core->ring; }
@@ -103,6 +111,11 @@ static struct peer *peer_of(struct peers *p, uint64_t node_id) {
 }
 
 /* ---- ends */
+
+static bool is_removed(const struct peers *p, uint64_t node_id) {
+    struct cluster_peer who;
+    return cluster_find(p->cluster, node_id, &who) && who.state == NODE_STATE_REMOVED;
+}
 
 static void count_up(struct peers *p) {
     unsigned n = 0;
@@ -139,6 +152,7 @@ static void peer_pause(struct peers *p, struct peer *peer) {
     random_bytes(&r, sizeof r);
     peer->pause_ns = MIN_OF(MAX_OF(peer->pause_ns * 2, (uint64_t)RETRY_LEAST_NS), (uint64_t)RETRY_MOST_NS);
     peer->retry_ns = now_of(p) + peer->pause_ns / 2 + r % (peer->pause_ns / 2);
+    if (is_removed(p, peer->who->node_id)) peer->retry_ns = now_of(p) + REMOVED_RETRY_NS; /* only to tell it */
 }
 
 /* close_notify, if the socket takes it at once: nobody waits for it, frames tell their own ends. */
@@ -157,7 +171,8 @@ static void link_end(struct link *l, const char *why) {
     if (l->state == LINK_ENDING) return;
     enum link_state was = l->state;
     l->state = LINK_ENDING;
-    if (was == LINK_ARRIVING || was == LINK_WELCOMING) p->arrivals--;
+    if (was == LINK_ARRIVING || was == LINK_WELCOMING || was == LINK_JOINING) p->arrivals--;
+    if (l->joining) members_join_left(l->joining), l->joining = NULL;
     if (peer && peer->up == l) {
         peer->up = NULL;
         cluster_tell(p->core->node->cluster, peer->who->node_id, NULL);
@@ -283,7 +298,7 @@ static void link_refuse(struct link *l, enum link_refusal why) {
 static void link_up(struct link *l) {
     struct peers *p = l->peers;
     struct peer *peer = peer_of(p, l->theirs.from);
-    check(peer);
+    if (!peer) return link_end(l, "this core does not know it yet");
     if (l->state == LINK_WELCOMING) p->arrivals--;
     /* Who dials anew has lost the old one, whatever we know of it. */
     if (peer->up) link_end(peer->up, "another one took its place");
@@ -297,6 +312,7 @@ static void link_up(struct link *l) {
     cluster_tell(p->core->node->cluster, peer->who->node_id, &l->theirs);
     count_up(p);
     log_info("peer", "core=%u node=%llu zone=%s clients=%s tls=%s", p->core->id, (unsigned long long)peer->who->node_id, l->theirs.zone, l->theirs.address, l->tls ? tls_peer_subject(l->tls) : "no");
+    if (is_removed(p, peer->who->node_id)) return link_refuse(l, LINK_REMOVED);
     struct slice version = slice_str(ORDERDB_VERSION);
     link_say(l, LINK_PING, slice_of(version.data, MIN_OF(version.len, (size_t)LINK_VERSION_BYTES_MAX)));
 }
@@ -382,8 +398,10 @@ static void on_hello(struct link *l, struct slice body) {
     if (st) return link_end(l, "its hello can't be read");
     own.core = l->theirs.core; /* it may be any of ours */
     enum link_refusal why = link_hello_match(&own, &l->theirs);
+    l->joins = l->theirs.to == LINK_TO_ANY && p->core->id == 0 && node_all_ready(p->core->node) && cluster_epoch(p->cluster);
+    if (l->joins) why = LINK_TAKEN;
     if (p->cluster->tls && !l->tls) why = LINK_WANTS_TLS;
-    if (why == LINK_TAKEN && (!peer_of(p, l->theirs.from) || l->theirs.from > own_id(p))) why = LINK_OTHER_NODE; /* it is for us to dial */
+    if (why == LINK_TAKEN && !l->joins && (!peer_of(p, l->theirs.from) || l->theirs.from > own_id(p))) why = LINK_OTHER_NODE; /* it is for us to dial */
     if (why == LINK_TAKEN && l->tls && !peer_tls_is(l->tls, l->theirs.from)) why = LINK_OTHER_CERTIFICATE;
     if (why != LINK_TAKEN) return link_refuse(l, why);
     memcpy(l->hello, body.data, sizeof l->hello);
@@ -397,7 +415,26 @@ static void on_proof(struct link *l, struct slice body) {
     uint8_t proof[LINK_PROOF_BYTES];
     if (!link_prove(l, LINK_PROOF, proof)) return;
     if (body.len != sizeof proof || !bytes_equal_constant_time(proof, body.data, sizeof proof)) return link_refuse(l, LINK_UNPROVEN);
-    link_up(l);
+    if (l->joins) l->state = LINK_JOINING, l->since_ns = now_of(l->peers);
+    else link_up(l);
+}
+
+/* ---- who joins */
+
+void peers_joined(void *link, struct slice answer) {
+    struct link *l = link;
+    check(l->magic == LINK_MAGIC);
+    l->joining = NULL;
+    l->leaves = "it has its answer";
+    link_say(l, LINK_JOINED, answer);
+}
+
+static void on_join(struct link *l, struct slice body) {
+    struct reader r = reader_of(body);
+    struct slice zone = read_counted(&r), address = read_counted(&r);
+    if (l->joining || r.bad || reader_left(&r)) return link_end(l, "a frame out of turn");
+    l->joining = members_join(l->peers->core->node->joined, l, l->theirs.from, zone, address);
+    if (!l->joining) link_end(l, "out of memory");
 }
 
 /* ---- bytes in */
@@ -425,6 +462,12 @@ static void on_frame(struct link *l, enum link_kind kind, struct slice body) {
     if (l->state == LINK_ARRIVING && kind == LINK_HELLO) return on_hello(l, body);
     if (l->state == LINK_WELCOMING && kind == LINK_PROOF) return on_proof(l, body);
     if (l->state == LINK_GREETING && kind == LINK_WELCOME) return on_welcome(l, body);
+    if (l->state == LINK_JOINING && kind == LINK_JOIN) return on_join(l, body);
+    if (l->state == LINK_UP && kind == LINK_REFUSED && body.len == 1 && body.data[0] == LINK_REMOVED) {
+        char why[256];
+        snprintf(why, sizeof why, "node %llu says that this node was removed from the cluster: it stops. Remove --data-dir, and let it join under another --node-id", (unsigned long long)l->peer->who->node_id);
+        return node_fail(l->peers->core, why);
+    }
     if (kind == LINK_REFUSED && body.len == 1 && l->state != LINK_ARRIVING) {
         log_refusal(l, l->peer ? l->peer : peer_of(l->peers, l->theirs.from), "it", link_refusal_text((enum link_refusal)body.data[0]));
         return link_end(l, "refused");
@@ -567,7 +610,11 @@ static void on_connected(struct ring_op *op, int32_t result, bool more) {
 }
 
 static void peer_dial(struct peers *p, struct peer *peer) {
-    const struct address *a = &peer->who->address;
+    struct cluster_peer who;
+    check(cluster_find(p->cluster, peer->who->node_id, &who));
+    peer->address = who.address;
+    const struct address *a = &peer->address;
+    if (!a->len) return peer_pause(p, peer);
     int fd = socket(a->sa.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     struct link *l = fd < 0 ? NULL : link_new(p, fd, LINK_DIALING, peer->who->node_id);
     if (!l) return peer_pause(p, peer);
@@ -580,7 +627,7 @@ static void peer_dial(struct peers *p, struct peer *peer) {
 
 static void tick_link(struct link *l, uint64_t now) {
     if (l->state == LINK_ENDING || l->state == LINK_MOVING) return;
-    if (l->state != LINK_UP && now - l->since_ns > GREETING_NS) return link_end(l, "the handshake took too long");
+    if (l->state != LINK_UP && now - l->since_ns > (l->state == LINK_JOINING ? JOIN_NS : GREETING_NS)) return link_end(l, "the handshake took too long");
     if (l->state != LINK_UP) return;
     if (now - l->heard_ns > SILENCE_NS) return link_end(l, "silent");
     if (now - l->said_ns >= PING_NS && l->out.len == 0 && !l->sends) link_say(l, LINK_PING, (struct slice){0});
@@ -606,8 +653,6 @@ struct peers *peers_new(struct core *core) {
     p->cluster = core->node->cluster;
     p->tick.fire = on_tick;
     list_init(&p->links);
-    for (uint32_t i = 0; i < p->cluster->members.count; i++)
-        if (p->cluster->peers[i].node_id != own_id(p)) p->at[p->count++] = (struct peer){.who = &p->cluster->peers[i]};
     return p;
 }
 
@@ -618,7 +663,17 @@ void peers_free(struct peers *p) {
     mem_free(p);
 }
 
+void peers_learn(struct peers *p) {
+    for (uint32_t n = cluster_count(p->cluster); p->learnt < n; p->learnt++) {
+        const struct cluster_peer *who = &p->cluster->peers[p->learnt];
+        if (who->node_id != own_id(p)) p->at[p->count++] = (struct peer){.who = who};
+    }
+    for (uint32_t i = 0; i < p->count; i++)
+        if (p->at[i].up && !p->at[i].up->leaves && is_removed(p, p->at[i].who->node_id)) link_refuse(p->at[i].up, LINK_REMOVED);
+}
+
 void peers_begin(struct peers *p) {
+    peers_learn(p);
     if (!timer_set(&p->core->timers, &p->tick, now_of(p))) panic_now("out of memory for a timer at start");
 }
 

@@ -16,6 +16,10 @@ struct peers *peers_new(struct core *core); /* of a node with a cluster. NULL: n
 void peers_free(struct peers *p);           /* stopped and idle */
 /* Begins to dial. */
 void peers_begin(struct peers *p);
+/* The cluster may have more nodes than it had, or some were removed. Then and at the beginning. */
+void peers_learn(struct peers *p);
+/* What came of members_join for this connection. */
+void peers_joined(void *link, struct slice answer);
 /* A connection came to the peer port: its first frame says to which core it belongs, and that is where it goes. On any core. */
 void peers_accept(struct peers *p, int fd);
 /* engine_config.send; ctx: the peers. */

@@ -10,7 +10,7 @@
 #include "server/serve_admin.h"
 #include "server/serve_common.h"
 
-enum { TOPOLOGY_EPOCH = 1 /* static membership: the map never changes */, SILENT_MAX = 2 };
+enum { EPOCH_BEGIN = 1, SILENT_MAX = 2 };
 #define LEADER_PATIENCE_NS (500 * NS_PER_MS)
 
 struct topology {
@@ -20,8 +20,11 @@ struct topology {
     struct partition_stats stats[];
 };
 
-static uint32_t node_count(const struct node *node) { return node->cluster ? node->cluster->members.count : 1; }
-static uint64_t node_id_at(const struct node *node, uint32_t i) { return node->cluster ? node->cluster->members.member[i].node_id : node->identity.node_id; }
+static uint32_t node_count(const struct node *node) { return node->cluster ? cluster_count(node->cluster) : 1; }
+static uint64_t node_id_at(const struct node *node, uint32_t i) { return node->cluster ? node->cluster->peers[i].node_id : node->identity.node_id; }
+
+/* Of the nodes and their states; who leads changes without it. */
+static int64_t epoch_of(const struct node *node) { return node->cluster ? EPOCH_BEGIN + (int64_t)cluster_epoch(node->cluster) : EPOCH_BEGIN; }
 
 static const char *role_name(uint8_t kind) { return kind == GROUP_VOTER ? "VOTER" : kind == GROUP_LEARNER ? "LEARNER" : "SPARE"; }
 
@@ -48,7 +51,7 @@ static bool partition_message(struct arena *a, const struct partition_stats *s, 
     m->partition.n_replicas = s->replica_count, m->partition.replicas = m->replicas;
     m->partition.leader_node_id = s->leader && !s->ready ? 0 : s->leader_node;
     m->partition.term = (int64_t)s->term;
-    m->partition.epoch = TOPOLOGY_EPOCH;
+    m->partition.epoch = epoch_of(node);
     m->partition.orders = (int64_t)s->orders;
     m->partition.bytes = (int64_t)(s->table_bytes + s->memtable_bytes);
     m->partition.writes_per_second = s->writes_per_second;
@@ -61,7 +64,9 @@ static void own_message(struct call *call, Orderdb__V1__Topology__Node *n) {
     const struct node *node = call_core(call)->node;
     n->client_address = (char *)node->client_address;
     n->peer_address = (char *)node->peer_address;
-    n->state = (char *)(call_core(call)->draining ? "DRAINING" : "UP");
+    struct cluster_peer own;
+    bool rests = node->cluster && cluster_find(node->cluster, node->identity.node_id, &own) && own.state > NODE_STATE_UP;
+    n->state = (char *)(rests ? node_state_name(own.state) : call_core(call)->draining ? "DRAINING" : "UP");
     n->zone = (char *)node->config->zone;
     n->version = (char *)ORDERDB_VERSION;
 }
@@ -73,9 +78,11 @@ static bool other_message(struct call *call, uint32_t at, Orderdb__V1__Topology_
     char *address = arena_alloc(a, ADDRESS_TEXT_BYTES);
     if (!peer || !address) return false;
     *peer = cluster_see(call_core(call)->node->cluster, at);
-    address_format(&peer->address.sa, address);
+    *address = 0;
+    if (peer->address.len) address_format(&peer->address.sa, address);
     n->client_address = peer->client_address, n->peer_address = address, n->zone = peer->zone, n->version = peer->version;
-    n->state = (char *)(peer->links ? "UP" : "DOWN");
+    bool plain = !peer->state || peer->state == NODE_STATE_UP;
+    n->state = (char *)(!plain ? node_state_name(peer->state) : peer->links ? "UP" : "DOWN");
     return true;
 }
 
@@ -103,7 +110,7 @@ static struct slice topology_wire(struct call *call, const struct topology *t) {
     for (uint32_t i = 0; i < node->partition_count; i++)
         if (!partition_message(a, &t->stats[i], node, &partitions[i])) return (struct slice){0};
     Orderdb__V1__Topology m = ORDERDB__V1__TOPOLOGY__INIT;
-    m.epoch = TOPOLOGY_EPOCH;
+    m.epoch = epoch_of(node);
     m.n_nodes = node_count(node), m.nodes = nodes;
     m.n_partitions = node->partition_count, m.partitions = partitions;
     uint8_t *bytes = arena_alloc(a, orderdb__v1__topology__get_packed_size(&m) + 1);

@@ -50,8 +50,8 @@ static void on_end(struct call *call) {
 
 static bool is_connected(const struct node *node, uint64_t node_id) {
     if (node_id == node->identity.node_id) return true;
-    for (uint32_t i = 0; node->cluster && i < node->cluster->members.count; i++)
-        if (node->cluster->members.member[i].node_id == node_id) return cluster_see(node->cluster, i).links > 0;
+    struct cluster_peer peer;
+    if (node->cluster && cluster_find(node->cluster, node_id, &peer)) return peer.links > 0;
     return true; /* not one of ours: the partition's leader says so */
 }
 

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "tools/cli.h"
 #include "tools/table.h"
@@ -155,6 +156,84 @@ static enum cli_exit transfer_run(struct cli *cli, int argc, char **argv) {
     return e;
 }
 
+/* ---- nodes */
+
+static bool no_wait;
+
+static const Node *node_of(const Topology *t, uint64_t id) {
+    for (size_t i = 0; i < t->n_nodes; i++)
+        if (t->nodes[i]->node_id == id) return t->nodes[i];
+    return NULL;
+}
+
+/* How many partitions do not have it as they should: a voter of each; a leader of none; a member of none. */
+static unsigned left_to_do(const Topology *t, uint64_t id, const char *what) {
+    unsigned left = 0;
+    for (size_t i = 0; i < t->n_partitions; i++) {
+        const Partition *p = t->partitions[i];
+        const Replica *r = replica_of(p, id);
+        if (strcmp(what, "add") == 0) left += !r || strcmp(r->role, "VOTER") != 0;
+        else if (strcmp(what, "drain") == 0) left += p->leader_node_id == id || !p->leader_node_id;
+        else left += r != NULL;
+    }
+    const Node *n = node_of(t, id);
+    if (strcmp(what, "remove") == 0 && n && strcmp(n->state, "REMOVED") != 0) left = MAX_OF(left, 1);
+    return left;
+}
+
+static enum cli_exit wait_until_done(struct cli *cli, uint64_t id, const char *what) {
+    Orderdb__V1__GetTopologyRequest r = ORDERDB__V1__GET_TOPOLOGY_REQUEST__INIT;
+    time_t until = time(NULL) + cli->timeout_s;
+    for (;;) {
+        Topology *t = orderdb_get_topology(cli->db, &r, NULL);
+        if (!t) return cli_error(cli);
+        unsigned left = left_to_do(t, id, what);
+        enum cli_exit e = CLI_OK;
+        if (!left) e = cli->json ? cli_print_json(&t->base) : CLI_OK;
+        orderdb_message_free(t);
+        if (!left) {
+            if (!cli->json) printf("node %llu: %s\n", (unsigned long long)id, strcmp(what, "add") == 0 ? "it votes in every partition" : strcmp(what, "drain") == 0 ? "it leads nothing" : "it is removed");
+            return e;
+        }
+        if (time(NULL) >= until) {
+            fprintf(stderr, "orderctl %s: %u partition%s left after %lld s; it goes on by itself: orderctl cluster status\n", cli->command, left, left == 1 ? "" : "s", (long long)cli->timeout_s);
+            return CLI_UNAVAILABLE;
+        }
+        struct timespec pause = {.tv_nsec = 200 * 1000000l};
+        nanosleep(&pause, NULL);
+    }
+}
+
+static enum cli_exit ask_for(struct cli *cli, const char *what, uint64_t id, struct arena *a) {
+    enum cli_exit e = CLI_OK;
+    Orderdb__V1__DrainNodeRequest drain = ORDERDB__V1__DRAIN_NODE_REQUEST__INIT;
+    Orderdb__V1__RemoveNodeRequest removal = ORDERDB__V1__REMOVE_NODE_REQUEST__INIT;
+    Orderdb__V1__AddNodeRequest add = ORDERDB__V1__ADD_NODE_REQUEST__INIT;
+    drain.node_id = removal.node_id = id;
+    if (strcmp(what, "drain") == 0) return (void)cli_call(cli, SERVICE "DrainNode", &drain.base, &orderdb__v1__operation__descriptor, a, &e), e;
+    if (strcmp(what, "remove") == 0) return (void)cli_call(cli, SERVICE "RemoveNode", &removal.base, &orderdb__v1__operation__descriptor, a, &e), e;
+    Orderdb__V1__GetTopologyRequest r = ORDERDB__V1__GET_TOPOLOGY_REQUEST__INIT;
+    const Topology *t = cli_call(cli, SERVICE "GetTopology", &r.base, &orderdb__v1__topology__descriptor, a, &e);
+    if (!t) return e;
+    const Node *n = node_of(t, id);
+    if (!n) return fprintf(stderr, "orderctl %s: there is no node %llu: start it with --join first\n", cli->command, (unsigned long long)id), CLI_REFUSED;
+    add.peer_address = n->peer_address;
+    return (void)cli_call(cli, SERVICE "AddNode", &add.base, &orderdb__v1__topology__descriptor, a, &e), e;
+}
+
+static enum cli_exit node_run(struct cli *cli, int argc, char **argv) {
+    const char *what = argv[0];
+    long long id;
+    if (strcmp(what, "add") != 0 && strcmp(what, "drain") != 0 && strcmp(what, "remove") != 0) return cli_usage(cli, "expected add, drain or remove, not %.40s", what);
+    if (!number(argv[1], 1000000, &id) || id < 1) return cli_usage(cli, "NODE is a node's id, not %.40s", argv[1]);
+    struct arena a;
+    arena_init(&a, 64 * MIB);
+    enum cli_exit e = ask_for(cli, what, (uint64_t)id, &a);
+    arena_fini(&a);
+    return e || no_wait ? e : wait_until_done(cli, (uint64_t)id, what);
+}
+static const struct arg node_flags[] = {{"--no-wait", NULL, ARG_SWITCH, &no_wait, NULL, "return at once: it goes on by itself"}, {NULL}};
+
 const struct cli_command cluster_commands[] = {
     {"cluster", "status", "", "nodes and zones, who leads, how far replicas are behind",
      "BEHIND, and the number behind a replica, are entries of the partition's log that it has not stored, as the leader knows; ? means that the leader could not be asked.\n"
@@ -162,5 +241,9 @@ const struct cli_command cluster_commands[] = {
     {"cluster", "transfer", "PARTITION NODE", "let another node lead a partition",
      "The leader hands over when the node has what it has; the partition takes nothing for those milliseconds. Ask any node. With --lead-hold above 0 the nodes put leads back where they belong after a while.\n"
      "Examples:\n  orderctl cluster transfer 3 2\n  orderctl cluster transfer meta 1\n", NULL, 2, 2, transfer_run},
+    {"cluster", "node", "add|drain|remove NODE", "nodes come and go; waits until it is done",
+     "add: a node that has joined (orderd --join) gets a replica of every partition, and leads as others do; or one that was drained leads again. drain: it leads nothing any more, and stays a member. remove: it is a member of nothing any more, "
+     "and stops; its id never comes back. A node that is dead is removed first, then another one is added.\n"
+     "Examples:\n  orderctl cluster node add 4 --timeout 600\n  orderctl cluster node drain 2\n  orderctl cluster node remove 2\n", node_flags, 2, 2, node_run},
     {NULL},
 };

@@ -155,6 +155,107 @@ def _(_cluster):
         until(lambda: cluster.leaders() == {0: 2, 1: 2, 2: 2}, 30, "all leads are in zone-b again")
 
 
+class Joined:
+    """A node that comes later."""
+
+    def __init__(self, cluster, node_id, zone="zone-d", **flags):
+        join = ",".join("127.0.0.1:%d" % n.peer_port for n in cluster.nodes[:3])
+        self.server = t.Server(start=False, node_id=node_id, zone=zone, cluster_key_file=cluster.key_file, join=join, cores=None, partitions=None, memory_budget="512MiB", lead_hold="0s", **flags)
+        self.id = node_id
+
+
+def states(node):
+    return {n.node_id: n.state for n in topology(node).nodes}
+
+
+def members(node):
+    """Of each partition, as {node: role}."""
+    return [{r.node_id: r.role for r in p.replicas} for p in topology(node).partitions]
+
+
+@test("a node joins, is added, and has everything; a dead one is removed; what is removed stops and stays out")
+def _(_cluster):
+    with Cluster(log_live_size="2MiB", log_segment_size="64KiB") as cluster:
+        a, b, c = cluster.nodes
+        cluster.wait_leaders()
+        fill(cluster)
+        late = Joined(cluster, 4).server.start(wait=False)
+        try:
+            until(lambda: states(a).get(4) == "JOINED", 20, "it has joined")
+            equal(members(a), [{1: "VOTER", 2: "VOTER", 3: "VOTER"}] * 3)
+            load = Load(a)
+            b.orderctl("--timeout", "60", "cluster", "node", "add", "4")
+            equal(members(a), [{1: "VOTER", 2: "VOTER", 3: "VOTER", 4: "VOTER"}] * 3)
+            late.wait_ready()
+            load.goes_on()
+            equal(states(late)[4], "UP")
+            c.kill()
+            load.goes_on()
+            a.orderctl("--timeout", "60", "cluster", "node", "remove", "3")
+            until(lambda: members(a) == [{1: "VOTER", 2: "VOTER", 4: "VOTER"}] * 3, 20, "the dead one is a member of nothing")
+            load.end()
+            equal(states(a)[3], "REMOVED")
+            for p in range(3):
+                a.orderctl("cluster", "transfer", str(p), "4")
+            fill(cluster)
+            until(lambda: len({sum(p.orders for p in topology(n).partitions) for n in (a, b, late)}) == 1, 20, "all have the same")
+            c.start(wait=False)  # it does not know yet
+            equal(c.wait(60), 1)
+            true("was removed from the cluster" in c.log(), c.log_tail())
+            for n in (a, late):  # all are there again after a stop of all: nobody needs who was removed
+                n.kill()
+            b.kill()
+            for n in (a, b, late):
+                n.start(wait=False)
+            for n in (a, b, late):
+                n.wait_ready()
+            fill(cluster)
+            f = t.refused(lambda: a.call("AddNode", peer_address="127.0.0.1:%d" % c.peer_port), "NOT_FOUND", "NODE_NOT_FOUND")
+            f = t.refused(lambda: b.call("DrainNode", node_id=3), "FAILED_PRECONDITION", "NODE_STATE")
+            equal(f.metadata["state"], "REMOVED")
+            t.refused(lambda: b.call("RemoveNode", node_id=9), "NOT_FOUND", "NODE_NOT_FOUND")
+        finally:
+            late.remove()
+
+
+@test("a node that drains leads nothing, and stays a member; added again, it leads again")
+def _(_cluster):
+    with Cluster(lead_hold="500ms") as cluster:
+        until(lambda: spread(cluster), 30, "leads are spread")
+        load = Load(cluster.nodes[0])
+        cluster.nodes[2].orderctl("--timeout", "30", "cluster", "node", "drain", "2")
+        until(lambda: 2 not in (cluster.leaders() or {0: 2}).values(), 10, "it leads nothing")
+        load.goes_on()
+        equal(states(cluster.nodes[0])[2], "DRAINING")
+        equal([len(m) for m in members(cluster.nodes[0])], [3] * 3)
+        cluster.nodes[0].orderctl("cluster", "node", "add", "2")
+        until(lambda: spread(cluster), 30, "leads are spread again")
+        load.end()
+
+
+@test("who may not join is told why")
+def _(cluster):
+    until(lambda: cluster.nodes[0].call("GetTopology").epoch > 1, 20, "the nodes are in the meta partition")
+    late = Joined(cluster, 2)  # an id that a member has
+    try:
+        late.server.start(wait=False)
+        equal(late.server.wait(60), 1)
+        true("member already" in late.server.log(), late.server.log_tail())
+        late.server.flags["node_id"], late.server.flags["peer_listen"] = 5, "0.0.0.0:%d" % late.server.peer_port
+        late.server.start(wait=False)
+        equal(late.server.wait(60), 1)
+        true("can reach" in late.server.log(), late.server.log_tail())
+        other = os.path.join(t.TEMP, "key-other-%s" % t.request_id())
+        with open(other, "wb") as f:
+            f.write(os.urandom(40))
+        late.server.flags.update(peer_listen="127.0.0.1:%d" % late.server.peer_port, cluster_key_file=other)
+        late.server.start(wait=False)
+        equal(late.server.wait(60), 1)
+        true("has another --cluster-key-file" in late.server.log(), late.server.log_tail())
+    finally:
+        late.server.remove()
+
+
 def main():
     with Cluster() as cluster:
         def bound(function):

@@ -47,6 +47,9 @@ static struct command sample(enum command_type type)
     case COMMAND_RESOURCE:
         c.resource = (struct command_resource){3, false, SLICE_LIT("checkout"), SLICE_LIT("resource")};
         break;
+    case COMMAND_NODE:
+        c.node = (struct command_node){2, 0x0102030405060708, SLICE_LIT("zone-a"), SLICE_LIT("10.0.0.4:7401"), SLICE_LIT("founders")};
+        break;
     case COMMAND_MACHINE:
         c.machine.row = SLICE_LIT("row");
         break;
@@ -80,7 +83,7 @@ static struct command sample(enum command_type type)
     return c;
 }
 
-static const enum command_type types[] = {COMMAND_CREATE, COMMAND_TRANSITION, COMMAND_IMPORT, COMMAND_FENCE, COMMAND_BATCH, COMMAND_UPDATE, COMMAND_PATCH, COMMAND_RESOURCE, COMMAND_MACHINE, COMMAND_RETAIN,
+static const enum command_type types[] = {COMMAND_CREATE, COMMAND_TRANSITION, COMMAND_IMPORT, COMMAND_FENCE, COMMAND_BATCH, COMMAND_UPDATE, COMMAND_PATCH, COMMAND_RESOURCE, COMMAND_MACHINE, COMMAND_NODE, COMMAND_RETAIN,
                                           COMMAND_SET_TIMER, COMMAND_CANCEL_TIMER, COMMAND_FIRE};
 
 static void assert_changes_equal(const struct content_change *a, const struct content_change *b)
@@ -127,6 +130,12 @@ static void assert_commands_equal(const struct command *a, const struct command 
         assert_int_equal(a->resource.remove, b->resource.remove);
         assert_true(slice_equal(a->resource.name, b->resource.name));
         assert_true(slice_equal(a->resource.bytes, b->resource.bytes));
+    } else if (a->type == COMMAND_NODE) {
+        assert_int_equal(a->node.action, b->node.action);
+        assert_int_equal(a->node.node_id, b->node.node_id);
+        assert_true(slice_equal(a->node.zone, b->node.zone));
+        assert_true(slice_equal(a->node.address, b->node.address));
+        assert_true(slice_equal(a->node.founders, b->node.founders));
     } else if (a->type == COMMAND_MACHINE) {
         assert_true(slice_equal(a->machine.row, b->machine.row));
     } else if (a->type == COMMAND_SET_TIMER) {
@@ -203,6 +212,8 @@ static void the_log_bytes_are_golden(void **state)
     assert_golden("command_batch", command_encode(&batch, &arena));
     assert_golden("command_resource", command_encode(&resource, &arena));
     assert_golden("command_machine", command_encode(&machine, &arena));
+    struct command node = sample(COMMAND_NODE);
+    assert_golden("command_node", command_encode(&node, &arena));
     struct command retain = sample(COMMAND_RETAIN);
     assert_golden("command_retain", command_encode(&retain, &arena));
     struct command set_timer = sample(COMMAND_SET_TIMER), cancel_timer = sample(COMMAND_CANCEL_TIMER), fire = sample(COMMAND_FIRE);
