@@ -9,7 +9,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static void mend(uint8_t *f, size_t len) {
     uint32_t n = get_le32(f);
     if (n < LINK_HEAD_BYTES || n > len) put_le32(f, n = (uint32_t)len);
-    f[4] = (uint8_t)(LINK_HELLO + f[4] % LINK_ANSWER), f[5] &= 1, put_le16(f + 6, 0);
+    f[4] = (uint8_t)(LINK_HELLO + f[4] % LINK_JOINED), f[5] &= 1, put_le16(f + 6, 0);
     put_le32(f + 8, crc32c(crc32c(0, f, 8), f + LINK_HEAD_BYTES, n - LINK_HEAD_BYTES));
 }
 

@@ -522,6 +522,12 @@ CALLS = {
             ("credit", stream.SubscribeRequest.Credit(events=1)), ("ack", stream.SubscribeRequest.Ack()), ("nack", stream.SubscribeRequest.Nack()), ("extend", stream.SubscribeRequest.Ack()))},
         **{name + ".**": [Any("behind an Open")] for name in ("credit", "ack", "nack", "extend")}}),
     "GetTopology": Call("GetTopology", lambda: admin.GetTopologyRequest(known_epoch=1), {"known_epoch": [Any("the map is told whatever one knows")]}),
+    "AddNode": Call("AddNode", lambda: admin.AddNodeRequest(peer_address="10.0.0.1:7401", zone="a"), {
+        "peer_address": [Any("test_membership.py")], "zone": [Any("a node says its zone itself")]}),
+    "DrainNode": Call("DrainNode", lambda: admin.DrainNodeRequest(node_id=1), {
+        "node_id": [Bad("missing", clear, FIELD, "node"), Bad("far out", put(1000001), FIELD, 1000001)], "deadline.**": [Any("it is drained as fast as it can be")]}),
+    "RemoveNode": Call("RemoveNode", lambda: admin.RemoveNodeRequest(node_id=1, dry_run=True), {
+        "node_id": [Bad("missing", clear, FIELD, "node"), Bad("far out", put(1000001), FIELD, 1000001)], "dry_run": [Any("both are meant")]}),
     "TransferLeader": Call("TransferLeader", lambda: admin.TransferLeaderRequest(partition_id=1, to_node_id=1), {
         "partition_id": [Bad("none", put(-2), FIELD, -2), Bad("beyond the last", put(1024), FIELD, 1024), Edge(put(-1)), Edge(put(0))],
         "to_node_id": [Bad("missing", clear, FIELD, "node 0"), Bad("no such node", put(2), FIELD, "node 2"), Bad("far out", put(2**64 - 1), FIELD, 2**64 - 1)]}),

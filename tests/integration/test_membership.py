@@ -27,7 +27,7 @@ class Load:
 
     def __init__(self, node, threads=2):
         self.failures, self.done, self._stop = [], 0, threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(node.address,)) for _ in range(threads)]
+        self._threads = [threading.Thread(target=self._run, args=(node.address,), daemon=True) for _ in range(threads)]
         for thread in self._threads:
             thread.start()
 
@@ -181,7 +181,7 @@ def _(_cluster):
         fill(cluster)
         late = Joined(cluster, 4).server.start(wait=False)
         try:
-            until(lambda: states(a).get(4) == "JOINED", 20, "it has joined")
+            until(lambda: all(states(n).get(4) == "JOINED" for n in cluster.nodes), 20, "it has joined")
             equal(members(a), [{1: "VOTER", 2: "VOTER", 3: "VOTER"}] * 3)
             load = Load(a)
             b.orderctl("--timeout", "60", "cluster", "node", "add", "4")

@@ -70,7 +70,7 @@ static void all_nodes_derive_the_same_and_other_clusters_do_not(void **state) {
     assert_memory_equal(a.identity.token_key, b.identity.token_key, TOKEN_KEY_BYTES);
     assert_memory_equal(a.link_key, b.link_key, sizeof a.link_key);
     assert_memory_not_equal(a.identity.token_key, a.link_key, sizeof a.link_key);
-    assert_int_equal(read_with(&c, 3, "1=127.0.0.1:1,2=127.0.0.1:2,3=127.0.0.1:3,4=127.0.0.1:4"), STATUS_OK); /* one more node is another cluster: membership is static */
+    assert_int_equal(read_with(&c, 3, "1=127.0.0.1:1,2=127.0.0.1:2,3=127.0.0.1:3,4=127.0.0.1:4"), STATUS_OK); /* founded by one node more, it is another cluster */
     assert_memory_not_equal(a.identity.cluster_id, c.identity.cluster_id, CLUSTER_ID_BYTES);
     key_is(CLUSTER_KEY_BYTES_MIN, 2);
     assert_int_equal(read_with(&c, 1, "1=127.0.0.1:1,2=127.0.0.1:2,3=127.0.0.1:3"), STATUS_OK);
@@ -116,6 +116,63 @@ static void leads_go_by_turns(void **state) {
     cluster_fini(&c);
 }
 
+static struct slice list_of(uint8_t *bytes, size_t cap, const struct node_row *rows, unsigned n) {
+    struct writer w = writer_of(bytes, cap);
+    for (unsigned i = 0; i < n; i++) {
+        uint8_t row[NODE_ROW_BYTES_MAX];
+        struct writer r = writer_of(row, sizeof row);
+        node_row_encode(&rows[i], &r);
+        write_be64(&w, rows[i].node_id), write_counted(&w, writer_slice(&r));
+    }
+    assert_false(w.full);
+    return writer_slice(&w);
+}
+
+static void what_the_meta_partition_has_is_learnt(void **state) {
+    struct cluster c;
+    struct cluster_peer p;
+    uint8_t bytes[1024];
+    assert_int_equal(read_with(&c, 1, "1=127.0.0.1:1,2=127.0.0.1:2"), STATUS_OK);
+    struct node_row rows[] = {{1, NODE_STATE_UP, 1, SLICE_LIT("a"), SLICE_LIT("10.0.0.1:1")}, {2, NODE_STATE_DRAINING, 2, SLICE_LIT("b"), SLICE_LIT("10.0.0.2:1")}, {5, NODE_STATE_JOINED, 1, SLICE_LIT("c"), SLICE_LIT("10.0.0.5:1")}};
+    assert_true(cluster_learn(&c, list_of(bytes, sizeof bytes, rows, 3)));
+    assert_false(cluster_learn(&c, list_of(bytes, sizeof bytes, rows, 3))); /* nothing new */
+    assert_int_equal(cluster_epoch(&c), 4);
+    assert_int_equal(cluster_count(&c), 3);
+    struct engine_wanted w = cluster_wanted(&c);
+    assert_int_equal(w.count, 2);
+    assert_true(w.node_id[0] == 1 && w.node_id[1] == 2); /* who drains is a member; who has only joined is not */
+    assert_true(cluster_find(&c, 5, &p));
+    assert_int_equal(p.state, NODE_STATE_JOINED);
+    assert_int_equal(ntohs(((struct sockaddr_in *)&p.address.sa)->sin_port), 1);
+    assert_string_equal(p.zone, "c");
+    assert_true(cluster_find(&c, 2, &p));
+    assert_int_equal(ntohs(((struct sockaddr_in *)&p.address.sa)->sin_port), 2); /* as --peers says */
+    for (unsigned i = 0; i < 4; i++) assert_int_equal(cluster_leader_wanted(&c, "a", "", i), 1); /* the others may not lead */
+    assert_false(cluster_find(&c, 9, &p));
+    cluster_fini(&c);
+}
+
+static void who_joins_knows_nobody_and_is_no_member(void **state) {
+    struct cluster c;
+    bool used;
+    strcpy(config.join, "127.0.0.1:1");
+    config.node_id = 4, *config.peers = 0;
+    assert_int_equal(cluster_read(&c, &used, &config, error), STATUS_OK);
+    assert_true(used && c.joins);
+    assert_int_equal(c.members.count, 1);
+    assert_int_equal(c.members.member[0].node_id, NODE_ID_MAX + 1); /* a vote that nobody has */
+    assert_int_equal(cluster_count(&c), 1);
+    cluster_fini(&c);
+    config.node_id = 0;
+    assert_int_equal(cluster_read(&c, &used, &config, error), STATUS_FIELD_INVALID);
+    says("--join needs a --node-id");
+    config.node_id = 4;
+    strcpy(config.peers, "4=127.0.0.1:1");
+    assert_int_equal(cluster_read(&c, &used, &config, error), STATUS_FIELD_INVALID);
+    says("one of them");
+    *config.join = 0;
+}
+
 static void what_makes_no_sense_is_refused(void **state) {
     refused(1, "2=127.0.0.1:2,3=127.0.0.1:3", "--node-id 1 is not among --peers");
     refused(1, "1=127.0.0.1:1,1=127.0.0.1:2", "node 1 is there twice");
@@ -143,6 +200,6 @@ static void what_makes_no_sense_is_refused(void **state) {
 
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, begin, end)
-    const struct CMUnitTest tests[] = {T(peers_are_sorted_and_parsed), T(all_nodes_derive_the_same_and_other_clusters_do_not), T(what_nodes_say_is_kept), T(leads_go_by_turns), T(what_makes_no_sense_is_refused)};
+    const struct CMUnitTest tests[] = {T(peers_are_sorted_and_parsed), T(all_nodes_derive_the_same_and_other_clusters_do_not), T(what_nodes_say_is_kept), T(leads_go_by_turns), T(what_the_meta_partition_has_is_learnt), T(who_joins_knows_nobody_and_is_no_member), T(what_makes_no_sense_is_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

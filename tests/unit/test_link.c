@@ -134,7 +134,7 @@ static void test_what_is_no_frame_is_refused_before_it_is_waited_for(void **stat
     uint8_t head[LINK_HEAD_BYTES] = {0};
     static const struct { uint32_t len; uint8_t kind, flags; uint16_t zero; } bad[] = {
         {LINK_HEAD_BYTES - 1, LINK_PING, 0, 0}, {LINK_FRAME_BYTES_MAX + 1, LINK_PING, 0, 0}, {UINT32_MAX, LINK_PING, 0, 0},
-        {100, 0, 0, 0}, {100, LINK_ANSWER + 1, 0, 0}, {100, LINK_RAFT, 2, 0}, {100, LINK_RAFT, 0, 1},
+        {100, 0, 0, 0}, {100, LINK_JOINED + 1, 0, 0}, {100, LINK_RAFT, 2, 0}, {100, LINK_RAFT, 0, 1},
     };
     for (unsigned i = 0; i < ARRAY_LEN(bad); i++) {
         put_le32(head, bad[i].len), head[4] = bad[i].kind, head[5] = bad[i].flags, put_le16(head + 6, bad[i].zero);
