@@ -537,6 +537,9 @@ CALLS = {
         "limit": [Bad("negative", put(-1), FIELD, -1), Bad("too many", put(5001), LIMIT, [5000, 5001]), Edge(clear), Edge(put(5000))]}),
 }
 
+# A single node refuses them when all else is fine: test_membership.py.
+OF_A_CLUSTER = {"AddNode", "DrainNode", "RemoveNode"}
+
 # Methods of others' contracts: their tests are told here.
 FOREIGN = {
     "HealthCheck": "test_grpc_surface.py", "HealthWatch": "test_grpc_surface.py",

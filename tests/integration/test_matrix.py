@@ -384,7 +384,10 @@ def _(server):
             message = base(name)
             set_dry(message)
             a = answer_of(name, send(server.client, name, message.SerializeToString()))
-            true(a.failure is None, "%s: %s" % (name, a.failure))
+            if name in matrix.OF_A_CLUSTER:
+                true("single node" in str(a.failure), "%s: %s" % (name, a.failure))
+            else:
+                true(a.failure is None, "%s: %s" % (name, a.failure))
 
 
 @t.test("matrix: what the wire decides, field by field")
