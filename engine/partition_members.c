@@ -132,5 +132,8 @@ void partition_members_look(struct partition *p) {
 
 void engine_want(struct engine *e, const struct engine_wanted *wanted) {
     check(wanted->count <= GROUP_MEMBERS_MAX);
+    bool others = wanted->count != e->wanted.count || memcmp(wanted->node_id, e->wanted.node_id, wanted->count * sizeof wanted->node_id[0]) != 0;
+    /* What a start reads of the nodes there are, before any leader has said what is committed, is what was flushed. */
+    if (others && e->meta) e->meta->flush_wanted = true;
     e->wanted = *wanted;
 }

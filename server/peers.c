@@ -231,7 +231,7 @@ static void on_sent(struct ring_op *op, int32_t result, bool more) {
     if (l->sending.cap > KEEP_BYTES_MAX) buf_fini(&l->sending);
     if (result < 0) link_end(l, strerror(-result));
     else if (l->leaves && !link_has_output(l)) link_end(l, l->leaves);
-    else if (l->state != LINK_UP) link_flush(l); /* else: what gathered meanwhile leaves at the end of the turn */
+    else if (l->state != LINK_UP || l->leaves) link_flush(l); /* else: what gathered meanwhile leaves at the end of the turn */
     link_maybe_move(l);
     link_maybe_close(l);
 }
