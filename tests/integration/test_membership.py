@@ -218,7 +218,7 @@ def _(_cluster):
             late.remove()
 
 
-@test("a node that drains leads nothing, and stays a member; added again, it leads again")
+@test("a node that drains leads nothing, and stays a member; added again, it leads again; removed, it stops")
 def _(_cluster):
     with Cluster(lead_hold="500ms") as cluster:
         until(lambda: spread(cluster), 30, "leads are spread")
@@ -230,6 +230,11 @@ def _(_cluster):
         equal([len(m) for m in members(cluster.nodes[0])], [3] * 3)
         cluster.nodes[0].orderctl("cluster", "node", "add", "2")
         until(lambda: spread(cluster), 30, "leads are spread again")
+        cluster.nodes[2].orderctl("--timeout", "60", "cluster", "node", "remove", "2")  # it lives, and leads
+        equal(cluster.nodes[1].wait(30), 1)
+        true("was removed from the cluster" in cluster.nodes[1].log(), cluster.nodes[1].log_tail())
+        equal(members(cluster.nodes[0]), [{1: "VOTER", 3: "VOTER"}] * 3)
+        load.goes_on()
         load.end()
 
 
