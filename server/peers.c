@@ -653,6 +653,7 @@ struct peers *peers_new(struct core *core) {
     p->cluster = core->node->cluster;
     p->tick.fire = on_tick;
     list_init(&p->links);
+    peers_learn(p);
     return p;
 }
 
@@ -673,7 +674,7 @@ void peers_learn(struct peers *p) {
 }
 
 void peers_begin(struct peers *p) {
-    peers_learn(p);
+    peers_learn(p); /* its replica of the meta partition may have told more */
     if (!timer_set(&p->core->timers, &p->tick, now_of(p))) panic_now("out of memory for a timer at start");
 }
 

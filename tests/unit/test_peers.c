@@ -65,7 +65,7 @@ static int setup(void **state) {
     strcpy(w.node.client_address, "10.0.0.2:7400");
     memset(w.node.identity.cluster_id, 7, sizeof w.node.identity.cluster_id), memset(w.cluster.link_key, 9, sizeof w.cluster.link_key);
     pthread_mutex_init(&w.cluster.lock, NULL);
-    w.cluster.members.count = 3;
+    w.cluster.members.count = w.cluster.count = 3;
     for (uint32_t i = 0; i < 3; i++) w.cluster.members.member[i] = (struct group_member){i + 1, GROUP_VOTER}, w.cluster.peers[i].node_id = i + 1;
     struct sockaddr_in *at = (struct sockaddr_in *)&w.cluster.peers[HIGHER - 1].address.sa;
     socklen_t len = sizeof *at;
