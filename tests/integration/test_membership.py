@@ -44,7 +44,7 @@ class Load:
 
     def goes_on(self):
         before = self.done
-        until(lambda: self.done > before + 20 or self.failures, 20, "load goes on")
+        until(lambda: self.done > before + 20 or self.failures, what="load goes on")
 
     def end(self):
         self._stop.set()
@@ -62,7 +62,7 @@ def _(cluster):
     def whole():
         seen = [topology(n) for n in cluster.nodes]
         return seen if all(r.applied_index > 0 for s in seen for p in s.partitions for r in p.replicas) else None
-    seen = until(whole, 10, "every node could ask every leader")
+    seen = until(whole, what="every node could ask every leader")
     for s in seen:
         equal([p.leader_node_id for p in s.partitions], [p.leader_node_id for p in seen[0].partitions])
         equal([p.term for p in s.partitions], [p.term for p in seen[0].partitions])
@@ -80,7 +80,7 @@ def _(cluster):
         cluster.nodes[0].orderctl("cluster", "transfer", str(p), "1")
     victim.kill()
     fill(cluster)
-    until(lambda: [n.state for n in topology(cluster.nodes[1]).nodes] == ["UP", "UP", "DOWN"], 10, "its state is told")
+    until(lambda: [n.state for n in topology(cluster.nodes[1]).nodes] == ["UP", "UP", "DOWN"], what="its state is told")
     seen = topology(cluster.nodes[1])
     for p in seen.partitions:
         own = {r.node_id: r.applied_index for r in p.replicas}
@@ -129,30 +129,34 @@ def spread(cluster):
 @test("leads spread over the nodes, come back to one that was gone, and then stay")
 def _(_cluster):
     with Cluster(lead_hold="500ms") as cluster:
-        until(lambda: spread(cluster), 30, "leads are spread")
+        until(lambda: spread(cluster), what="leads are spread")
         load = Load(cluster.nodes[0])
         cluster.nodes[2].stop()
-        until(lambda: 3 not in (cluster.leaders(cluster.nodes[0]) or {2: 3}).values(), 15, "others lead")
+        until(lambda: 3 not in (cluster.leaders(cluster.nodes[0]) or {2: 3}).values(), what="others lead")
         load.goes_on()
         cluster.nodes[2].start()
-        until(lambda: spread(cluster), 30, "leads are spread again")
+        until(lambda: spread(cluster), what="leads are spread again")
         load.goes_on()
         load.end()
-        moves = sum(n.log().count("lead is handed over") for n in cluster.nodes)
-        terms = [p.term for p in topology(cluster.nodes[0]).partitions]
-        threading.Event().wait(3)  # nothing is to happen in several looks
-        equal(terms, [p.term for p in topology(cluster.nodes[0]).partitions])
-        equal(moves, sum(n.log().count("lead is handed over") for n in cluster.nodes))
+
+        def seen():
+            return sum(n.log().count("lead is handed over") for n in cluster.nodes), [p.term for p in topology(cluster.nodes[0]).partitions]
+
+        def rests():  # the meta partition's lead, which is not among those of the map, may be the last to move
+            before = seen()
+            threading.Event().wait(3)  # several looks
+            return before == seen()
+        until(rests, what="leads stay where they are")
 
 
 @test("leads go to the zone that is to have them, and elsewhere while it is gone")
 def _(_cluster):
     with Cluster(lead_hold="500ms", lead_zone="zone-b") as cluster:
-        until(lambda: cluster.leaders() == {0: 2, 1: 2, 2: 2}, 30, "all leads are in zone-b")
+        until(lambda: cluster.leaders() == {0: 2, 1: 2, 2: 2}, what="all leads are in zone-b")
         cluster.nodes[1].kill()
-        until(lambda: set((cluster.leaders(cluster.nodes[0]) or {0: 2}).values()) <= {1, 3}, 15, "the other zones lead")
+        until(lambda: set((cluster.leaders(cluster.nodes[0]) or {0: 2}).values()) <= {1, 3}, what="the other zones lead")
         cluster.nodes[1].start()
-        until(lambda: cluster.leaders() == {0: 2, 1: 2, 2: 2}, 30, "all leads are in zone-b again")
+        until(lambda: cluster.leaders() == {0: 2, 1: 2, 2: 2}, what="all leads are in zone-b again")
 
 
 class Joined:
@@ -181,7 +185,7 @@ def _(_cluster):
         fill(cluster)
         late = Joined(cluster, 4).server.start(wait=False)
         try:
-            until(lambda: all(states(n).get(4) == "JOINED" for n in cluster.nodes), 20, "it has joined")
+            until(lambda: all(states(n).get(4) == "JOINED" for n in cluster.nodes), what="it has joined")
             equal(members(a), [{1: "VOTER", 2: "VOTER", 3: "VOTER"}] * 3)
             load = Load(a)
             b.orderctl("--timeout", "60", "cluster", "node", "add", "4")
@@ -192,13 +196,13 @@ def _(_cluster):
             c.kill()
             load.goes_on()
             a.orderctl("--timeout", "60", "cluster", "node", "remove", "3")
-            until(lambda: members(a) == [{1: "VOTER", 2: "VOTER", 4: "VOTER"}] * 3, 20, "the dead one is a member of nothing")
+            until(lambda: members(a) == [{1: "VOTER", 2: "VOTER", 4: "VOTER"}] * 3, what="the dead one is a member of nothing")
             load.end()
             equal(states(a)[3], "REMOVED")
             for p in range(3):
                 a.orderctl("cluster", "transfer", str(p), "4")
             fill(cluster)
-            until(lambda: len({sum(p.orders for p in topology(n).partitions) for n in (a, b, late)}) == 1, 20, "all have the same")
+            until(lambda: len({sum(p.orders for p in topology(n).partitions) for n in (a, b, late)}) == 1, what="all have the same")
             c.start(wait=False)  # it does not know yet
             equal(c.wait(60), 1)
             true("was removed from the cluster" in c.log(), c.log_tail())
@@ -221,15 +225,15 @@ def _(_cluster):
 @test("a node that drains leads nothing, and stays a member; added again, it leads again; removed, it stops")
 def _(_cluster):
     with Cluster(lead_hold="500ms") as cluster:
-        until(lambda: spread(cluster), 30, "leads are spread")
+        until(lambda: spread(cluster), what="leads are spread")
         load = Load(cluster.nodes[0])
         cluster.nodes[2].orderctl("--timeout", "30", "cluster", "node", "drain", "2")
-        until(lambda: 2 not in (cluster.leaders() or {0: 2}).values(), 10, "it leads nothing")
+        until(lambda: 2 not in (cluster.leaders() or {0: 2}).values(), what="it leads nothing")
         load.goes_on()
         equal(states(cluster.nodes[0])[2], "DRAINING")
         equal([len(m) for m in members(cluster.nodes[0])], [3] * 3)
         cluster.nodes[0].orderctl("cluster", "node", "add", "2")
-        until(lambda: spread(cluster), 30, "leads are spread again")
+        until(lambda: spread(cluster), what="leads are spread again")
         cluster.nodes[2].orderctl("--timeout", "60", "cluster", "node", "remove", "2")  # it lives, and leads
         equal(cluster.nodes[1].wait(30), 1)
         true("was removed from the cluster" in cluster.nodes[1].log(), cluster.nodes[1].log_tail())
@@ -240,7 +244,7 @@ def _(_cluster):
 
 @test("who may not join is told why")
 def _(cluster):
-    until(lambda: cluster.nodes[0].call("GetTopology").epoch > 1, 20, "the nodes are in the meta partition")
+    until(lambda: cluster.nodes[0].call("GetTopology").epoch > 1, what="the nodes are in the meta partition")
     late = Joined(cluster, 2)  # an id that a member has
     try:
         late.server.start(wait=False)

@@ -157,10 +157,10 @@ def _():
         threads = [threading.Thread(target=write) for _ in range(3)]
         for thread in threads:
             thread.start()
-        until(lambda: len(done) > 20, 20, "load runs")
+        until(lambda: len(done) > 20, what="load runs")
         zones.nodes[victim].kill()
         count = len(done)
-        until(lambda: len(done) > count + 60, 30, "load goes on")
+        until(lambda: len(done) > count + 60, what="load goes on")
         stop.set()
         for thread in threads:
             thread.join()
