@@ -279,16 +279,15 @@ enum status group_change(struct group *g, uint64_t now_ms, const struct group_me
 }
 
 void group_members_applied(struct group *g, uint64_t now_ms, uint64_t index) {
+    if (index <= g->members.index) return; /* applied again, to a store that was opened anew: it may be gone from memory */
     group_begin(g, now_ms);
     const struct group_slot *s = group_log_at(&g->log, index);
     struct group_members m;
     check(index <= g->commit_max);
     check(s && s->type == GROUP_CHANGE && group_members_decode(slice_of(s->data, s->len), &m));
-    if (index > g->members.index) {
-        g->members = m;
-        g->members.index = index;
-        group_core_configuration(g, index, &m);
-    }
+    g->members = m;
+    g->members.index = index;
+    group_core_configuration(g, index, &m);
     group_finish(g);
 }
 

@@ -91,7 +91,7 @@ uint64_t group_append_count(const struct group *g);
 void group_appends_persisted(struct group *g, uint64_t now_ms, uint64_t append_count);
 /* A snapshot of ours at `index` (flushed applied index) is durable; entries up to index - trailing may go. */
 void group_snapshotted(struct group *g, uint64_t now_ms, const struct group_snapshot *snapshot, uint32_t trailing);
-/* The members entry at `index` was applied. */
+/* The members entry at `index` was applied; again, to a store that was opened anew: nothing. */
 void group_members_applied(struct group *g, uint64_t now_ms, uint64_t index);
 /* A committed state that is ahead of our log is here, complete and durable beside the old one: `fetch` follows at once, for this node. NOT_LEADER: later, when a leader is known;
  * ABSENT: the log has got there by itself, or will. */

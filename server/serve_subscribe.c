@@ -68,7 +68,7 @@ struct member {
     uint32_t group_id;
     bool opened, failed, closing, held, doubtful; /* doubtful: a partition does not know the group (any more) */
     uint32_t unattached, ready, count, expired;
-    struct timer retry;
+    struct timer retry, hungry; /* hungry: those that starve ask again, or they would never hear that the membership has ended */
     /* on its way out */
     struct feeder *sending[MESSAGE_PARTS_MAX];
     unsigned sending_count;
@@ -91,11 +91,16 @@ static void settles_flush(struct member *m);
 
 static bool member_over(const struct member *m) { return m->failed || m->closing; }
 
+static void member_timers_clear(struct member *m) {
+    timer_clear(&call_core(m->call)->timers, &m->retry);
+    timer_clear(&call_core(m->call)->timers, &m->hungry);
+}
+
 /* The call's failure is set. */
 static void member_fail(struct member *m) {
     if (m->failed) return;
     m->failed = true;
-    timer_clear(&call_core(m->call)->timers, &m->retry);
+    member_timers_clear(m);
     call_fail(m->call);
     if (m->subscription) subscription_detach(m->subscription);
 }
@@ -115,7 +120,7 @@ static void member_fail_memory(struct member *m) {
 
 static void on_leave(struct call *call) {
     struct member *m = *call_state(call);
-    timer_clear(&call_core(call)->timers, &m->retry);
+    member_timers_clear(m);
     if (m->subscription) subscription_detach(m->subscription);
 }
 
@@ -141,7 +146,7 @@ static void on_detached(void *owner) {
 static void member_close(struct member *m) {
     m->closing = true;
     if (m->settling || m->gathered_count || m->stale_count || m->failed) return;
-    timer_clear(&call_core(m->call)->timers, &m->retry);
+    member_timers_clear(m);
     subscription_on_detached(m->subscription, on_detached, m);
     subscription_detach(m->subscription);
 }
@@ -260,6 +265,12 @@ static void feeder_again(struct feeder *f) {
     if (!f->member->retry.place && !timer_set(&core->timers, &f->member->retry, core->now_ns + RETRY_NS)) member_fail_memory(f->member);
 }
 
+static void feeder_starves(struct feeder *f) {
+    struct core *core = call_core(f->member->call);
+    f->state = FEEDER_STARVED;
+    if (!f->member->hungry.place && !timer_set(&core->timers, &f->member->hungry, core->now_ns + WAIT_NS)) member_fail_memory(f->member);
+}
+
 /* Some are, and nobody else may still find that out. */
 static void member_fail_if_expired(struct member *m) {
     struct expired x = {0};
@@ -321,7 +332,7 @@ static void on_polled(struct call *call, struct call_op *o) {
     bool starved = o->op.consumer.abroad && __atomic_load_n(&o->op.consumer.starved, __ATOMIC_RELAXED);
     f->eager = o->op.consumer.events || starved;
     if (o->op.consumer.events) f->state = FEEDER_READY, m->ready++;
-    else if (starved && __atomic_load_n(&o->op.consumer.session->credit, __ATOMIC_ACQUIRE) <= 0) f->state = FEEDER_STARVED;
+    else if (starved && __atomic_load_n(&o->op.consumer.session->credit, __ATOMIC_ACQUIRE) <= 0) feeder_starves(f);
     else feeder_poll(f);
     member_pump(m);
 }
@@ -394,6 +405,12 @@ static void on_retry(struct timer *t) {
     if (member_over(m)) return;
     if (m->doubtful) member_look(m);
     else member_attach(m);
+}
+
+static void on_hungry(struct timer *t) {
+    struct member *m = container_of(t, struct member, hungry);
+    for (uint32_t i = 0; i < m->count && !member_over(m); i++)
+        if (m->feeders[i].state == FEEDER_STARVED) feeder_poll(&m->feeders[i]);
 }
 
 /* ---- acks */
@@ -593,7 +610,7 @@ static struct member *member_new(struct call *call) {
     if (!m || !(m->stale = arena_alloc(a, CONSUMER_SETTLES_MAX * sizeof *m->stale))) return NULL;
     m->call = call;
     m->count = m->unattached = n;
-    m->retry.fire = on_retry;
+    m->retry.fire = on_retry, m->hungry.fire = on_hungry;
     m->look_arena = call_arena_take(call);
     m->message_arena = call_arena_take(call);
     m->out_arena = call_arena_take(call);

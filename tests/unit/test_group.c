@@ -277,6 +277,10 @@ static void test_one_voter_grows_to_three_and_back(void **state) {
     assert_int_equal(set_member(next, 1, 0), STATUS_OK);
     run(w, 1000);
     assert_int_equal(group_members(next->group)->count, 2);
+    /* A store that is opened anew has earlier changes applied again, whose entries are no longer in memory. */
+    struct group_members now = *group_members(next->group);
+    group_members_applied(next->group, w->now, 1);
+    assert_memory_equal(group_members(next->group), &now, sizeof now);
     world_free(w);
 }
 
