@@ -22,7 +22,7 @@ def option(name, default):
 
 
 HISTORIES_MAX = 1500
-ROUNDS = 35  # of each kind, as part of the suite; `make crash` has more
+ROUNDS = 25  # of each kind, as part of the suite; `make crash` has more
 # A small log: segments roll over, tables are flushed, and the log is trimmed and its files recycled in every few rounds.
 FLAGS = dict(memory_budget="512MiB", partitions=4, cores=2, log_live_size="1MiB", log_segment_size="64KiB")
 
