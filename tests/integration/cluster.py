@@ -68,3 +68,11 @@ class Cluster:
 
     def __exit__(self, *_):
         self.remove()
+
+
+def run(cluster):
+    """As orderdb_test.run, with a cluster in the place of the server."""
+    def bound(function):
+        return lambda: function(cluster)
+    t._tests[:] = [(name, bound(function)) for name, function in t._tests]
+    t.run(server=False)

@@ -14,7 +14,7 @@ from google.protobuf import duration_pb2, field_mask_pb2
 
 import members
 import orderdb_test as t
-from cluster import Cluster
+from cluster import Cluster, run
 from orderdb_test import equal, test, true, until
 
 USERS = ["cluster-user-%d" % i for i in range(24)]
@@ -500,12 +500,8 @@ def _(cluster):
 
 
 def main():
-    """As orderdb_test.run, with a cluster in the place of the server."""
     with Cluster(log_live_size="2MiB", log_segment_size="64KiB") as cluster:
-        def bound(function):
-            return lambda: function(cluster)
-        t._tests[:] = [(name, bound(function)) for name, function in t._tests]
-        t.run(server=False)
+        run(cluster)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import threading
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import orderdb_test as t
-from cluster import Cluster
+from cluster import Cluster, run
 from orderdb_test import equal, test, true, until
 
 USERS = ["tls-user-%d" % i for i in range(12)]
@@ -272,11 +272,7 @@ def main():
             wears(i + 1, "node-%d" % (i + 1))
             n.flags.update(flags_of(i + 1))
         cluster.start()
-
-        def bound(function):
-            return lambda: function(cluster)
-        t._tests[:] = [(name, bound(function)) for name, function in t._tests]
-        t.run(server=False)
+        run(cluster)
 
 
 if __name__ == "__main__":

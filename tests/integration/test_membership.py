@@ -7,7 +7,7 @@ import threading
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import orderdb_test as t
-from cluster import Cluster
+from cluster import Cluster, run
 from orderdb_test import equal, test, true, until
 
 USERS = ["member-user-%d" % i for i in range(12)]
@@ -267,10 +267,7 @@ def _(cluster):
 
 def main():
     with Cluster() as cluster:
-        def bound(function):
-            return lambda: function(cluster)
-        t._tests[:] = [(name, bound(function)) for name, function in t._tests]
-        t.run(server=False)
+        run(cluster)
 
 
 if __name__ == "__main__":

@@ -251,8 +251,22 @@ static void node_start(struct node *n) {
     tell(s, "node %llu started", (unsigned long long)n->id);
 }
 
+static void node_init(struct sim *s, unsigned at) {
+    struct node *n = &s->nodes[at];
+    *n = (struct node){.sim = s, .id = at + 1, .disk = sim_disk_new(s->world), .machines = machines_new()};
+    for (unsigned p = 0; p < PARTITIONS; p++) n->stores[p] = store_mem_disk_new();
+}
+
+static void health_for_all(struct sim *s) {
+    tell(s, "health for all");
+    s->healthy = true;
+    memset(s->cut_until_ns, 0, sizeof s->cut_until_ns);
+}
+
+/* Of one that is gone there is nothing. */
 static void node_count(struct sim *s, struct node *n) {
     struct engine_stats stats;
+    if (!n->engine) return;
     engine_get_stats(n->engine, &stats);
     s->followed += stats.reads_followed;
     s->given += stats.snapshots_given, s->taken += stats.snapshots_taken, s->bytes += stats.snapshot_bytes;

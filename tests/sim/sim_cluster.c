@@ -366,9 +366,8 @@ static int run_seed(uint64_t seed, bool trace) {
     bool hard = chance(s, 3) || mutant == MUTANT_NO_RESTART; /* the log is trimmed at once: replicas need snapshots */
     s->trailing = hard ? 1 + (unsigned)chance(s, 20) : 0, s->live_bytes_max = chance(s, 3) ? 16 * MIB : 192 * KIB, s->memtable = hard ? 6 * KIB : 128 * KIB, s->chunk = 512 + (unsigned)chance(s, 8192);
     for (unsigned i = 0; i < NODES; i++) {
-        struct node *n = &s->nodes[i];
-        *n = (struct node){.sim = s, .id = i + 1, .disk = sim_disk_new(s->world), .machines = machines_new()};
-        for (unsigned p = 0; p < PARTITIONS; p++) n->stores[p] = store_mem_disk_new();
+        const struct node *n = &s->nodes[i];
+        node_init(s, i);
         s->members.member[i] = (struct group_member){.node_id = n->id, .kind = GROUP_VOTER};
     }
     uint64_t end_ns = sim_world_now_ns(s->world) + 8 * NS_PER_S, last_ns = end_ns + 40 * NS_PER_S;
@@ -376,11 +375,7 @@ static int run_seed(uint64_t seed, bool trace) {
         uint64_t now = sim_world_now_ns(s->world);
         if (now >= last_ns) tell_replicas(s);
         REQUIRE(now < last_ns, "healthy for 40 seconds, and not all is answered and applied");
-        if (now >= end_ns && !s->healthy) {
-            tell(s, "health for all");
-            s->healthy = true;
-            memset(s->cut_until_ns, 0, sizeof s->cut_until_ns);
-        }
+        if (now >= end_ns && !s->healthy) health_for_all(s);
         faults(s);
         for (unsigned i = 0; i < CLIENTS; i++) client_run(s, &s->client[i]);
         if (!s->healthy) reader_run(s);

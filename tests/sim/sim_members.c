@@ -232,9 +232,8 @@ static int run_seed(uint64_t seed, bool trace) {
     s->members.count = BEGIN_MEMBERS;
     draw(s);
     for (unsigned i = 0; i < NODES; i++) {
-        struct node *n = &s->nodes[i];
-        *n = (struct node){.sim = s, .id = i + 1, .disk = sim_disk_new(s->world), .machines = machines_new()};
-        for (unsigned p = 0; p < PARTITIONS; p++) n->stores[p] = store_mem_disk_new();
+        const struct node *n = &s->nodes[i];
+        node_init(s, i);
         if (i < BEGIN_MEMBERS) s->members.member[i] = (struct group_member){.node_id = n->id, .kind = GROUP_VOTER};
         if (i < BEGIN_MEMBERS) wanting.now.node_id[wanting.now.count++] = n->id;
     }
@@ -244,11 +243,7 @@ static int run_seed(uint64_t seed, bool trace) {
         uint64_t now = sim_world_now_ns(s->world);
         if (now >= last_ns) tell_replicas(s);
         REQUIRE(now < last_ns, "healthy for 60 seconds, and not all is answered and as it is wanted");
-        if (now >= end_ns && !s->healthy) {
-            tell(s, "health for all");
-            s->healthy = true;
-            memset(s->cut_until_ns, 0, sizeof s->cut_until_ns);
-        }
+        if (now >= end_ns && !s->healthy) health_for_all(s);
         faults(s);
         want(s);
         for (unsigned i = 0; i < CLIENTS; i++) client_run(s, &s->client[i]);
@@ -264,8 +259,7 @@ static int run_seed(uint64_t seed, bool trace) {
         for (unsigned k = 0; k < NODES; k++)
             if (is_wanted(k + 1)) check_order(s, &s->nodes[k], &s->requests[i]);
     }
-    for (unsigned i = 0; i < NODES; i++)
-        if (s->nodes[i].engine) node_count(s, &s->nodes[i]);
+    for (unsigned i = 0; i < NODES; i++) node_count(s, &s->nodes[i]);
     for (unsigned p = 0; p < PARTITIONS; p++) check_stream(s, &s->nodes[first], p), check_index(s, &s->nodes[first], p);
     REQUIRE(acked > 0, "nothing was acknowledged");
     printf("# seed %llu: %u acknowledged, %llu sets wanted, %llu steps, %llu leaders, %llu crashes, %llu cuts, %llu comparisons, %llu snapshots taken, %llu nodes left\n", (unsigned long long)seed, acked,

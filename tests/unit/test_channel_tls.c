@@ -1,5 +1,6 @@
 /* The client's channel over TLS (client/channel.h), against the server's own h2 in the same thread: answers, refusals, fates, no memory. */
 #include "tests/lib/test.h"
+#include "tests/lib/certs.h"
 
 #include "tests/lib/h2_world.h"
 
@@ -12,7 +13,6 @@
 #include "client/channel.h"
 #include "proto/tls.h"
 
-static char dir[] = "/tmp/orderdb-channel-tls-XXXXXX";
 static struct tls_source *server_source, *good, *stranger;
 static struct world w; /* the server: w.h2 of one connection at a time */
 static struct tls *server_tls;
@@ -21,18 +21,15 @@ static char target[32];
 static struct channel_loop *loop;
 static struct channel *channel;
 
-static int make_certs(void **state) {
-    char command[300], cert[64], key[64], ca[64], other[64], error[256];
-    if (!mkdtemp(dir)) return -1;
-    snprintf(command, sizeof command, "tests/lib/certs.sh %s", dir);
-    if (system(command)) return -1;
+static int make_sources(void **state) {
+    char cert[64], key[64], ca[64], other[64], error[256];
+    if (make_certs(state)) return -1;
     snprintf(cert, sizeof cert, "%s/server.pem", dir), snprintf(key, sizeof key, "%s/server.key", dir);
     snprintf(ca, sizeof ca, "%s/ca.pem", dir), snprintf(other, sizeof other, "%s/other-ca.pem", dir);
     server_source = tls_source_new_server(&(struct tls_files){.cert = cert, .key = key}, error);
     good = tls_source_new_client(&(struct tls_files){.ca = ca}, error);
     stranger = tls_source_new_client(&(struct tls_files){.ca = other}, error);
-    snprintf(command, sizeof command, "rm -rf %s", dir);
-    return server_source && good && stranger ? system(command) : -1;
+    return server_source && good && stranger ? remove_certs(state) : -1;
 }
 static int free_sources(void **state) {
     tls_source_free(server_source), tls_source_free(good), tls_source_free(stranger);
@@ -195,5 +192,5 @@ static void test_the_nth_allocation_fails(void **state) {
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {T(test_calls_and_large_messages), T(test_servers_that_are_not_who_they_should_be), T(test_a_lost_connection_is_made_again), T(test_the_nth_allocation_fails)};
-    return cmocka_run_group_tests(tests, make_certs, free_sources);
+    return cmocka_run_group_tests(tests, make_sources, free_sources);
 }

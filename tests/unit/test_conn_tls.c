@@ -1,6 +1,7 @@
 /* TLS in a connection (server/conn.h), on a real ring and socket pairs: what test_conn.c promises of cleartext holds, and handshakes are bounded in time and number. Time
  * is a number of the test's. */
 #include "tests/lib/test.h"
+#include "tests/lib/certs.h"
 
 #include "tests/lib/conn_world.h"
 
@@ -10,23 +11,19 @@
 #include "proto/tls.h"
 
 static struct world w;
-static char dir[] = "/tmp/orderdb-conn-tls-XXXXXX";
 static struct tls_source *server_source, *client_source;
 static struct tls *client_tls;
 static int client_fd;
 static bool hung_up, client_over;
 static size_t receive_bytes; /* of one recv() of the client's */
 
-static int make_certs(void **state) {
-    char command[300], cert[64], key[64], ca[64], error[256];
-    if (!mkdtemp(dir)) return -1;
-    snprintf(command, sizeof command, "tests/lib/certs.sh %s", dir);
-    if (system(command)) return -1;
+static int make_sources(void **state) {
+    char cert[64], key[64], ca[64], error[256];
+    if (make_certs(state)) return -1;
     snprintf(cert, sizeof cert, "%s/server.pem", dir), snprintf(key, sizeof key, "%s/server.key", dir), snprintf(ca, sizeof ca, "%s/ca.pem", dir);
     server_source = tls_source_new_server(&(struct tls_files){.cert = cert, .key = key}, error);
     client_source = tls_source_new_client(&(struct tls_files){.ca = ca}, error);
-    snprintf(command, sizeof command, "rm -rf %s", dir);
-    return server_source && client_source ? system(command) : -1;
+    return server_source && client_source ? remove_certs(state) : -1;
 }
 static int free_sources(void **state) {
     tls_source_free(server_source), tls_source_free(client_source);
@@ -202,5 +199,5 @@ int main(void) {
         T(test_handshakes_under_way_are_bounded), T(test_cleartext_is_closed), T(test_the_nth_allocation_fails),
     };
     log_set_level(LOG_OFF);
-    return cmocka_run_group_tests(tests, make_certs, free_sources);
+    return cmocka_run_group_tests(tests, make_sources, free_sources);
 }

@@ -1,5 +1,6 @@
 /* TLS between nodes (server/peer_tls.h): what flags and certificates must say, and keys that belong to one connection. */
 #include "tests/lib/test.h"
+#include "tests/lib/certs.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,21 +8,8 @@
 
 #include "server/peer_tls.h"
 
-static char dir[] = "/tmp/orderdb-peer-tls-XXXXXX";
 static struct config config;
 static char error[512];
-
-static int make_certs(void **state) {
-    char command[256];
-    if (!mkdtemp(dir)) return -1;
-    snprintf(command, sizeof command, "tests/lib/certs.sh %s", dir);
-    return system(command);
-}
-static int remove_certs(void **state) {
-    char command[256];
-    snprintf(command, sizeof command, "rm -rf %s", dir);
-    return system(command);
-}
 
 static void wear(const char *cert, const char *key, const char *ca) {
     config_defaults(&config);

@@ -1,5 +1,6 @@
 /* The promises of proto/tls.h: a client and a server in one memory. Wrong peers are made with OpenSSL itself. */
 #include "tests/lib/test.h"
+#include "tests/lib/certs.h"
 
 #include <openssl/err.h>
 #include <openssl/ssl.h>
@@ -10,7 +11,6 @@
 #include "proto/base/mem.h"
 #include "proto/tls.h"
 
-static char dir[] = "/tmp/orderdb-tls-XXXXXX";
 static char error[256];
 
 static const char *path(const char *name) {
@@ -21,17 +21,6 @@ static const char *path(const char *name) {
     return p;
 }
 
-static int make_certs(void **state) {
-    char command[256];
-    if (!mkdtemp(dir)) return -1;
-    snprintf(command, sizeof command, "tests/lib/certs.sh %s", dir);
-    return system(command);
-}
-static int remove_certs(void **state) {
-    char command[256];
-    snprintf(command, sizeof command, "rm -rf %s", dir);
-    return system(command);
-}
 static void copy(const char *from, const char *to) {
     char command[512];
     snprintf(command, sizeof command, "cp %s %s", path(from), path(to));
