@@ -108,6 +108,7 @@ struct op {
         uint64_t to_node_id;                 /* OP_TRANSFER: who is to lead. OK: it has been asked to, or leads already; whether it does is seen by OP_STATS */
     };
     /* what came of it */
+    uint64_t asked_node;      /* by whoever carries it: the node that was asked for it last; 0: none but this one. The engine does not look at it */
     bool maybe;               /* refused, and yet it is in a log, and may still take place. The caller clears it */
     struct failure failure;   /* .status STATUS_OK, or the refusal */
     struct outcome outcome;   /* OP_WRITE. OP_VALIDATE: what it would be if it were written now; a new order has the order_id 0 */

@@ -502,6 +502,7 @@ static void on_op_home(struct mail_hop *hop) {
     check(call->ops_away > 0);
     call->ops_away--;
     if (op->op.kind == OP_WRITE && op->op.failure.status == STATUS_OVERLOADED) call->core->decoded_count++, metric_add(&call->core->metrics, METRIC_REFUSED_DECODED, 1);
+    if (op->op.asked_node) call->leader = op->op.asked_node;
     call->in_next = true;
     if (!call->gone && !call->answered) op->next(call, op);
     else if (op->drop) op->drop(op);

@@ -1,6 +1,9 @@
 /* What a call says: one message, many, trailers. All of it is handed to h2, which sends as windows allow; the state moves to CALL_SEND with the last of it. */
 #include "server/call_local.h"
 
+#include <stdio.h>
+
+#include "server/leads.h"
 #include "server/metrics.h"
 #include "server/serve_common.h"
 #include "server/trailers.h"
@@ -19,13 +22,30 @@ void call_count_answer(struct call *call, enum grpc_code code) {
     call_leave_queue(call);
 }
 
+/* Of a call that another node did, for clients that can go there themselves: who that was, and how new the topology is that says so. */
+struct route {
+    char leader[24], epoch[24];
+    struct h2_field fields[H2_TRAILERS_MAX];
+};
+
+static size_t route_fields(const struct call *call, struct route *r) {
+    if (!call->leader) return 0;
+    size_t leader_len = (size_t)snprintf(r->leader, sizeof r->leader, "%llu", (unsigned long long)call->leader);
+    size_t epoch_len = (size_t)snprintf(r->epoch, sizeof r->epoch, "%lld", (long long)leads_epoch(call->core->node));
+    r->fields[0] = (struct h2_field){SLICE_LIT("orderdb-leader"), slice_of(r->leader, leader_len)};
+    r->fields[1] = (struct h2_field){SLICE_LIT("orderdb-topology-epoch"), slice_of(r->epoch, epoch_len)};
+    return 2;
+}
+
 /* Trailers, alone or behind messages. Takes nothing from the failure's arena. */
 void call_send_failure(struct call *call, const struct failure *failure) {
     check(failure->status != STATUS_OK);
     check(!call->sending);
     struct trailers t;
     arena_reset(&call->calls->scratch); /* the call's arena may be full, or another thread's at this moment */
-    size_t n = trailers_make(&t, failure, &call->calls->scratch);
+    struct route route;
+    size_t n = trailers_make(&t, failure, &call->calls->scratch), more = route_fields(call, &route);
+    for (size_t i = 0; i < more; i++) t.fields[n++] = route.fields[i];
     size_t skip = call->begun ? 2 : 0; /* the head went with the first message */
     call->answered = true;
     call_move(call, CALL_SEND);
@@ -63,6 +83,8 @@ void call_reply(struct call *call, const struct slice *parts, size_t n) {
     check(len <= UINT32_MAX);
     grpc_frame_head(head, (uint32_t)len);
     all[0] = slice_of(head, GRPC_FRAME_HEAD);
+    struct route *route = call->leader ? arena_new(&call->arena, struct route) : NULL; /* a hint: no memory, no hint */
+    if (route) call->stream.more = route->fields, call->stream.more_count = route_fields(call, route);
     call->answered = true;
     call_move(call, CALL_SEND);
     h2_send_message(&call->stream, all, n + 1);

@@ -48,6 +48,7 @@ struct call {
     uint64_t begun_ns, deadline_ns;
     struct timer deadline;
     uint32_t ops_away;
+    uint64_t leader; /* the node that was asked for an op last, since it leads the partition; 0: none was */
     /* what happened, for the tick */
     bool head_whole, peer_closed, gone, expired, held, ticking, in_next, answered, lingers;
     bool inside; /* counted among the writes that were let in (shed_enter) */

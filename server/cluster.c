@@ -125,6 +125,10 @@ static void text_of(struct slice s, char *out, size_t cap) {
     out[n] = 0;
 }
 
+static void changed_now(struct cluster *c) { __atomic_fetch_add(&c->changes, 1, __ATOMIC_RELEASE); }
+
+uint64_t cluster_changes(const struct cluster *c) { return __atomic_load_n(&c->changes, __ATOMIC_ACQUIRE); }
+
 /* Under the lock. */
 static void learn(struct cluster *c, uint64_t node_id, enum node_row_state state, struct slice zone, struct slice address) {
     struct cluster_peer *p = peer_at(c, node_id);
@@ -140,6 +144,7 @@ static void learn(struct cluster *c, uint64_t node_id, enum node_row_state state
     struct address a;
     if (!p->told && address.len && address_parse(&a, text, why) == STATUS_OK) p->address = a; /* numbers: nothing is looked up */
     if (!*p->zone) text_of(zone, p->zone, sizeof p->zone); /* what it says itself is newer */
+    changed_now(c);
 }
 
 void cluster_learn_node(struct cluster *c, uint64_t node_id, enum node_row_state state, struct slice zone, struct slice address) {
@@ -191,6 +196,7 @@ void cluster_tell(struct cluster *c, uint64_t node_id, const struct link_hello *
         memcpy(p->zone, said->zone, sizeof p->zone);
         memcpy(p->client_address, said->address, sizeof p->client_address);
     }
+    changed_now(c);
     pthread_mutex_unlock(&c->lock);
 }
 
@@ -199,6 +205,7 @@ void cluster_tell_version(struct cluster *c, uint64_t node_id, const char versio
     struct cluster_peer *p = peer_at(c, node_id);
     check(p);
     memcpy(p->version, version, sizeof p->version);
+    changed_now(c);
     pthread_mutex_unlock(&c->lock);
 }
 

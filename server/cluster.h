@@ -35,6 +35,7 @@ struct cluster {
         char zone[LINK_ZONE_BYTES + 1], client_address[LINK_ADDRESS_BYTES + 1], version[LINK_VERSION_BYTES_MAX + 1];
     } peers[NODE_ROWS_MAX];           /* this node too; none ever moves */
     uint64_t epoch;                   /* under `lock`, as `wanted`: of the rows that were learnt last; 0: none */
+    uint64_t changes;                 /* atomic */
     struct engine_wanted wanted;
     pthread_mutex_t lock;             /* taken when a connection comes or goes, when rows changed, and for topology */
 };
@@ -50,6 +51,7 @@ void cluster_learn_node(struct cluster *c, uint64_t node_id, enum node_row_state
 bool cluster_learn(struct cluster *c, struct slice list);
 struct engine_wanted cluster_wanted(struct cluster *c);
 uint64_t cluster_epoch(struct cluster *c); /* 0: not known yet */
+uint64_t cluster_changes(const struct cluster *c); /* grows with whatever is learnt or told */
 /* A connection to the node came, and that is what it said; NULL: one is gone. */
 void cluster_tell(struct cluster *c, uint64_t node_id, const struct link_hello *said);
 /* Who should lead partition `number` (the meta partition: the number behind the last): the nodes by turns, in the order of their ids, without those that drain, leave or have not been added; those in `zone` if there are any. zone "": all. Nodes whose zone is not known

@@ -51,6 +51,7 @@ struct core {
     const struct op_route *route; /* NULL: to the engine */
     struct peers *peers;   /* other nodes; NULL: there are none */
     struct balance *balance; /* leads that should be elsewhere; as peers */
+    struct leads_core *leads; /* who leads what: leads.h */
     struct timers timers;
     struct metrics metrics; /* this core's counters; read by others through atomics */
     uint64_t now_ns;        /* monotonic, read once a cycle */
@@ -67,6 +68,7 @@ struct core {
     uint32_t connection_count;
     uint32_t calls_live;
     uint32_t streams_live; /* of calls_live: change streams, which stay */
+    uint32_t topology_watchers; /* of calls_live, too */
     bool draining;
     struct list flush;      /* connections with something to send at the end of the cycle */
     void *conn;             /* conn.c's own for this core */

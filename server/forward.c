@@ -161,6 +161,7 @@ static bool ask(struct forward *f, struct errand *e, uint64_t node_id) {
     e->state = ERRAND_ASKED, e->number = f->number, e->node_id = node_id;
     f->table[e->number % TABLE_SIZE] = e;
     list_push_back(&f->asked, &e->link);
+    op->asked_node = node_id;
     metric_add(&f->core->metrics, METRIC_FORWARD_ASKED, 1);
     return true;
 }
@@ -173,6 +174,7 @@ static void errand_try(struct forward *f, struct errand *e) {
     struct engine_lead lead = engine_lead_of(f->core->engine, op->slot);
     if (lead.here) {
         errand_free(f, e);
+        op->asked_node = 0;
         engine_submit(f->core->engine, op);
     } else if (is_other(f, lead.node)) {
         (void)ask(f, e, lead.node);
@@ -226,6 +228,7 @@ static void route_submit(struct core *core, struct op *op) {
     struct engine_lead lead = {.here = true};
     bool bounded = op->bound.stale || op->bound.token; /* this node's replica first; who leads if that says NOT_LEADER */
     op->maybe = false;
+    op->asked_node = 0;
     if (!op->any_replica && !bounded && op_wire_travels(op->kind)) lead = engine_lead_of(core->engine, op->slot);
     struct errand *e = lead.here ? NULL : errand_new(f, op);
     if (!e) return engine_submit(core->engine, op); /* without room: its NOT_LEADER is the answer */

@@ -244,7 +244,8 @@ static int on_frame_not_sent_cb(nghttp2_session *session, const nghttp2_frame *f
 
 #define FIELD(n, v) {(uint8_t *)(n), (uint8_t *)(v), sizeof(n) - 1, sizeof(v) - 1, NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE}
 static const nghttp2_nv reply_head[] = {FIELD(":status", "200"), FIELD("content-type", "application/grpc")};
-static const nghttp2_nv reply_trailers[] = {FIELD("grpc-status", "0")};
+static const nghttp2_nv reply_status = FIELD("grpc-status", "0");
+#define NV_OF(f) ((nghttp2_nv){(uint8_t *)(f).name.data, (uint8_t *)(f).value.data, (f).name.len, (f).value.len, NGHTTP2_NV_FLAG_NONE})
 
 static ssize_t read_cb(nghttp2_session *session, int32_t id, uint8_t *buf, size_t length, uint32_t *flags, nghttp2_data_source *source, void *user) {
     struct h2_stream *s = source->ptr;
@@ -255,7 +256,10 @@ static ssize_t read_cb(nghttp2_session *session, int32_t id, uint8_t *buf, size_
     *flags |= NGHTTP2_DATA_FLAG_NO_COPY;
     if (s->bytes_left == 0 && !s->streaming) {
         *flags |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM;
-        int rv = nghttp2_submit_trailer(session, id, reply_trailers, ARRAY_LEN(reply_trailers));
+        nghttp2_nv nv[1 + H2_TRAILERS_MAX];
+        nv[0] = reply_status;
+        for (size_t i = 0; i < s->more_count; i++) nv[1 + i] = NV_OF(s->more[i]);
+        int rv = nghttp2_submit_trailer(session, id, nv, 1 + s->more_count);
         if (rv) return nghttp2_is_fatal(rv) ? NGHTTP2_ERR_CALLBACK_FAILURE : NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
     }
     return (ssize_t)n;
@@ -739,18 +743,15 @@ void h2_send_part(struct h2_stream *s, const struct slice *parts, size_t count) 
     stream_give_parts(s, parts, count);
     check(s->bytes_left > 0);
     if (first) return stream_begin_answer(s);
-    /* Not deferred: it is read anyway. */
-    int rv = nghttp2_session_resume_data(s->h2->session, s->id);
+    int rv = nghttp2_session_resume_data(s->h2->session, s->id); /* not deferred: it is read anyway */
     h2_check_submit(s->h2, rv == NGHTTP2_ERR_INVALID_ARGUMENT ? 0 : rv);
 }
 
 void h2_send_end(struct h2_stream *s, const struct h2_field *fields, size_t count) {
-    enum { FIELDS_MAX = 8 };
-    check(count <= FIELDS_MAX);
+    check(count <= H2_FIELDS_MAX);
     if (!s->open) return;
-    nghttp2_nv nv[FIELDS_MAX];
-    for (size_t i = 0; i < count; i++)
-        nv[i] = (nghttp2_nv){(uint8_t *)fields[i].name.data, (uint8_t *)fields[i].value.data, fields[i].name.len, fields[i].value.len, NGHTTP2_NV_FLAG_NONE};
+    nghttp2_nv nv[H2_FIELDS_MAX];
+    for (size_t i = 0; i < count; i++) nv[i] = NV_OF(fields[i]);
     s->waits = H2_WAIT_NOT;
     s->going_out = true;
     h2_wait(s, H2_WAIT_BYTES);

@@ -66,11 +66,14 @@ void h2_rest(struct h2 *h2);
 enum cut h2_sweep(struct h2 *h2);
 
 /* ---- One stream; embedded in its call. */
-enum { H2_PARTS_MAX = 6 };
+enum { H2_PARTS_MAX = 6, H2_TRAILERS_MAX = 2, H2_FIELDS_MAX = 10 };
 enum h2_wait {
     H2_WAIT_NOT,   /* it is our turn */
     H2_WAIT_PEER,  /* for whatever it says next: stall_ns */
     H2_WAIT_BYTES, /* for the rest of a message, or until it has taken one: at a rate */
+};
+struct h2_field {
+    struct slice name, value;
 };
 struct h2_stream {
     struct h2 *h2;      /* NULL: the connection is gone */
@@ -89,16 +92,15 @@ struct h2_stream {
     struct slice parts_inline[H2_PARTS_MAX + 1];
     bool streaming;      /* h2_send_part: messages follow one another */
     struct list sent_link; /* a message went out whole in this h2_output: call_on_sent is due */
+    const struct h2_field *more; /* the owner's: trailers of a message beside grpc-status, H2_TRAILERS_MAX at most; they live as long as the message */
+    size_t more_count;
 };
-/* HTTP status 200, one DATA body of these parts, trailers grpc-status: 0. The array is copied when count <= H2_PARTS_MAX + 1, else it and in any case the bytes live
+/* HTTP status 200, one DATA body of these parts, trailers grpc-status: 0 and `more`. The array is copied when count <= H2_PARTS_MAX + 1, else it and in any case the bytes live
  * until the stream is gone. */
 void h2_send_message(struct h2_stream *s, const struct slice *parts, size_t count);
 /* Of several messages the next one; the answer's head goes before the first. One at a time: the bytes live until call_on_sent, or until the stream is gone. */
 void h2_send_part(struct h2_stream *s, const struct slice *parts, size_t count);
-/* A header block that ends the stream: trailers when parts went before (no pseudo-headers and no content-type then). Names and values are copied... */
-struct h2_field {
-    struct slice name, value;
-};
+/* A header block that ends the stream: trailers when parts went before (no pseudo-headers and no content-type then). Names and values are copied. */
 void h2_send_end(struct h2_stream *s, const struct h2_field *fields, size_t count);
 enum h2_reset { H2_RESET_CANCEL, H2_RESET_REFUSED, H2_RESET_INTERNAL };
 void h2_reset(struct h2_stream *s, enum h2_reset why);

@@ -24,6 +24,7 @@
 #include "server/host.h"
 #include "server/http.h"
 #include "server/join.h"
+#include "server/leads.h"
 #include "server/listen.h"
 #include "server/mail.h"
 #include "server/members.h"
@@ -219,6 +220,7 @@ static void serve(struct core *core) {
     listener_arm(l);
     __atomic_store_n(&core->ready, true, __ATOMIC_RELAXED);
     if (core->balance) balance_begin(core->balance);
+    leads_begin(core->leads);
     arrive(core);
 }
 
@@ -261,6 +263,7 @@ static void on_phase_engines(struct core *core) {
     if (state_of(core)->http) http_stop(state_of(core)->http);
     if (core->forward) forward_stop(core->forward);
     if (core->peers) peers_stop(core->peers);
+    leads_stop(core->leads);
     if (__atomic_load_n(&core->node->state->left, __ATOMIC_ACQUIRE)) return;
     engine_close(core->engine);
     core->engine = NULL;
@@ -595,6 +598,7 @@ static enum status make_cores(struct node *node, char error[512]) {
         cs->drain.run = on_drain;
         cs->partitions = mem_zalloc((node->partition_count / node->core_count + 1) * sizeof *cs->partitions);
         if (!cs->partitions) return out_of_memory(error);
+        if (!(core->leads = leads_core_new(core))) return out_of_memory(error);
         if (!node->cluster) continue;
         if (!(core->peers = peers_new(core)) || !(core->forward = forward_new(core))) return out_of_memory(error);
         core->route = &forward_route;
@@ -632,7 +636,8 @@ static enum status make_shared(struct node *node, char error[512]) {
     ns->store_shared = store_shared_new(node->budget.block_cache_bytes, MAX_OF(2u, cpu_count() / 2));
     node->door = make_door(node->config);
     node->limits_share = make_limits_share();
-    if (!ns->client_fds || !ns->machines || !node->resources || !node->groups || !ns->store_shared || !node->door || !node->limits_share) return out_of_memory(error);
+    node->leads = leads_new(node->partition_count);
+    if (!node->leads || !ns->client_fds || !ns->machines || !node->resources || !node->groups || !ns->store_shared || !node->door || !node->limits_share) return out_of_memory(error);
     node->machines = ns->machines;
     for (uint32_t i = 0; i < node->core_count; i++) ns->client_fds[i] = -1;
     struct ring_config rc = {.entries = 4};
@@ -720,6 +725,7 @@ void node_close(struct node *node) {
         peers_free(core->peers);
         forward_free(core->forward);
         balance_free(core->balance);
+        leads_core_free(core->leads);
         host_free(core->host);
         http_free(cs->http);
         close(cs->dir_fd);
@@ -738,6 +744,7 @@ void node_close(struct node *node) {
     mem_free(node->cluster);
     door_free(node->door);
     limits_share_free(node->limits_share);
+    leads_free(node->leads);
     pthread_barrier_destroy(&ns->meeting);
     pthread_mutex_destroy(&ns->error_lock);
     close(ns->dir_fd);

@@ -51,6 +51,7 @@ struct node {
     struct members *joined; /* members.h: of a node with peers */
     struct door *door;      /* who may come in: addresses, for all cores */
     struct limits_share *limits_share; /* buckets of rate limits */
+    struct leads *leads; /* leads.h */
     struct cluster *cluster; /* the other nodes; NULL: there are none */
     struct tls_source *tls; /* clients' port; NULL: cleartext */
     bool draining; /* relaxed atomic */

@@ -49,6 +49,7 @@ enum shed_class shed_class_of(const struct method *m) {
     case METHOD_ROW_OrderService_CancelOrderTimer:
     case METHOD_ROW_OrderService_GetRequestOutcome: /* it goes through the log */
     case METHOD_ROW_OrderService_ImportOrders: return SHED_WRITE;
+    case METHOD_ROW_AdminService_WatchTopology: return SHED_OTHER; /* clients', not operators', and for long: the reserve is not for them */
     case METHOD_ROW_HealthCheck:
     case METHOD_ROW_HealthWatch:
     case METHOD_ROW_Reflection:

@@ -35,6 +35,6 @@ size_t trailers_make(struct trailers *t, const struct failure *failure, struct a
         t->fields[n++] = (struct h2_field){SLICE_LIT("grpc-retry-pushback-ms"), slice_of(t->delay_text, len)};
     }
     if (f->status == STATUS_ENCODING_UNKNOWN) t->fields[n++] = (struct h2_field){SLICE_LIT("grpc-accept-encoding"), SLICE_LIT("identity")};
-    check(n <= TRAILERS_FIELDS_MAX);
+    check(n <= TRAILERS_FIELDS_MAX - H2_TRAILERS_MAX);
     return n;
 }

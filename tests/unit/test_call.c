@@ -136,7 +136,7 @@ static void test_methods_that_are_not_built(void **state) {
     struct answer *a = world_call(&w, SVC "SearchOrders", "x");
     assert_refused(a, GRPC_UNIMPLEMENTED, "NOT_BUILT_YET");
     assert_string_equal(a->grpc_message, "OrderService/SearchOrders is not built yet");
-    assert_refused(world_call(&w, "/orderdb.v1.AdminService/WatchTopology", "x"), GRPC_UNIMPLEMENTED, "NOT_BUILT_YET");
+    assert_refused(world_call(&w, "/orderdb.v1.AdminService/SplitPartition", "x"), GRPC_UNIMPLEMENTED, "NOT_BUILT_YET");
 }
 
 static void test_two_messages_in_a_unary_call(void **state) {

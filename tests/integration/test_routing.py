@@ -1,0 +1,126 @@
+#!/usr/bin/python3
+"""Clients that know where leaders are: WatchTopology, the trailers of calls that were passed on, and the C client that goes by both. usage: test_routing.py BUILD [PART OF A TEST'S NAME]"""
+import os
+import queue
+import sys
+import threading
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import grpc
+
+import orderdb_test as t
+from cluster import Cluster, run
+from orderdb_test import equal, test, true, until
+
+
+class Watch:
+    """A WatchTopology that is read by a thread of its own."""
+
+    def __init__(self, client):
+        self.call, self.messages, self.end = client.stub("WatchTopology")(t.admin_pb2.GetTopologyRequest()), queue.Queue(), None
+        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
+
+    def _read(self):
+        try:
+            for m in self.call:
+                self.messages.put(m)
+        except grpc.RpcError as e:
+            self.end = t.Failure(e)
+
+    def next(self, wait_s=30):
+        return self.messages.get(timeout=wait_s * t.SLOW)
+
+    def until(self, holds, what):
+        """The first message of which it holds."""
+        for _ in range(200):
+            try:
+                m = self.next()
+            except queue.Empty:
+                break
+            if holds(m):
+                return m
+        raise AssertionError("no message of the topology says: " + what)
+
+    def cancel(self):
+        self.call.cancel()
+        self.thread.join(30 * t.SLOW)
+
+
+def leaders_of(topology):
+    return {p.partition_id: p.leader_node_id for p in topology.partitions}
+
+
+def user_of(node, topology, leader):
+    """A user whose partition `leader` leads: the slot stands in the order's id."""
+    slots = [(r.first, r.last) for p in topology.partitions if p.leader_node_id == leader for r in p.slots]
+    for i in range(1000):
+        user = "routing-%d" % i
+        slot = node.call("CreateOrder", t.create_request(user_id=user)).order.order_id >> 8 & 16383
+        if any(first <= slot <= last for first, last in slots):
+            return user
+    raise AssertionError("no user is led by node %d" % leader)
+
+
+@test("WatchTopology of a single node: what is, and the end with its drain")
+def _(cluster):
+    with t.Server() as server:
+        watch, client = Watch(server.client), server.client
+        m, whole = watch.next(), server.call("GetTopology")
+        equal([(p.partition_id, p.leader_node_id, list(p.slots)) for p in m.partitions], [(p.partition_id, p.leader_node_id, list(p.slots)) for p in whole.partitions])
+        equal([(n.node_id, n.client_address, n.state) for n in m.nodes], [(n.node_id, server.address, "UP") for n in whole.nodes])
+        equal(m.epoch, whole.epoch)
+        server.call("CreateOrder", t.create_request())
+        true(watch.messages.empty(), "nothing that matters to it has changed")
+        server.process.terminate()
+        equal([n.state for n in watch.next().nodes], ["DRAINING"])
+        watch.thread.join(30 * t.SLOW)
+        equal((watch.end.code_name, watch.end.reason), ("UNAVAILABLE", "DRAINING"))
+        server.stop()
+
+
+@test("WatchTopology tells who leads after a transfer, after a kill -9, and that the node is back")
+def _(cluster):
+    leaders = cluster.wait_leaders()
+    old = leaders[0]
+    to = old % 3 + 1
+    asked = cluster.node(to)
+    watch = Watch(asked.client)
+    first = watch.next()
+    equal(leaders_of(first), leaders)
+    equal([[r.node_id for r in p.replicas] for p in first.partitions], [[1, 2, 3]] * 3)
+    asked.call("TransferLeader", t.admin_pb2.TransferLeaderRequest(partition_id=0, to_node_id=to))
+    m = watch.until(lambda m: m.partitions[0].leader_node_id == to, "node %d leads partition 0" % to)
+    true(m.partitions[0].term > first.partitions[0].term, "a higher term")
+    cluster.node(old).kill()
+    watch.until(lambda m: m.nodes[old - 1].state == "DOWN", "node %d is down" % old)
+    watch.until(lambda m: all(i not in (0, old) for i in leaders_of(m).values()), "others lead everything")
+    cluster.node(old).start()
+    watch.until(lambda m: m.nodes[old - 1].state == "UP", "node %d is up" % old)
+    watch.cancel()
+    until(lambda: asked.metrics().get("orderdb_calls_in_flight") == 0, what="no call in flight")
+
+
+@test("a call that was passed on says who the leader is; one that was not says nothing")
+def _(cluster):
+    cluster.wait_leaders()
+    topology = cluster.nodes[0].call("GetTopology")
+    for leader in set(leaders_of(topology).values()):
+        user = user_of(cluster.nodes[0], topology, leader)
+        for node in cluster.nodes:
+            answer, call = node.client.stub("CreateOrder").with_call(t.create_request(user_id=user), timeout=20 * t.SLOW)
+            trailers = dict(call.trailing_metadata())
+            if cluster.id_of(node) == leader:
+                true("orderdb-leader" not in trailers, str(trailers))
+            else:
+                equal(trailers["orderdb-leader"], str(leader))
+                true(int(trailers["orderdb-topology-epoch"]) >= topology.epoch, str(trailers))
+            try:
+                node.call("TransitionOrder", t.transition_request(answer.order.order_id, "no-such-event"))
+            except t.Failure as f:
+                equal(f.trailers.get("orderdb-leader"), None if cluster.id_of(node) == leader else str(leader))
+
+
+if __name__ == "__main__":
+    with Cluster() as c:
+        run(c)
