@@ -8,6 +8,7 @@ Only reading needs help: header blocks from the server are inflated by libnghttp
 """
 import collections
 import ctypes
+import select
 import socket
 import ssl
 import struct
@@ -148,13 +149,26 @@ class Wire:
         if self.closed:
             return False
         try:
-            self.socket.sendall(bytes_)
-            return True
+            if isinstance(self.socket, ssl.SSLSocket):
+                self.socket.sendall(bytes_)
+                return True
+            return self._send_plain(memoryview(bytes_), time.monotonic() + self.wait_s)
         except socket.timeout:
             return False
         except OSError:
             self.closed = True
             return False
+
+    def _send_plain(self, bytes_, end):
+        """As sendall(), but the server's FIN ends it: what was under way when its kernel got the FIN out is resent into a window that opens no more, and no reset comes for it."""
+        poll = select.poll()
+        poll.register(self.socket, select.POLLOUT | select.POLLRDHUP)
+        while bytes_:
+            ready = poll.poll(max(0, end - time.monotonic()) * 1000)
+            if not ready or ready[0][1] & select.POLLRDHUP:
+                return False  # its last words are there to be read
+            bytes_ = bytes_[self.socket.send(bytes_):]
+        return True
 
     def _frame(self):
         if len(self._in) < 9:
