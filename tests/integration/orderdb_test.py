@@ -10,7 +10,7 @@
     if __name__ == "__main__":
         t.run()                 # one server for all tests; or t.run(server=False) and t.Server() by hand
 
-A test takes the shared server, or nothing. Every server runs on ports that the kernel chose, in a directory of its own under the system's
+A test takes the shared server, or nothing. Every server runs on ports of its own, in a directory of its own under the system's
 temporary one (ORDERDB_TEST_DIR: under that), both gone at the end whatever happened. The build directory is argv[1] or $BUILD or "build".
 Only Debian's python3-grpcio and python3-protobuf are needed; message classes come from protoc at the start.
 """
@@ -175,18 +175,46 @@ class Client:
 
 
 # ---- the server
-_used_ports = set()
+_claims = []  # sockets whose names are ours
 
 
-def free_port():
-    """A port that nobody listens on now."""
-    while True:
+def _own_ports():
+    """Of this process alone, whatever else runs: below those that the kernel gives to who connects, in blocks of a hundred. A block's name, in the abstract space of Unix sockets, is held until the process ends."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as f:
+        blocks = list(range(10000, int(f.read().split()[0]) - 99, 100))
+    at = os.getpid() % len(blocks) if blocks else 0
+    for first in blocks[at:] + blocks[:at]:
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind("\0orderdb-test-ports-%d" % first)
+        except OSError:
+            claim.close()
+            continue
+        _claims.append(claim)
+        yield from range(first, first + 100)
+    given = set()
+    while True:  # a machine that gives nearly all of them to who connects
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
-        if port not in _used_ports:
-            _used_ports.add(port)
-            return port
+        if port not in given:
+            given.add(port)
+            yield port
+
+
+_ports = _own_ports()
+
+
+def free_port():
+    """A port that nobody listens on now, and nobody else's test will: never the same twice."""
+    while True:
+        port = next(_ports)
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                pass
 
 
 def cpu_s(pid):
