@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs the tests: tests/run.sh BUILD_DIR [tidy|unit|sim|fuzz|perf|integration ...]. Its last line is "N passed, N failed"; exit 0 only without a failure.
 # Every test program prints cmocka's lines or TAP-like ones: "ok NAME", "not ok NAME", "skip NAME: why". What it printed is in BUILD_DIR/test-logs.
-# Programs of tidy, unit, sim and fuzz run beside each other, one for each core; integration tests use real servers and run one after the other.
+# Programs of tidy, unit, sim and fuzz run beside each other, one for each core. Integration tests use real servers and mostly wait for them: two at a time, but for those whose subject is load or patience,
+# which have the machine to themselves. In a sanitizer's build, and with TEST_JOBS=1, all of them do.
 set -u
 shopt -s extglob
 cd "$(dirname "$0")/.."
@@ -32,6 +33,16 @@ arguments() { # of an integration test, in this build; nothing printed and 1: it
     *-tsan:test_crash.py) echo "--kill=2 kill SIGTERM" ;;
     *) return 1 ;;
   esac
+}
+
+# Integration tests that others would disturb, or that would disturb them: load without a bound, peers that are cut off after a second, writes that go on within three.
+has_machine_alone() { case $1 in test_abuse.py | test_overload.py | test_bench.py | test_cluster.py) ;; *) return 1 ;; esac; }
+# The longest first, so that none of them is left over at the end.
+in_order() {
+  local f first=(test_crash test_zones test_faults test_grpc_clients test_membership test_groups)
+  for f in "${first[@]}"; do echo "tests/integration/$f.py"; done
+  for f in tests/integration/test_*; do [[ " ${first[*]} " == *" $(basename "$f" .py) "* ]] || has_machine_alone "$(basename "$f")" || echo "$f"; done
+  for f in tests/integration/test_*; do ! has_machine_alone "$(basename "$f")" || echo "$f"; done
 }
 
 # A sanitizer's build is for what the sanitizer says. What fails in one without its word is mostly the time that a slow build takes on a busy machine, so it may try
@@ -85,14 +96,16 @@ kinds=("$@"); [ ${#kinds[@]} -gt 0 ] || kinds=("${kinds_all[@]}")
 times= ran=()
 for kind in "${kinds[@]}"; do
   start=$SECONDS names=()
-  together=$jobs_max; [ "$kind" = integration ] && together=1
+  together=$jobs_max
+  [ "$kind" != integration ] || [ "$jobs_max" -lt 2 ] || together=2
+  [ "$kind" != integration ] || [ "$slow" -eq 1 ] || together=1
   case $kind in
     tidy) files=(tests/tidy.sh) ;;
     unit) files=(tests/unit/test_*.c) ;;
     sim) files=(tests/sim/sim_*.c) ;;
     fuzz) files=(tests/fuzz/fuzz_*.c) ;;
     perf) files=(tests/perf/guard.py) ;;
-    integration) files=(tests/integration/test_*) ;;
+    integration) mapfile -t files < <(in_order) ;;
     *) echo "tests/run.sh: $kind is not a kind of test" >&2; exit 2 ;;
   esac
   for file in "${files[@]}"; do
@@ -110,6 +123,7 @@ for kind in "${kinds[@]}"; do
     esac
     rm -f "$logs/$(echo "$label" | tr '/ ' '__')".*
     names+=("$label") ran+=("$(echo "$label" | tr '/ ' '__')")
+    [ "$kind" != integration ] || ! has_machine_alone "$name" || together=1
     while [ "$(jobs -rp | wc -l)" -ge "$together" ]; do wait -n; done
     one "$label" "${command[@]}" &
   done

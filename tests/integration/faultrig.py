@@ -131,10 +131,6 @@ class PowerRig:
         self.tmpfs.close()
 
 
-def loops_in_use():
-    return len([l for l in run("losetup", "-l", "-n").splitlines() if "orderdb-rig-" in l])
-
-
 class FaultFs:
     """faultfs (FUSE) over a directory; set("sync log/ 5") turns faults on, set() off."""
 
