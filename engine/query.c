@@ -46,6 +46,11 @@ static enum status query_not_found(const struct query *q, int64_t order_id) {
     return failure_set(q->failure, STATUS_ORDER_NOT_FOUND, "there is no order %lld", (long long)order_id);
 }
 
+static enum status query_not_yet(const struct query *q, int64_t order_id) {
+    failure_meta(q->failure, "order_id", "%lld", (long long)order_id);
+    return failure_set(q->failure, STATUS_ORDER_NOT_FOUND, "order %lld was not there yet at that time", (long long)order_id);
+}
+
 static bool order_id_ok(const struct query *q, int64_t order_id) {
     if (order_id_plausible(order_id)) return true;
     failure_violation(q->failure, STATUS_FIELD_INVALID, "order_id", "must be positive, got %lld", (long long)order_id);
@@ -126,7 +131,7 @@ static enum status entry_at(const struct query *q, const struct order_head *head
 /* Head and body made what they were after the last commit that is not later; ABSENT: before its first. */
 static enum status order_at(const struct query *q, int64_t as_of_us, struct order_head *head, struct order_body *body) {
     struct history_entry then;
-    if (as_of_us < head->create_us) return query_not_found(q, head->order_id);
+    if (as_of_us < head->create_us) return query_not_yet(q, head->order_id);
     if (as_of_us >= head->update_us) return STATUS_OK;
     enum status st = entry_at(q, head, &body->origin, as_of_us, &then);
     if (st) return query_fault(q, st, "history", head->order_id);

@@ -111,7 +111,7 @@ static void print_worries(const Topology *t) {
     unsigned down = 0, leaderless = 0;
     for (size_t i = 0; i < t->n_nodes; i++) down += strcmp(t->nodes[i]->state, "DOWN") == 0;
     for (size_t i = 0; i < t->n_partitions; i++) leaderless += !t->partitions[i]->leader_node_id;
-    printf("\n%zu nodes, %u down; %zu partitions, %u without a leader\n", t->n_nodes, down, t->n_partitions, leaderless);
+    printf("\n%zu node%s, %u down; %zu partition%s, %u without a leader\n", t->n_nodes, t->n_nodes == 1 ? "" : "s", down, t->n_partitions, t->n_partitions == 1 ? "" : "s", leaderless);
 }
 
 static enum cli_exit print_topology(struct cli *cli, const Topology *t) {
@@ -158,7 +158,7 @@ static enum cli_exit transfer_run(struct cli *cli, int argc, char **argv) {
 
 /* ---- nodes */
 
-static bool no_wait;
+static bool no_wait, dry_run, yes;
 
 static const Node *node_of(const Topology *t, uint64_t id) {
     for (size_t i = 0; i < t->n_nodes; i++)
@@ -221,29 +221,50 @@ static enum cli_exit ask_for(struct cli *cli, const char *what, uint64_t id, str
     return (void)cli_call(cli, SERVICE "AddNode", &add.base, &orderdb__v1__topology__descriptor, a, &e), e;
 }
 
+/* What a removal would do, as the server says it. */
+static enum cli_exit show_plan(struct cli *cli, uint64_t id) {
+    Orderdb__V1__RemoveNodeRequest r = ORDERDB__V1__REMOVE_NODE_REQUEST__INIT;
+    struct arena a;
+    enum cli_exit e;
+    r.node_id = id, r.dry_run = true;
+    arena_init(&a, 64 * MIB);
+    const Orderdb__V1__Operation *o = cli_call(cli, SERVICE "RemoveNode", &r.base, &orderdb__v1__operation__descriptor, &a, &e);
+    if (o && cli->json) e = cli_print_json(&o->base);
+    for (size_t i = 0; o && !cli->json && i < o->n_plan; i++) text_print(stdout, o->plan[i]), putchar('\n');
+    if (o && !cli->json) puts("Dry run: nothing was done.");
+    arena_fini(&a);
+    return e;
+}
+
 static enum cli_exit node_run(struct cli *cli, int argc, char **argv) {
     const char *what = argv[0];
     long long id;
     if (strcmp(what, "add") != 0 && strcmp(what, "drain") != 0 && strcmp(what, "remove") != 0) return cli_usage(cli, "expected add, drain or remove, not %.40s", what);
     if (!number(argv[1], 1000000, &id) || id < 1) return cli_usage(cli, "NODE is a node's id, not %.40s", argv[1]);
+    bool removes = strcmp(what, "remove") == 0;
+    if (dry_run) return removes ? show_plan(cli, (uint64_t)id) : cli_usage(cli, "--dry-run is for remove: %s can be taken back", what);
+    if (removes && !yes) return cli_usage(cli, "node %lld never comes back under this id: say --yes, or --dry-run to see what would be done", id);
     struct arena a;
     arena_init(&a, 64 * MIB);
     enum cli_exit e = ask_for(cli, what, (uint64_t)id, &a);
     arena_fini(&a);
     return e || no_wait ? e : wait_until_done(cli, (uint64_t)id, what);
 }
-static const struct arg node_flags[] = {{"--no-wait", NULL, ARG_SWITCH, &no_wait, NULL, "return at once: it goes on by itself"}, {NULL}};
+static const struct arg node_flags[] = {{"--no-wait", NULL, ARG_SWITCH, &no_wait, NULL, "return at once: it goes on by itself"},
+                                         {"--dry-run", NULL, ARG_SWITCH, &dry_run, NULL, "of a removal: say what would be done, change nothing"},
+                                         {"--yes", NULL, ARG_SWITCH, &yes, NULL, "a removal is meant"},
+                                         {NULL}};
 
 const struct cli_command cluster_commands[] = {
     {"cluster", "status", "", "nodes and zones, who leads, how far replicas are behind",
-     "BEHIND, and the number behind a replica, are entries of the partition's log that it has not stored, as the leader knows; ? means that the leader could not be asked.\n"
+     "BEHIND, and the number behind a replica, are entries of the partition's log that it has not stored, as the leader knows; ? means that the leader could not be asked.\n\n"
      "Examples:\n  orderctl cluster status\n  orderctl cluster status -o json --server 10.0.0.7:7400\n", NULL, 0, 0, status_run},
     {"cluster", "transfer", "PARTITION NODE", "let another node lead a partition",
-     "The leader hands over when the node has what it has; the partition takes nothing for those milliseconds. Ask any node. With --lead-hold above 0 the nodes put leads back where they belong after a while.\n"
+     "The leader hands over when the node has what it has; the partition takes nothing for those milliseconds. Ask any node. With --lead-hold above 0 the nodes put leads back where they belong after a while.\n\n"
      "Examples:\n  orderctl cluster transfer 3 2\n  orderctl cluster transfer meta 1\n", NULL, 2, 2, transfer_run},
     {"cluster", "node", "add|drain|remove NODE", "nodes come and go; waits until it is done",
      "add: a node that has joined (orderd --join) gets a replica of every partition, and leads as others do; or one that was drained leads again. drain: it leads nothing any more, and stays a member. remove: it is a member of nothing any more, "
-     "and stops; its id never comes back. A node that is dead is removed first, then another one is added.\n"
-     "Examples:\n  orderctl cluster node add 4 --timeout 600\n  orderctl cluster node drain 2\n  orderctl cluster node remove 2\n", node_flags, 2, 2, node_run},
+     "and stops; its id never comes back. A node that is dead is removed first, then another one is added.\n\n"
+     "Examples:\n  orderctl cluster node add 4 --timeout 600\n  orderctl cluster node drain 2\n  orderctl cluster node remove 2 --yes\n", node_flags, 2, 2, node_run},
     {NULL},
 };

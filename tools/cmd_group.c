@@ -73,7 +73,9 @@ static bool read_word(struct cli *cli, const char *flag, const struct word *word
     if (!text) return true;
     *out = value_of(words, text);
     if (*out) return true;
-    cli_usage(cli, "%s: not %s; see --help", flag, text);
+    char known[64] = "";
+    for (const struct word *w = words; w->text; w++) strncat(strncat(known, w == words ? "" : w[1].text ? ", " : " or ", sizeof known - strlen(known) - 1), w->text, sizeof known - strlen(known) - 1);
+    cli_usage(cli, "%s is %s, not %s", flag, known, text);
     return false;
 }
 

@@ -82,13 +82,15 @@ static enum cli_exit partition_check(struct cli *cli, int32_t id, int64_t of, st
     return e;
 }
 
+#define S(n) ((n) == 1 ? "" : "s")
+
 static enum cli_exit say(const struct cli *cli, const struct checked *c) {
     if (isatty(2)) fputc('\n', stderr);
     if (cli->json)
         printf("{\n  \"partitions\": %u,\n  \"orders\": \"%lld\",\n  \"rows\": \"%lld\",\n  \"defects\": \"%lld\",\n  \"building\": %u\n}\n", c->partitions, (long long)c->orders, (long long)c->rows,
                (long long)c->defects, c->building);
-    else if (c->defects) printf("%lld defects in %lld orders and %lld index rows\n", (long long)c->defects, (long long)c->orders, (long long)c->rows);
-    else if (!c->building) printf("%u partitions, %lld orders, %lld index rows: they agree both ways\n", c->partitions, (long long)c->orders, (long long)c->rows);
+    else if (c->defects) printf("%lld defect%s in %lld order%s and %lld index row%s\n", (long long)c->defects, S(c->defects), (long long)c->orders, S(c->orders), (long long)c->rows, S(c->rows));
+    else if (!c->building) printf("%u partition%s, %lld order%s, %lld index row%s: they agree both ways\n", c->partitions, S(c->partitions), (long long)c->orders, S(c->orders), (long long)c->rows, S(c->rows));
     return c->defects || c->building ? CLI_REFUSED : CLI_OK;
 }
 

@@ -410,11 +410,12 @@ static void orders_print(Order *const *orders, size_t n) {
     table_fini(&t);
 }
 
-static void list_print(const Orderdb__V1__ListOrdersResponse *answer) {
+/* Counts are of all statuses, whichever were asked for. */
+static void list_print(const Orderdb__V1__ListOrdersResponse *answer, bool of_some_statuses) {
     orders_print(answer->orders, answer->n_orders);
     printf("%s%lld order%s", answer->n_orders ? "\n" : "", (long long)answer->total_size, answer->total_size == 1 ? "" : "s");
     for (size_t i = 0; i < answer->n_status_counts; i++) {
-        printf("%s", i ? ", " : ": ");
+        printf("%s", i ? ", " : of_some_statuses ? "; in all statuses: " : ": ");
         text_print(stdout, answer->status_counts[i]->key);
         printf(" %lld", (long long)answer->status_counts[i]->value);
     }
@@ -431,7 +432,7 @@ static enum cli_exit list_send(struct cli *cli, Orderdb__V1__ListOrdersRequest *
     if (!answer) return cli_error(cli);
     enum cli_exit e = CLI_OK;
     if (cli->json) e = cli_print_json(&answer->base);
-    else list_print(answer);
+    else list_print(answer, r->n_statuses > 0);
     orderdb_message_free(answer);
     return e;
 }

@@ -195,7 +195,11 @@ def _(_cluster):
             equal(states(late)[4], "UP")
             c.kill()
             load.goes_on()
-            a.orderctl("--timeout", "60", "cluster", "node", "remove", "3")
+            for flags, code, words in (((), 2, "say --yes"), (("--dry-run",), 0, "node 3 hands over what it leads")):
+                p = a.orderctl("cluster", "node", "remove", "3", *flags, check=False)
+                true(p.returncode == code and words in p.stdout + p.stderr, p.stdout + p.stderr)
+            equal(states(a)[3], "DOWN")  # nothing was done
+            a.orderctl("--timeout", "60", "cluster", "node", "remove", "3", "--yes")
             until(lambda: members(a) == [{1: "VOTER", 2: "VOTER", 4: "VOTER"}] * 3, what="the dead one is a member of nothing")
             load.end()
             equal(states(a)[3], "REMOVED")
@@ -234,7 +238,7 @@ def _(_cluster):
         equal([len(m) for m in members(cluster.nodes[0])], [3] * 3)
         cluster.nodes[0].orderctl("cluster", "node", "add", "2")
         until(lambda: spread(cluster), what="leads are spread again")
-        cluster.nodes[2].orderctl("--timeout", "60", "cluster", "node", "remove", "2")  # it lives, and leads
+        cluster.nodes[2].orderctl("--timeout", "60", "cluster", "node", "remove", "2", "--yes")  # it lives, and leads
         equal(cluster.nodes[1].wait(30), 1)
         true("was removed from the cluster" in cluster.nodes[1].log(), cluster.nodes[1].log_tail())
         equal(members(cluster.nodes[0]), [{1: "VOTER", 3: "VOTER"}] * 3)
