@@ -51,6 +51,7 @@ static void reply_operation(struct call *call, uint64_t node_id, const char *kin
 
 static void changed(struct call *call, struct call_op *o) {
     struct change *x = container_of(o, struct change, op);
+    if (o->op.failure.status == STATUS_NODE_NOT_FOUND || o->op.failure.status == STATUS_NODE_STATE) failure_meta(&o->op.failure, "node_id", "%llu", (unsigned long long)x->node_id);
     if (o->op.failure.status) return serve_fail_with(call, &o->op.failure);
     log_info("a node's state was set", "node=%llu action=%s", (unsigned long long)x->node_id, x->action == NODE_ADD ? "add" : x->action == NODE_DRAIN ? "drain" : "remove");
     if (x->action == NODE_ADD) return serve_topology(call);
@@ -75,6 +76,7 @@ void serve_add_node(struct call *call) {
     if (!m || !needs_cluster(call)) return;
     uint64_t id = find(call_core(call)->node->cluster, m->peer_address);
     if (id) return submit(call, NODE_ADD, id, changed);
+    failure_meta(call_failure(call), "peer_address", "%.80s", m->peer_address);
     failure_set(call_failure(call), STATUS_NODE_NOT_FOUND, "no node of this cluster has the peer address %.80s: start it with --join first", m->peer_address);
     call_fail(call);
 }

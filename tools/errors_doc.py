@@ -20,6 +20,8 @@ A failed call has `grpc-status`, `grpc-message` (a sentence for people, which ma
 - **BadRequest** where fields are at fault: one violation each, `field` is its path (`order.items[3].quantity`), the text names limit and value. At most 20.
 - **RetryInfo** where waiting helps, and `grpc-retry-pushback-ms` with the same delay in the trailers.
 
+A seek of a consumer group that failed half-way has, whatever the reason, the metadata `moved_slots` and `unmoved_slots` ([API](API.md#consumer-groups)).
+
 The same Status stands in the results of batches and in `rejected` of an import, there with the paths of the one request.
 
 **Again**: may the same call be sent again with the same request_id? `no`: it would be answered the same. For any call that got no answer at all (a lost connection) the answer is yes.
@@ -67,6 +69,15 @@ def page(rows, docs, metas):
     return "".join(out)
 
 
+def untold(metas):
+    """Keys of metadata that the code sets and no page tells."""
+    told = {key for _, key, _ in metas} | set(re.findall(r"`(\w+)`", HEAD))
+    for path in sorted(glob.glob("engine/*.c") + glob.glob("server/*.c")):
+        for key in re.findall(r'failure_meta\([^"]*?,\s*"(\w+)"', read(path)):
+            if key not in told:
+                yield "%s sets the metadata %s, of which status_doc.tbl says nothing" % (path, key)
+
+
 def unproved(rows, docs, metas):
     """Reasons and metadata keys that no test names."""
     tests = "".join(read(f) for f in sorted(glob.glob("tests/unit/*.c") + glob.glob("tests/integration/*.py")) if not f.endswith("/test_status.c"))
@@ -83,7 +94,7 @@ def main():
     if not wrong:
         made = page(rows, docs, metas)
         if "--check" in sys.argv:
-            wrong += list(unproved(rows, docs, metas))
+            wrong += list(unproved(rows, docs, metas)) + list(untold(metas))
             if not os.path.exists(PAGE) or read(PAGE) != made:
                 wrong.append("%s is not what the tables say: make errors-doc" % PAGE)
         else:

@@ -219,9 +219,11 @@ def _(_cluster):
                 n.wait_ready()
             fill(cluster)
             f = t.refused(lambda: a.call("AddNode", peer_address="127.0.0.1:%d" % c.peer_port), "NOT_FOUND", "NODE_NOT_FOUND")
+            equal(f.metadata["peer_address"], "127.0.0.1:%d" % c.peer_port)
             f = t.refused(lambda: b.call("DrainNode", node_id=3), "FAILED_PRECONDITION", "NODE_STATE")
-            equal(f.metadata["state"], "REMOVED")
-            t.refused(lambda: b.call("RemoveNode", node_id=9), "NOT_FOUND", "NODE_NOT_FOUND")
+            equal((f.metadata["node_id"], f.metadata["state"]), ("3", "REMOVED"))
+            f = t.refused(lambda: b.call("RemoveNode", node_id=9), "NOT_FOUND", "NODE_NOT_FOUND")
+            equal(f.metadata["node_id"], "9")
         finally:
             late.remove()
 
