@@ -8,6 +8,8 @@
 #include <unistd.h>
 
 #include "proto/base/mem.h"
+#include "proto/scan.h"
+#include "server/conn.h"
 
 enum setting_type { TYPE_TEXT, TYPE_COUNT, TYPE_SIZE, TYPE_TIME, TYPE_CHOICE, TYPE_LEVEL };
 struct setting {
@@ -284,5 +286,8 @@ void config_print_help(FILE *out) {
     print_flag(out, "--config FILE", "settings as `key = value` lines, keys as the flags above without --; a flag outranks it");
     print_flag(out, "--version", "what runs: version of orderd and of its libraries");
     print_flag(out, "--help", "this text");
+    const struct call_limits *fixed = &conn_limits_default.call;
+    fprintf(out, "\nFixed: a request's message of %u MiB and headers of %u KiB, %u levels and %u\nparts of a message; what each field may be is in docs/API.md.\n", fixed->message_bytes_max >> 20,
+            fixed->header_bytes_max >> 10, scan_limits_default.depth_max, scan_limits_default.elements_max);
     fprintf(out, "\nSizes: 512MiB, 4GiB. Times: 500ms, 10s, 5m, 1h. SIGTERM or SIGINT drains and\nexits 0; a second one exits at once.\n");
 }

@@ -2,7 +2,7 @@
  *
  *   globals, globals_take   flags of every command; those of them that take a value
  *   _orderctl_commands      the words that may follow "" (families) or a family (its commands)
- *   _orderctl_describe      of a command: its flags, those that take a value, and "files" where its operands are files
+ *   _orderctl_describe      of a command: its flags, those that take a value, and "files" where its operands are files, or the words that the first one is one of
  *   _orderctl_choices       the words that a flag's value is one of, or "files"
  *
  * Names come from tables of ours, so they are plain words; nothing is quoted beyond that. */
@@ -12,10 +12,10 @@
 
 static bool is_file(const char *value) { return value && (strstr(value, "FILE") || strstr(value, "DIR")); }
 
-/* "json|table": a value that is one of a few words is told as those words. */
+/* "json|table": a value that is one of a few words is told as those words. Up to a blank: of operands it is the first. */
 static bool is_choice(const char *value) {
     bool bar = false;
-    for (const char *s = value; s && *s; s++) {
+    for (const char *s = value; s && *s && *s != ' '; s++) {
         if (*s == '|') bar = true;
         else if (*s < 'a' || *s > 'z') return false;
     }
@@ -31,6 +31,10 @@ static void print_flags(FILE *out, const struct arg *flags, bool takers) {
     }
 }
 
+static void print_words(FILE *out, const char *choice) {
+    for (const char *s = choice; *s && *s != ' '; s++) fputc(*s == '|' ? ' ' : *s, out);
+}
+
 static void print_choices(FILE *out, const char *command, const struct arg *flags) {
     for (const struct arg *a = flags; a && a->name; a++) {
         if (!is_file(a->value) && !is_choice(a->value)) continue;
@@ -39,7 +43,7 @@ static void print_choices(FILE *out, const char *command, const struct arg *flag
             if (!name) continue;
             fprintf(out, "        \"%s %s\") words=\"", command, name);
             if (is_file(a->value)) fputs("files", out);
-            else for (const char *s = a->value; *s; s++) fputc(*s == '|' ? ' ' : *s, out);
+            else print_words(out, a->value);
             fputs("\" ;;\n", out);
         }
     }
@@ -70,7 +74,10 @@ static void print_descriptions(FILE *out, const struct cli_command *const *famil
             print_flags(out, c->flags, false);
             fputs("\" takers=\"", out);
             print_flags(out, c->flags, true);
-            fprintf(out, "\" operands=%s ;;\n", is_file(c->operands) ? "files" : "\"\"");
+            fputs("\" operands=\"", out);
+            if (is_file(c->operands)) fputs("files", out);
+            else if (is_choice(c->operands)) print_words(out, c->operands);
+            fputs("\" ;;\n", out);
         }
     }
     fputs("    esac; }\n    _orderctl_choices() { case \"$1 $2\" in\n", out);
@@ -96,6 +103,8 @@ static const char script_logic[] =
     "            words=\"\"\n"
     "            [[ -z $family ]] && _orderctl_commands \"$word\"\n"
     "            if [[ -n $words ]]; then family=$word; else command=\"${family:+$family }$word\"; _orderctl_describe \"$command\"; fi\n"
+    "        elif [[ $operands != files ]]; then\n"
+    "            operands=\"\"\n"
     "        fi\n"
     "    done\n"
     "    words=\"\"\n"

@@ -377,6 +377,9 @@ def _(server):
     equal(completed("order", "create", "-f", "a f", cwd=server.directory), ["a file.json"])
     equal(completed("order", "import", "a f", cwd=server.directory), ["a file.json"])
     equal(completed("completion", ""), ["bash"])
+    equal(completed("cluster", "node", ""), ["add", "drain", "remove"])
+    equal(completed("cluster", "node", "--no-wait", "re"), ["remove"])
+    equal(completed("cluster", "node", "remove", ""), [])
 
 
 @test("status: nodes and partitions")

@@ -146,6 +146,7 @@ static void help_names_every_setting_on_80_columns(void **state) {
 #include "server/config.tbl"
 #undef SETTING
     assert_non_null(strstr(text, "--memory-budget SIZE"));
+    assert_non_null(strstr(text, "message of 4 MiB and headers of 16 KiB, 16 levels and 65536 parts"));
     free(text);
 }
 
