@@ -9,7 +9,8 @@
  * Back to the snapshot (start SNAPSHOT_THEN_TAIL) there is nothing to seek: LOOK counts the orders that will be told, MOVE is COMMAND_GROUP_SNAPSHOT.
  *
  * Each partition moves by itself, so there is no seek of all or none; but what can be known beforehand (damage, a full disk, tables that fall behind, another seek) refuses it before
- * anything has moved. What fails after that is told with the slots that have moved and those that have not: the same seek again moves all.
+ * anything has moved. Behind that a refusal that passes (overload, a leader that changes) is tried again for PATIENCE_NS; what fails all the same is told with the slots that have moved and
+ * those that have not: the same seek again moves all.
  *
  * Undo. previous_cursor is behind what was settled, slot by slot. Of a snapshot that is not over there is no such place: then it is the cursor of a snapshot's beginning. */
 #include <stdio.h>
@@ -24,12 +25,14 @@
 #include "server/serve_group.h"
 
 enum { SLOTS_BYTES = 16, SLOTS_TEXT_BYTES = 512 }; /* "16383-16383,"; all of them: as many ranges as fit */
+#define AGAIN_NS (50 * NS_PER_MS)
+#define PATIENCE_NS (10 * NS_PER_S)
 
 struct seek_move {
     struct call_op op;
     struct group_call *call;
     uint32_t partition;
-    bool moved;
+    bool moved, again; /* again: it waits for the timer */
 };
 
 struct seeking {
@@ -42,7 +45,9 @@ struct seeking {
     uint64_t redelivered, skipped;
     bool estimated;
     struct seek_move *moves; /* [partitions] */
-    uint32_t moves_away;
+    uint32_t moves_away;     /* or waiting */
+    struct timer timer;
+    uint64_t until_ns;       /* tried again until then */
     enum status refused;     /* the first move that was, and */
     const char *why;
     uint32_t retry_delay_ms;
@@ -132,24 +137,60 @@ static void moves_failed(struct call *call, struct group_call *g) {
 
 static bool move_send(struct call *call, struct group_call *g, uint32_t partition);
 
+static void move_refused(struct call *call, struct seeking *s, const struct failure *f) {
+    if (s->refused) return;
+    s->refused = f->status;
+    s->why = arena_printf(call_arena(call), "%s", f->message ? f->message : status_name(f->status));
+    s->retry_delay_ms = f->retry_delay_ms;
+}
+
+/* All moves are home. */
+static void moves_over(struct call *call, struct group_call *g) {
+    const struct seeking *s = g->own;
+    if (s->moves_away) return;
+    if (s->refused) moves_failed(call, g);
+    else seek_reply(call, g);
+}
+
+/* Some have moved, and this one can't now: true if it will be tried again. */
+static bool move_waits(struct call *call, struct seeking *s, struct seek_move *m) {
+    const struct failure *f = &m->op.op.failure;
+    struct core *core = call_core(call);
+    uint64_t deadline_ns = call_deadline_ns(call), due_ns = core->now_ns + AGAIN_NS;
+    if (m->partition == 0 || status_retry(f->status) == RETRY_NEVER || f->status == STATUS_DEADLINE_EXCEEDED || core->draining) return false;
+    if (due_ns >= s->until_ns || (deadline_ns && due_ns + AGAIN_NS >= deadline_ns)) return false; /* there is time to say what has become of it */
+    if (!s->timer.place && !timer_set(&core->timers, &s->timer, due_ns)) return false;
+    return m->again = true;
+}
+
+static void on_again(struct timer *t) {
+    struct seeking *s = container_of(t, struct seeking, timer);
+    struct group_call *g = s->moves[0].call;
+    struct call *call = g->op.call;
+    uint32_t partitions = call_core(call)->node->partition_count;
+    for (uint32_t i = 1; i < partitions; i++) {
+        if (!s->moves[i].again) continue;
+        s->moves[i].again = false;
+        s->moves_away--;
+        if (!move_send(call, g, i)) move_refused(call, s, &(struct failure){.status = STATUS_MEMORY_LIMIT});
+    }
+    moves_over(call, g);
+}
+
 static void on_moved(struct call *call, struct call_op *o) {
     struct seek_move *m = container_of(o, struct seek_move, op);
     struct group_call *g = m->call;
     struct seeking *s = g->own;
     uint32_t partitions = call_core(call)->node->partition_count;
-    const struct failure *f = &o->op.failure;
-    m->moved = !f->status;
-    if (f->status && !s->refused) {
-        s->refused = f->status;
-        s->why = arena_printf(call_arena(call), "%s", f->message ? f->message : status_name(f->status));
-        s->retry_delay_ms = f->retry_delay_ms;
-    }
-    bool first = m->partition == 0 && !s->refused;
+    m->moved = !o->op.failure.status;
+    if (!m->moved && move_waits(call, s, m)) return;
+    if (!m->moved) move_refused(call, s, &o->op.failure);
+    bool first = m->partition == 0 && m->moved;
+    if (first) s->until_ns = call_core(call)->now_ns + PATIENCE_NS;
     for (uint32_t i = 1; first && i < partitions; i++)
-        if (!move_send(call, g, i)) s->refused = STATUS_MEMORY_LIMIT, s->why = "no memory for this seek";
-    if (--s->moves_away) return;
-    if (s->refused) moves_failed(call, g);
-    else seek_reply(call, g);
+        if (!move_send(call, g, i)) move_refused(call, s, &(struct failure){.status = STATUS_MEMORY_LIMIT});
+    s->moves_away--;
+    moves_over(call, g);
 }
 
 /* false: no memory. */
@@ -157,8 +198,9 @@ static bool move_send(struct call *call, struct group_call *g, uint32_t partitio
     struct seeking *s = g->own;
     struct seek_move *m = &s->moves[partition];
     uint32_t partitions = call_core(call)->node->partition_count;
-    struct arena *arena = call_arena_take(call);
+    struct arena *arena = m->op.op.arena ? m->op.op.arena : call_arena_take(call);
     if (!arena) return false;
+    arena_reset(arena);
     struct command c = {.type = COMMAND_GROUP_SEEK, .seek = {.group_id = g->row.group_id, .epoch = s->epochs[partition]}};
     if (s->snapshot) c = (struct command){.type = COMMAND_GROUP_SNAPSHOT, .snapshot = {.group_id = g->row.group_id, .epoch = s->epochs[partition], .restart = true}};
     else c.seek.packed = seek_packed(s, partition_first_slot(partition, partitions), partition_last_slot(partition, partitions), arena, &c.seek.count);
@@ -255,6 +297,11 @@ static bool read_to(struct seeking *s, const Orderdb__V1__SeekConsumerGroupReque
     }
 }
 
+static void on_end(struct call *call) {
+    struct seeking *s = *call_state(call);
+    timer_clear(&call_core(call)->timers, &s->timer);
+}
+
 static void seek_found(struct call *call, struct group_call *g) {
     g->own = *call_state(call);
     g->arena = call_arena_take(call);
@@ -278,6 +325,8 @@ void serve_seek_consumer_group(struct call *call) {
         call_fail(call);
         return;
     }
+    s->timer.fire = on_again;
     *call_state(call) = s;
+    call_on_end(call, on_end);
     serve_group_find(call, m, m->group, seek_found);
 }

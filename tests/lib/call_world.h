@@ -36,6 +36,10 @@ static struct list finished; /* mail_hop.link: ops on their way home */
 #ifndef WORLD_ROW_CACHE_BYTES
 #define WORLD_ROW_CACHE_BYTES 0
 #endif
+/* The including program may stand between the calls and the engine. */
+#ifndef WORLD_SUBMIT
+#define WORLD_SUBMIT engine_submit
+#endif
 #ifndef WORLD_MEMTABLE_BYTES
 #define WORLD_MEMTABLE_BYTES (16 << 20)
 #endif
@@ -131,7 +135,7 @@ void mail_send_op(struct core *from, struct mail_hop *hop, struct op *op, void (
     op->owner = hop;
     op->done = on_op_done;
     world->away_count++;
-    engine_submit(server.engine, op);
+    WORLD_SUBMIT(server.engine, op);
 }
 
 /* One turn of the core (core.c). */

@@ -1,5 +1,9 @@
-/* SeekConsumerGroup over two partitions (server/serve_seek.c): what another seek, of one partition alone, does to it at any moment of its way. All or nothing where that can be known; else
- * the refusal says which slots have moved, and the same seek again moves all. */
+/* SeekConsumerGroup over two partitions (server/serve_seek.c): what another seek, of one partition alone, or a partition that takes no writes for a while does to it at any moment of its way.
+ * All or nothing where that can be known, and what passes is waited for; else the refusal says which slots have moved, and the same seek again moves all. */
+#define WORLD_SUBMIT submit
+struct engine;
+struct op;
+static void submit(struct engine *e, struct op *op);
 #include "tests/lib/call_world.h"
 
 #include "engine/check.h"
@@ -8,7 +12,7 @@
 #include "tests/lib/test.h"
 
 #define STREAM "/orderdb.v1.StreamService/"
-enum { GROUP_ID = 1, TURNS_MAX = 400 };
+enum { GROUP_ID = 1, TURNS_MAX = 400, TURNS_LONG = 200000 };
 
 static struct arena arena;
 
@@ -118,6 +122,76 @@ static void what_moved_all_the_same_is_told(void **state) {
     assert_int_equal(seen[1][REFUSED], 0);
 }
 
+/* ---- a partition that takes no writes for a while */
+static struct {
+    bool pressed; /* the second partition is behind with its tables */
+    enum outcome_of outcome;
+    uint64_t took_ns;
+} slow;
+
+static void submit(struct engine *e, struct op *op) {
+    if (slow.pressed) e->partitions[1].pressure = 2;
+    engine_submit(e, op);
+    e->partitions[1].pressure = 0;
+}
+
+/* It is from that turn on. */
+static void seek_beside_pressure(unsigned turn_of_pressure, uint64_t for_ns, const char *timeout) {
+    static struct world w;
+    struct details d;
+    uint8_t raw[8192];
+    call_world_open(&w, &world_call_limits);
+    uint64_t begun = sim_world_now_ns(server.world), until = UINT64_MAX;
+    struct answer *a = world_request(&w, STREAM "SeekConsumerGroup", latest(), false, timeout ? "grpc-timeout" : NULL, timeout);
+    world_pump(&w);
+    for (unsigned i = 0; i < TURNS_LONG && !a->closed; i++) {
+        if (i == turn_of_pressure) until = sim_world_now_ns(server.world) + for_ns;
+        slow.pressed = i >= turn_of_pressure && sim_world_now_ns(server.world) < until;
+        turn(&w);
+    }
+    slow.pressed = false;
+    assert_true(a->closed);
+    slow.took_ns = sim_world_now_ns(server.world) - begun;
+    slow.outcome = MOVED;
+    if (strcmp(a->grpc_status, "0") != 0) {
+        size_t n = base64_decode(slice_str(a->details), raw);
+        assert_true(n != SIZE_MAX);
+        assert_true(details_decode(slice_of(raw, n), &arena, &d));
+        assert_string_equal(d.reason, "OVERLOADED");
+        slow.outcome = *meta(&d, "moved_slots") ? PART : REFUSED;
+        assert_string_equal(meta(&d, "moved_slots"), slow.outcome == PART ? "0-8191" : "");
+    }
+    world_close(&w);
+}
+
+static void a_refusal_that_passes_is_waited_for(void **state) {
+    unsigned counts[3] = {0}, waited = 0;
+    for (unsigned at = 0; at < TURNS_MAX / 4; at++) {
+        seek_beside_pressure(at, 220 * NS_PER_MS, NULL);
+        counts[slow.outcome]++;
+        waited += slow.outcome == MOVED && slow.took_ns > 200 * NS_PER_MS;
+    }
+    assert_int_equal(counts[PART], 0);
+    assert_true(counts[REFUSED] > 0); /* it was there before anything had moved */
+    assert_true(waited > 0);
+}
+
+/* Pressure that stays, and comes between the look and the move: which turn that is differs a little from time to time. */
+static void seek_that_is_told(const char *timeout) {
+    slow.outcome = REFUSED;
+    for (unsigned at = 0; at < TURNS_MAX && slow.outcome != PART; at++) seek_beside_pressure(at, 3600 * NS_PER_S, timeout);
+    assert_int_equal(slow.outcome, PART);
+}
+
+static void one_that_does_not_pass_is_told(void **state) {
+    seek_that_is_told(NULL);
+    assert_in_range(slow.took_ns, 9 * NS_PER_S, 11 * NS_PER_S);
+    seek_that_is_told("1S"); /* before the deadline, which could say nothing */
+    assert_in_range(slow.took_ns, NS_PER_S / 2, NS_PER_S);
+    seek_beside_pressure(TURNS_LONG, 0, NULL); /* the same again */
+    assert_int_equal(slow.outcome, MOVED);
+}
+
 static int setup(void **state) {
     arena_init(&arena, 16 * MIB);
     arena_init(&other.arena, 1 * MIB);
@@ -137,6 +211,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(another_seek_of_the_first_partition_refuses_it_before_anything_moves),
         cmocka_unit_test(what_moved_all_the_same_is_told),
+        cmocka_unit_test(a_refusal_that_passes_is_waited_for),
+        cmocka_unit_test(one_that_does_not_pass_is_told),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
