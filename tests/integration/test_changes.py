@@ -1,9 +1,12 @@
 #!/usr/bin/python3
 """A stock grpcio client: the change stream without a group. usage: test_changes.py BUILD [PART OF A NAME]"""
 import collections
+import os
+import subprocess
 import threading
 import time
 
+import faultrig
 import orderdb_test as t
 from members import Member, group
 from orderdb_test import equal, pb, refused, stream_pb2 as stream, test, true
@@ -31,6 +34,15 @@ def gapless(events, since=None):
         equal(e.seq, last.get(e.slot, 0) + 1, "slot %d" % e.slot)
         last[e.slot] = e.seq
     return last
+
+
+def gapless_from_any(events):
+    """From wherever a slot begins."""
+    begin = {}
+    for e in events:
+        begin.setdefault(e.slot, e.seq - 1)
+    gapless(events, begin)
+    return events
 
 
 @test("every commit is an event that says what was done and what the order then was")
@@ -237,6 +249,43 @@ def _():
         start, _ = read(s)
         true(all(e.user_id != "ev-10" for e in start))
         true(start and start[0].seq > 1, "it begins at the earliest kept")
+
+
+@test("retention: events take no more than their share of the disk, the oldest go first, and readers and seeks are told")
+def _():
+    if os.geteuid() != 0:
+        t.skip("needs root: a small file system of its own")
+    disk = faultrig.Tmpfs("400m")
+    try:
+        with t.Server(disk.dir + "/data", stream_disk_share=1, disk_reserve="16MiB", log_segment_size="1MiB", memory_budget="256MiB") as s:  # 4 MiB of events
+            group(s, "behind")
+            first = created(s, user_id="ev-13")
+            _, cursor = read(s)
+
+            def gone():
+                p = subprocess.run([os.path.join(t.BUILD, "bench/load"), "--server", s.address, "--mode", "create", "--orders", "4000", "--items", "3"], capture_output=True, text=True)
+                true(p.returncode == 0, p.stdout + p.stderr)
+                return len(read(s, user_id="ev-13")[0]) == 0
+            t.until(gone, wait_s=60, step_s=1, what="retention")
+            equal(s.call("GetOrder", order_id=first.order_id), first)  # orders stay
+            for lost in (lambda: read(s, cursor=cursor), lambda: s.call("SeekConsumerGroup", group="behind", cursor=cursor)):
+                f = refused(lost, "OUT_OF_RANGE", "CURSOR_EXPIRED")
+                true(int(f.metadata["missing_slots"]) > 20 and len(f.metadata["missing"].split(",")) == 20, f.metadata)
+            Member(s, "behind").refused("OUT_OF_RANGE", "CURSOR_EXPIRED")
+
+            def out():  # the way: to what is kept now, unless more of it goes in that moment
+                s.call("SeekConsumerGroup", group="behind", start=stream.ConsumerGroup.EARLIEST)
+                m = Member(s, "behind")
+                m.until(lambda: m.ended or len(m.events) >= 100, "events")
+                m.cancel()
+                return len(m.events) >= 100
+            t.until(out, wait_s=60, what="events that are kept")
+            kept = gapless_from_any(read(s)[0])
+            true(kept, "the newest are kept")
+            s.restart()
+            true(len(gapless_from_any(read(s)[0])) <= len(kept), "what was let go stays so")
+    finally:
+        disk.close()
 
 
 @test("a drain ends the stream with UNAVAILABLE; as many streams as are allowed")

@@ -41,6 +41,22 @@ def _(server):
     t.refused(lambda: server.call("UpdateConsumerGroup", group=st.ConsumerGroup(group="g-1")), "NOT_FOUND", "GROUP_NOT_FOUND")
 
 
+@t.test("as many groups as there may be; one more is refused, one less makes room, and all of them read")
+def _():
+    with t.Server() as server:
+        for i in range(256):
+            group(server, "many-%d" % i, start=st.ConsumerGroup.LATEST)
+        f = t.refused(lambda: group(server, "one-more"), "INVALID_ARGUMENT", "LIMIT_EXCEEDED")
+        t.true(f.violations[0][0] == "group" and "256" in f.violations[0][1], f)
+        t.refused(lambda: server.call("GetConsumerGroup", group="one-more"), "NOT_FOUND", "GROUP_NOT_FOUND")
+        t.refused(lambda: group(server, "many-7"), "ALREADY_EXISTS", "GROUP_EXISTS")
+        server.call("DeleteConsumerGroup", group="many-7")
+        group(server, "one-more", start=st.ConsumerGroup.LATEST)
+        made = orders(server, next(users_), 1)
+        for name in ("many-0", "many-255", "one-more"):
+            t.equal([e.order_id for e in consume(server, name, 1)], made)
+
+
 # ---- delivery
 @t.test("everything once, in order per user; a half-close ends with OK; nothing is left")
 def _(server):
@@ -98,6 +114,26 @@ def _(server):
     b.ack(*b.events)
     t.equal(b.half_close(), None)
     lag_is(server, "two", events=0)
+
+
+@t.test("ack, nack and extension of what another member holds are stale and change nothing")
+def _(server):
+    group(server, "others", start=st.ConsumerGroup.LATEST, retry=st.RetryPolicy(max_attempts=1))
+    a = Member(server, "others", "a")
+    lag_is(server, "others", members=1)
+    orders(server, next(users_), 1)
+    held = a.wait(1).events[0]
+    b = Member(server, "others", "b")
+    lag_is(server, "others", members=2, in_flight=1)
+    b.ack(held)
+    b.nack(held, dead=True)
+    b.send(extend=st.SubscribeRequest.Ack(event_ids=[held.event_id]))
+    b.until(lambda: len(b.stale) == 3, "three of them stale")
+    t.equal(set(b.stale), {held.event_id})
+    lag_is(server, "others", members=2, in_flight=1, events=1, dead_letters=0)
+    a.ack(held)
+    lag_is(server, "others", in_flight=0, events=0, dead_letters=0)
+    t.equal((a.half_close(), a.stale, b.half_close(), b.events), (None, [], None, []))
 
 
 class Wire:
@@ -254,6 +290,7 @@ def _(server):
     Member(server, "nobody", credit=0).refused("NOT_FOUND", "GROUP_NOT_FOUND")
     for message, reason, at in (
             (dict(credit=Credit(events=0)), "FIELD_INVALID", "credit.events"), (dict(credit=Credit(events=1000001)), "FIELD_INVALID", "credit.events"),
+            (dict(credit=Credit(events=999001)), "FIELD_INVALID", "credit.events"),  # with the 1,000 that it has
             (dict(ack=Ack(event_ids=["1:1", "x"])), "FIELD_INVALID", "ack.event_ids[1]"), (dict(extend=Ack(event_ids=["16384:1"])), "FIELD_INVALID", "extend.event_ids[0]"),
             (dict(ack=Ack(event_ids=["1:1"] * 10001)), "LIMIT_EXCEEDED", "ack.event_ids"), (dict(nack=Nack(event_id="1:0")), "FIELD_INVALID", "nack.event_id"),
             (dict(nack=Nack(event_id="1:1", delay=duration(-1))), "FIELD_INVALID", "nack.delay"), (dict(open=Open(group="bad", member_id="m")), "FIELD_INVALID", "open"), (dict(), "FIELD_INVALID", "msg")):
