@@ -66,6 +66,23 @@ static enum status found(struct applying *x, const struct nodes *n) {
     return r.bad || !count || count > GROUP_MEMBERS_MAX ? STATUS_CHECKSUM_MISMATCH : STATUS_OK;
 }
 
+/* Who is gone is wanted no more, and who goes on is. Without a row of its own it changes nothing: a cluster that never had rows, or a node that never joined it. */
+static enum status alone(struct applying *x, const struct nodes *n) {
+    struct query q = {.view = x->a->view, .arena = x->a->scratch};
+    struct slice list;
+    x->out->resource.effect = RESOURCE_UNCHANGED;
+    enum status st = n->found ? query_nodes(&q, &list) : STATUS_OK;
+    if (st || !n->found) return st;
+    struct reader r = reader_of(list);
+    for (struct node_row row; !st && node_list_next(&r, &row);) {
+        enum node_row_state to = row.node_id == x->command->node.node_id ? NODE_STATE_UP : node_state_is_member(row.state) ? NODE_STATE_LEAVING : row.state;
+        if (to == row.state) continue;
+        row.state = to, row.revision++;
+        st = put(x, &row, RESOURCE_REPLACED);
+    }
+    return !st && r.bad ? STATUS_CHECKSUM_MISMATCH : st;
+}
+
 static enum status join(struct applying *x, struct nodes *n) {
     const struct command_node *c = &x->command->node;
     if (!n->rows) return refuse(x, STATUS_NODE_STATE, "can't join: the cluster has no nodes yet", 0);
@@ -87,7 +104,8 @@ static enum node_row_state state_after(enum node_action action, enum node_row_st
     case NODE_REMOVE: return from == NODE_STATE_REMOVED ? from : NODE_STATE_LEAVING;
     case NODE_GONE: return from == NODE_STATE_LEAVING || from == NODE_STATE_REMOVED ? NODE_STATE_REMOVED : 0;
     case NODE_FOUND:
-    case NODE_JOIN: break;
+    case NODE_JOIN:
+    case NODE_ALONE: break;
     }
     return 0;
 }
@@ -96,12 +114,13 @@ enum status apply_node(struct applying *x) {
     const struct command_node *c = &x->command->node;
     struct nodes n;
     x->out->resource.kind = RESOURCE_NODE;
-    if (c->action < NODE_FOUND || c->action > NODE_GONE || c->zone.len > NODE_ZONE_BYTES_MAX || c->address.len > NODE_ADDRESS_BYTES_MAX) return STATUS_CHECKSUM_MISMATCH;
+    if (c->action < NODE_FOUND || c->action > NODE_ALONE || c->zone.len > NODE_ZONE_BYTES_MAX || c->address.len > NODE_ADDRESS_BYTES_MAX) return STATUS_CHECKSUM_MISMATCH;
     enum status st = load(x, c->node_id, &n);
     if (st) return st;
     if (c->action == NODE_FOUND) return found(x, &n);
     if (!c->node_id || c->node_id > NODE_ID_MAX) return STATUS_CHECKSUM_MISMATCH;
     if (c->action == NODE_JOIN) return join(x, &n);
+    if (c->action == NODE_ALONE) return alone(x, &n);
     if (!n.found) return refuse(x, STATUS_NODE_NOT_FOUND, "is not known", 0);
     enum node_row_state to = state_after((enum node_action)c->action, n.row.state);
     if (!to) return refuse(x, STATUS_NODE_STATE, "can't do that: it is ", n.row.state);

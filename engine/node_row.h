@@ -14,6 +14,8 @@
  *                      v
  *                   REMOVED, for ever
  *
+ * ALONE, of the node that goes on after a majority was lost (recover.h): it becomes UP, whatever it was, and all others that are UP or DRAINING become LEAVING.
+ *
  * UP and DRAINING ones are the members of all partitions; one that drains leads none. Golden bytes in tests/golden/. */
 #ifndef ENGINE_NODE_ROW_H
 #define ENGINE_NODE_ROW_H
@@ -22,7 +24,7 @@
 
 enum node_row_state { NODE_STATE_JOINED = 1, NODE_STATE_UP, NODE_STATE_DRAINING, NODE_STATE_LEAVING, NODE_STATE_REMOVED };
 /* Stored in the log. */
-enum node_action { NODE_FOUND = 1, NODE_JOIN, NODE_ADD, NODE_DRAIN, NODE_REMOVE, NODE_GONE };
+enum node_action { NODE_FOUND = 1, NODE_JOIN, NODE_ADD, NODE_DRAIN, NODE_REMOVE, NODE_GONE, NODE_ALONE };
 enum { NODE_ROWS_MAX = 64, NODE_ZONE_BYTES_MAX = 32, NODE_ADDRESS_BYTES_MAX = 255, NODE_ROW_BYTES_MAX = 1 + 1 + 8 + 2 + NODE_ZONE_BYTES_MAX + 2 + NODE_ADDRESS_BYTES_MAX };
 #define NODE_ID_MAX 1000000ull
 

@@ -10,34 +10,43 @@
 #include "proto/base/hash.h"
 
 static const char magic[8] = "ODB NODE";
-enum { AT_FORMAT = 8, AT_NODE = 12, AT_CLUSTER = 20, AT_CORES = 36, AT_PARTITIONS = 40, AT_KEY = 44, AT_CRC = 76 };
-static_assert(AT_KEY + TOKEN_KEY_BYTES == AT_CRC, "layout as drawn in the header");
-static_assert(AT_CRC + 4 == IDENTITY_BYTES, "layout as drawn in the header");
+enum { AT_FORMAT = 8, AT_NODE = 12, AT_CLUSTER = 20, AT_CORES = 36, AT_PARTITIONS = 40, AT_KEY = 44, AT_END = 76, AT_FOUNDERS = 76, AT_END_RECOVERED = 92 };
+static_assert(AT_KEY + TOKEN_KEY_BYTES == AT_END, "layout as drawn in the header");
+static_assert(AT_END + 4 == IDENTITY_BYTES, "layout as drawn in the header");
+static_assert(AT_FOUNDERS + CLUSTER_ID_BYTES == AT_END_RECOVERED, "layout as drawn in the header");
+static_assert(AT_END_RECOVERED + 4 == IDENTITY_BYTES_MAX, "layout as drawn in the header");
 
-enum { FORMAT_SINGLE = 1, FORMAT_CLUSTERED = 2 };
-static_assert((int)FORMAT_CLUSTERED == (int)IDENTITY_FORMAT, "the newest");
+enum { FORMAT_SINGLE = 1, FORMAT_CLUSTERED = 2, FORMAT_RECOVERED = 3 };
+static_assert((int)FORMAT_RECOVERED == (int)IDENTITY_FORMAT, "the newest");
 
 enum { CORES_MAX = 64, PARTITIONS_MAX = 1024 };
 
-void identity_encode(const struct identity *id, uint8_t out[IDENTITY_BYTES]) {
+size_t identity_encode(const struct identity *id, uint8_t out[IDENTITY_BYTES_MAX]) {
+    size_t end = id->recovered ? AT_END_RECOVERED : AT_END;
+    check(id->clustered || !id->recovered);
     memcpy(out, magic, sizeof magic);
-    put_le32(out + AT_FORMAT, id->clustered ? FORMAT_CLUSTERED : FORMAT_SINGLE);
+    put_le32(out + AT_FORMAT, id->recovered ? FORMAT_RECOVERED : id->clustered ? FORMAT_CLUSTERED : FORMAT_SINGLE);
     put_le64(out + AT_NODE, id->node_id);
     memcpy(out + AT_CLUSTER, id->cluster_id, CLUSTER_ID_BYTES);
     put_le32(out + AT_CORES, id->cores);
     put_le32(out + AT_PARTITIONS, id->partitions);
     memcpy(out + AT_KEY, id->token_key, TOKEN_KEY_BYTES);
-    put_le32(out + AT_CRC, crc32c(0, out, AT_CRC));
+    if (id->recovered) memcpy(out + AT_FOUNDERS, id->founders_id, CLUSTER_ID_BYTES);
+    put_le32(out + end, crc32c(0, out, end));
+    return end + 4;
 }
 
 enum status identity_decode(struct identity *id, struct slice bytes) {
     /* Magic and format before length and checksum: a later format may differ in both, and should be told from damage. */
     if (bytes.len < AT_NODE || memcmp(bytes.data, magic, sizeof magic) != 0) return STATUS_CHECKSUM_MISMATCH;
     uint32_t format = get_le32(bytes.data + AT_FORMAT);
-    if (format != FORMAT_SINGLE && format != FORMAT_CLUSTERED) return STATUS_FORMAT_UNKNOWN;
-    if (bytes.len != IDENTITY_BYTES || get_le32(bytes.data + AT_CRC) != crc32c(0, bytes.data, AT_CRC)) return STATUS_CHECKSUM_MISMATCH;
+    if (format < FORMAT_SINGLE || format > FORMAT_RECOVERED) return STATUS_FORMAT_UNKNOWN;
+    size_t end = format == FORMAT_RECOVERED ? AT_END_RECOVERED : AT_END;
+    if (bytes.len != end + 4 || get_le32(bytes.data + end) != crc32c(0, bytes.data, end)) return STATUS_CHECKSUM_MISMATCH;
     memset(id, 0, sizeof *id); /* padding too: identities are compared as bytes */
-    id->clustered = format == FORMAT_CLUSTERED;
+    id->clustered = format != FORMAT_SINGLE;
+    id->recovered = format == FORMAT_RECOVERED;
+    if (id->recovered) memcpy(id->founders_id, bytes.data + AT_FOUNDERS, CLUSTER_ID_BYTES);
     id->node_id = get_le64(bytes.data + AT_NODE);
     memcpy(id->cluster_id, bytes.data + AT_CLUSTER, CLUSTER_ID_BYTES);
     id->cores = get_le32(bytes.data + AT_CORES);
@@ -81,10 +90,12 @@ static int write_all(int fd, const uint8_t *p, size_t n) {
 }
 
 /* Whole or not at all, also through a power cut: temporary file, sync, rename, sync of the directory. */
-static int node_file_write(int dir_fd, const uint8_t bytes[IDENTITY_BYTES]) {
+int identity_replace(const struct identity *id, int dir_fd) {
+    uint8_t bytes[IDENTITY_BYTES_MAX];
+    size_t n = identity_encode(id, bytes);
     int fd = openat(dir_fd, "NODE.tmp", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0) return -errno;
-    int rc = write_all(fd, bytes, IDENTITY_BYTES);
+    int rc = write_all(fd, bytes, n);
     if (rc == 0 && fsync(fd) != 0) rc = -errno;
     if (close(fd) != 0 && rc == 0) rc = -errno;
     if (rc == 0 && renameat(dir_fd, "NODE.tmp", dir_fd, "NODE") != 0) rc = -errno;
@@ -111,9 +122,7 @@ static enum status node_file_make(struct identity *id, int dir_fd, const char *p
         random_bytes(id->cluster_id, sizeof id->cluster_id);
         random_bytes(id->token_key, sizeof id->token_key);
     }
-    uint8_t bytes[IDENTITY_BYTES];
-    identity_encode(id, bytes);
-    int rc = node_file_write(dir_fd, bytes);
+    int rc = identity_replace(id, dir_fd);
     if (rc) return snprintf(error, 512, "%s/NODE cannot be written: %s", path, strerror(-rc)), STATUS_IO_FAILED;
     return STATUS_OK;
 }
@@ -124,19 +133,23 @@ static enum status refuse_other(const char *path, const char *what, uint32_t the
 }
 
 /* A replica that came back as somebody else would vote twice, or lead alone what others lead too. */
-static enum status refuse_membership(const struct identity *id, const struct cluster_identity *asked, const char *path, char error[512]) {
+static enum status refuse_membership(const struct identity *id, const struct identity_wish *wish, const char *path, char error[512]) {
+    const struct cluster_identity *asked = wish->cluster;
+    const uint8_t *known_as = id->recovered && !wish->told ? id->founders_id : id->cluster_id;
     unsigned long long there = id->node_id;
     if (id->clustered && !asked) snprintf(error, 512, "%s is node %llu of a cluster: start it with the --node-id, --peers and --cluster-key-file that it was made with", path, there);
     else if (!id->clustered && asked) snprintf(error, 512, "%s was made by a single node: its orders are on no other, so it can't become one of a cluster by --peers", path);
     else if (asked && asked->node_id != id->node_id) snprintf(error, 512, "%s is node %llu's, not that of --node-id %llu", path, there, (unsigned long long)asked->node_id);
-    else if (asked && memcmp(asked->cluster_id, id->cluster_id, sizeof id->cluster_id) != 0)
+    else if (asked && memcmp(asked->cluster_id, known_as, sizeof id->cluster_id) != 0 && wish->told)
+        snprintf(error, 512, "%s belongs to another cluster than the nodes of --join, or to what theirs was before one of them went on alone (orderctl recover): remove it, and join under another --node-id", path);
+    else if (asked && memcmp(asked->cluster_id, known_as, sizeof id->cluster_id) != 0)
         snprintf(error, 512, "%s belongs to another cluster: the content of --cluster-key-file, or the node ids in --peers, are not those that it was made with", path);
     else return STATUS_OK;
     return STATUS_FIELD_INVALID;
 }
 
 enum status identity_peek(struct identity *id, int dir_fd) {
-    uint8_t bytes[IDENTITY_BYTES + 1];
+    uint8_t bytes[IDENTITY_BYTES_MAX + 1];
     int fd = openat(dir_fd, "NODE", O_RDONLY | O_CLOEXEC);
     if (fd < 0) return STATUS_ABSENT;
     ssize_t n = pread(fd, bytes, sizeof bytes, 0);
@@ -145,7 +158,7 @@ enum status identity_peek(struct identity *id, int dir_fd) {
 }
 
 enum status identity_open(struct identity *id, int dir_fd, const char *path, const struct identity_wish *wish, char error[512]) {
-    uint8_t bytes[IDENTITY_BYTES + 1];
+    uint8_t bytes[IDENTITY_BYTES_MAX + 1];
     int fd = openat(dir_fd, "NODE", O_RDONLY | O_CLOEXEC);
     if (fd < 0 && errno == ENOENT) return node_file_make(id, dir_fd, path, wish, error);
     if (fd < 0) return snprintf(error, 512, "%s/NODE cannot be opened: %s", path, strerror(errno)), STATUS_IO_FAILED;
@@ -159,5 +172,5 @@ enum status identity_open(struct identity *id, int dir_fd, const char *path, con
     if (st) return snprintf(error, 512, "%s/NODE is damaged: its checksum or its content is wrong (%zd bytes)", path, n), st;
     if (wish->cores && wish->cores != id->cores) return refuse_other(path, "--cores", id->cores, wish->cores, error);
     if (wish->partitions && wish->partitions != id->partitions) return refuse_other(path, "--partitions", id->partitions, wish->partitions, error);
-    return refuse_membership(id, wish->cluster, path, error);
+    return refuse_membership(id, wish, path, error);
 }

@@ -498,6 +498,7 @@ static enum status join(struct node *node, struct identity_wish *wish, char erro
     if (st == STATUS_OK && ((wish->cores && wish->cores != shape.cores) || (wish->partitions && wish->partitions != shape.partitions)))
         return snprintf(error, 512, "the cluster has --cores %u and --partitions %u, the same on all nodes: leave them out", shape.cores, shape.partitions), STATUS_FIELD_INVALID;
     if (st == STATUS_OK) wish->cores = shape.cores, wish->partitions = shape.partitions;
+    wish->told = true;
     return STATUS_OK;
 }
 

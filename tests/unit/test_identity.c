@@ -47,27 +47,51 @@ static const struct identity example = {
     .token_key = {0xff, 0xfe, 0xfd},
 };
 
-static void golden_bytes(void **state) {
-    uint8_t bytes[IDENTITY_BYTES];
-    identity_encode(&example, bytes);
-    assert_golden("identity", slice_of(bytes, sizeof bytes));
+static const struct identity went_on_alone = {
+    .node_id = 3,
+    .clustered = true,
+    .recovered = true,
+    .cluster_id = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
+    .founders_id = {0xf0, 0xf1, 0xf2},
+    .cores = 2,
+    .partitions = 4,
+    .token_key = {0xff, 0xfe, 0xfd},
+};
+
+static void is_golden(const char *name, const struct identity *id, size_t len) {
+    uint8_t bytes[IDENTITY_BYTES_MAX];
+    assert_int_equal(identity_encode(id, bytes), len);
+    assert_golden(name, slice_of(bytes, len));
     struct identity back;
-    assert_int_equal(identity_decode(&back, slice_of(bytes, sizeof bytes)), STATUS_OK);
-    assert_memory_equal(&back, &example, sizeof back);
+    assert_int_equal(identity_decode(&back, slice_of(bytes, len)), STATUS_OK);
+    assert_memory_equal(&back, id, sizeof back);
+}
+
+static void golden_bytes(void **state) {
+    is_golden("identity", &example, IDENTITY_BYTES);
+    is_golden("identity_recovered", &went_on_alone, IDENTITY_BYTES_MAX);
+}
+
+static void damage_of(const struct identity *whole) {
+    uint8_t bytes[IDENTITY_BYTES_MAX + 1] = {0};
+    struct identity id;
+    size_t len = identity_encode(whole, bytes);
+    for (size_t bit = 0; bit < len * 8; bit++) {
+        bytes[bit / 8] ^= (uint8_t)(1 << bit % 8);
+        uint32_t format = get_le32(bytes + 8);
+        enum status st = identity_decode(&id, slice_of(bytes, len));
+        assert_int_equal(st, format < 1 || format > IDENTITY_FORMAT ? STATUS_FORMAT_UNKNOWN : STATUS_CHECKSUM_MISMATCH);
+        bytes[bit / 8] ^= (uint8_t)(1 << bit % 8);
+    }
+    for (size_t n = 0; n < len; n++) assert_int_equal(identity_decode(&id, slice_of(bytes, n)), STATUS_CHECKSUM_MISMATCH);
+    assert_int_equal(identity_decode(&id, slice_of(bytes, len + 1)), STATUS_CHECKSUM_MISMATCH);
 }
 
 static void damage_is_found(void **state) {
-    uint8_t bytes[IDENTITY_BYTES + 1] = {0};
+    uint8_t bytes[IDENTITY_BYTES_MAX];
     struct identity id;
-    identity_encode(&example, bytes);
-    for (size_t bit = 0; bit < IDENTITY_BYTES * 8; bit++) {
-        bytes[bit / 8] ^= (uint8_t)(1 << bit % 8);
-        enum status st = identity_decode(&id, slice_of(bytes, IDENTITY_BYTES));
-        assert_int_equal(st, bit / 8 >= 8 && bit / 8 < 12 ? STATUS_FORMAT_UNKNOWN : STATUS_CHECKSUM_MISMATCH);
-        bytes[bit / 8] ^= (uint8_t)(1 << bit % 8);
-    }
-    for (size_t n = 0; n < IDENTITY_BYTES; n++) assert_int_equal(identity_decode(&id, slice_of(bytes, n)), STATUS_CHECKSUM_MISMATCH);
-    assert_int_equal(identity_decode(&id, slice_of(bytes, IDENTITY_BYTES + 1)), STATUS_CHECKSUM_MISMATCH);
+    damage_of(&example);
+    damage_of(&went_on_alone);
     struct identity odd = example;
     odd.partitions = 1; /* fewer than cores */
     identity_encode(&odd, bytes);
@@ -108,7 +132,7 @@ static void one_of_several_stays_who_it_is(void **state) {
     struct identity made, id;
     struct cluster_identity who = {.node_id = 3, .cluster_id = {7, 7, 7}, .token_key = {9}};
     struct identity_wish wish = {.cores_by_default = 2, .cluster = &who};
-    uint8_t bytes[IDENTITY_BYTES];
+    uint8_t bytes[IDENTITY_BYTES_MAX];
     int d = open_dir();
     assert_int_equal(identity_open(&made, d, dir, &wish, error), STATUS_OK);
     assert_true(made.clustered);
@@ -135,6 +159,24 @@ static void one_of_several_stays_who_it_is(void **state) {
     close(d);
 }
 
+/* Its flags say what they said before; a node that tells it the cluster's id has to say the new one. */
+static void who_went_on_alone_is_who_it_was_and_of_another_cluster(void **state) {
+    struct identity id;
+    struct cluster_identity who = {.node_id = 3, .cluster_id = {0xf0, 0xf1, 0xf2}, .token_key = {9}};
+    struct identity_wish flags = {.cluster = &who}, told = {.cluster = &who, .told = true};
+    int d = open_dir();
+    assert_int_equal(identity_replace(&went_on_alone, d), 0);
+    assert_int_equal(identity_open(&id, d, dir, &flags, error), STATUS_OK);
+    assert_memory_equal(id.cluster_id, went_on_alone.cluster_id, CLUSTER_ID_BYTES);
+    assert_int_equal(identity_open(&id, d, dir, &told, error), STATUS_FIELD_INVALID);
+    says("went on alone");
+    memcpy(who.cluster_id, went_on_alone.cluster_id, CLUSTER_ID_BYTES);
+    assert_int_equal(identity_open(&id, d, dir, &told, error), STATUS_OK);
+    assert_int_equal(identity_open(&id, d, dir, &flags, error), STATUS_FIELD_INVALID);
+    says("belongs to another cluster");
+    close(d);
+}
+
 static void fewer_partitions_than_cores(void **state) {
     struct identity id;
     int d = open_dir();
@@ -148,17 +190,17 @@ static void fewer_partitions_than_cores(void **state) {
 
 static void bad_files_are_named(void **state) {
     struct identity id;
-    uint8_t bytes[IDENTITY_BYTES];
+    uint8_t bytes[IDENTITY_BYTES_MAX];
     int d = open_dir();
     identity_encode(&example, bytes);
     bytes[40] ^= 1;
-    file_put("NODE", bytes, sizeof bytes);
+    file_put("NODE", bytes, IDENTITY_BYTES);
     assert_int_equal(identity_open(&id, d, dir, &nothing_asked, error), STATUS_CHECKSUM_MISMATCH);
     says(dir);
     says("/NODE is damaged");
     bytes[40] ^= 1;
     bytes[8] = 9;
-    file_put("NODE", bytes, sizeof bytes);
+    file_put("NODE", bytes, IDENTITY_BYTES);
     assert_int_equal(identity_open(&id, d, dir, &nothing_asked, error), STATUS_FORMAT_UNKNOWN);
     says("format 9");
     file_put("NODE", bytes, 0);
@@ -215,6 +257,7 @@ int main(void) {
         WITH_DIR(made_once_then_kept),
         WITH_DIR(other_numbers_are_refused),
         WITH_DIR(one_of_several_stays_who_it_is),
+        WITH_DIR(who_went_on_alone_is_who_it_was_and_of_another_cluster),
         WITH_DIR(fewer_partitions_than_cores),
         WITH_DIR(bad_files_are_named),
         WITH_DIR(one_server_a_directory),

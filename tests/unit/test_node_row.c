@@ -111,9 +111,26 @@ static void the_last_member_stays_and_no_more_than_seven_come(void **state) {
     assert_int_equal(join(8, "10.0.0.4:1").status, STATUS_OK); /* in its place */
 }
 
+static void who_goes_on_alone_is_up_and_other_members_leave(void **state) {
+    (void)found(3);
+    assert_int_equal(act(NODE_ALONE, 9).resource.effect, RESOURCE_UNCHANGED); /* it has no row */
+    assert_int_equal(act(NODE_DRAIN, 2).status, STATUS_OK);
+    assert_int_equal(join(4, "10.0.0.4:1").status, STATUS_OK);
+    assert_int_equal(join(5, "10.0.0.5:1").status, STATUS_OK);
+    assert_int_equal(act(NODE_REMOVE, 5).status, STATUS_OK);
+    assert_int_equal(act(NODE_GONE, 5).status, STATUS_OK);
+    uint64_t epoch = node_list_epoch(list());
+    assert_int_equal(act(NODE_ALONE, 2).resource.effect, RESOURCE_REPLACED);
+    static const enum node_row_state after[] = {NODE_STATE_LEAVING, NODE_STATE_UP, NODE_STATE_LEAVING, NODE_STATE_JOINED, NODE_STATE_REMOVED};
+    for (uint64_t id = 1; id <= 5; id++) assert_int_equal(state_of(id), after[id - 1]);
+    assert_int_equal(node_list_epoch(list()), epoch + 3);
+    assert_int_equal(act(NODE_ALONE, 2).resource.effect, RESOURCE_UNCHANGED);
+    assert_int_equal(node_list_epoch(list()), epoch + 3);
+}
+
 int main(void) {
 #define EACH(test) cmocka_unit_test_setup_teardown(test, open_rig, close_rig)
     const struct CMUnitTest tests[] = {cmocka_unit_test(rows_are_golden), EACH(founders_come_all_at_once_and_only_once), EACH(a_node_joins_is_added_drains_and_goes_for_ever),
-                                       EACH(the_last_member_stays_and_no_more_than_seven_come)};
+                                       EACH(the_last_member_stays_and_no_more_than_seven_come), EACH(who_goes_on_alone_is_up_and_other_members_leave)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
