@@ -131,7 +131,7 @@ struct op {
 struct engine_config {
     uint32_t core;                 /* for logs */
     uint64_t node_id;
-    const struct group_members *members; /* of partitions that are made new; NULL: this node alone. The others know theirs */
+    const struct group_members *members; /* of partitions that are made new; NULL: this node alone; none: no partition is, what is not there is ABSENT. The others know theirs */
     /* A frame to another node, which gives it to its engine_receive; may be lost. From engine_tick, engine_receive and completions; must not call the engine. May be NULL with one member. */
     void (*send)(void *ctx, uint64_t group_id, uint64_t node_id, struct slice frame);
     void *send_ctx;

@@ -31,6 +31,7 @@ uint32_t partition_trailing(const struct partition *p) {
 
 static enum status record_create(struct partition *p) {
     struct engine *e = p->engine;
+    if (e->config.members && !e->config.members->count) return STATUS_ABSENT;
     p->record = (struct partition_record){
         .machines_known = MACHINES_BUILT_IN,
         .members = e->config.members ? *e->config.members : (struct group_members){.member = {{.node_id = e->config.node_id, .kind = GROUP_VOTER}}, .count = 1},

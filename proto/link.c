@@ -122,7 +122,7 @@ const char *link_refusal_text(enum link_refusal why) {
     static const char *const texts[LINK_REFUSALS] = {
         [LINK_TAKEN] = "taken",
         [LINK_OTHER_FORMAT] = "another version of the protocol between nodes",
-        [LINK_OTHER_CLUSTER] = "another cluster: its key, or the ids in --peers, are not the same",
+        [LINK_OTHER_CLUSTER] = "another cluster: its key, or the ids in --peers, are not the same; or one of the two went on alone (orderctl recover)",
         [LINK_OTHER_NODE] = "not the node that --peers says is at this address",
         [LINK_OTHER_SHAPE] = "other --cores or --partitions: all nodes of a cluster have the same",
         [LINK_UNPROVEN] = "it does not have the cluster's key",

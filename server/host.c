@@ -25,6 +25,7 @@ struct host {
     struct env env; /* first: the engine's pointer is ours */
     struct core *core;
     int dir_fd;
+    struct list later; /* without a core */
 };
 struct env_file {
     int fd;
@@ -39,6 +40,15 @@ struct __attribute__((may_alias)) request {
     uint64_t is_sync;
 };
 static_assert(sizeof(struct request) <= sizeof(((struct env_io *)0)->host), "lies in the env_io");
+
+/* Likewise, without a core. */
+struct __attribute__((may_alias)) later {
+    struct list link;
+    int64_t result;
+    bool is_job;
+};
+static_assert(sizeof(struct later) <= sizeof(((struct env_io *)0)->host), "lies in the env_io");
+static_assert(sizeof(struct later) <= sizeof(((struct env_job *)0)->host), "lies in the env_job");
 
 static struct host *host_of(struct env *env) { return container_of(env, struct host, env); }
 
@@ -241,7 +251,14 @@ static void direct_end(struct env_file *f) {
     if (how < 0 || fcntl(f->fd, F_SETFL, how & ~O_DIRECT) < 0) log_warn("a log file keeps O_DIRECT", "err=%s", strerror(errno));
 }
 
+static void come_later(struct env *env, uintptr_t *host, int64_t result, bool is_job) {
+    struct later *l = (struct later *)(void *)host;
+    *l = (struct later){.result = result, .is_job = is_job};
+    list_push_back(&host_of(env)->later, &l->link);
+}
+
 static void host_write_async(struct env *env, struct env_file *f, struct env_io *io, const void *buf, size_t len, uint64_t offset) {
+    if (!host_of(env)->core) return come_later(env, io->host, host_file_write(env, f, buf, len, offset), false);
     struct request *q = request_begin(env, io, false);
     direct_end(f);
     ring_write(q->host->core->ring, &q->op, f->fd, buf, len, offset);
@@ -249,6 +266,7 @@ static void host_write_async(struct env *env, struct env_file *f, struct env_io 
 }
 
 static void host_sync_async(struct env *env, struct env_file *f, struct env_io *io) {
+    if (!host_of(env)->core) return come_later(env, io->host, host_file_sync(env, f), false);
     struct request *q = request_begin(env, io, true);
     ring_sync(q->host->core->ring, &q->op, f->fd);
     ring_submit(q->host->core->ring);
@@ -256,7 +274,27 @@ static void host_sync_async(struct env *env, struct env_file *f, struct env_io *
 
 static void host_offload(struct env *env, struct env_job *job) {
     struct core *core = host_of(env)->core;
-    readers_submit(core->readers, core, job);
+    if (core) readers_submit(core->readers, core, job);
+    else come_later(env, job->host, 0, true);
+}
+
+bool host_turn(struct host *h) {
+    struct list due;
+    list_init(&due);
+    list_splice_back(&due, &h->later);
+    bool some = !list_empty(&due);
+    for (struct list *at; (at = list_pop_front(&due));) {
+        struct later *l = container_of((void *)at, struct later, link);
+        if (l->is_job) {
+            struct env_job *job = container_of((void *)l, struct env_job, host);
+            job->run(job);
+            job->done(job);
+        } else {
+            struct env_io *io = container_of((void *)l, struct env_io, host);
+            io->done(io, l->result);
+        }
+    }
+    return some;
 }
 
 static const struct env_ops host_ops = {
@@ -287,6 +325,7 @@ struct host *host_new(struct core *core, int dir_fd) {
     h->env.ops = &host_ops;
     h->core = core;
     h->dir_fd = dir_fd;
+    list_init(&h->later);
     return h;
 }
 void host_free(struct host *h) { mem_free(h); }

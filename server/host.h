@@ -7,10 +7,12 @@
 struct core;
 struct host;
 
-/* dir_fd: the engine's directory; stays the caller's, open as long as the host. core: its ring and readers are used; NULL: synchronous calls
- * only. NULL: no memory. */
+/* dir_fd: the engine's directory; stays the caller's, open as long as the host. core: its ring and readers are used; NULL: there is no loop, what is asynchronous is done at once, and comes
+ * home by host_turn. NULL: no memory. */
 struct host *host_new(struct core *core, int dir_fd);
 void host_free(struct host *h);
+/* Without a core: everything that is done comes home, jobs are run. false: there was nothing. */
+bool host_turn(struct host *h);
 struct env *host_env(struct host *h);
 
 #endif

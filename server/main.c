@@ -13,6 +13,7 @@
 #include "server/conn.h"
 #include "server/h2.h"
 #include "server/node.h"
+#include "server/recovery.h"
 
 enum { EXIT_REFUSED = 1, EXIT_USAGE = 2 };
 
@@ -99,6 +100,7 @@ int main(int argc, char *argv[]) {
     static struct node node;
     char error[512];
     sigset_t signals;
+    if (argc > 1 && strcmp(argv[1], "recover") == 0) return recovery_main(argc - 1, argv + 1);
     switch (config_parse(&config, argc, argv, error)) {
     case CONFIG_HELP: return config_print_help(stdout), 0;
     case CONFIG_VERSION: return print_version(), 0;

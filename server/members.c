@@ -108,7 +108,7 @@ static void op_write(struct members *m, const struct command *c) {
     else m->state = IDLE;
 }
 
-/* As --peers names them, and with the zones that they have said. */
+/* As --peers names them, and with the zones that they have said; of a node that went on alone before there were any rows, itself. */
 static void write_founders(struct members *m) {
     struct cluster *cluster = m->node->cluster;
     op_begin(m);
@@ -117,6 +117,7 @@ static void write_founders(struct members *m) {
     for (uint32_t i = 0; i < cluster->members.count; i++) {
         struct cluster_peer p = cluster_see(cluster, i);
         char address[ADDRESS_TEXT_BYTES];
+        if (m->node->identity.recovered && p.node_id != m->node->identity.node_id) continue;
         address_format(&p.address.sa, address);
         const char *zone = p.node_id == m->node->identity.node_id ? m->node->config->zone : p.zone;
         node_founder_encode(&(struct node_row){.node_id = p.node_id, .zone = slice_str(zone), .address = slice_str(address)}, &w);

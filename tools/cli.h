@@ -30,7 +30,7 @@ struct cli_command {
     enum cli_exit (*run)(struct cli *cli, int argc, char **argv);
     bool yaml; /* takes --output yaml */
 };
-extern const struct cli_command order_commands[], machine_commands[], resource_commands[], stream_commands[], group_commands[], dlq_commands[], cluster_commands[], index_commands[], status_commands[], bench_commands[]; /* each ends with family NULL */
+extern const struct cli_command order_commands[], machine_commands[], resource_commands[], stream_commands[], group_commands[], dlq_commands[], cluster_commands[], recover_commands[], index_commands[], status_commands[], bench_commands[]; /* each ends with family NULL */
 
 /* Prints the words and where to find help; CLI_USAGE. */
 enum cli_exit cli_usage(const struct cli *cli, const char *format, ...) PRINTF_LIKE(2, 3);

@@ -13,7 +13,7 @@
 enum { TIMEOUT_S_DEFAULT = 10, TIMEOUT_S_MAX = 86400, COMMANDS_COLUMN = 37 };
 
 static const struct cli_command completion_commands[];
-static const struct cli_command *const families[] = {order_commands, machine_commands, resource_commands, stream_commands, group_commands, dlq_commands, status_commands, cluster_commands, index_commands, bench_commands, completion_commands};
+static const struct cli_command *const families[] = {order_commands, machine_commands, resource_commands, stream_commands, group_commands, dlq_commands, status_commands, cluster_commands, recover_commands, index_commands, bench_commands, completion_commands};
 
 static struct cli cli = {.timeout_s = TIMEOUT_S_DEFAULT};
 static const struct arg global_flags[] = {

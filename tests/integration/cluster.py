@@ -70,6 +70,28 @@ class Cluster:
         self.remove()
 
 
+class Joined:
+    """A node that comes later."""
+
+    def __init__(self, cluster, node_id, zone="zone-d", join=None, **flags):
+        join = ",".join("127.0.0.1:%d" % n.peer_port for n in (join or cluster.nodes[:3]))
+        self.server = t.Server(start=False, node_id=node_id, zone=zone, cluster_key_file=cluster.key_file, join=join, cores=None, partitions=None, memory_budget="512MiB", lead_hold="0s", **flags)
+        self.id = node_id
+
+
+def topology(node):
+    return node.call("GetTopology")
+
+
+def states(node):
+    return {n.node_id: n.state for n in topology(node).nodes}
+
+
+def members(node):
+    """Of each partition, as {node: role}."""
+    return [{r.node_id: r.role for r in p.replicas} for p in topology(node).partitions]
+
+
 def run(cluster):
     """As orderdb_test.run, with a cluster in the place of the server."""
     def bound(function):

@@ -7,14 +7,10 @@ import threading
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import orderdb_test as t
-from cluster import Cluster, run
+from cluster import Cluster, Joined, members, run, states, topology
 from orderdb_test import equal, test, true, until
 
 USERS = ["member-user-%d" % i for i in range(12)]
-
-
-def topology(node):
-    return node.call("GetTopology")
 
 
 def fill(cluster):
@@ -157,24 +153,6 @@ def _(_cluster):
         until(lambda: set((cluster.leaders(cluster.nodes[0]) or {0: 2}).values()) <= {1, 3}, what="the other zones lead")
         cluster.nodes[1].start()
         until(lambda: cluster.leaders() == {0: 2, 1: 2, 2: 2}, what="all leads are in zone-b again")
-
-
-class Joined:
-    """A node that comes later."""
-
-    def __init__(self, cluster, node_id, zone="zone-d", **flags):
-        join = ",".join("127.0.0.1:%d" % n.peer_port for n in cluster.nodes[:3])
-        self.server = t.Server(start=False, node_id=node_id, zone=zone, cluster_key_file=cluster.key_file, join=join, cores=None, partitions=None, memory_budget="512MiB", lead_hold="0s", **flags)
-        self.id = node_id
-
-
-def states(node):
-    return {n.node_id: n.state for n in topology(node).nodes}
-
-
-def members(node):
-    """Of each partition, as {node: role}."""
-    return [{r.node_id: r.role for r in p.replicas} for p in topology(node).partitions]
 
 
 @test("a node joins, is added, and has everything; a dead one is removed; what is removed stops and stays out")

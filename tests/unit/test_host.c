@@ -267,8 +267,39 @@ static void no_memory_is_told(void **state) {
 }
 
 #define IN_WORLD(f) cmocka_unit_test_setup_teardown(f, open_world, close_world)
+static int64_t alone_io;
+static unsigned alone_runs, alone_jobs;
+static void on_alone_io(struct env_io *io, int64_t result) { alone_io = result; }
+static void on_alone_run(struct env_job *job) { alone_runs++; }
+static void on_alone_done(struct env_job *job) { alone_jobs++; }
+
+/* No loop, no readers: all is done when it is asked for, and told later. */
+static void without_a_core_things_come_home_by_turns(void **state) {
+    struct host *h = host_new(NULL, dir_fd);
+    struct env *alone = host_env(h);
+    struct env_file *f;
+    struct env_io io = {.done = on_alone_io};
+    struct env_job job = {.run = on_alone_run, .done = on_alone_done};
+    assert_int_equal(alone->ops->file_open(alone, "alone", ENV_READ | ENV_WRITE | ENV_CREATE, &f), 0);
+    assert_false(host_turn(h));
+    alone->ops->write_async(alone, f, &io, "hello", 5, 0);
+    alone->ops->offload(alone, &job);
+    assert_int_equal(alone_io + alone_runs + alone_jobs, 0);
+    assert_true(host_turn(h));
+    assert_int_equal(alone_io, 5);
+    assert_int_equal(alone_runs, 1);
+    assert_int_equal(alone_jobs, 1);
+    alone->ops->sync_async(alone, f, &io);
+    assert_true(host_turn(h));
+    assert_int_equal(alone_io, 0);
+    assert_false(host_turn(h));
+    alone->ops->file_close(alone, f);
+    host_free(h);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        IN_WORLD(without_a_core_things_come_home_by_turns),
         IN_WORLD(files_are_written_read_renamed_removed), IN_WORLD(allocated_files_hold_zeros_on_real_blocks), IN_WORLD(directories_are_listed_sorted), IN_WORLD(clocks_chance_and_space),
         IN_WORLD(asynchronous_writes_and_syncs),          IN_WORLD(jobs_run_elsewhere_and_come_home), IN_WORLD(patient_jobs_go_behind_the_others),           IN_WORLD(no_memory_is_told),
     };

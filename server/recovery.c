@@ -1,0 +1,279 @@
+#include "server/recovery.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "engine/keys.h"
+#include "engine/machine.h"
+#include "engine/node_row.h"
+#include "engine/recover.h"
+#include "engine/store.h"
+#include "proto/base/hash.h"
+#include "proto/base/log.h"
+#include "proto/base/mem.h"
+#include "server/host.h"
+#include "server/identity.h"
+
+enum { EXIT_DONE, EXIT_REFUSED, EXIT_USAGE };
+enum { BLOCK_CACHE_BYTES = 64 << 20, MEMTABLE_BYTES = 8 << 20, SEGMENT_BYTES = 16 << 20, LIVE_BYTES = 256 << 20, PATH_BYTES = 4096 };
+
+struct survivor_core {
+    int dir_fd; /* 0: not open */
+    struct host *host;
+    struct engine *engine;
+    uint32_t *partitions, count;
+};
+struct recovery {
+    const char *path;
+    bool is_unsafe, sure;
+    int dir_fd, lock_fd;
+    struct identity id;
+    struct store_shared *shared;
+    struct machines *machines;
+    struct survivor_core *cores;
+    struct recover_replica *replicas; /* of all cores, by partition, the meta partition last */
+    char error[512];
+};
+
+static const char usage[] =
+    "Usage: orderd recover --data-dir DIR [--unsafe [--yes]]\n\n"
+    "Of a stopped node whose cluster has lost a majority for good. Tells what the directory holds and what may be lost; --unsafe makes the node go on alone.\n";
+
+/* ---- the directory */
+
+static enum status refuse(struct recovery *x, const char *format, ...) PRINTF_LIKE(2, 3);
+static enum status refuse(struct recovery *x, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    vsnprintf(x->error, sizeof x->error, format, args);
+    va_end(args);
+    return STATUS_FIELD_INVALID;
+}
+
+static enum status open_dir(struct recovery *x) {
+    struct stat dir;
+    char node[PATH_BYTES];
+    if (snprintf(node, sizeof node, "%s/NODE", x->path) >= (int)sizeof node) return refuse(x, "--data-dir is too long");
+    if (stat(x->path, &dir) != 0) return refuse(x, "data directory %s: %s", x->path, strerror(errno));
+    if (access(node, F_OK) != 0) return refuse(x, "%s: %s", node, strerror(errno));
+    /* What is written here the server must be able to read. */
+    if (dir.st_uid != geteuid()) return refuse(x, "%s belongs to user %u: run this as that user, not as %u", x->path, dir.st_uid, geteuid());
+    enum status st = data_dir_open(x->path, &x->dir_fd, &x->lock_fd, x->error);
+    if (st) return st;
+    if (identity_peek(&x->id, x->dir_fd) != STATUS_OK) return refuse(x, "%s is damaged, or of another version", node);
+    if (!x->id.clustered) return refuse(x, "%s was made by a single node: it has no majority to lose", x->path);
+    return STATUS_OK;
+}
+
+/* ---- the engines, of which none is ever ticked */
+
+static enum status open_store(void *ctx, uint32_t partition, uint64_t memtable_bytes, struct store **out, char error[256]) {
+    struct recovery *x = ctx;
+    char path[PATH_BYTES + 32];
+    if (partition == PARTITION_META) snprintf(path, sizeof path, "%s/meta", x->path);
+    else snprintf(path, sizeof path, "%s/part-%05u", x->path, partition);
+    struct store_config sc = {.memtable_bytes = memtable_bytes, .block_cache_bytes = BLOCK_CACHE_BYTES, .shared = x->shared, .growing = KEY_EVENTS_PREFIX, .deferred = KEY_INDEX_PREFIX};
+    if (access(path, F_OK) != 0) return snprintf(error, 256, "%.200s: %s", path, strerror(errno)), STATUS_ABSENT;
+    return store_open_rocks(out, path, &sc, error);
+}
+
+static enum status open_core(struct recovery *x, uint32_t number) {
+    static const struct group_members none;
+    struct survivor_core *c = &x->cores[number];
+    char name[32], error[256] = "";
+    snprintf(name, sizeof name, "core-%u", number);
+    int fd = openat(x->dir_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return refuse(x, "%s/%s: %s", x->path, name, strerror(errno));
+    c->dir_fd = fd;
+    c->host = host_new(NULL, fd);
+    c->partitions = mem_zalloc(x->id.partitions * sizeof *c->partitions);
+    if (!c->host || !c->partitions) return refuse(x, "out of memory");
+    for (uint32_t p = number; p < x->id.partitions; p += x->id.cores) c->partitions[c->count++] = p; /* node_core_of_partition */
+    struct engine_config config = {
+        .core = number,
+        .node_id = x->id.node_id,
+        .members = &none,
+        .partition_count = x->id.partitions,
+        .partitions = c->partitions,
+        .owned_count = c->count,
+        .meta = number == 0,
+        .machines = x->machines,
+        .log_live_bytes_max = LIVE_BYTES,
+        .log_segment_bytes = SEGMENT_BYTES,
+        .memtable_bytes = (uint64_t)MEMTABLE_BYTES * c->count,
+        .store_open = open_store,
+        .store_ctx = x,
+        .election_ms = 1000,
+        .heartbeat_ms = 100,
+    };
+    memcpy(config.token_key, x->id.token_key, sizeof config.token_key);
+    enum status st = engine_open(&c->engine, host_env(c->host), &config, error);
+    return st ? refuse(x, "%s", error) : STATUS_OK;
+}
+
+static enum status open_all(struct recovery *x) {
+    uint32_t n = x->id.partitions;
+    x->cores = mem_zalloc(x->id.cores * sizeof *x->cores);
+    x->replicas = mem_zalloc((n + 1) * sizeof *x->replicas);
+    x->machines = machines_new();
+    x->shared = store_shared_new(BLOCK_CACHE_BYTES, 1);
+    struct recover_replica *some = mem_alloc((n + 1) * sizeof *some);
+    enum status st = x->cores && x->replicas && x->machines && x->shared && some ? STATUS_OK : refuse(x, "out of memory");
+    for (uint32_t i = 0; !st && i < x->id.cores; i++) {
+        if ((st = open_core(x, i))) break;
+        uint32_t count = recover_look(x->cores[i].engine, some, n + 1);
+        for (uint32_t k = 0; k < count; k++) x->replicas[MIN_OF(some[k].partition, n)] = some[k];
+    }
+    mem_free(some);
+    return st;
+}
+
+static void turn(void *ctx) {
+    struct survivor_core *c = ctx;
+    check(host_turn(c->host)); /* all is done at once: what is waited for is on its way */
+}
+
+static void close_all(struct recovery *x) {
+    for (uint32_t i = 0; x->cores && i < x->id.cores; i++) {
+        struct survivor_core *c = &x->cores[i];
+        while (c->host && host_turn(c->host)) {}
+        engine_close(c->engine);
+        while (c->host && host_turn(c->host)) {}
+        host_free(c->host);
+        mem_free(c->partitions);
+        if (c->dir_fd) close(c->dir_fd);
+    }
+    if (x->shared) store_shared_free(x->shared);
+    if (x->machines) machines_free(x->machines);
+    mem_free(x->cores);
+    mem_free(x->replicas);
+    if (x->dir_fd >= 0) close(x->dir_fd);
+    if (x->lock_fd >= 0) close(x->lock_fd);
+}
+
+/* ---- what is told */
+
+static unsigned voters_of(const struct recover_replica *r) {
+    unsigned n = 0;
+    for (uint32_t i = 0; i < r->members.count; i++) n += r->members.member[i].kind == GROUP_VOTER && r->members.member[i].node_id <= NODE_ID_MAX;
+    return n;
+}
+
+static void print_members(const struct recover_replica *r) {
+    if (!voters_of(r)) printf(" none is known");
+    for (uint32_t i = 0; i < r->members.count; i++) {
+        const struct group_member *m = &r->members.member[i];
+        if (m->node_id <= NODE_ID_MAX) printf(" %" PRIu64 "%s", m->node_id, m->kind == GROUP_VOTER ? "" : " (no vote)");
+    }
+    putchar('\n');
+}
+
+static const char *name_of(const struct recovery *x, uint32_t at, char name[16]) {
+    if (at == x->id.partitions) return "meta";
+    snprintf(name, 16, "%u", at);
+    return name;
+}
+
+static void print_table(const struct recovery *x) {
+    char name[16];
+    printf("node %" PRIu64 ", %s: %u cores, %u partitions%s\n\n", x->id.node_id, x->path, x->id.cores, x->id.partitions, x->id.recovered ? "; it went on alone before" : "");
+    printf("PARTITION  APPLIED TO   ORDERS SO  LOG ENDS AT  IN TERM  NEWEST TERM  MEMBERS\n");
+    for (uint32_t i = 0; i <= x->id.partitions; i++) {
+        const struct recover_replica *r = &x->replicas[i];
+        printf("%-9s  %10" PRIu64 "  %10" PRId64 "  %11" PRIu64 "  %7" PRIu64 "  %11" PRIu64 " ", name_of(x, i, name), r->applied_index, r->orders, r->last_index, r->last_term, r->term);
+        print_members(r);
+    }
+    putchar('\n');
+}
+
+static void print_losses(const struct recovery *x) {
+    char name[16];
+    printf("What may be lost: every write that was acknowledged and is not in this node's log. A write is acknowledged when a majority has it, of which this node\n"
+           "need not have been; whether there are any, nobody can tell from here. Versions, tokens and events of lost writes will be those of others.\n");
+    for (uint32_t i = 0; i <= x->id.partitions; i++) {
+        const struct recover_replica *r = &x->replicas[i];
+        name_of(x, i, name);
+        const char *p = i == x->id.partitions ? "meta" : name;
+        if (r->last_index > r->applied_index)
+            printf("  partition %s: entries %" PRIu64 " to %" PRIu64 " of the log may have been acknowledged or not; they are kept, and count from now on\n", p, r->applied_index + 1, r->last_index);
+        if (r->forgot) printf("  partition %s: this node's disk had been lost before, and it was getting back what it had acknowledged: all that is behind is lost\n", p);
+        else if (!r->votes) printf("  partition %s: this node had no vote, as far as it knows, and may be far behind those that had\n", p);
+        if (r->alone) printf("  partition %s: this node is the only voter already; nothing is changed there\n", p);
+    }
+    printf("Of several nodes that are left, take the one whose IN TERM is the highest, and among equals whose LOG ENDS AT is, in most partitions. Run this at each of them first.\n\n");
+}
+
+static bool all_alone(const struct recovery *x) {
+    for (uint32_t i = 0; i <= x->id.partitions; i++)
+        if (!x->replicas[i].alone) return false;
+    return true;
+}
+
+/* ---- the change */
+
+static bool is_sure(const struct recovery *x) {
+    char wanted[64], said[64] = "";
+    if (x->sure) return true;
+    snprintf(wanted, sizeof wanted, "node %" PRIu64 " alone", x->id.node_id);
+    printf("Type \"%s\" to go on: ", wanted);
+    fflush(stdout);
+    if (!fgets(said, sizeof said, stdin)) return false;
+    said[strcspn(said, "\n")] = 0;
+    return strcmp(said, wanted) == 0;
+}
+
+static enum status change(struct recovery *x) {
+    struct identity id = x->id;
+    char error[256];
+    if (!id.recovered) memcpy(id.founders_id, id.cluster_id, sizeof id.founders_id);
+    id.recovered = true;
+    random_bytes(id.cluster_id, sizeof id.cluster_id);
+    int rc = identity_replace(&id, x->dir_fd);
+    if (rc) return refuse(x, "%s/NODE cannot be written: %s", x->path, strerror(-rc));
+    for (uint32_t i = 0; i < id.cores; i++)
+        if (recover_alone(x->cores[i].engine, turn, &x->cores[i], error)) return refuse(x, "half done, run it again when this is mended: %s", error);
+    return STATUS_OK;
+}
+
+static enum status run(struct recovery *x) {
+    enum status st = open_dir(x);
+    if (!st) st = open_all(x);
+    if (st) return st;
+    print_table(x);
+    if (all_alone(x)) return printf("This node is the only voter of each of its partitions already: nothing is to be done.\n"), STATUS_OK;
+    print_losses(x);
+    if (!x->is_unsafe) return printf("Nothing was changed. With --unsafe this node goes on alone.\n"), STATUS_OK;
+    if (!is_sure(x)) return refuse(x, "nothing was changed");
+    if ((st = change(x))) return st;
+    printf("Done: node %" PRIu64 " is the only voter of each of its partitions, and a cluster of its own. Start it with the flags that it had.\n"
+           "The other nodes of the old cluster are refused by it. Make sure that they stay away from clients too: remove their data directories, and let them join\n"
+           "as new nodes, under other ids (orderd --join, orderctl cluster node add).\n", x->id.node_id);
+    return STATUS_OK;
+}
+
+int recovery_main(int argc, char *argv[]) {
+    static const struct option options[] = {{"data-dir", required_argument, NULL, 'd'}, {"unsafe", no_argument, NULL, 'u'}, {"yes", no_argument, NULL, 'y'}, {"help", no_argument, NULL, 'h'}, {NULL}};
+    struct recovery x = {.dir_fd = -1, .lock_fd = -1};
+    for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
+        switch (c) {
+        case 'd': x.path = optarg; break;
+        case 'u': x.is_unsafe = true; break;
+        case 'y': x.sure = true; break;
+        case 'h': return fputs(usage, stdout), EXIT_DONE;
+        default: return EXIT_USAGE; /* getopt has told */
+        }
+    }
+    if (!x.path || optind < argc || (x.sure && !x.is_unsafe)) return fputs(usage, stderr), EXIT_USAGE;
+    umask(077);
+    log_set_level(LOG_WARN);
+    enum status st = run(&x);
+    close_all(&x);
+    if (st) fprintf(stderr, "orderd: %s\n", x.error);
+    return st ? EXIT_REFUSED : fflush(stdout) ? EXIT_REFUSED : EXIT_DONE;
+}
