@@ -1,13 +1,14 @@
-/* Asynchronous calls: a pool of channels on one loop, and retries on top.
+/* Asynchronous calls: channels on one loop (client/fleet.h), and retries on top.
  *
- *   submit -> call_begin -> on a slot -> attempt_answer_cb -> call_end (callback)
+ *   submit -> call_begin -> on a seat -> attempt_answer_cb -> call_end (callback)
  *                 |  ^                        |
  *                 v  |                        v
- *               waiting: no slot is open, or the pause before a retry
+ *               waiting: no seat is open, or the pause before a retry
  *
- * A slot is a channel and the count of calls on it; a call takes the open one with the fewest. A slot whose connection was lost or could not be
- * made is closed for a random pause that doubles from failure to failure, so that the clients of a server that went down do not come back all
- * at once. The calls of a lost connection end one after another: only the first of them lengthens the pause.
+ * A call takes the open seat with the fewest calls, of a cluster's nodes one of its leader's. A seat whose connection was lost or could not be made is closed for a random pause that doubles
+ * from failure to failure, so that the clients of a server that went down do not come back all at once. The calls of a lost connection end one after another: only the first of them
+ * lengthens the pause. With several nodes a call that its node has failed goes to another one at once; the budget then saves as many retries as calls may be in flight, for that
+ * is what a node may take along.
  *
  * A call is owned by the handle's list from submit to the end of its callback. While it waits it is in the heap of waiting calls; else the
  * channel holds it, and calls back exactly once. */
@@ -15,9 +16,9 @@
 #include <limits.h>
 #include <poll.h>
 
-#include "client/channel.h"
 #include "client/deadlines.h"
 #include "client/error.h"
+#include "client/fleet.h"
 #include "client/message.h"
 #include "client/orderdb.h"
 #include "client/retry.h"
@@ -25,14 +26,7 @@
 #include "proto/base/list.h"
 #include "proto/base/mem.h"
 
-enum { TIMEOUT_MS = 10000, CONNECTIONS = 2, CONNECTIONS_MAX = 64, IN_FLIGHT_MAX = 1000 };
-
-struct slot {
-    struct channel *channel;
-    uint32_t in_flight;
-    unsigned failures;        /* in a row */
-    uint64_t closed_until_ns; /* 0: open */
-};
+enum { TIMEOUT_MS = 10000, CONNECTIONS = 2, IN_FLIGHT_MAX = 1000 };
 
 struct orderdb_async {
     struct channel_loop *loop;
@@ -46,8 +40,7 @@ struct orderdb_async {
     uint32_t ended; /* in this run */
     bool closing;
     struct orderdb_error error; /* of the callback that runs */
-    uint32_t slot_count;
-    struct slot slots[CONNECTIONS_MAX];
+    struct fleet *fleet;
 };
 
 struct async_method {
@@ -62,7 +55,8 @@ struct async_call {
     struct buf request;
     uint64_t deadline_ns;
     struct deadline wake; /* in a->waiting, while no channel holds it */
-    struct slot *slot;
+    int slot; /* ROUTES_SLOT_NONE: any node will do */
+    struct fleet_seat *seat;
     unsigned attempts;
     bool maybe_done; /* an earlier attempt may have taken effect */
     orderdb_async_cb *cb;
@@ -97,36 +91,6 @@ static const struct async_method *method_of(const ProtobufCMessage *request) {
     return NULL;
 }
 
-/* ---- the pool */
-
-/* The open slot with the fewest calls; NULL: *open_ns is when the first of them opens. */
-static struct slot *slot_pick(struct orderdb_async *a, uint64_t now, uint64_t *open_ns) {
-    struct slot *best = NULL;
-    *open_ns = UINT64_MAX;
-    for (uint32_t i = 0; i < a->slot_count; i++) {
-        struct slot *s = &a->slots[i];
-        if (s->closed_until_ns > now) *open_ns = MIN_OF(*open_ns, s->closed_until_ns);
-        else if (!best || s->in_flight < best->in_flight) best = s;
-    }
-    return best;
-}
-
-static void slot_learn(struct slot *s, const struct channel_answer *answer) {
-    uint64_t now = channel_now_ns();
-    if (answer->fate == CHANNEL_ANSWERED) {
-        s->failures = 0, s->closed_until_ns = 0;
-    } else if (answer->code == GRPC_UNAVAILABLE && s->closed_until_ns <= now) {
-        s->closed_until_ns = now + retry_pause_ns(s->failures++);
-    }
-}
-
-static bool pool_was_connected(const struct orderdb_async *a) {
-    for (uint32_t i = 0; i < a->slot_count; i++) {
-        if (channel_was_connected(a->slots[i].channel)) return true;
-    }
-    return false;
-}
-
 /* ---- a call's way */
 
 static void call_free(struct async_call *c) {
@@ -157,12 +121,12 @@ static bool call_wait(struct async_call *c, uint64_t until_ns) {
     return deadlines_add(&c->a->waiting, &c->wake);
 }
 
-static bool call_retry(struct async_call *c, const struct channel_answer *answer) {
+static bool call_retry(struct async_call *c, const struct channel_answer *answer, bool elsewhere) {
     struct orderdb_async *a = c->a;
     uint64_t pause_ns;
     bool stop = a->options.no_retries || a->closing || answer->pushback_ms == CHANNEL_PUSHBACK_STOP;
-    struct retry_question q = {.code = answer->code, .fate = answer->fate, .delay_ms = a->error.retry_delay_ms, .stop = stop, .repeatable = true,
-                               .wait_for_server = a->options.wait_for_server || pool_was_connected(a), .attempts = c->attempts,
+    struct retry_question q = {.code = answer->code, .fate = answer->fate, .delay_ms = a->error.retry_delay_ms, .stop = stop, .repeatable = true, .elsewhere = elsewhere,
+                               .wait_for_server = a->options.wait_for_server || fleet_was_connected(a->fleet), .attempts = c->attempts,
                                .retries_max = a->options.retries_max, .deadline_ns = c->deadline_ns};
     if (!retry_allowed(&a->budget, &q, &pause_ns) || !call_wait(c, channel_now_ns() + pause_ns)) return false;
     c->maybe_done |= a->error.outcome_unknown;
@@ -172,29 +136,29 @@ static bool call_retry(struct async_call *c, const struct channel_answer *answer
 static void attempt_answer_cb(void *user, const struct channel_answer *answer) {
     struct async_call *c = user;
     struct orderdb_async *a = c->a;
-    c->slot->in_flight--;
-    slot_learn(c->slot, answer);
-    c->slot = NULL;
+    if (answer->code != GRPC_OK) error_from_answer(&a->error, answer);
+    bool drains = answer->code != GRPC_OK && error_says_drain(&a->error);
+    fleet_seat_leave(a->fleet, c->seat, c->slot, answer, drains);
+    c->seat = NULL;
     if (answer->code == GRPC_OK) {
         void *m = message_unpack(c->method->answer, answer->response);
         if (!m) error_set(&a->error, GRPC_INTERNAL, "the answer cannot be read, or no memory for it");
         call_end(c, m);
         return;
     }
-    error_from_answer(&a->error, answer);
-    if (!call_retry(c, answer)) call_end(c, NULL);
+    if (!call_retry(c, answer, fleet_elsewhere(a->fleet, answer, drains))) call_end(c, NULL);
 }
 
-/* On its way, or waiting for a slot to open. false: no memory. */
+/* On its way, or waiting for a seat to open. false: no memory. */
 static bool call_begin(struct async_call *c, uint64_t now) {
     struct orderdb_async *a = c->a;
     uint64_t open_ns;
-    struct slot *s = slot_pick(a, now, &open_ns);
+    struct fleet_seat *s = fleet_pick(a->fleet, c->slot, now, &open_ns);
     if (!s) return call_wait(c, open_ns);
     struct channel_request r = {.path = c->method->path, .message = buf_slice(&c->request), .deadline_ns = c->deadline_ns, .on_answer = attempt_answer_cb, .user = c};
     if (!channel_start(s->channel, &r)) return false;
-    c->slot = s;
-    s->in_flight++;
+    c->seat = s;
+    fleet_seat_take(a->fleet, s);
     c->attempts++;
     a->stats.attempts++;
     return true;
@@ -275,7 +239,9 @@ bool orderdb_async_submit(struct orderdb_async *a, const ProtobufCMessage *reque
     uint64_t now = channel_now_ns();
     c->a = a, c->method = method, c->cb = cb, c->user = user;
     c->deadline_ns = now + (options && options->timeout_ms ? options->timeout_ms : a->options.timeout_ms) * NS_PER_MS;
-    if (!call_pack(c, request) || !call_begin(c, now)) {
+    bool packed = call_pack(c, request);
+    c->slot = packed && fleet_routed(a->fleet) ? routes_slot_of(method->path, buf_slice(&c->request)) : ROUTES_SLOT_NONE;
+    if (!packed || !call_begin(c, now)) {
         call_free(c);
         return refused(ENOMEM);
     }
@@ -328,19 +294,14 @@ size_t orderdb_async_polls(struct orderdb_async *a, struct pollfd *polls, size_t
     return n;
 }
 
-struct orderdb_async_stats orderdb_async_stats(const struct orderdb_async *a) { return a->stats; }
+struct orderdb_async_stats orderdb_async_stats(const struct orderdb_async *a) {
+    struct orderdb_async_stats s = a->stats;
+    struct fleet_stats f = fleet_stats(a->fleet);
+    s.forwarded = f.forwarded, s.ejections = f.ejections, s.topology_epoch = f.epoch;
+    return s;
+}
 
 /* ---- handles */
-
-static int slots_open(struct orderdb_async *a, const char *target, uint32_t count) {
-    for (; a->slot_count < count; a->slot_count++) {
-        struct channel *channel = channel_open(a->loop, target);
-        if (!channel) return errno;
-        a->slots[a->slot_count].channel = channel;
-        if (a->tls && !channel_use_tls(channel, a->tls, a->options.tls_server_name)) return a->slot_count++, ENOMEM;
-    }
-    return 0;
-}
 
 struct orderdb_async *orderdb_async_open(const char *target, const struct orderdb_options *options, const struct orderdb_pool_options *pool) {
     struct orderdb_async *a = mem_new(struct orderdb_async);
@@ -348,15 +309,17 @@ struct orderdb_async *orderdb_async_open(const char *target, const struct orderd
     if (!a) goto failed;
     list_init(&a->calls);
     error_init(&a->error, "");
-    retry_budget_init(&a->budget);
     if (options) a->options = *options;
     if (!a->options.timeout_ms) a->options.timeout_ms = TIMEOUT_MS;
     a->in_flight_max = pool && pool->in_flight_max ? pool->in_flight_max : IN_FLIGHT_MAX;
     a->loop = channel_loop_new();
     if (!a->loop) goto failed;
     error = security_open(options, &a->tls);
-    if (!error) error = slots_open(a, target, pool && pool->connections ? MIN_OF(pool->connections, (uint32_t)CONNECTIONS_MAX) : CONNECTIONS);
-    if (!error) return a;
+    const struct fleet_options o = {.seats = pool && pool->connections ? pool->connections : CONNECTIONS, .routed = a->options.routed, .tls = a->tls, .server_name = a->options.tls_server_name};
+    if (!error) error = (a->fleet = fleet_open(a->loop, target, &o)) ? 0 : errno;
+    if (error) goto failed;
+    retry_budget_init(&a->budget, fleet_routed(a->fleet) ? a->in_flight_max : 0);
+    return a;
 failed:
     orderdb_async_close(a);
     errno = error;
@@ -370,12 +333,12 @@ void orderdb_async_close(struct orderdb_async *a) {
         deadlines_remove(&a->waiting, d);
         call_fail(container_of(d, struct async_call, wake), GRPC_CANCELLED, "the handle was closed");
     }
-    for (uint32_t i = 0; i < a->slot_count; i++) channel_close(a->slots[i].channel);
-    a->slot_count = 0; /* callbacks still to run look at no channel */
+    if (a->fleet) fleet_close(a->fleet);
     while (a->stats.in_flight > 0) channel_loop_turn(a->loop, 0);
     check(list_empty(&a->calls));
     deadlines_fini(&a->waiting);
     channel_loop_free(a->loop);
+    fleet_free(a->fleet);
     tls_source_free(a->tls);
     error_fini(&a->error);
     mem_free(a);

@@ -23,6 +23,7 @@ struct orderdb_changes {
     struct buf request, cursor; /* request: packed, without a cursor of ours */
     size_t request_bytes;
     struct channel_call *call;  /* NULL: none is under way */
+    struct fleet_seat *seat;    /* that it is on */
     struct slice message;       /* kept in the channel; data NULL: there is none */
     bool given;                 /* it is with the caller */
     bool over, failed, troubled; /* troubled: error says why nothing comes just now */
@@ -56,17 +57,19 @@ static void answer_cb(void *user, const struct channel_answer *a) {
     struct orderdb_client *db = c->db;
     c->call = NULL;
     c->message = (struct slice){0};
+    if (a->code != GRPC_OK) error_from_answer(&c->error, a);
+    bool drains = a->code != GRPC_OK && error_says_drain(&c->error);
+    fleet_seat_leave(db->fleet, c->seat, ROUTES_SLOT_NONE, a, drains);
     if (a->code == GRPC_OK) {
         c->over = true;
         return;
     }
-    error_from_answer(&c->error, a);
     c->error.outcome_unknown = false; /* it reads */
     c->troubled = true;
     uint64_t now = channel_now_ns(), pause_ns;
     if (!c->outage_ns) c->outage_ns = now;
     struct retry_question q = {.code = a->code, .fate = a->fate, .delay_ms = c->error.retry_delay_ms, .stop = db->options.no_retries || a->pushback_ms == CHANNEL_PUSHBACK_STOP,
-                               .repeatable = true, .wait_for_server = db->options.wait_for_server || channel_was_connected(db->channel), .attempts = c->attempts,
+                               .repeatable = true, .elsewhere = fleet_elsewhere(db->fleet, a, drains), .wait_for_server = db->options.wait_for_server || fleet_was_connected(db->fleet), .attempts = c->attempts,
                                .retries_max = db->options.retries_max, .deadline_ns = c->outage_ns + c->outage_ms_max * NS_PER_MS};
     if (retry_stream_allowed(&db->budget, &q, &pause_ns)) c->retry_ns = now + pause_ns;
     else c->over = c->failed = true;
@@ -77,10 +80,12 @@ static void changes_start(struct orderdb_changes *c) {
     struct writer w = writer_of(c->request.data + c->request_bytes, c->request.cap - c->request_bytes);
     if (c->cursor.len) pb_bytes(&w, CURSOR_FIELD, buf_slice(&c->cursor)); /* the last one of a field that is there twice counts */
     c->request.len += w.len;
-    struct channel_request r = {.path = "/orderdb.v1.StreamService/ReadChanges", .message = buf_slice(&c->request), .on_message = message_cb, .on_answer = answer_cb, .user = c};
+    struct channel_request r = {.path = "/orderdb.v1.StreamService/ReadChanges", .message = buf_slice(&c->request), .lasts = true, .on_message = message_cb, .on_answer = answer_cb, .user = c};
     c->attempts++;
-    c->call = channel_start(c->db->channel, &r);
-    if (!c->call) changes_fail(c, GRPC_RESOURCE_EXHAUSTED, "no memory for the call");
+    c->seat = fleet_pick_any(c->db->fleet, ROUTES_SLOT_NONE);
+    if (c->seat) c->call = channel_start(c->seat->channel, &r);
+    if (!c->call) return changes_fail(c, GRPC_RESOURCE_EXHAUSTED, "no memory for the call");
+    fleet_seat_take(c->db->fleet, c->seat);
 }
 
 /* ---- messages */

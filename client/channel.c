@@ -59,9 +59,11 @@ struct channel_call {
     int32_t stream_id;  /* 0: the stream is closed */
     bool sent;          /* HEADERS were serialized */
     bool sending_done;  /* no message follows */
+    bool lasts;
     bool content_type_ok;
     int http_status, grpc_status; /* -1: none came */
     int64_t pushback_ms;
+    uint64_t leader;
     size_t metadata_bytes, out_at;
     struct buf out, response, message, details;
     struct deadline deadline; /* in loop->deadlines, when there is one */
@@ -85,7 +87,9 @@ struct link {
     nghttp2_session *session;
     struct wire wire;
     struct list calls;
+    uint32_t hurried;   /* of the calls, those that do not last */
     uint64_t pinged_ns; /* of the ping that is not answered yet; 0: there is none */
+    uint64_t ping_ns;   /* of the last one; 0: there was none */
 };
 
 struct channel {
@@ -96,7 +100,7 @@ struct channel {
     struct tls_source *tls;
     char *server_name;
     bool was_connected;
-    uint64_t ping_after_ns, ping_answer_ns;
+    uint64_t ping_after_ns, ping_answer_ns, ping_pause_ns;
 };
 
 struct channel_loop {
@@ -134,6 +138,7 @@ static bool call_has_message(const struct channel_call *call) {
 static void call_end(struct channel_call *call, enum grpc_code code, enum channel_fate fate, const char *format, ...) PRINTF_LIKE(4, 5);
 static void call_end(struct channel_call *call, enum grpc_code code, enum channel_fate fate, const char *format, ...) {
     check(call->link);
+    call->link->hurried -= !call->lasts;
     call->code = code, call->fate = fate;
     va_list args;
     va_start(args, format);
@@ -258,6 +263,8 @@ static bool call_take_header(struct channel_call *call, struct slice name, struc
         return call_take_message(call, v);
     } else if (slice_equal(name, SLICE_LIT("grpc-status-details-bin"))) {
         return call_take_details(call, v);
+    } else if (slice_equal(name, SLICE_LIT("orderdb-leader"))) {
+        call->leader = (uint64_t)MAX_OF(number_parse(v.data, v.len), 0);
     } else if (slice_equal(name, SLICE_LIT("grpc-retry-pushback-ms"))) {
         int ms = number_parse(v.data, v.len);
         call->pushback_ms = ms < 0 ? CHANNEL_PUSHBACK_STOP : ms; /* negative or unreadable: do not retry (gRFC A6) */
@@ -448,7 +455,9 @@ static void link_on_poll(struct link *k, short events) {
 /* When silence is to be looked into. */
 static uint64_t link_silence_due(const struct link *k) {
     if (!k->wire.connected || list_empty(&k->calls)) return CHANNEL_FOREVER;
-    return k->pinged_ns ? k->pinged_ns + k->channel->ping_answer_ns : k->wire.heard_ns + k->channel->ping_after_ns;
+    if (k->pinged_ns) return k->pinged_ns + k->channel->ping_answer_ns;
+    uint64_t due = k->wire.heard_ns + (k->hurried ? k->channel->ping_after_ns : MAX_OF(k->channel->ping_after_ns, PING_AFTER_NS));
+    return k->ping_ns ? MAX_OF(due, k->ping_ns + k->channel->ping_pause_ns) : due;
 }
 
 /* false: it is dead. */
@@ -456,7 +465,7 @@ static bool link_ask(struct link *k, uint64_t now) {
     if (k->pinged_ns && k->wire.heard_ns >= k->pinged_ns) k->pinged_ns = 0;
     if (now < link_silence_due(k)) return true;
     if (k->pinged_ns) return wire_note(&k->wire, "lost the connection to", "the server is silent"), false;
-    k->pinged_ns = now;
+    k->pinged_ns = k->ping_ns = now;
     if (nghttp2_submit_ping(k->session, NGHTTP2_FLAG_NONE, NULL) == 0) return true;
     return wire_note(&k->wire, "lost", "no memory to send"), false;
 }
@@ -580,7 +589,7 @@ static unsigned loop_run_done(struct channel_loop *l) {
     unsigned n = 0;
     for (struct list *it; (it = list_pop_front(&batch)); n++) {
         struct channel_call *call = list_entry(it, struct channel_call, node);
-        struct channel_answer a = {.code = call->code, .fate = call->fate, .pushback_ms = call->pushback_ms};
+        struct channel_answer a = {.code = call->code, .fate = call->fate, .pushback_ms = call->pushback_ms, .leader = call->leader};
         if (call->code == GRPC_OK && !call->on_message) a.response = slice_of(call->response.data + GRPC_FRAME_HEAD, call->response.len - GRPC_FRAME_HEAD);
         a.message = call->note[0] ? slice_str(call->note) : buf_slice(&call->message);
         if (call->fate == CHANNEL_ANSWERED) a.details = buf_slice(&call->details);
@@ -665,7 +674,9 @@ bool channel_use_tls(struct channel *c, struct tls_source *source, const char *s
     return c->server_name != NULL;
 }
 
-void channel_ping(struct channel *c, uint64_t after_ns, uint64_t answer_ns) { c->ping_after_ns = after_ns, c->ping_answer_ns = answer_ns; }
+void channel_ping(struct channel *c, uint64_t after_ns, uint64_t answer_ns, uint64_t pause_ns) {
+    c->ping_after_ns = after_ns, c->ping_answer_ns = answer_ns, c->ping_pause_ns = pause_ns;
+}
 
 bool channel_was_connected(const struct channel *c) { return c->was_connected; }
 
@@ -706,7 +717,7 @@ struct channel_call *channel_start(struct channel *c, const struct channel_reque
     if (!call) return NULL;
     *call = (struct channel_call){.magic = CALL_MAGIC, .loop = c->loop, .http_status = -1, .grpc_status = -1, .deadline.at_ns = r->deadline_ns,
                                   .pushback_ms = CHANNEL_PUSHBACK_NONE, .sending_done = !r->stream, .on_answer = r->on_answer, .on_message = r->on_message, .user = r->user,
-                                  .channel = c};
+                                  .channel = c, .lasts = r->lasts};
     list_init(&call->node), list_init(&call->ready);
     inflow_init(&call->in);
     /* Stream ids of a connection are used up after 2^30 calls: then, too, the next one gets a new link. */
@@ -722,6 +733,7 @@ struct channel_call *channel_start(struct channel *c, const struct channel_reque
         return NULL;
     }
     list_push_back(&call->link->calls, &call->node);
+    call->link->hurried += !call->lasts;
     return call;
 }
 

@@ -37,8 +37,9 @@ struct channel *channel_open(struct channel_loop *l, const char *target);
 /* Before the first call. The source is borrowed until the channel is closed. server_name: who the server's certificate must name; NULL: the target's
  * host. false: no memory. */
 bool channel_use_tls(struct channel *c, struct tls_source *source, const char *server_name) MUST_USE;
-/* A connection with calls that has said nothing for so long is asked, and lost if no answer comes in time. 75 s and 20 s unless told; a server may refuse pings that come too often. */
-void channel_ping(struct channel *c, uint64_t after_ns, uint64_t answer_ns);
+/* A connection with calls that has said nothing for so long is asked, and lost if no answer comes in time. 75 s and 20 s unless told. Servers refuse pings that
+ * come too often: pause_ns from one to the next at least. */
+void channel_ping(struct channel *c, uint64_t after_ns, uint64_t answer_ns, uint64_t pause_ns);
 /* Calls under way end with CANCELLED in the loop's next turn. */
 void channel_close(struct channel *c);
 bool channel_was_connected(const struct channel *c); /* has a connection ever been made; with TLS: has the server said anything behind its handshake */
@@ -58,6 +59,7 @@ struct channel_answer {
     struct slice message;  /* grpc-message decoded, or what went wrong here */
     struct slice details;  /* google.rpc.Status as wire bytes; empty: none came */
     int64_t pushback_ms;   /* grpc-retry-pushback-ms; CHANNEL_PUSHBACK_NONE, CHANNEL_PUSHBACK_STOP: do not retry */
+    uint64_t leader;       /* orderdb-leader: the node that the asked one passed the call on to; 0: it answered by itself, or did not say */
 };
 typedef void channel_answer_cb(void *user, const struct channel_answer *a);
 
@@ -69,6 +71,7 @@ struct channel_request {
     const char *path;     /* "/orderdb.v1.OrderService/GetOrder" */
     struct slice message; /* copied */
     bool stream;          /* messages follow by channel_send(); `message` is not sent */
+    bool lasts;           /* silence is normal: it gives no reason for a ping sooner than usual */
     uint64_t deadline_ns; /* on channel_now_ns()'s clock; 0: none. Sent as grpc-timeout, kept here as well */
     channel_answer_cb *on_answer;
     channel_message_cb *on_message; /* NULL: the answer is one message, told by on_answer */

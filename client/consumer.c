@@ -464,7 +464,7 @@ struct orderdb_consumer *orderdb_consumer_open(const char *target, const struct 
     consumer_limits(c);
     list_init(&c->leases);
     error_init(&c->error, "");
-    retry_budget_init(&c->budget);
+    retry_budget_init(&c->budget, 0);
     int error = deliveries_init(&c->deliveries, c->own.in_flight_max, c->on_run ? 0 : c->own.threads, handler, user) ? 0 : ENOMEM;
     bool begun = !error;
     if (!error && (!consumer_texts(c, group, consumer_options) || !(c->loop = channel_loop_new()))) error = ENOMEM;

@@ -91,3 +91,5 @@ void error_from_answer(struct orderdb_error *e, const struct channel_answer *a) 
 void error_after_unknown(struct orderdb_error *e) {
     if (e->code == GRPC_UNAVAILABLE || e->code == GRPC_DEADLINE_EXCEEDED || e->code == GRPC_RESOURCE_EXHAUSTED) e->outcome_unknown = true;
 }
+
+bool error_says_drain(const struct orderdb_error *e) { return e->code == GRPC_UNAVAILABLE && strcmp(e->reason, status_reason(STATUS_DRAINING)) == 0; }

@@ -23,6 +23,7 @@ void error_fini(struct orderdb_error *e);
 void error_reset(struct orderdb_error *e);
 void error_set(struct orderdb_error *e, enum grpc_code code, const char *message); /* message: static */
 void error_from_answer(struct orderdb_error *e, const struct channel_answer *a);
+bool error_says_drain(const struct orderdb_error *e); /* the node goes away: another one will do */
 /* After retries: an earlier attempt may have taken effect, and this last failure does not tell. A refusal would. */
 void error_after_unknown(struct orderdb_error *e);
 

@@ -3,6 +3,7 @@
 #define CLIENT_HANDLE_H
 
 #include "client/error.h"
+#include "client/fleet.h"
 #include "client/message.h"
 #include "client/retry.h"
 #include "client/security.h"
@@ -11,7 +12,7 @@
 
 struct orderdb_client {
     struct channel_loop *loop;
-    struct channel *channel;
+    struct fleet *fleet;
     struct tls_source *tls; /* NULL: cleartext */
     struct orderdb_options options;
     struct orderdb_error error;

@@ -48,13 +48,13 @@ struct orderdb_client *orderdb_open(const char *target, const struct orderdb_opt
     list_init(&db->imports), list_init(&db->streams);
     if (options) db->options = *options;
     if (!db->options.timeout_ms) db->options.timeout_ms = TIMEOUT_MS;
-    retry_budget_init(&db->budget);
+    retry_budget_init(&db->budget, 0);
     error_init(&db->error, db->request_id);
     db->loop = channel_loop_new();
     if (!db->loop) goto failed;
-    db->channel = channel_open(db->loop, target);
-    error = db->channel ? security_open(options, &db->tls) : errno;
-    if (!error && db->tls && !channel_use_tls(db->channel, db->tls, options->tls_server_name)) error = ENOMEM;
+    error = security_open(options, &db->tls);
+    const struct fleet_options o = {.seats = 1, .routed = db->options.routed, .tls = db->tls, .server_name = db->options.tls_server_name};
+    if (!error) error = (db->fleet = fleet_open(db->loop, target, &o)) ? 0 : errno;
     if (!error) return db;
 failed:
     orderdb_close(db);
@@ -66,8 +66,9 @@ void orderdb_close(struct orderdb_client *db) {
     if (!db) return;
     check(list_empty(&db->imports));
     check(list_empty(&db->streams));
-    channel_close(db->channel);
+    if (db->fleet) fleet_close(db->fleet);
     channel_loop_free(db->loop);
+    fleet_free(db->fleet);
     tls_source_free(db->tls);
     error_fini(&db->error);
     buf_fini(&db->request), buf_fini(&db->response);
@@ -78,7 +79,9 @@ void orderdb_close(struct orderdb_client *db) {
 
 struct attempt {
     struct orderdb_client *db;
-    bool done, ok, may_repeat_never; /* may_repeat_never: the server said so */
+    struct fleet_seat *seat;
+    int slot;
+    bool done, ok, may_repeat_never, elsewhere; /* may_repeat_never: the server said so */
     enum channel_fate fate;
 };
 
@@ -88,10 +91,11 @@ static void attempt_answer_cb(void *user, const struct channel_answer *a) {
     t->done = true;
     t->fate = a->fate;
     t->may_repeat_never = a->pushback_ms == CHANNEL_PUSHBACK_STOP;
-    if (a->code != GRPC_OK) {
-        client_fail_by_answer(db, a);
-        return;
-    }
+    if (a->code != GRPC_OK) client_fail_by_answer(db, a);
+    bool drains = db->failed && error_says_drain(&db->error);
+    fleet_seat_leave(db->fleet, t->seat, t->slot, a, drains);
+    t->elsewhere = fleet_elsewhere(db->fleet, a, drains);
+    if (a->code != GRPC_OK) return;
     db->response.len = 0;
     t->ok = buf_append(&db->response, a->response);
     if (!t->ok) handle_fail(db, GRPC_RESOURCE_EXHAUSTED, "no memory for the answer");
@@ -100,12 +104,14 @@ static void attempt_answer_cb(void *user, const struct channel_answer *a) {
 static void attempt_run(struct attempt *t, const char *path, struct slice request, uint64_t deadline_ns) {
     struct channel_request r = {.path = path, .message = request, .deadline_ns = deadline_ns, .on_answer = attempt_answer_cb, .user = t};
     t->db->attempts++;
-    if (!channel_start(t->db->channel, &r)) {
+    t->seat = fleet_pick_any(t->db->fleet, t->slot);
+    if (!t->seat || !channel_start(t->seat->channel, &r)) {
         handle_fail(t->db, GRPC_RESOURCE_EXHAUSTED, "no memory for the call");
         t->fate = CHANNEL_NOT_SENT;
         t->may_repeat_never = true;
         return;
     }
+    fleet_seat_take(t->db->fleet, t->seat);
     while (!t->done) channel_loop_turn(t->db->loop, CHANNEL_FOREVER);
 }
 
@@ -113,7 +119,7 @@ static void attempt_run(struct attempt *t, const char *path, struct slice reques
 
 static bool client_retry_allowed(struct orderdb_client *db, const struct attempt *t, bool repeatable, uint64_t deadline_ns, uint64_t *delay_ns) {
     struct retry_question q = {.code = db->error.code, .fate = t->fate, .delay_ms = db->error.retry_delay_ms, .stop = db->options.no_retries || t->may_repeat_never,
-                               .repeatable = repeatable, .wait_for_server = db->options.wait_for_server || channel_was_connected(db->channel),
+                               .repeatable = repeatable, .elsewhere = t->elsewhere, .wait_for_server = db->options.wait_for_server || fleet_was_connected(db->fleet),
                                .attempts = db->attempts, .retries_max = db->options.retries_max, .deadline_ns = deadline_ns};
     return retry_allowed(&db->budget, &q, delay_ns);
 }
@@ -128,11 +134,12 @@ static bool client_run(struct orderdb_client *db, const char *path, struct slice
     uint64_t deadline_ns = channel_now_ns() + (timeout_ms ? timeout_ms : db->options.timeout_ms) * NS_PER_MS;
     db->attempts = 0;
     retry_budget_call(&db->budget);
+    int slot = fleet_routed(db->fleet) ? routes_slot_of(path, request) : ROUTES_SLOT_NONE;
     bool maybe_done = false; /* an earlier attempt may have taken effect */
     for (;;) {
         uint64_t delay_ns;
         handle_clear(db);
-        struct attempt t = {.db = db};
+        struct attempt t = {.db = db, .slot = slot};
         attempt_run(&t, path, request, deadline_ns);
         if (t.ok) return true;
         if (!client_retry_allowed(db, &t, repeatable, deadline_ns, &delay_ns)) break;
@@ -290,6 +297,7 @@ bool orderdb_call(struct orderdb_client *db, const char *path, const void *reque
 struct orderdb_import {
     struct orderdb_client *db;
     struct list node;
+    struct fleet_seat *seat;
     struct channel_call *call; /* NULL: ended, by an answer or for want of memory */
     bool ok, no_memory;
     struct buf answer;
@@ -304,6 +312,7 @@ struct orderdb_import {
 static void import_answer_cb(void *user, const struct channel_answer *a) {
     struct orderdb_import *i = user;
     i->call = NULL;
+    fleet_seat_leave(i->db->fleet, i->seat, ROUTES_SLOT_NONE, a, false);
     i->ok = a->code == GRPC_OK;
     i->failure.code = a->code, i->failure.fate = a->fate, i->failure.pushback_ms = a->pushback_ms;
     i->answer.len = 0;
@@ -315,15 +324,17 @@ struct orderdb_import *orderdb_import_begin(struct orderdb_client *db, uint32_t 
     db->request_id[0] = 0;
     handle_clear(db);
     struct orderdb_import *i = mem_new(struct orderdb_import);
-    struct channel_request r = {.path = "/orderdb.v1.OrderService/ImportOrders", .stream = true, .on_answer = import_answer_cb, .user = i};
+    struct channel_request r = {.path = "/orderdb.v1.OrderService/ImportOrders", .stream = true, .lasts = true, .on_answer = import_answer_cb, .user = i};
     r.deadline_ns = channel_now_ns() + (timeout_ms ? timeout_ms : IMPORT_TIMEOUT_MS) * NS_PER_MS;
-    if (i) i->call = channel_start(db->channel, &r);
+    if (i) i->seat = fleet_pick_any(db->fleet, ROUTES_SLOT_NONE);
+    if (i && i->seat) i->call = channel_start(i->seat->channel, &r);
     if (!i || !i->call) {
         mem_free(i);
         handle_fail(db, GRPC_RESOURCE_EXHAUSTED, "no memory for the call");
         return NULL;
     }
     i->db = db;
+    fleet_seat_take(db->fleet, i->seat);
     list_push_back(&db->imports, &i->node);
     return i;
 }

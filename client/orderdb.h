@@ -34,6 +34,7 @@ struct orderdb_options {
     uint32_t retries_max;   /* per call; 0: as many as deadline and budget allow */
     bool no_retries;
     bool wait_for_server;   /* also retry while no connection has ever been made; else the first refusal is reported at once */
+    bool routed;            /* learn the cluster's nodes and leaders, and go to them; several addresses mean it too */
     bool tls;               /* TLS, with the system's CAs; any of the files below means it too. PEM */
     const char *tls_ca;           /* who signs servers */
     const char *tls_cert, *tls_key; /* ours, for mutual TLS */
@@ -45,8 +46,9 @@ struct orderdb_call_options {
     bool repeatable;     /* orderdb_call() alone: it only reads or carries a request id, so it may be sent again when the outcome is unknown */
 };
 
-/* target: "host:port", "[::1]:port", port 7400 unless told. Connects with the first call. NULL: errno is EINVAL (target), EKEYREJECTED (a file of TLS:
- * options' tls_error) or ENOMEM. */
+/* target: "host:port", "[::1]:port", port 7400 unless told; of a cluster several nodes, at most 16, with commas between: calls go to the leader of their partition, as the cluster's topology
+ * (WatchTopology) and answers tell, or to any node, which passes them on; a node that fails is left alone for a while, and its calls go to others. Connects with the first call.
+ * NULL: errno is EINVAL (target), EKEYREJECTED (a file of TLS: options' tls_error) or ENOMEM. */
 struct orderdb_client *orderdb_open(const char *target, const struct orderdb_options *options);
 /* Imports are to be finished and streams of changes closed first. NULL is fine. */
 void orderdb_close(struct orderdb_client *db);
@@ -131,12 +133,14 @@ struct pollfd;
 
 /* Zero everywhere is the default. */
 struct orderdb_pool_options {
-    uint32_t connections;   /* 2; at most 64. A call takes the one with the fewest under way. A lost one is made again after a random pause */
+    uint32_t connections;   /* 2; at most 64; with several nodes, to each. A call takes the one with the fewest under way. A lost one is made again after a random pause */
     uint32_t in_flight_max; /* 1000 calls under way, those that wait to be sent again included */
 };
 struct orderdb_async_stats {
     uint64_t calls, attempts; /* since the handle was opened */
     uint32_t in_flight;
+    uint64_t forwarded, ejections; /* routed: answers that came by way of another node; how often a node was left alone for a while */
+    int64_t topology_epoch;        /* routed: 0: none is known yet */
 };
 /* answer: what the blocking call returns, now the callback's: orderdb_message_free() it. NULL: e tells why, until the callback returns. */
 typedef void orderdb_async_cb(void *user, void *answer, const struct orderdb_error *e);

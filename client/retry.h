@@ -2,7 +2,8 @@
  *
  * The budget keeps an outage from being multiplied by its clients: a retry that reached the server costs one token, a call earns a tenth of one,
  * at most RETRY_SAVED_MAX are saved. A new handle has them at once, lent: its first 10 x RETRY_SAVED_MAX calls earn nothing. So attempts stay
- * within calls + RETRY_SAVED_MAX, and from 100 calls on within 1.1 x calls. Attempts that found no server cost nothing: pauses bound them. */
+ * within calls + RETRY_SAVED_MAX, and from 100 calls on within 1.1 x calls. Attempts that found no server cost nothing: pauses bound them. Who has many calls in
+ * flight at nodes that others stand in for may save more: one retry for each, and ten times as many calls until 1.1 x holds. */
 #ifndef CLIENT_RETRY_H
 #define CLIENT_RETRY_H
 
@@ -12,7 +13,7 @@ enum { RETRY_SAVED_MAX = 10, RETRY_CALLS_PER_TOKEN = 10 };
 
 struct retry_budget {
     /* private */
-    unsigned tenths; /* saved */
+    unsigned tenths, tenths_max; /* saved */
     unsigned lent;   /* calls that still earn nothing */
 };
 
@@ -24,11 +25,12 @@ struct retry_question {
     bool stop;             /* the server said never, or the caller wants none */
     bool repeatable;       /* it reads, or carries a request id */
     bool wait_for_server;  /* also where nobody was reached, ever */
+    bool elsewhere;        /* its node has failed it, and there is another one: no pause, and whatever delay was named is not that one's */
     unsigned attempts, retries_max; /* retries_max 0: no such limit */
     uint64_t deadline_ns;
 };
 
-void retry_budget_init(struct retry_budget *b);
+void retry_budget_init(struct retry_budget *b, unsigned saved_max); /* RETRY_SAVED_MAX at least */
 void retry_budget_call(struct retry_budget *b);          /* one more call was made */
 bool retry_budget_take(struct retry_budget *b) MUST_USE; /* one retry; false: not now */
 /* Whether another attempt may follow, and after which pause; it is then paid for. */

@@ -254,7 +254,7 @@ static void a_failing_server_sees_at_most_a_tenth_more(void **state) {
 static void the_budget_is_lent_earned_and_bounded(void **state) {
     struct retry_budget b;
     unsigned taken = 0;
-    retry_budget_init(&b);
+    retry_budget_init(&b, 0);
     for (int i = 1; i <= 5000; i++) {
         retry_budget_call(&b);
         while (retry_budget_take(&b)) taken++;

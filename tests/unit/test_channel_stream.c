@@ -279,7 +279,7 @@ static void test_a_deadline_ends_it(void **state) {
 static void test_silence_is_asked_about(void **state) {
     struct world w;
     world_open(&w, false);
-    channel_ping(w.channel, 20 * NS_PER_MS, 10 * NS_PER_S);
+    channel_ping(w.channel, 20 * NS_PER_MS, 10 * NS_PER_S, 0);
     struct seen s = {0};
     start(&w, "/quiet", false, &s);
     WAIT_UNTIL(&w, fake_grpc_pings(w.server) >= 3); /* each was answered, or there were one */
@@ -298,7 +298,7 @@ static void test_silence_is_asked_about(void **state) {
     assert_non_null(w.loop);
     w.channel = channel_open(w.loop, target);
     assert_non_null(w.channel);
-    channel_ping(w.channel, 20 * NS_PER_MS, 50 * NS_PER_MS);
+    channel_ping(w.channel, 20 * NS_PER_MS, 50 * NS_PER_MS, 0);
     s = (struct seen){0};
     start(&w, "/quiet", false, &s);
     WAIT_UNTIL(&w, s.ends);
