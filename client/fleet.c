@@ -136,7 +136,11 @@ struct fleet_seat *fleet_pick(struct fleet *f, int slot, uint64_t now, uint64_t 
     if (!f->routed) return seat_of(f, 0, now, at_ns, false);
     watch_tick(f, now);
     int at = routes_pick(f->routes, slot, now, at_ns);
-    return at < 0 ? NULL : seat_of(f, at, now, at_ns, true);
+    struct fleet_seat *s = at < 0 ? NULL : seat_of(f, at, now, at_ns, true);
+    if (at < 0 || s) return s;
+    routes_failed(f->routes, at, now); /* no memory, or what a topology gave for an address is none */
+    *at_ns = now + retry_pause_ns(0);
+    return NULL;
 }
 
 struct fleet_seat *fleet_pick_any(struct fleet *f, int slot) {

@@ -2,6 +2,7 @@
 """Clients that know where leaders are: WatchTopology, the trailers of calls that were passed on, and the C client that goes by both. usage: test_routing.py BUILD [PART OF A TEST'S NAME]"""
 import os
 import queue
+import subprocess
 import sys
 import threading
 
@@ -119,6 +120,55 @@ def _(cluster):
                 node.call("TransitionOrder", t.transition_request(answer.order.order_id, "no-such-event"))
             except t.Failure as f:
                 equal(f.trailers.get("orderdb-leader"), None if cluster.id_of(node) == leader else str(leader))
+
+
+class Calls:
+    """bench/calls against the cluster, in the background: the client library with retries and routes."""
+
+    def __init__(self, servers, *flags, seconds=6):
+        command = [os.path.join(t.BUILD, "bench/calls"), "--server", ",".join(servers), "--seconds", str(seconds), *flags]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def end(self):
+        """Its figures. Whatever it was refused fails the test."""
+        out, err = self.process.communicate(timeout=180 * t.SLOW)
+        equal((self.process.returncode, err), (0, ""))
+        return {k: float(v) for k, v in (word.split("=") for word in out.split() if "=" in word)}
+
+
+def asked(cluster):
+    """How many ops nodes have passed on so far."""
+    return sum(n.metrics()["orderdb_forward_asked_total"] for n in cluster.up())
+
+
+@test("C client: calls go to the leaders, whichever nodes it was told of")
+def _(cluster):
+    cluster.wait_leaders()
+    for servers, flags in (([n.address for n in cluster.nodes], []), ([cluster.nodes[1].address], ["--routed"])):
+        before = asked(cluster)
+        figures = Calls(servers, *flags, seconds=2).end()
+        passed_on = asked(cluster) - before
+        true(figures["calls"] > 500, str(figures))
+        true(passed_on < figures["calls"] / 50 + 40 and figures["forwarded"] < figures["calls"] / 50 + 40, "%s, %d ops passed on" % (figures, passed_on))
+        equal((figures["attempts"], figures["ejections"]), (figures["calls"], 0))
+
+
+@test("C client: a leader is killed with -9 under load, and comes back: no error, and calls go straight again")
+def _(cluster):
+    leaders = cluster.wait_leaders()
+    victim = cluster.node(leaders[0])
+    before = asked(cluster) - victim.metrics()["orderdb_forward_asked_total"]
+    load = Calls([n.address for n in cluster.nodes], seconds=10)
+    until(lambda: sum(p.orders for p in cluster.nodes[leaders[0] % 3].call("GetTopology").partitions) > 300, what="some load")
+    victim.kill()
+    until(lambda: all(i != cluster.id_of(victim) for i in (cluster.leaders(cluster.up()[0]) or {0: cluster.id_of(victim)}).values()), what="others lead")
+    victim.start()
+    figures = load.end()
+    passed_on = asked(cluster) - before
+    print("#   %s, %d ops passed on" % (figures, passed_on))
+    true(figures["ejections"] > 0, str(figures))
+    true(figures["attempts"] <= figures["calls"] * 1.1, str(figures))
+    true(figures["forwarded"] < figures["calls"] / 10 + 100, str(figures))
 
 
 if __name__ == "__main__":
