@@ -479,6 +479,7 @@ void engine_get_stats(struct engine *e, struct engine_stats *out) {
     for (uint32_t i = 0; i < e->config.owned_count; i++) {
         const struct store_stats *s = &e->partitions[i].cache;
         out->row_cache_hits += s->cache_hits, out->row_cache_misses += s->cache_misses, out->row_cache_evictions += s->cache_evictions;
+        out->filter_asked += s->filter_asked, out->filter_absent += s->filter_absent, out->filter_keys += s->filter_keys;
         out->row_cache_rows += s->cache_rows, out->row_cache_bytes += s->cache_bytes;
     }
     out->queue_ops = e->queue_writes + e->queue_reads; /* a read of the stream that waits for events is no queue */

@@ -145,6 +145,8 @@ struct engine_config {
     uint32_t log_segment_bytes;
     uint64_t memtable_bytes;       /* of all partitions of this engine together, without META_MEMTABLE_BYTES */
     uint64_t row_cache_bytes;      /* rows of orders kept in memory beside the stores, of all partitions of this engine together; 0: none */
+    uint64_t filter_bytes;         /* idempotency keys known in memory, likewise; 0: none */
+    bool filter_proved;            /* for simulators: each look-up that this saves is made all the same (store.h) */
     uint32_t queue_ops_max;        /* writes waiting or under way, and reads likewise: more answer OVERLOADED */
     uint64_t queue_target_ns;      /* how long a write, or a read from disk, is to wait at most: beyond it the queue is made shorter (backlog.h). 0: queue_ops_max alone */
     uint64_t queue_bytes_max;      /* command bytes of the writes */
@@ -223,6 +225,7 @@ struct engine_stats {
     uint64_t snapshots_given, snapshots_taken, snapshot_bytes; /* made for others; installed here; fetched */
     struct list_cache_stats lists;
     struct { uint64_t orders, rows, defects, passes, passed_s; } index_check; /* looked at, found; partitions that were gone through, and when one last was */
+    uint64_t filter_asked, filter_absent, filter_keys; /* idempotency keys looked up, of them known to be new without a look at tables; kept */
     uint64_t row_cache_hits, row_cache_misses, row_cache_evictions, row_cache_rows, row_cache_bytes;
     uint64_t write_delay_ns, write_limit, read_delay_ns, read_limit, refused_overload, refused_late;
     struct wal_stats *wal; /* borrowed until the next call */

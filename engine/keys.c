@@ -70,6 +70,11 @@ void key_dedup(struct key *k, uint16_t slot, struct slice user_id, struct slice 
     key_end(k, &w);
 }
 
+void key_dedup_prefix(struct key *k, uint16_t slot) {
+    struct writer w = key_begin(k, slot, KEY_DEDUP);
+    key_end(k, &w);
+}
+
 void key_list(struct key *k, uint16_t slot, struct slice user_id, int64_t create_us, int64_t order_id) {
     struct writer w = key_begin(k, slot, KEY_LIST);
     key_text(&w, user_id);

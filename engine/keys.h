@@ -72,6 +72,7 @@ void key_history(struct key *k, int64_t order_id, int64_t version);
 void key_content(struct key *k, int64_t order_id, int64_t version);
 void key_client_no(struct key *k, uint16_t slot, struct slice user_id, struct slice client_order_no);
 void key_dedup(struct key *k, uint16_t slot, struct slice user_id, struct slice request_id, uint8_t method);
+void key_dedup_prefix(struct key *k, uint16_t slot);
 void key_list(struct key *k, uint16_t slot, struct slice user_id, int64_t create_us, int64_t order_id);
 void key_list_prefix(struct key *k, uint16_t slot, struct slice user_id);
 void key_counts(struct key *k, uint16_t slot, struct slice user_id, uint8_t level, int64_t create_us, int64_t order_id);

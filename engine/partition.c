@@ -53,10 +53,14 @@ enum status partition_store_load(struct partition *p, char error[256]) {
     uint64_t cache_bytes = p->id == PARTITION_META ? 0 : e->config.row_cache_bytes / e->config.owned_count;
     static const uint8_t kept[] = {KEY_HEAD, KEY_BODY, KEY_COUNTS, KEY_HISTORY}; /* what point reads ask for again and again */
     if (cache_bytes >= STORE_CACHE_BYTES_MIN && (st = store_cache_rows(p->store, cache_bytes, slice_of(kept, sizeof kept)))) return st;
-    p->batch = store_batch_new(p->store);
-    if (!p->batch) return STATUS_MEMORY_LIMIT;
     arena_reset(&e->scratch);
     st = partition_record_read(p->store, &e->scratch, &p->record);
+    if (!st || st == STATUS_ABSENT) {
+        enum status known = partition_filter_load(p, st == STATUS_ABSENT);
+        if (known) return known;
+    }
+    p->batch = store_batch_new(p->store);
+    if (!p->batch) return STATUS_MEMORY_LIMIT;
     if (st == STATUS_ABSENT) st = record_create(p);
     if (!st) st = partition_feed_load(p);
     if (!st) st = partition_timers_load(p);
@@ -79,6 +83,7 @@ static void commits_forget(struct partition *p) {
 
 void partition_store_unload(struct partition *p) {
     partition_timers_unload(p);
+    partition_filter_unload(p);
     if (p->batch) store_batch_free(p->batch);
     if (p->store) store_close(p->store);
     p->batch = NULL;
@@ -597,6 +602,7 @@ void partition_housekeeping(struct partition *p) {
     if (p->state == PARTITION_FAILED) return;
     partition_timers_tick(p);
     partition_index_housekeeping(p);
+    partition_filter_housekeeping(p);
     store_get_stats(p->store, &stats);
     p->pressure = stats.pressure;
     brake_tick(&p->brake, e->now_ns, stats.behind);

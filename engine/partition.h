@@ -112,6 +112,7 @@ struct partition {
     struct firing *firing;
     struct index_record index;       /* how far older orders are indexed (partition_index.c) */
     bool index_failed;
+    struct filter_piece *filter;     /* idempotency keys that are still to be read (partition_filter.c); NULL: none */
     struct list dispatchers;         /* of consumer groups (partition_group.c) */
     struct group_sweep *sweep;
     bool sweep_due;
@@ -119,7 +120,7 @@ struct partition {
     struct brake brake;
     uint64_t queue_bytes;            /* command bytes of its writes, waiting or under way */
     uint64_t writes, reads, table_bytes, memtable_bytes, compaction_debt_bytes, level0_files;
-    struct store_stats cache;        /* for its cache_* */
+    struct store_stats cache;        /* for its cache_* and filter_* */
     uint64_t rates_at_ns, rates_writes, rates_reads;
     double writes_per_second, reads_per_second;
 };
@@ -201,6 +202,9 @@ enum status partition_slot_load(const struct store_view *view, struct arena *are
 bool partition_feed_busy(const struct partition *p);            /* a job of retention is away, or its command */
 
 /* partition_timers.c: timers that are due are proposed. */
+enum status partition_filter_load(struct partition *p, bool empty) MUST_USE; /* right behind the open of the store. empty: there was none */
+void partition_filter_unload(struct partition *p);               /* before it is closed */
+void partition_filter_housekeeping(struct partition *p);
 enum status partition_timers_open(struct partition *p) MUST_USE; /* once */
 enum status partition_timers_load(struct partition *p) MUST_USE; /* whenever the store was opened */
 void partition_timers_unload(struct partition *p);               /* before it is closed */

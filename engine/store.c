@@ -1,5 +1,7 @@
+#include "engine/key_filter.h"
 #include "engine/row_cache.h"
 #include "engine/store_ops.h"
+#include "proto/base/hash.h"
 
 void store_init(struct store *s, const struct store_ops *ops) {
     s->ops = ops;
@@ -43,6 +45,8 @@ void store_close(struct store *s) {
     check(atomic_load(&s->iterators) == 0);
     row_cache_free(s->cache);
     s->cache = NULL;
+    key_filter_free(s->filter);
+    s->filter = NULL;
     s->ops->close(s);
 }
 
@@ -79,11 +83,64 @@ static enum status cache_get(const struct store_view *view, struct slice key, st
     return value->data ? STATUS_OK : STATUS_MEMORY_LIMIT;
 }
 
+/* ---- keys that are not there.
+ *
+ * An idempotency key is new by nature, and to find that out a look-up asks every table and every file. The filter knows all keys of its kind that were ever put into a batch of this store (one that was not applied is a
+ * yes too many), and, once it is whole, all that were there before. What it forgets has expired by the horizon, and whoever asks takes such a row for absent already (docs/STORAGE.md). */
+
+enum status store_filter_keys(struct store *s, uint64_t bytes, uint8_t kind) {
+    store_check(s);
+    check(!s->filter);
+    static_assert((unsigned)STORE_FILTER_BYTES_MIN == (unsigned)KEY_FILTER_BYTES_MIN, "store.h says so");
+    s->filter_kind = kind;
+    s->filter = key_filter_new(bytes);
+    return s->filter ? STATUS_OK : STATUS_MEMORY_LIMIT;
+}
+
+struct store_filtered store_filtered_of(struct slice key, struct slice value) {
+    return (struct store_filtered){hash64(key), value.len >= 8 ? get_be64(value.data) : UINT64_MAX};
+}
+
+void store_filter_add(struct store *s, const struct store_filtered *rows, unsigned count) {
+    store_check(s);
+    for (unsigned i = 0; s->filter && i < count; i++) key_filter_put(s->filter, rows[i].hash, rows[i].expiry_us);
+}
+
+void store_filter_whole(struct store *s) {
+    store_check(s);
+    s->filter_whole = true;
+}
+
+void store_filter_prove(struct store *s) {
+    store_check(s);
+    s->filter_proved = true;
+}
+
+static bool filter_kind(const struct store *s, struct slice key) { return s->filter && key.len > 2 && key.data[2] == s->filter_kind; }
+
+static void filter_prove(const struct store_view *view, struct slice key, struct arena *arena) {
+    struct slice row;
+    enum status st = view->store->ops->get(view, key, arena, &row);
+    check(st || store_row_expired(row, view->store->filter_horizon_us));
+}
+
+/* Is it certain that there is no such row? */
+static bool filter_excludes(const struct store_view *view, struct slice key, struct arena *arena) {
+    struct store *s = view->store;
+    if (!filter_kind(s, key) || !s->filter_whole || view->snapshot || !store_owned(s)) return false;
+    s->filter_asked++;
+    if (key_filter_may_have(s->filter, hash64(key))) return false;
+    s->filter_absent++;
+    if (s->filter_proved) filter_prove(view, key, arena);
+    return true;
+}
+
 enum status store_get(const struct store_view *view, struct slice key, struct arena *arena, struct slice *value) {
     store_check_view(view);
     store_check_key(key);
     *value = (struct slice){0};
     if (view->batch && view->batch->failed) return STATUS_MEMORY_LIMIT;
+    if (filter_excludes(view, key, arena)) return STATUS_ABSENT;
     if (!cache_serves(view, key)) return view->store->ops->get(view, key, arena, value);
     enum status st = cache_get(view, key, arena, value);
     if (st != STATUS_WOULD_BLOCK) return st;
@@ -243,6 +300,7 @@ void store_batch_put(struct store_batch *b, struct slice key, struct slice value
     check(value.len <= STORE_VALUE_BYTES_MAX);
     b->versions++;
     b->bytes += key.len + value.len;
+    if (filter_kind(b->store, key)) store_filter_add(b->store, (struct store_filtered[]){store_filtered_of(key, value)}, 1);
     b->store->ops->batch_put(b, key, value);
 }
 
@@ -285,6 +343,7 @@ enum status store_flush(struct store *s) {
 
 void store_set_expiry(struct store *s, uint8_t kind, uint64_t horizon_us) {
     store_check(s);
+    if (s->filter && kind == s->filter_kind) key_filter_expire(s->filter, s->filter_horizon_us = horizon_us);
     s->cached[kind] = false; /* files may drop them without a word: what the cache holds of them is never looked at again */
     s->ops->set_expiry(s, kind, horizon_us);
 }
@@ -295,6 +354,7 @@ void store_get_stats(struct store *s, struct store_stats *out) {
     s->ops->get_stats(s, out);
     out->snapshots = atomic_load(&s->snapshots);
     out->iterators = atomic_load(&s->iterators);
+    if (s->filter && store_owned(s)) out->filter_keys = key_filter_count(s->filter), out->filter_asked = s->filter_asked, out->filter_absent = s->filter_absent;
     if (!s->cache || !store_owned(s)) return;
     struct row_cache_stats c = row_cache_get_stats(s->cache);
     out->cache_hits = c.hits, out->cache_misses = c.misses, out->cache_evictions = c.evictions, out->cache_bytes = c.bytes, out->cache_rows = c.rows;

@@ -66,6 +66,19 @@ enum status store_get_cached(const struct store_view *view, struct slice key, st
 /* A row that a scan over this view stands on, kept as if it had been read by its key. Nothing was applied since the scan was opened. */
 void store_keep(const struct store_view *view, struct slice key, struct slice value);
 
+/* Keeps in memory which keys of an expiring kind may be there, so that the owning core's look-up of one that is new asks neither tables nor files. What a read answers is the same with it and without, but for rows that have
+ * expired at the horizon, which may be absent at any time. Once, right behind the open. It is used once it is whole: in a store that holds no such row at once, else when all that were there at this call were added, as
+ * another thread reads them over snapshots taken since; what is put is in it by itself. MEMORY_LIMIT. */
+enum { STORE_FILTER_BYTES_MIN = 4 << 10 };
+enum status store_filter_keys(struct store *s, uint64_t bytes, uint8_t kind) MUST_USE;
+struct store_filtered {
+    uint64_t hash, expiry_us;
+};
+struct store_filtered store_filtered_of(struct slice key, struct slice value); /* of such a row; any thread */
+void store_filter_add(struct store *s, const struct store_filtered *rows, unsigned count);
+void store_filter_whole(struct store *s);
+void store_filter_prove(struct store *s); /* for tests: each key that it excludes is looked for all the same, and must not be there */
+
 /* Rows that another thread has read ahead out of the store's files. A view with them reads what it reads without them, only cheaper: what is in no file yet goes before, and they
  * count for as long as nothing has become a file since they were begun. Not for rows that expire, nor of ranges that are dropped. One thread at a time; fixed in size. */
 struct store_ahead *store_ahead_new(struct store *s, size_t bytes_max); /* NULL: no memory */
@@ -142,6 +155,7 @@ void store_import_free(struct store_import *i, bool keep); /* given up: its file
 struct store_stats {
     uint64_t memtable_bytes, unflushed_bytes, table_bytes, pending_compaction_bytes, snapshots, iterators;
     uint64_t cache_hits, cache_misses, cache_evictions, cache_bytes, cache_rows; /* store_cache_rows; on the owning core */
+    uint64_t filter_keys, filter_asked, filter_absent; /* store_filter_keys; on the owning core: keys in it; look-ups that it was asked about, and answered */
     uint32_t level0_files, immutable_memtables; /* the latter: full tables of recent rows that wait for their file */
     uint32_t behind;  /* with files for tables of recent rows, and with compactions: 0: not worth mention; to 1000: refuse writes, or apply will have to wait for room */
     uint8_t pressure; /* the same in steps. 0: go on; 1: slow down, refuse bulk; 2: refuse writes */

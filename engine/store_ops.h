@@ -51,6 +51,7 @@ struct store_ops {
 
 enum { STORE_MAGIC = 0x53544f52, STORE_ITER_MAGIC = 0x49544552, STORE_BATCH_MAGIC = 0x42415443 };
 
+struct key_filter;
 struct row_cache;
 struct store {
     const struct store_ops *ops;
@@ -58,6 +59,10 @@ struct store {
     _Atomic uintptr_t owner;     /* the thread that applies, as thread_self() names it: applies and new batches tell */
     struct row_cache *cache;     /* NULL: none. The owner's alone */
     bool cached[256];            /* rows of these kinds */
+    struct key_filter *filter;   /* NULL: none. The owner's alone, with all of: */
+    uint8_t filter_kind;
+    bool filter_whole, filter_proved;
+    uint64_t filter_horizon_us, filter_asked, filter_absent;
     _Atomic uint64_t snapshots, iterators;
 };
 struct store_batch {

@@ -13,6 +13,7 @@
  *   stream       1 MiB a partition + F / 32                   the newest change events, for who reads along
  *   lists        F / 16                                       the newest rows of users' lists, for first pages
  *   rows         F / 8                                        rows of orders that are read or were written last, for point reads
+ *   filter       F / 64                                       which idempotency keys are known: 12 bits each
  *   requests     32 MiB a core + F / 8                        arenas of calls in flight; commands that wait in engines lie in them (half of it)
  *   connections  8 MiB a core + F / 16                        connection state, HPACK tables, send buffers
  *   receive      1 MiB a core, or as much of F / 32 as powers of two allow: 64 to 1024 buffers of 16 KiB a core for the rings
@@ -60,10 +61,11 @@ enum status budget_derive(struct budget *b, uint64_t total_bytes, uint32_t core_
     b->stream_bytes = p * STREAM_FLOOR + free_bytes / 32;
     b->lists_bytes = free_bytes / 16;
     b->rows_bytes = free_bytes / 8;
+    b->filter_bytes = free_bytes / 64;
     b->requests_bytes = c * REQUESTS_FLOOR + free_bytes / 8;
     b->queue_bytes = b->requests_bytes / 2;
     b->connections_bytes = c * CONNECTIONS_FLOOR + free_bytes / 16;
-    uint64_t taken = b->process_bytes + b->log_gather_bytes + c * b->receive_buffer_count * b->receive_buffer_bytes + b->memtables_bytes + b->stream_bytes + b->lists_bytes + b->rows_bytes + b->requests_bytes + b->connections_bytes;
+    uint64_t taken = b->process_bytes + b->log_gather_bytes + c * b->receive_buffer_count * b->receive_buffer_bytes + b->memtables_bytes + b->stream_bytes + b->lists_bytes + b->rows_bytes + b->filter_bytes + b->requests_bytes + b->connections_bytes;
     check(taken + CACHE_FLOOR <= total_bytes);
     b->block_cache_bytes = total_bytes - taken;
     return STATUS_OK;

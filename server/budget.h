@@ -8,6 +8,7 @@ struct budget {
     uint64_t total_bytes;
     uint64_t block_cache_bytes;    /* of the process */
     uint64_t memtables_bytes;      /* of the process; an engine gets its share by partitions owned */
+    uint64_t filter_bytes;         /* idempotency keys known in memory, likewise */
     uint64_t requests_bytes;       /* arenas of all calls in flight, of the process */
     uint64_t queue_bytes;          /* commands waiting in engines, of the process: part of requests_bytes */
     uint64_t stream_bytes;         /* newest change events in memory, of the process; an engine gets its share by partitions owned */

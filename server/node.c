@@ -363,6 +363,7 @@ static enum status open_engine(struct core *core, char error[256]) {
     ec.memtable_bytes = node->budget.memtables_bytes / node->partition_count * ec.owned_count;
     ec.list_cache_bytes = node->budget.lists_bytes / node->partition_count * ec.owned_count;
     ec.row_cache_bytes = node->budget.rows_bytes / node->partition_count * ec.owned_count;
+    ec.filter_bytes = node->budget.filter_bytes / node->partition_count * ec.owned_count;
     ec.feed_tail_bytes = node->budget.stream_bytes / node->partition_count * ec.owned_count;
     ec.feed_bytes_max = disk_total_bytes(node->state->dir_fd) / 100 * c->stream_disk_share / node->partition_count * ec.owned_count;
     memcpy(ec.token_key, node->identity.token_key, sizeof ec.token_key);

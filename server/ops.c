@@ -123,6 +123,9 @@ static bool write_process(struct buf *out, const struct node *node) {
     row("orderdb_index_check_defects_total", "counter", "Index rows that it found missing or too many.", stats.index_check.defects) \
     row("orderdb_index_check_partitions_total", "counter", "Partitions that it has come to the end of.", stats.index_check.passes) \
     row("orderdb_index_check_last_time_seconds", "gauge", "When it last came to the end of one; 0: never.", stats.index_check.passed_s) \
+    row("orderdb_request_filter_asked_total", "counter", "Idempotency keys that commits looked up.", stats.filter_asked) \
+    row("orderdb_request_filter_absent_total", "counter", "Of them, known in memory to be new: neither tables nor files were asked.", stats.filter_absent) \
+    row("orderdb_request_filter_keys", "gauge", "Idempotency keys in that memory.", stats.filter_keys) \
     row("orderdb_row_cache_hits_total", "counter", "Rows that reads and commits found in the row cache.", stats.row_cache_hits) \
     row("orderdb_row_cache_misses_total", "counter", "Rows that they then looked for in the store's tables and files.", stats.row_cache_misses) \
     row("orderdb_row_cache_evictions_total", "counter", "Rows that left the row cache to make room.", stats.row_cache_evictions) \

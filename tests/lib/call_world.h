@@ -33,6 +33,9 @@ static struct config config;
 static struct node node;
 static struct list finished; /* mail_hop.link: ops on their way home */
 
+#ifndef WORLD_FILTER_BYTES
+#define WORLD_FILTER_BYTES 0
+#endif
 #ifndef WORLD_ROW_CACHE_BYTES
 #define WORLD_ROW_CACHE_BYTES 0
 #endif
@@ -63,7 +66,7 @@ static void engine_start(void) {
     server.env = sim_env_open(server.world, server.disk);
     struct engine_config ec = {
         .node_id = 1, .partition_count = PARTITIONS, .partitions = partitions, .owned_count = PARTITIONS, .meta = true, .machines = server.machines, .log_live_bytes_max = 32 << 20,
-        .log_segment_bytes = 8 << 20, .memtable_bytes = WORLD_MEMTABLE_BYTES, .row_cache_bytes = WORLD_ROW_CACHE_BYTES, .queue_ops_max = 2000, .queue_bytes_max = 8 << 20, .store_open = open_store, .election_ms = 1000, .heartbeat_ms = 100,
+        .log_segment_bytes = 8 << 20, .memtable_bytes = WORLD_MEMTABLE_BYTES, .row_cache_bytes = WORLD_ROW_CACHE_BYTES, .filter_bytes = WORLD_FILTER_BYTES, .queue_ops_max = 2000, .queue_bytes_max = 8 << 20, .store_open = open_store, .election_ms = 1000, .heartbeat_ms = 100,
     };
     check(engine_open(&server.engine, server.env, &ec, error) == STATUS_OK);
     while (!engine_ready(server.engine)) {

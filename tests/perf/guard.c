@@ -7,6 +7,7 @@
 #define WORLD_OWN_STORE
 #define WORLD_MEMTABLE_BYTES (96 << 20) /* so that nothing is flushed before it is told */
 #define WORLD_ROW_CACHE_BYTES (16 << 20)        /* all rows that are kept have room */
+#define WORLD_FILTER_BYTES (256 << 10)
 #include "tests/lib/call_world.h"
 
 #include "orderdb/v1/order.pb-c.h"
@@ -210,8 +211,12 @@ __attribute__((noinline)) void guard_list_warm(void) {
 /* Of the user with many orders, whose rows are in files before the first step. */
 __attribute__((noinline)) void guard_transition_flushed(void) { transitions(USERS * ORDERS_PER_USER, LISTED_CHANGED); }
 
-/* The engine forgets what it held in memory. */
-__attribute__((noinline)) void guard_restart(void) { engine_restart(); }
+/* The engine forgets what it held in memory, and reads its idempotency keys. */
+__attribute__((noinline)) void guard_restart(void) {
+    engine_restart();
+    for (unsigned i = 0; i < PARTITIONS; i++)
+        while (server.engine->partitions[i].filter) engine_tick(server.engine), sim_world_run(server.world, 20000);
+}
 /* All orders are read once. */
 __attribute__((noinline)) void guard_warm(void) {
     struct sent sent[IN_FLIGHT];

@@ -574,6 +574,8 @@ static void open_engine(struct sim *s) {
         .queue_bytes_max = 1 << 20,
         .list_cache_bytes = s->seed % 4 * 6 * KIB, /* none, or so little that users go all the time */
         .lists_proved = true,
+        .filter_bytes = 16 * KIB,
+        .filter_proved = true,
         .store_open = open_store,
         .store_ctx = s,
         .election_ms = 1000,

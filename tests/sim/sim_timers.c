@@ -235,6 +235,8 @@ static void open_engine(struct sim *s) {
         .queue_bytes_max = 1 << 20,
         .list_cache_bytes = 16 * KIB,
         .lists_proved = true,
+        .filter_bytes = 16 * KIB,
+        .filter_proved = true,
         .feed_tail_bytes = chance(s, 2) * 256 * KIB,
         .store_open = open_store,
         .store_ctx = s,

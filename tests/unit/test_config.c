@@ -153,7 +153,7 @@ static void help_names_every_setting_on_80_columns(void **state) {
 /* ---- budget */
 
 static uint64_t sum_of(const struct budget *b, uint64_t cores) {
-    return b->process_bytes + b->log_gather_bytes + b->memtables_bytes + b->stream_bytes + b->lists_bytes + b->rows_bytes + b->requests_bytes + b->connections_bytes + b->block_cache_bytes +
+    return b->process_bytes + b->log_gather_bytes + b->memtables_bytes + b->stream_bytes + b->lists_bytes + b->rows_bytes + b->filter_bytes + b->requests_bytes + b->connections_bytes + b->block_cache_bytes +
            cores * b->receive_buffer_count * b->receive_buffer_bytes;
 }
 

@@ -507,6 +507,67 @@ static void test_failed_apply_leaves_the_cache_as_it_was(void **state) {
     store_batch_free(b);
 }
 
+/* ---- keys that are known not to be there */
+
+static uint64_t filter_absent(struct world *w) {
+    struct store_stats stats;
+    store_get_stats(w->store, &stats);
+    return stats.filter_absent;
+}
+
+/* A new store: its filter is whole at once. What it excludes is absent, what is there it never excludes: in a batch, in tables, in files. */
+static void test_filter_excludes_what_is_not_there(void **state) {
+    struct world *w = *state;
+    struct store_view v = newest(w);
+    assert_int_equal(store_filter_keys(w->store, 16 << 10, 'D'), STATUS_OK);
+    store_filter_prove(w->store);
+    store_filter_whole(w->store);
+    rows_write(w, "s1Da=99999999 s1Ha=1");
+    assert_string_equal(rows_get(w, &v, "s1Da"), "99999999");
+    assert_string_equal(rows_get(w, &v, "s1Db"), "ABSENT");
+    assert_int_equal(filter_absent(w), 1);
+    assert_string_equal(rows_get(w, &v, "s1Hb"), "ABSENT"); /* another kind */
+    assert_int_equal(filter_absent(w), 1);
+    struct store_batch *b = store_batch_new(w->store);
+    struct store_view mine = {.store = w->store, .batch = b};
+    assert_string_equal(rows_get(w, &mine, "s1Dc"), "ABSENT");
+    rows_put(b, "s1Dc", "88888888");
+    assert_string_equal(rows_get(w, &mine, "s1Dc"), "88888888");
+    assert_string_equal(rows_get(w, &mine, "s1Da"), "99999999");
+    store_batch_free(b); /* not applied: looked for, and not there */
+    assert_string_equal(rows_get(w, &v, "s1Dc"), "ABSENT");
+    assert_int_equal(filter_absent(w), 2);
+    assert_int_equal(store_flush(w->store), STATUS_OK);
+    assert_string_equal(rows_get(w, &v, "s1Da"), "99999999");
+    struct store_snapshot *n = store_snapshot_get(w->store);
+    struct store_view old = {.store = w->store, .snapshot = n};
+    assert_string_equal(rows_get(w, &old, "s1Dd"), "ABSENT");
+    assert_int_equal(filter_absent(w), 2); /* snapshots pass it by */
+    store_snapshot_put(w->store, n);
+}
+
+/* A store with rows: the filter is not asked until they were added. */
+static void test_filter_is_not_asked_before_it_is_whole(void **state) {
+    struct world *w = *state;
+    rows_write(w, "s1Da=99999999 s1Db=99999999 s1Ha=1");
+    assert_int_equal(store_flush(w->store), STATUS_OK);
+    world_reopen(w);
+    struct store_view v = newest(w);
+    assert_int_equal(store_filter_keys(w->store, 16 << 10, 'D'), STATUS_OK);
+    rows_write(w, "s1Dc=99999999");
+    assert_string_equal(rows_get(w, &v, "s1Da"), "99999999");
+    assert_string_equal(rows_get(w, &v, "s1Dx"), "ABSENT");
+    assert_int_equal(filter_absent(w), 0);
+    struct store_filtered rows[] = {store_filtered_of(SLICE_LIT("s1Da"), SLICE_LIT("99999999")), store_filtered_of(SLICE_LIT("s1Db"), SLICE_LIT("99999999"))};
+    store_filter_add(w->store, rows, ARRAY_LEN(rows));
+    store_filter_whole(w->store);
+    assert_string_equal(rows_get(w, &v, "s1Da"), "99999999");
+    assert_string_equal(rows_get(w, &v, "s1Db"), "99999999");
+    assert_string_equal(rows_get(w, &v, "s1Dc"), "99999999");
+    assert_string_equal(rows_get(w, &v, "s1Dx"), "ABSENT");
+    assert_int_equal(filter_absent(w), 1);
+}
+
 static void test_mem_a_hundred_thousand_rows(void **state) {
     struct world *w = *state;
     enum { ROWS = 100000, STEP = 7919 };
@@ -556,6 +617,8 @@ int main(void) {
         CACHED(test_cached_rows_go_with_the_store),
         CACHED(test_rows_that_expire_are_not_cached),
         CACHED(test_failed_apply_leaves_the_cache_as_it_was),
+        BOTH(test_filter_excludes_what_is_not_there),
+        BOTH(test_filter_is_not_asked_before_it_is_whole),
         BOTH(test_flushed_rows_survive_a_reopen),
         BOTH(test_unflushed_rows_are_lost_with_the_store),
         BOTH(test_range_bytes_estimate),
