@@ -262,6 +262,7 @@ enum { PEER_NAME_FLAGS = X509_CHECK_FLAG_NO_WILDCARDS | X509_CHECK_FLAG_NEVER_CH
 static bool set_server_name(SSL *ssl, enum role role, const char *name) {
     uint8_t address[16];
     SSL_set_hostflags(ssl, role == ROLE_PEER ? PEER_NAME_FLAGS : X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+    if (role == ROLE_PEER && !*name) return true;
     if (inet_pton(AF_INET, name, address) == 1 || inet_pton(AF_INET6, name, address) == 1) return X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), name) == 1;
     return SSL_set1_host(ssl, name) == 1 && SSL_set_tlsext_host_name(ssl, name) == 1;
 }

@@ -33,7 +33,7 @@ void tls_source_describe(const struct tls_source *s, char out[256]);
 
 struct tls;
 /* server_name: the client's, checked against the server's certificate, a DNS name or an address; NULL: we are the server. Between nodes the name must be one of the subjectAltName, as it
- * is: no wildcards, no common name. NULL: no memory. */
+ * is: no wildcards, no common name; "" is whoever answers, whose name tls_peer_is tells afterwards. NULL: no memory. */
 struct tls *tls_new(struct tls_source *source, const char *server_name);
 void tls_free(struct tls *t);
 

@@ -547,8 +547,6 @@ static enum status read_cluster(struct node *node, char error[512]) {
     if (!node->cluster) return out_of_memory(error);
     enum status st = cluster_read(node->cluster, &used, node->config, error);
     if (st == STATUS_OK) st = peer_tls_open(used ? &node->cluster->tls : NULL, node->config, error);
-    if (st == STATUS_OK && used && node->cluster->joins && node->cluster->tls)
-        return snprintf(error, 512, "--join does not talk TLS yet: without --peer-tls-cert, in a cluster without it"), STATUS_FIELD_INVALID;
     if (used) return st;
     cluster_fini(node->cluster);
     mem_free(node->cluster);

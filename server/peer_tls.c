@@ -15,7 +15,7 @@ enum status peer_tls_open(struct tls_source **out, const struct config *c, char 
     char why[256];
     if (out) *out = NULL;
     if (!*files.cert && !*files.key && !*files.ca) return STATUS_OK;
-    if (!out) return snprintf(error, 512, "--peer-tls-cert, --peer-tls-key and --peer-tls-ca go with --peers"), STATUS_FIELD_INVALID;
+    if (!out) return snprintf(error, 512, "--peer-tls-cert, --peer-tls-key and --peer-tls-ca go with --peers or --join"), STATUS_FIELD_INVALID;
     *out = tls_source_new_peer(&files, why);
     if (!*out) return snprintf(error, 512, "TLS between nodes: %s", why), STATUS_FIELD_INVALID;
     tls_source_describe(*out, why);
@@ -24,8 +24,8 @@ enum status peer_tls_open(struct tls_source **out, const struct config *c, char 
 }
 
 struct tls *peer_tls_new(struct tls_source *s, uint64_t node_id) {
-    char name[NAME_BYTES];
-    node_name(node_id, name);
+    char name[NAME_BYTES] = "";
+    if (node_id != LINK_TO_ANY) node_name(node_id, name);
     return tls_new(s, node_id ? name : NULL);
 }
 

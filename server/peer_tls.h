@@ -9,7 +9,7 @@
 
 /* *out: NULL without the flags. out is NULL on a node that has no others: then the flags are refused, as files are that can't be used. */
 enum status peer_tls_open(struct tls_source **out, const struct config *config, char error[512]) MUST_USE;
-/* To that node; 0: from whoever dialed. NULL: no memory. */
+/* To that node; 0: from whoever dialed; LINK_TO_ANY: to whichever node answers, which peer_tls_is is to be asked about. NULL: no memory. */
 struct tls *peer_tls_new(struct tls_source *s, uint64_t node_id);
 /* Whether it is that node at the other end, if it is one of ours at all. Established. */
 bool peer_tls_is(const struct tls *t, uint64_t node_id);

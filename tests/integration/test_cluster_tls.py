@@ -12,7 +12,7 @@ import threading
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import orderdb_test as t
-from cluster import Cluster, run
+from cluster import Cluster, Joined, members, run, states
 from orderdb_test import equal, test, true, until
 
 USERS = ["tls-user-%d" % i for i in range(12)]
@@ -253,13 +253,56 @@ def _(cluster):
         s.remove()
 
 
+@test("a node joins over TLS, is added, and has everything; who joins with a wrong certificate, or without, is told why")
+def _(cluster):
+    orders = write(cluster)
+    one = cluster.nodes[0]
+    for cert, ca, join, words in (("node-2", "ca.pem", cluster, "its certificate is not that node's"), ("other-node-1", "other-ca.pem", cluster, "verify failed"), ("expired-1", "ca.pem", cluster, "expired"),
+                                  (None, None, cluster, "cleartext to a node that has")):
+        wrong = dict(peer_tls_cert=path(cert + ".pem"), peer_tls_key=path(cert + ".key"), peer_tls_ca=path(ca)) if cert else {}
+        late = Joined(join, 4, **wrong).server
+        late.start(wait=False)
+        equal(late.wait(60), 1)
+        true(words in late.log(), "%s in %s" % (words, late.log_tail(3)))
+        late.remove()
+    true(4 not in states(one), "nobody has joined")
+    late = Joined(cluster, 4, **flags_of(4)).server
+    wears(4, "node-4")
+    late.start(wait=False)
+    try:
+        until(lambda: states(one).get(4) == "JOINED", what="it has joined")
+        one.orderctl("--timeout", "60", "cluster", "node", "add", "4")
+        late.wait_ready()
+        for n in cluster.nodes:
+            says(late, 'info "peer"', "tls=CN=node %d,O=shop" % cluster.id_of(n))
+            says(n, 'info "peer"', "node=4", "tls=CN=node 4")
+        orders += write(cluster, [late])
+        late.restart()  # it is known now, and asks again
+        equal([o.order_id for o in late.call("BatchGetOrders", t.pb.BatchGetOrdersRequest(order_ids=orders)).orders], orders)
+        true(all(m.get(4) == "VOTER" for m in members(one)), members(one))
+    finally:
+        late.remove()
+
+
+@test("who joins with TLS where there is none is told so")
+def _(_cluster):
+    with Cluster(1) as plain:
+        until(lambda: plain.nodes[0].call("GetTopology").epoch, what="its nodes are in the meta partition")
+        late = Joined(plain, 4, **flags_of(4)).server
+        late.start(wait=False)
+        equal(late.wait(60), 1)
+        true("TLS to a node without" in late.log(), late.log_tail(3))
+        late.remove()
+
+
 def make_certificates():
     """More of them than certs.sh makes."""
     def leaf(name, subject, dns, ca, days):
         subprocess.run("openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout %s.key -out %s.csr -subj '/CN=%s' && "
                        "openssl x509 -req -in %s.csr -CA %s.pem -CAkey %s.key -CAcreateserial -days %d -out %s.pem -extfile %s.ext"
                        % (name, name, subject, name, ca, ca, days, name, name), shell=True, check=True, cwd=CERTS, stderr=subprocess.DEVNULL)
-    for name, subject, dns, ca, days in (("again-1", "node 1 again", "node-1", "ca", 30), ("expired-1", "node 1", "node-1", "ca", -1), ("other-node-1", "node 1", "node-1", "other-ca", 30)):
+    for name, subject, dns, ca, days in (("again-1", "node 1 again", "node-1", "ca", 30), ("expired-1", "node 1", "node-1", "ca", -1), ("other-node-1", "node 1", "node-1", "other-ca", 30),
+                                         ("node-4", "node 4", "node-4", "ca", 30)):
         with open(path(name + ".ext"), "w") as f:
             f.write("subjectAltName=DNS:%s\n" % dns)
         leaf(name, subject, dns, ca, days)

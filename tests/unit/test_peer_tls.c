@@ -71,7 +71,16 @@ static void test_a_certificate_is_one_nodes(void **state) {
     assert_false(shake(dials, accepts));
     assert_non_null(strstr(tls_error(dials), "hostname mismatch"));
     tls_free(dials), tls_free(accepts);
-    tls_source_free(one), tls_source_free(two);
+    dials = peer_tls_new(one, LINK_TO_ANY), accepts = peer_tls_new(two, 0); /* who joins doesn't know whom it asks, and is told afterwards */
+    assert_true(shake(dials, accepts));
+    assert_true(peer_tls_is(dials, 2));
+    assert_false(peer_tls_is(dials, 3));
+    tls_free(dials), tls_free(accepts);
+    struct tls_source *stranger = source_of("other-node-3");
+    dials = peer_tls_new(one, LINK_TO_ANY), accepts = peer_tls_new(stranger, 0);
+    assert_false(shake(dials, accepts));
+    tls_free(dials), tls_free(accepts);
+    tls_source_free(one), tls_source_free(two), tls_source_free(stranger);
 }
 
 static void test_a_key_is_of_one_connection_and_of_one_cluster(void **state) {
