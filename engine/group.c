@@ -184,6 +184,7 @@ void group_tick(struct group *g, uint64_t now_ms) {
         if (needs_own_term(g)) vote_for_self(g);
         else group_core_must(group_core_step(g, &e, NULL, 0, 0), "timeout");
     }
+    group_hand_on(g);
     group_finish(g);
 }
 
@@ -192,7 +193,7 @@ uint64_t group_deadline_ms(const struct group *g) {
 }
 
 static enum status submit_admit(const struct group *g) {
-    if (group_core_state(g) != RAFT_LEADER || g->raft.leader_state.transferee != 0) return STATUS_NOT_LEADER;
+    if (group_core_state(g) != RAFT_LEADER || g->raft.leader_state.transferee != 0 || g->handing.node_id) return STATUS_NOT_LEADER;
     if (group_core_last_index(g) >= PEER_NUMBER_MAX - PEER_ENTRIES_MAX) return STATUS_OVERLOADED;
     /* Filter 6: libraft walks a conflicting suffix back one index a round trip, so no leader may have a long one. */
     if (group_filter_on(g, FILTER_UNCOMMITTED) && group_core_last_index(g) - g->commit_max >= g->config.uncommitted_max) return STATUS_OVERLOADED;
@@ -291,18 +292,29 @@ void group_members_applied(struct group *g, uint64_t now_ms, uint64_t index) {
     group_finish(g);
 }
 
+/* Filter 14: the library tells a follower that is behind to stand as soon as it has acknowledged anything (replication.c:483 compares its match with itself), and one that does not hold all, or is
+ * still writing it, takes no notice: the group then takes nothing for an election timeout, and goes on as before. So it is told when it has acknowledged all; nothing is added meanwhile. */
+void group_hand_on(struct group *g) {
+    raft_index match;
+    if (!g->handing.node_id) return;
+    bool over = group_core_state(g) != RAFT_LEADER || raft_current_term(&g->raft) != g->handing.term || g->now_ms - g->handing.since_ms >= g->config.election_ms;
+    over = over || raft_match_index(&g->raft, g->handing.node_id, &match) != 0;
+    if (!over && match < group_core_last_index(g) && group_filter_on(g, FILTER_TRANSFER_EARLY)) return;
+    struct raft_event e = {.type = RAFT_TRANSFER};
+    e.transfer.server_id = g->handing.node_id;
+    g->handing.node_id = 0;
+    if (!over) group_core_must(group_core_step(g, &e, NULL, 0, 0), "transfer");
+}
+
 enum status group_transfer(struct group *g, uint64_t now_ms, uint64_t node_id) {
     group_begin(g, now_ms);
     const struct raft_server *s = group_core_server(&g->raft, node_id);
     enum status st = STATUS_OK;
-    if (group_core_state(g) != RAFT_LEADER || g->raft.leader_state.transferee != 0) st = STATUS_NOT_LEADER;
+    if (group_core_state(g) != RAFT_LEADER || g->raft.leader_state.transferee != 0 || g->handing.node_id) st = STATUS_NOT_LEADER;
     else if (!s || s->role != RAFT_VOTER || node_id == g->config.node_id) st = STATUS_FIELD_INVALID;
     else if (!group_ready(g) || g->raft.configuration_uncommitted_index != 0) st = STATUS_OVERLOADED;
-    if (!st) {
-        struct raft_event e = {.type = RAFT_TRANSFER};
-        e.transfer.server_id = node_id;
-        group_core_must(group_core_step(g, &e, NULL, 0, 0), "transfer");
-    }
+    if (!st) g->handing.node_id = node_id, g->handing.term = raft_current_term(&g->raft), g->handing.since_ms = g->now_ms;
+    group_hand_on(g);
     group_finish(g);
     return st;
 }

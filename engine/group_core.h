@@ -38,6 +38,7 @@ struct group {
     struct group_members members;    /* committed */
     struct { uint64_t node_id, index; } offered[GROUP_MEMBERS_MAX]; /* the newest snapshot offered to each */
     uint64_t now_ms, commit_max;
+    struct { uint64_t node_id, term, since_ms; } handing; /* who gets the lead as soon as it holds all of our log; node_id 0: nobody */
     uint64_t leader_heard_ms;        /* when the leader of our term last sent something */
     bool open_pending;               /* opened, and no event since: effects of the opening are still to be handed out */
     struct { uint64_t term, voted_for, leader; enum group_role role; uint64_t role_term; } seen; /* as last handed out */
@@ -83,6 +84,7 @@ void group_core_must(int rv, const char *what);
 /* Tells the library that the members entry at `index` is committed. */
 void group_core_configuration(struct group *g, uint64_t index, const struct group_members *m);
 enum status group_submit_slot(struct group *g, struct group_slot *slot, struct raft_buffer bytes);
+void group_hand_on(struct group *g); /* a transfer that waits: now, if it is time to */
 bool group_lacks_own_entry(const struct group *g); /* a new leader whose barrier is still to come */
 uint64_t *group_offered_to(struct group *g, uint64_t node_id); /* the index of the newest snapshot offered to a node */
 

@@ -16,6 +16,7 @@ enum group_filter {
     FILTER_LATE_VOTE = 256,       /* ours: vote results reach candidates only */
     FILTER_STALE_ANSWER = 512,    /* ours: the answer to an old term claims no index */
     FILTER_MOVED_ANCHOR = 2048,   /* ours: a rejected heartbeat ends the wait for a snapshot although a newer one was taken since */
+    FILTER_TRANSFER_EARLY = 4096, /* ours: who is to lead is told so when it holds all, on disk */
     FILTER_CHANGE_COMMIT = 1024,  /* ours: a second membership entry makes the first one committed before it is taken */
 };
 void group_filters_off(unsigned filters); /* tests only: of the groups that this thread opens from now on */

@@ -239,6 +239,7 @@ enum status group_receive(struct group *g, uint64_t now_ms, uint64_t from_node_i
     if (!g->answering_old_term && (p.kind == PEER_APPEND || p.kind == PEER_SNAPSHOT)) g->leader_heard_ms = g->now_ms;
     enum status st = group_log_reserve(&g->log, 1) ? receive_message(g, &p) : STATUS_MEMORY_LIMIT;
     g->answering_old_term = false;
+    group_hand_on(g);
     group_finish(g);
     return st;
 }

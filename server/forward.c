@@ -23,8 +23,9 @@
  * Ops of members of consumer groups are asked once: what fails ends the membership of that partition, and the member attaches again. Their sessions have guests on the node that is asked. A poll there waits
  * without credit; told that there are events, the next one takes up to CREDIT_LENT along and does not wait, and what it did not use is given back when it is home. */
 enum errand_state { ERRAND_HELD, ERRAND_ASKED, ERRAND_SETTLING };
-enum { TABLE_SIZE = 1 << 15, ERRANDS_MAX = TABLE_SIZE / 2, VISITS_MAX = 1 << 14, SESSION_ERRANDS_MAX = ERRANDS_MAX / 2, CREDIT_LENT = 256, WAIT_MS_MAX = 1000, RETRY_MS = 100, SCRATCH_BYTES_MAX = 8 << 20, SCRATCH_KEEP = 256 << 10 };
-#define TICK_NS (20 * NS_PER_MS)
+enum { TABLE_SIZE = 1 << 15, ERRANDS_MAX = TABLE_SIZE / 2, VISITS_MAX = 1 << 14, SESSION_ERRANDS_MAX = ERRANDS_MAX / 2, CREDIT_LENT = 256, WAIT_MS_MAX = 1000, RETRY_MS = 100, SCRATCH_BYTES_MAX = 8 << 20, SCRATCH_KEEP = 256 << 10, HELD_FEW = 1024 };
+#define TICK_NS (5 * NS_PER_MS) /* what is held is tried again: a lead that was handed over is known after two or three */
+#define TICK_MANY_NS (20 * NS_PER_MS) /* of more than HELD_FEW: each try is a look at all of them */
 #define PATIENCE_NS (10 * NS_PER_S) /* of ops without a deadline */
 
 struct errand {
@@ -55,6 +56,8 @@ struct forward {
     struct arena_budget budget; /* of visits: a quarter of what requests may take, beside it */
     bool stopped, homing;
 };
+
+static uint64_t tick_ns(const struct forward *f) { return f->errand_count > HELD_FEW ? TICK_MANY_NS : TICK_NS; }
 
 static void wake(struct forward *f, uint64_t at_ns) {
     if (f->timer.place && f->timer.deadline_ns <= at_ns) return;
@@ -187,7 +190,7 @@ static void hold(struct forward *f, struct errand *e) {
     e->state = ERRAND_HELD;
     list_push_back(&f->waiting, &e->link);
     metric_add(&f->core->metrics, METRIC_FORWARD_HELD, 1);
-    wake(f, f->core->now_ns + TICK_NS);
+    wake(f, f->core->now_ns + tick_ns(f));
 }
 
 /* NULL: there is no room; its failure says so. */
@@ -368,7 +371,7 @@ static void on_tick(struct timer *t) {
         if (f->core->now_ns >= e->give_up_ns) errand_give_up(f, e);
     }
     guests_tick(f->guests);
-    wake(f, f->core->now_ns + (list_empty(&f->waiting) ? NS_PER_S / 5 : TICK_NS));
+    wake(f, f->core->now_ns + (list_empty(&f->waiting) ? NS_PER_S / 5 : tick_ns(f)));
 }
 
 /* ---- the whole */

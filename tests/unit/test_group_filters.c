@@ -188,6 +188,64 @@ static void test_a_rolled_back_membership_leaves_the_one_before_it(void **state)
     world_free(w);
 }
 
+/* Two entries are under way to the heir, which has both, and has stored the first: to be told now would be to be told in vain. Whether it leads half an election timeout later. */
+static bool heir_leads(unsigned filters_off, unsigned *told) {
+    group_filters_off(filters_off);
+    struct world *w = world_new(3);
+    group_filters_off(0);
+    run(w, 5000);
+    struct node *l = leader_of(w), *heir = &w->node[l->id % 3];
+    uint64_t index;
+    heir->hold_disk = true;
+    assert_int_equal(submit(l, "one", &index), STATUS_OK);
+    settle(w);
+    uint64_t first = group_append_count(heir->group);
+    assert_int_equal(submit(l, "two", &index), STATUS_OK);
+    settle(w);
+    assert_int_equal(group_transfer(l->group, w->now, heir->id), STATUS_OK);
+    assert_int_equal(group_transfer(l->group, w->now, heir->id), STATUS_NOT_LEADER); /* one runs */
+    assert_int_equal(submit(l, "three", &index), STATUS_NOT_LEADER);
+    settle(w);
+    l->story[0] = 0;
+    group_appends_persisted(heir->group, w->now, first);
+    settle(w);
+    *told = (unsigned)strlen(l->story);
+    heir->hold_disk = false;
+    run(w, 500);
+    bool leads = leader_of(w) == heir;
+    run(w, 3000);
+    assert_int_equal(submit(leader_of(w), "on", &index), STATUS_OK);
+    world_free(w);
+    return leads;
+}
+
+/* Filter 14. */
+static void test_who_is_to_lead_is_told_when_it_has_stored_all(void **state) {
+    unsigned told;
+    assert_true(heir_leads(0, &told));
+    assert_int_equal(told, 0);
+    assert_false(heir_leads(FILTER_TRANSFER_EARLY, &told));
+    assert_int_equal(told, 1);
+}
+
+/* It never stores all: after an election timeout the leader goes on. */
+static void test_a_transfer_to_who_is_silent_ends(void **state) {
+    struct world *w = world_new(3);
+    run(w, 5000);
+    struct node *l = leader_of(w), *heir = &w->node[l->id % 3];
+    uint64_t index;
+    heir->deaf = true;
+    assert_int_equal(submit(l, "one", &index), STATUS_OK);
+    settle(w);
+    assert_int_equal(group_transfer(l->group, w->now, heir->id), STATUS_OK);
+    run(w, 500);
+    assert_int_equal(submit(l, "two", &index), STATUS_NOT_LEADER);
+    run(w, 800);
+    assert_ptr_equal(leader_of(w), l);
+    assert_int_equal(submit(l, "two", &index), STATUS_OK);
+    world_free(w);
+}
+
 /* ---- members' bytes */
 
 static void test_members_have_one_encoding(void **state) {
@@ -218,6 +276,8 @@ int main(void) {
         cmocka_unit_test(test_an_answer_to_an_old_term_claims_nothing),
         cmocka_unit_test(test_a_late_vote_result_moves_no_follower),
         cmocka_unit_test(test_a_rolled_back_membership_leaves_the_one_before_it),
+        cmocka_unit_test(test_who_is_to_lead_is_told_when_it_has_stored_all),
+        cmocka_unit_test(test_a_transfer_to_who_is_silent_ends),
         cmocka_unit_test(test_members_have_one_encoding),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
