@@ -16,7 +16,8 @@ static_assert(sizeof(struct keys) == SHA256_BYTES, "no padding");
 static struct keys keys_of(struct slice token_key) {
     uint8_t hash[SHA256_BYTES];
     struct keys k;
-    hmac_sha256(hash, token_key, SLICE_LIT("orderdb cursor"));
+    check(token_key.len == 32);
+    hmac_derive(hash, token_key.data, SLICE_LIT("orderdb cursor"));
     memcpy(&k, hash, sizeof k);
     return k;
 }

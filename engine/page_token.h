@@ -1,7 +1,8 @@
 /* Page tokens: where a list or a history goes on, signed, and bound to the query that it came from. Opaque to callers. Pure.
  *
  *   token = base64url of: format(1) kind(1) fingerprint(16) position(16) mac(16)
- *   mac   = the first 16 bytes of HMAC-SHA256(token key, all before it)
+ *   mac   = format 2: SipHash-2-4 of 128 bits of all before it, keyed by the first 16 bytes of HMAC-SHA256(token key, "orderdb page token")
+ *           format 1, of older tokens: the first 16 bytes of HMAC-SHA256(token key, all before it)
  * A list that is sorted by names has text instead of position(16), as long as it is; its kinds have no other form.
  * The position is one of the data (a time and an id, a version), not of a place or a page, so a token outlives restart, resharding and changes. */
 #ifndef ENGINE_PAGE_TOKEN_H

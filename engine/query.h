@@ -17,7 +17,7 @@ enum {
 struct query {
     struct store_view view;
     const struct machines *machines;
-    struct slice token_key; /* 32 bytes: page tokens are HMACed with it */
+    struct slice token_key; /* 32 bytes: page tokens are signed with it */
     struct arena *arena;    /* results, and scratch */
     struct failure *failure; /* refusals */
     struct list_cache *lists; /* NULL: none. Of the view's store, whose newest state the view is */

@@ -36,7 +36,11 @@ static void world_make(void) {
 static bool genuine(struct slice text) {
     uint8_t bytes[QUERY_TOKEN_BYTES_MAX * 4], mac[SHA256_BYTES];
     if (text.len > QUERY_TOKEN_BYTES_MAX || base64_decode(text, bytes) != PAGE_TOKEN_BYTES) return false;
-    hmac_sha256(mac, slice_of(key_bytes, 32), slice_of(bytes, PAGE_TOKEN_BYTES - 16));
+    struct slice said = slice_of(bytes, PAGE_TOKEN_BYTES - 16);
+    uint8_t derived[SHA256_BYTES];
+    hmac_sha256(derived, slice_of(key_bytes, 32), SLICE_LIT("orderdb page token"));
+    if (bytes[0] == 1) hmac_sha256(mac, slice_of(key_bytes, 32), said);
+    else siphash(mac, derived, said);
     return memcmp(mac, bytes + PAGE_TOKEN_BYTES - 16, 16) == 0;
 }
 

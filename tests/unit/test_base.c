@@ -289,6 +289,19 @@ static void siphash_vectors(void **state) {
     assert_string_equal(test_hex(slice_of(out, sizeof out)), "5493e99933b0a8117e08ec0f97cfc3d9");
 }
 
+/* What is remembered is what would be reckoned anew, of more keys and labels than are remembered. */
+static void derived_keys(void **state) {
+    static const char *const labels[] = {"orderdb cursor", "orderdb page token", "x"};
+    uint8_t key[32] = {0}, got[SHA256_BYTES], wanted[SHA256_BYTES];
+    for (unsigned i = 0; i < 60; i++) {
+        struct slice label = slice_str(labels[i % ARRAY_LEN(labels)]);
+        key[31] = (uint8_t)(i / 2 % 5);
+        hmac_derive(got, key, label);
+        hmac_sha256(wanted, slice_of(key, sizeof key), label);
+        assert_memory_equal(got, wanted, sizeof got);
+    }
+}
+
 static void xxh3_vectors(void **state) {
     assert_true(hash64((struct slice){0}) == 0x2d06800538d394c2ull);
     struct hash128 h = hash128((struct slice){0});
@@ -382,6 +395,7 @@ int main(void) {
         cmocka_unit_test(sha256_vectors),
         cmocka_unit_test(sha256_of_parts_is_that_of_the_whole),
         cmocka_unit_test(siphash_vectors),
+        cmocka_unit_test(derived_keys),
         cmocka_unit_test(xxh3_vectors),
         cmocka_unit_test(random_bytes_differ),
         cmocka_unit_test(log_levels_parse),

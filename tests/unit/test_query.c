@@ -603,6 +603,16 @@ static void golden_token(void **state) {
     assert_int_equal(back.position[1], 42);
     back.kind = PAGE_TOKEN_HISTORY;
     assert_false(page_token_decode(s, slice_of(key_bytes, 32), &back));
+    /* and one of the format before, which is still taken */
+    n = test_golden("page_token_1", golden, sizeof golden);
+    s = slice_of(text, base64_encode_url(slice_of(golden, n), text));
+    back = (struct page_token){.kind = PAGE_TOKEN_LIST, .query = t.query};
+    assert_true(page_token_decode(s, slice_of(key_bytes, 32), &back));
+    assert_int_equal(back.position[0], FIRST_US);
+    assert_int_equal(back.position[1], 42);
+    golden[0] = 2; /* its MAC is no other format's */
+    s = slice_of(text, base64_encode_url(slice_of(golden, n), text));
+    assert_false(page_token_decode(s, slice_of(key_bytes, 32), &back));
 }
 
 int main(void) {
