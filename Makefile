@@ -98,7 +98,7 @@ PEERS := $(patsubst %,$(B)/bench/peers/%,postgres mariadb redis etcd)
 HEADERS := $(foreach r,$(ROOMS),$(wildcard $(r)/*.h $(r)/*/*.h))
 HEADERS_OK := $(HEADERS:%=$(B)/hdr/%.ok)
 
-.PHONY: all help deps run demo test check tests-built unit sim fuzz integration bench bench-cluster figures abuse overload crash zones timers perf-guard profile bench-stream tidy errors-doc hdr-check clean
+.PHONY: all help deps run demo test check tests-built unit sim fuzz integration bench bench-cluster figures abuse overload crash zones timers scaling perf-guard profile bench-stream tidy errors-doc hdr-check clean
 all: $(B)/orderd $(B)/orderctl ## the server and its command-line tool (the default)
 
 help: ## list the targets
@@ -164,6 +164,9 @@ zones: all $(RIGS) $(PRELOADS) ## three nodes in namespaces: kills, cut zones, o
 timers: all $(LOADS) $(B)/tests/sim/sim_timers ## 100,000 payments against their expiry, a million timers due at once, ten million pending (about 8 minutes)
 	@$(B)/tests/sim/sim_timers --races 100000
 	@bench/timers.py $(B)
+
+scaling: all ## what a second core brings: the server's CPU an operation with one core and with two, by turns (about 90 s, on a quiet machine)
+	@bench/scaling.py $(B)
 
 perf-guard: $(GUARD) ## instructions of CREATE, TRANSITION, GET, LIST against tests/perf/guard.json, within 5 % (valgrind, half a minute); RECORD=1 writes them anew
 	@tests/perf/guard.py $(B) $(if $(RECORD),--record)
