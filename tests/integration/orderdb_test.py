@@ -34,6 +34,8 @@ import uuid
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+# A channel whose calls fail at once, because it is not connected, has no thread that looks at its sockets but this one: by default every 5 s, so that a client sees a server that is back only 10 to 20 s later.
+os.environ.setdefault("GRPC_CLIENT_CHANNEL_BACKUP_POLL_INTERVAL_MS", "20")
 os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
 import grpc  # noqa: E402
 
