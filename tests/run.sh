@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests: tests/run.sh BUILD_DIR [tidy|unit|sim|fuzz|perf|integration ...]. Its last line is "N passed, N failed"; exit 0 only without a failure.
 # Every test program prints cmocka's lines or TAP-like ones: "ok NAME", "not ok NAME", "skip NAME: why". What it printed is in BUILD_DIR/test-logs.
-# Programs of tidy, unit, sim and fuzz run beside each other, one for each core. Integration tests use real servers and mostly wait for them: two at a time, but for those whose subject is load or patience,
+# Programs of all kinds but integration run beside each other, one for each core. Integration tests use real servers and mostly wait for them: two at a time, but for those whose subject is load or patience,
 # which have the machine to themselves. In a sanitizer's build, and with TEST_JOBS=1, all of them do.
 set -u
 shopt -s extglob
@@ -14,7 +14,7 @@ export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1:abort_on_error=1} UBSAN_OPTIO
 export TSAN_OPTIONS=${TSAN_OPTIONS:-suppressions=$PWD/tests/tsan.supp:halt_on_error=1:second_deadlock_stack=1}
 
 # What a sanitizer build leaves out is what it could not see, or what would take too long at its speed.
-slow=1 kinds_all=(tidy unit sim fuzz perf integration) integration_all=1
+slow=1 kinds_all=(tidy perf unit sim fuzz integration) integration_all=1
 case $B in
   *-asan) slow=3 kinds_all=(unit sim fuzz integration) integration_all= ;;
   *-tsan) slow=4 kinds_all=(unit integration) integration_all= ;; # simulators and fuzz targets have one thread
@@ -93,9 +93,16 @@ trap stop INT TERM
 
 begun=$SECONDS
 kinds=("$@"); [ ${#kinds[@]} -gt 0 ] || kinds=("${kinds_all[@]}")
-times= ran=()
+times= ran=() names=() together_kinds= start=$SECONDS
+ended() { # what has been started; kinds that ran beside each other have one time
+  wait
+  collect "${names[@]}"
+  [ -z "$together_kinds" ] || times+="$together_kinds $((SECONDS - start)) s, "
+  names=() together_kinds= start=$SECONDS
+}
 for kind in "${kinds[@]}"; do
-  start=$SECONDS names=()
+  [ "$kind" != integration ] || ended
+  together_kinds+="${together_kinds:+ }$kind"
   together=$jobs_max
   [ "$kind" != integration ] || [ "$jobs_max" -lt 2 ] || together=2
   [ "$kind" != integration ] || [ "$slow" -eq 1 ] || together=1
@@ -127,10 +134,9 @@ for kind in "${kinds[@]}"; do
     while [ "$(jobs -rp | wc -l)" -ge "$together" ]; do wait -n; done
     one "$label" "${command[@]}" &
   done
-  wait
-  collect "${names[@]}"
-  times+="$kind $((SECONDS - start)) s, "
+  [ "$kind" != integration ] || ended
 done
+ended
 # What failed is said once more at the end: of a long output often only the end is kept.
 if [ "$failed" -gt 0 ]; then
   echo "failed:"
