@@ -91,6 +91,23 @@ enum cli_exit cli_print_json(const ProtobufCMessage *m) {
     return CLI_OK;
 }
 
+void cli_array_add_text(struct cli_array *a, const char *json) {
+    if (json) printf("%s%s", a->begun ? ",\n" : "[", json);
+    if (json) a->begun = true;
+    else a->failed = true;
+}
+
+void cli_array_add(struct cli_array *a, const ProtobufCMessage *m) {
+    char *text = pbjson_format(m, 0);
+    cli_array_add_text(a, text);
+    mem_free(text);
+}
+
+enum cli_exit cli_array_end(const struct cli_array *a, enum cli_exit e) {
+    if (a->begun || !e) puts(a->begun ? "]" : "[]");
+    return e || !a->failed ? e : cli_no_memory();
+}
+
 char *cli_read_file(const char *path, size_t *len) {
     bool is_stdin = strcmp(path, "-") == 0;
     FILE *f = is_stdin ? stdin : fopen(path, "rb");

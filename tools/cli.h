@@ -40,6 +40,14 @@ enum cli_exit cli_error_of(const struct cli *cli, const struct orderdb_error *e)
 enum cli_exit cli_no_memory(void);
 /* A whole message on stdout; CLI_OK. */
 enum cli_exit cli_print_json(const ProtobufCMessage *m);
+/* A JSON array of messages on stdout, one a line, as they come. */
+struct cli_array {
+    bool begun, failed;
+};
+void cli_array_add(struct cli_array *a, const ProtobufCMessage *m);
+void cli_array_add_text(struct cli_array *a, const char *json); /* the same, as text already; NULL: there was no memory for it */
+/* e: how the rest went. A refusal before anything came leaves stdout empty. Answers how the process ends. */
+enum cli_exit cli_array_end(const struct cli_array *a, enum cli_exit e);
 /* The whole of a file, or of stdin for "-"; mem_free() it. NULL: told on stderr. */
 char *cli_read_file(const char *path, size_t *len);
 bool cli_parse_id(const char *text, int64_t *id); /* a positive order id */

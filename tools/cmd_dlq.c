@@ -17,7 +17,7 @@ static bool dry_run, yes, blocked;
 
 struct listing {
     struct table table;
-    bool first;
+    struct cli_array json;
     int64_t shown;
 };
 
@@ -25,10 +25,7 @@ static void list_letter(struct cli *cli, struct listing *l, const Orderdb__V1__D
     char time[TIME_TEXT_BYTES] = "";
     l->shown++;
     if (cli->json) {
-        char *text = pbjson_format(&d->base, 0);
-        if (text) printf("%s%s", l->first ? "" : ",\n", text);
-        l->first = false;
-        mem_free(text);
+        cli_array_add(&l->json, &d->base);
         return;
     }
     if (d->dead_time) time_format(d->dead_time->seconds, 0, time);
@@ -66,13 +63,12 @@ static enum cli_exit list_pages(struct cli *cli, char *group, struct listing *l,
 
 static enum cli_exit dlq_list_run(struct cli *cli, int argc, char **argv) {
     static const struct table_column columns[] = {{"EVENT"}, {"ORDER", .right = true}, {"USER", .shrinks_to = 8}, {"TRIES", .right = true}, {"DEAD SINCE"}, {"KEY"}, {"ERROR", .shrinks_to = 10}};
-    struct listing l = {.first = true};
+    struct listing l = {0};
     bool more = false;
     if (limit < 0) return cli_usage(cli, "--limit is how many to list, at least 1");
     table_init(&l.table, columns, ARRAY_LEN(columns));
-    if (cli->json) putchar('[');
     enum cli_exit e = list_pages(cli, argv[0], &l, &more);
-    if (cli->json) puts("]");
+    if (cli->json) e = cli_array_end(&l.json, e);
     else if (!e) table_print(&l.table, stdout, TABLE_WIDTH);
     if (!e && more) fprintf(stderr, "there are more: --limit N\n");
     table_fini(&l.table);
@@ -88,8 +84,8 @@ static enum cli_exit dlq_redrive_run(struct cli *cli, int argc, char **argv) {
     r.group = argv[0], r.filter = (char *)(uintptr_t)filter, r.max_per_second = (int32_t)max_per_second, r.dry_run = dry_run, r.blocked = blocked;
     const Orderdb__V1__RedriveDeadLettersResponse *m = cli_call(cli, SERVICE "RedriveDeadLetters", &r.base, &orderdb__v1__redrive_dead_letters_response__descriptor, &a, &e);
     if (m && cli->json) e = cli_print_json(&m->base);
-    else if (m && blocked) printf("%lld blocked keys %s another try\n", (long long)m->redriven, dry_run ? "would have" : "have");
-    else if (m) printf("%lld dead letters %s given out again\n", (long long)m->redriven, dry_run ? "would be" : "are");
+    else if (m && blocked) printf("%lld blocked key%s %s another try\n", (long long)m->redriven, m->redriven == 1 ? "" : "s", dry_run ? "would have" : m->redriven == 1 ? "has" : "have");
+    else if (m) printf("%lld dead letter%s %s given out again\n", (long long)m->redriven, m->redriven == 1 ? "" : "s", dry_run ? "would be" : m->redriven == 1 ? "is" : "are");
     arena_fini(&a);
     return e;
 }
@@ -103,8 +99,9 @@ static enum cli_exit dlq_purge_run(struct cli *cli, int argc, char **argv) {
     r.group = argv[0], r.filter = (char *)(uintptr_t)filter, r.dry_run = dry_run, r.blocked = blocked;
     const Orderdb__V1__PurgeDeadLettersResponse *m = cli_call(cli, SERVICE "PurgeDeadLetters", &r.base, &orderdb__v1__purge_dead_letters_response__descriptor, &a, &e);
     if (m && cli->json) e = cli_print_json(&m->base);
-    else if (m && blocked) printf("%lld blocked keys %s on without the event that %s\n", (long long)m->purged, dry_run ? "would go" : "go", dry_run ? "blocks them" : "blocked them");
-    else if (m) printf("%lld dead letters %s\n", (long long)m->purged, dry_run ? "would be purged" : "purged");
+    else if (m && blocked) printf("%lld blocked key%s %s on without the event that %s %s\n", (long long)m->purged, m->purged == 1 ? "" : "s", dry_run ? "would go" : m->purged == 1 ? "goes" : "go",
+                                  dry_run ? "blocks" : "blocked", m->purged == 1 ? "it" : "them");
+    else if (m) printf("%lld dead letter%s %s\n", (long long)m->purged, m->purged == 1 ? "" : "s", dry_run ? "would be purged" : "purged");
     arena_fini(&a);
     return e;
 }

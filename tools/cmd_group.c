@@ -226,27 +226,19 @@ static Orderdb__V1__ListConsumerGroupsResponse *list_page(struct cli *cli, char 
     return cli_call(cli, SERVICE "ListConsumerGroups", &r.base, &orderdb__v1__list_consumer_groups_response__descriptor, a, e);
 }
 
-static void print_json_element(const ProtobufCMessage *m, bool *first) {
-    char *text = pbjson_format(m, 0);
-    if (text) printf("%s%s", *first ? "" : ",\n", text);
-    *first = false;
-    mem_free(text);
-}
-
 static enum cli_exit group_list(struct cli *cli, int argc, char **argv, struct arena *a) {
     static const struct table_column columns[] = {{"GROUP", .shrinks_to = 16}, {"KEY"}, {"START", .shrinks_to = 10}, {"ACK"}, {"PAUSED"}, {"FILTER", .shrinks_to = 16}};
     struct table t;
     char token[1] = "", *next = token, ack[32];
-    bool first = true;
+    struct cli_array json = {0};
     enum cli_exit e = CLI_OK;
     table_init(&t, columns, ARRAY_LEN(columns));
-    if (cli->json) putchar('[');
     do {
         const Orderdb__V1__ListConsumerGroupsResponse *page = list_page(cli, next, a, &e);
         for (size_t i = 0; page && i < page->n_groups; i++) {
             const Group *g = page->groups[i];
             if (cli->json) {
-                print_json_element(&g->base, &first);
+                cli_array_add(&json, &g->base);
                 continue;
             }
             duration_text(g->ack_timeout, ack);
@@ -259,7 +251,7 @@ static enum cli_exit group_list(struct cli *cli, int argc, char **argv, struct a
         }
         next = page ? page->next_page_token : token;
     } while (*next);
-    if (cli->json) puts("]");
+    if (cli->json) e = cli_array_end(&json, e);
     else if (!e) table_print(&t, stdout, TABLE_WIDTH);
     table_fini(&t);
     return e;
@@ -267,7 +259,7 @@ static enum cli_exit group_list(struct cli *cli, int argc, char **argv, struct a
 
 struct lags {
     struct table table;
-    bool first;
+    struct cli_array json;
     unsigned shown;
 };
 
@@ -288,11 +280,12 @@ static enum cli_exit lag_of(struct cli *cli, char *name, struct lags *l, struct 
     if (!lag) return e;
     if (cli->json) {
         char *text = pbjson_format(&lag->base, 0);
-        struct buf quoted = {0};
-        if (text && pbjson_quote(&quoted, name)) printf("%s{\"group\":%.*s%s%s", l->first ? "" : ",\n", (int)quoted.len, (char *)quoted.data, text[1] == '}' ? "" : ",", text + 1);
-        buf_fini(&quoted);
+        struct buf named = {0};
+        bool ok = text && buf_append(&named, SLICE_LIT("{\"group\":")) && pbjson_quote(&named, name) && buf_append(&named, slice_str(text[1] == '}' ? "" : ",")) &&
+                  buf_append(&named, slice_of((const uint8_t *)text + 1, strlen(text))); /* with its NUL */
+        cli_array_add_text(&l->json, ok ? (const char *)named.data : NULL);
+        buf_fini(&named);
         mem_free(text);
-        l->first = false;
         return CLI_OK;
     }
     table_cell(&l->table, "%s", name);
@@ -323,17 +316,16 @@ static enum cli_exit lag_of_all(struct cli *cli, struct lags *l, struct arena *a
 static enum cli_exit group_lag(struct cli *cli, int argc, char **argv, struct arena *a) {
     static const struct table_column columns[] = {{"GROUP", .shrinks_to = 16}, {"AGE", .right = true}, {"EVENTS", .right = true}, {"SNAPSHOT", .right = true}, {"IN FLIGHT", .right = true},
                                                   {"BLOCKED KEYS", .right = true}, {"DEAD", .right = true}, {"MEMBERS", .right = true}};
-    struct lags l = {.first = true};
+    struct lags l = {0};
     enum cli_exit e = CLI_OK;
     table_init(&l.table, columns, ARRAY_LEN(columns));
-    if (cli->json) putchar('[');
     if (argc == 0) e = lag_of_all(cli, &l, a);
     for (int i = 0; i < argc; i++) { /* one that is not there does not hide the others */
         enum cli_exit one = lag_of(cli, argv[i], &l, a);
         if (!e) e = one;
         if (one == CLI_UNAVAILABLE) break;
     }
-    if (cli->json) puts("]");
+    if (cli->json) e = cli_array_end(&l.json, e);
     else if (!e || l.shown) table_print(&l.table, stdout, TABLE_WIDTH);
     table_fini(&l.table);
     return e;

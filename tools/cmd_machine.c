@@ -151,22 +151,15 @@ static size_t timer_count(const Machine *m) {
 
 struct listing {
     struct table table;
-    bool json, first;
+    bool json;
+    struct cli_array array;
 };
-
-static void list_json(struct listing *l, const ProtobufCMessage *m) {
-    char *text = pbjson_format(m, 0);
-    if (!text) return;
-    printf("%s%s", l->first ? "" : ",\n", text);
-    l->first = false;
-    mem_free(text);
-}
 
 static void list_machine(void *ctx, const Resource *r) {
     struct listing *l = ctx;
     const Machine *m = r->machine;
     if (l->json) {
-        list_json(l, &m->base);
+        cli_array_add(&l->array, &m->base);
         return;
     }
     const char *initial = "";
@@ -182,7 +175,7 @@ static void list_machine(void *ctx, const Resource *r) {
 static void list_resource(void *ctx, const Resource *r) {
     struct listing *l = ctx;
     if (l->json) {
-        list_json(l, &r->base);
+        cli_array_add(&l->array, &r->base);
         return;
     }
     if (r->kind_case == ORDERDB__V1__RESOURCE__KIND_MACHINE) {
@@ -200,11 +193,10 @@ static void list_resource(void *ctx, const Resource *r) {
 }
 
 static enum cli_exit print_list(struct cli *cli, const char *kind, const struct table_column *columns, unsigned count, void (*each)(void *ctx, const Resource *r)) {
-    struct listing l = {.json = cli->json, .first = true};
+    struct listing l = {.json = cli->json};
     table_init(&l.table, columns, count);
-    if (cli->json) printf("[");
     enum cli_exit e = each_resource(cli, kind, each, &l);
-    if (cli->json) printf("]\n");
+    if (cli->json) e = cli_array_end(&l.array, e);
     else if (e == CLI_OK) table_print(&l.table, stdout, TABLE_WIDTH);
     table_fini(&l.table);
     return e;

@@ -428,6 +428,7 @@ def _(server):
     refused(server.orderctl("group", "delete", "cli-mail", check=False), 2, "--yes")
     server.orderctl("group", "delete", "cli-mail", "--yes")
     refused(server.orderctl("dlq", "list", "cli-mail", "-o", "table", check=False), 1, "NOT_FOUND", "GROUP_NOT_FOUND", "cli-mail")
+    refused(server.orderctl("dlq", "list", "cli-mail", "-o", "json", check=False), 1, "NOT_FOUND", "GROUP_NOT_FOUND")  # and not half an array
 
 
 # ---- import

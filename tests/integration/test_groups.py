@@ -470,7 +470,7 @@ def _(server):
     m.wait(5)
     t.equal(m.events[4].user_id, users[0])
     m.ack(m.events[4])
-    t.equal(server.orderctl("dlq", "purge", "block", "--blocked", "--filter", 'user_id = "%s"' % users[1], "--yes").stdout, "1 blocked keys go on without the event that blocked them\n")
+    t.equal(server.orderctl("dlq", "purge", "block", "--blocked", "--filter", 'user_id = "%s"' % users[1], "--yes").stdout, "1 blocked key goes on without the event that blocked it\n")
     m.wait(6)
     t.true(m.events[5].user_id == users[1] and m.events[5].order_id != first[users[1]], "the one behind it")
     m.ack(m.events[5])
