@@ -5,7 +5,8 @@ SHELL := /bin/bash
 SAN ?=
 # MUTANT=name builds a server that is broken on purpose, for the tests that must catch it.
 MUTANT ?=
-B := build$(if $(SAN),-$(SAN))$(if $(MUTANT),-mutant-$(MUTANT))
+PLAIN := build$(if $(SAN),-$(SAN))
+B := $(PLAIN)$(if $(MUTANT),-mutant-$(MUTANT))
 
 CC := gcc
 PKGS := rocksdb liburing libnghttp2 libprotobuf-c jansson yaml-0.1 libxxhash
@@ -26,7 +27,8 @@ else
 $(error SAN is asan or tsan)
 endif
 ifneq ($(MUTANT),)
-CFLAGS_BASE += -DORDERDB_MUTANT_$(shell echo $(MUTANT) | tr a-z A-Z)=1
+MUTANT_MACRO := ORDERDB_MUTANT_$(shell echo $(MUTANT) | tr a-z A-Z)
+CFLAGS_BASE += -D$(MUTANT_MACRO)=1
 endif
 # A tree without git (an archive) is "unknown".
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
@@ -267,8 +269,18 @@ $(L_TEST): $(TESTLIB_O) $(B)/is/TESTLIB
 
 # ---- programs
 LINKED = $(filter %.o %.a,$^)
+ifeq ($(MUTANT),)
 $(B)/orderd: $(B)/obj/server/main.o $(L_SERVER) $(L_ENGINE) $(L_PROTO)
 	$(CC) $(LDFLAGS_BASE) -o $@ $(LINKED) $(LDLIBS_SERVER) $(LDLIBS_ENGINE) $(LDLIBS_PROTO) $(LDLIBS_ALLOC) -lm
+else
+# Of a mutant only the files that know it are compiled: they take the place of the server's own, which come from its build.
+MUTATED := $(call obj,$(shell grep -lw $(MUTANT_MACRO) engine/*.c server/*.c))
+UNCHANGED := $(addprefix $(PLAIN)/,obj/server/main.o lib/libserver.a lib/libengine.a lib/libproto.a)
+$(if $(MUTATED),,$(error no file knows a mutant $(MUTANT)))
+$(B)/orderd: $(MUTATED) FORCE
+	@$(MAKE) --no-print-directory MUTANT= $(UNCHANGED)
+	$(CC) $(LDFLAGS_BASE) -o $@ $(firstword $(UNCHANGED)) $(MUTATED) $(wordlist 2,4,$(UNCHANGED)) $(LDLIBS_SERVER) $(LDLIBS_ENGINE) $(LDLIBS_PROTO) $(LDLIBS_ALLOC) -lm
+endif
 $(B)/orderctl: $(TOOLS_O) $(L_GEN) $(L_CLIENT) $(L_PROTO) $(B)/is/TOOLS
 	$(CC) $(LDFLAGS_BASE) -o $@ $(LINKED) $(LDLIBS_CLIENT) $(LDLIBS_TOOLS) $(LDLIBS_PROTO) $(LDLIBS_ALLOC) -lm
 $(B)/bench/%: $(B)/obj/bench/%.o $(L_CLIENT) $(L_PROTO)
