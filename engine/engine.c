@@ -347,10 +347,8 @@ static void engine_housekeeping(struct engine *e) {
     engine_look_closed(e);
     engine_bound_replay(e);
     /* The log is bounded: whoever pins its oldest segment flushes in time. */
-    if (e->wal_stats.live_bytes > e->wal_stats.live_bytes_max / 2 || e->draining) {
-        struct partition *p = engine_partition_of_group(e, e->wal_stats.oldest_group);
-        if (p) partition_unpin(p);
-    }
+    struct partition *oldest = engine_partition_of_group(e, e->wal_stats.oldest_group);
+    if (oldest && (e->wal_stats.live_bytes > e->wal_stats.live_bytes_max / 2 || partition_drain_flushes(oldest))) partition_unpin(oldest);
 }
 
 /* By turns, so that each partition comes first; but where timers fire last, with a slice of its own: what callers wait for elsewhere was synced together with them. */
@@ -394,7 +392,8 @@ void engine_tick(struct engine *e) {
     backlog_tick(&e->writes, e->now_ns, e->queue_writes);
     backlog_tick(&e->disk_reads, e->now_ns, e->reads_away);
     if (e->now_ns >= e->next_housekeeping_ns) engine_housekeeping(e);
-    for (uint32_t i = 0; e->draining && i < e->held_count; i++) partition_flush(&e->partitions[i]);
+    for (uint32_t i = 0; e->draining && i < e->held_count; i++)
+        if (partition_drain_flushes(&e->partitions[i])) partition_flush(&e->partitions[i]);
     struct list due;
     list_init(&due);
     list_splice_back(&due, &e->finished);
@@ -456,7 +455,10 @@ enum status engine_transfer(struct engine *e, uint16_t slot, uint64_t node_id) {
     return st;
 }
 
-void engine_drain(struct engine *e) { e->draining = true; }
+void engine_drain(struct engine *e) {
+    e->draining = true;
+    for (uint32_t i = 0; i < e->held_count; i++) e->partitions[i].drain_index = e->partitions[i].record.applied_index;
+}
 
 bool engine_drained(const struct engine *e) {
     if (e->queue_writes || e->queue_reads || e->queue_feeds || e->queue_sessions || !list_empty(&e->finished) || !wal_settled(e->wal) || votes_busy(e->votes)) return false;
@@ -464,6 +466,7 @@ bool engine_drained(const struct engine *e) {
         const struct partition *p = &e->partitions[i];
         if (e->yields && partition_leads_others(p) && e->now_ns < e->yield_until_ns) return false;
         if (p->flushing || p->reads_away || p->source || partition_fetch_busy(p) || partition_feed_busy(p) || partition_group_busy(p) || (p->state == PARTITION_READY && !partition_flushed(p))) return false;
+        if (p->state == PARTITION_OPENING && p->flushed.applied_index < p->drain_index && !group_installing(p->group)) return false;
     }
     return true;
 }

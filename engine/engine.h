@@ -201,7 +201,8 @@ struct engine_wanted {
     uint64_t node_id[GROUP_MEMBERS_MAX];
 };
 void engine_want(struct engine *e, const struct engine_wanted *wanted);
-/* Stops taking writes (DRAINING) and flushes all stores; engine_drained when nothing is in flight and all is flushed. */
+/* Stops taking writes (DRAINING) and flushes all stores; engine_drained when nothing is in flight and all is flushed. Where others lead, what was applied when it began is; nothing that comes
+ * from there is stored any more. */
 void engine_drain(struct engine *e);
 bool engine_drained(const struct engine *e);
 /* Frees everything; ops still inside are answered DRAINING first. Not flushing is fine: the log has it. */

@@ -293,8 +293,10 @@ void partition_stage(struct partition *p) {
         p->engine->log_blocked = true;
         return;
     }
-    /* A follower whose tables can't be written applies nothing, so its log can't be trimmed: it stops storing and acknowledging, and the leader stops sending, rather than fill the disk. */
-    if (log_full_for_follower(p) && p->next_stage <= group_last_index(p->group)) {
+    /* A follower whose tables can't be written applies nothing, so its log can't be trimmed: it stops storing and acknowledging, and the leader stops sending, rather than fill the disk. One that
+     * drains would never have done, as long as others write. */
+    bool drains = p->engine->draining && group_role(p->group) == GROUP_FOLLOWER;
+    if ((drains || log_full_for_follower(p)) && p->next_stage <= group_last_index(p->group)) {
         p->engine->log_blocked = true;
         return;
     }
@@ -478,6 +480,9 @@ void partition_apply(struct partition *p, uint64_t until_ns) {
 
 bool partition_flushed(const struct partition *p) { return p->flushed.applied_index == p->record.applied_index; }
 
+/* A follower gets entries as long as there are any: it would flush for ever. */
+bool partition_drain_flushes(const struct partition *p) { return p->engine->draining && (p->state == PARTITION_READY || p->flushed.applied_index < p->drain_index); }
+
 static void flush_run(struct env_job *job) {
     struct partition *p = container_of(job, struct partition, flush_job);
     p->flush_status = store_flush(p->store);
@@ -620,7 +625,7 @@ void partition_housekeeping(struct partition *p) {
     }
     /* We ask before the store writes a run by itself (rows with what is around them have a quarter of the budget by then), so that we know what is durable. engine.c bounds what a
      * restart replays. */
-    if (stats.unflushed_bytes > p->memtable_share / 6 || e->draining || p->flush_wanted) partition_flush(p);
+    if (stats.unflushed_bytes > p->memtable_share / 6 || partition_drain_flushes(p) || p->flush_wanted) partition_flush(p);
 }
 
 uint64_t partition_log_unflushed(const struct partition *p) { return p->log_bytes_unflushed - (p->flushing ? p->flush_log_bytes : 0); }

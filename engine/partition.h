@@ -83,6 +83,7 @@ struct partition {
     struct partition_record flush_record;
     uint64_t flush_log_bytes, flush_begin_ns;
     bool flushing;
+    uint64_t drain_index;            /* applied when the drain began */
     bool damaged;                    /* PARTITION_FAILED for good: a table does not match its checksum */
     uint64_t shown_index;            /* callers were told of what was applied up to here: no read tells less */
     bool proving;                    /* PARTITION_FAILED, open again: the flush that runs decides */
@@ -182,6 +183,7 @@ void partition_housekeeping(struct partition *p);
 void partition_flush(struct partition *p);              /* starts one, unless one runs or nothing is new */
 uint64_t partition_log_unflushed(const struct partition *p); /* bytes of log that neither a flush has covered nor one under way will */
 bool partition_flushed(const struct partition *p);      /* all that is applied */
+bool partition_drain_flushes(const struct partition *p); /* this engine drains, and that has not been flushed yet which makes a short start of the next */
 struct partition_stats partition_get_stats(const struct partition *p);
 
 /* A read of the change stream: it may wait for long, and is no sign of a full queue. */

@@ -140,8 +140,10 @@ static enum status refuse_membership(const struct identity *id, const struct ide
     if (id->clustered && !asked) snprintf(error, 512, "%s is node %llu of a cluster: start it with the --node-id, --peers and --cluster-key-file that it was made with", path, there);
     else if (!id->clustered && asked) snprintf(error, 512, "%s was made by a single node: its orders are on no other, so it can't become one of a cluster by --peers", path);
     else if (asked && asked->node_id != id->node_id) snprintf(error, 512, "%s is node %llu's, not that of --node-id %llu", path, there, (unsigned long long)asked->node_id);
+    else if (asked && memcmp(asked->cluster_id, known_as, sizeof id->cluster_id) != 0 && wish->told && id->recovered)
+        snprintf(error, 512, "%s went on alone (orderctl recover), and the nodes of --join are not of its cluster any more: name none of those", path);
     else if (asked && memcmp(asked->cluster_id, known_as, sizeof id->cluster_id) != 0 && wish->told)
-        snprintf(error, 512, "%s belongs to another cluster than the nodes of --join, or to what theirs was before one of them went on alone (orderctl recover): remove it, and join under another --node-id", path);
+        snprintf(error, 512, "%s is not of the cluster of the nodes of --join, or of what it was before one of them went on alone (orderctl recover): what it holds does not count there, and it may join with a directory that is empty, under another --node-id", path);
     else if (asked && memcmp(asked->cluster_id, known_as, sizeof id->cluster_id) != 0)
         snprintf(error, 512, "%s belongs to another cluster: the content of --cluster-key-file, or the node ids in --peers, are not those that it was made with", path);
     else return STATUS_OK;

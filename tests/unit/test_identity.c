@@ -151,6 +151,10 @@ static void one_of_several_stays_who_it_is(void **state) {
     who.node_id = 3, who.cluster_id[0] = 8;
     assert_int_equal(identity_open(&id, d, dir, &wish, error), STATUS_FIELD_INVALID);
     says("belongs to another cluster");
+    wish.told = true;
+    assert_int_equal(identity_open(&id, d, dir, &wish, error), STATUS_FIELD_INVALID);
+    says("is not of the cluster of the nodes of --join");
+    wish.told = false;
     assert_int_equal(unlinkat(d, "NODE", 0), 0);
     assert_int_equal(identity_open(&id, d, dir, &nothing_asked, error), STATUS_OK);
     assert_false(id.clustered);

@@ -717,6 +717,28 @@ static void test_who_remembers_nothing_stays_out_once_the_members_are_others(voi
     assert_int_equal(sent_since(x, 0, PEER_APPEND_RESULT), 0);
 }
 
+/* Others write on: it flushes once, stores nothing more, and is done. */
+static void test_a_follower_drains_while_others_write(void **state) {
+    struct role_rig *x = *state;
+    uint64_t last = GROUP_FIRST_INDEX, flushes;
+    found_group(x);
+    for (unsigned i = 0; i < 5; i++, last++) append(x, 2, 2, last, i ? 2 : 1, 1, last);
+    struct partition *p = partition(x);
+    uint64_t applied = p->record.applied_index;
+    assert_true(applied > GROUP_FIRST_INDEX);
+    flushes = x->rig.engine->stats.flushes;
+    engine_drain(x->rig.engine);
+    unsigned came = 0;
+    for (; came < 50 && !engine_drained(x->rig.engine); came++, last++) append(x, 2, 2, last, 2, 1, last);
+    assert_true(engine_drained(x->rig.engine));
+    assert_true(came < 10);
+    assert_int_equal(x->rig.engine->stats.flushes, flushes + 1);
+    assert_true(p->flushed.applied_index >= applied);
+    for (unsigned i = 0; i < 5; i++, last++) append(x, 2, 2, last, 2, 1, last);
+    assert_true(engine_drained(x->rig.engine));
+    assert_int_equal(x->rig.engine->stats.flushes, flushes + 1);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void) {
@@ -748,6 +770,7 @@ int main(void) {
         TEST(test_members_become_those_that_are_wanted_step_by_step),
         TEST(test_a_learner_that_does_not_catch_up_gets_no_vote_and_can_be_taken_back),
         TEST(test_a_dead_voter_goes_before_another_comes),
+        TEST(test_a_follower_drains_while_others_write),
         TEST(test_who_remembers_nothing_stays_out_once_the_members_are_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
