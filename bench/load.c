@@ -23,7 +23,7 @@
 
 #include "bench/histogram.h"
 #include "bench/number.h"
-#include "client/channel.h"
+#include "client/fleet.h"
 #include "orderdb/v1/order.pb-c.h"
 #include "proto/base/buf.h"
 #include "proto/base/hash.h"
@@ -49,13 +49,15 @@ static struct {
     enum mode mode;
     uint64_t connections, inflight, orders, seconds, users, items, prefill, timeout_ms, seed;
     double rate;
-    bool reconnect, progress, all;
+    bool reconnect, progress, all, routed;
 } opt = {.server = "127.0.0.1:7400", .connections = 4, .inflight = 16, .users = 100000, .timeout_ms = 10000, .prefill = 10000};
 
 /* ---- the run */
 
 struct worker {
-    struct channel *channel;
+    struct channel *channel; /* routed: NULL */
+    struct fleet_seat *seat; /* routed: of the call under way */
+    int slot;                /* its */
     struct list node;     /* in idle or paused */
     uint64_t due_ns;      /* latency counts from here; paused: until here */
     enum kind kind;
@@ -77,6 +79,7 @@ struct reason {
 static struct {
     struct tls_source *tls; /* NULL: cleartext */
     struct channel_loop *loop;
+    struct fleet *fleet; /* routed */
     struct worker *workers;
     uint64_t worker_count;
     struct list idle, paused;
@@ -352,6 +355,7 @@ static void worker_pause(struct worker *w, uint64_t now, int64_t pushback_ms) {
 static void answer_cb(void *user, const struct channel_answer *a) {
     struct worker *w = user;
     uint64_t now = channel_now_ns();
+    if (run.fleet) fleet_seat_leave(run.fleet, w->seat, w->slot, a, a->code == GRPC_UNAVAILABLE);
     run.in_flight--;
     run.settled++;
     if (a->code == GRPC_OK) {
@@ -385,7 +389,12 @@ static void worker_send(struct worker *w, uint64_t due_ns) {
     w->due_ns = due_ns ? due_ns : now;
     struct channel_request r = {.path = paths[w->kind], .message = buf_slice(&run.request), .on_answer = answer_cb, .user = w};
     r.deadline_ns = now + opt.timeout_ms * NS_PER_MS;
-    if (!channel_start(w->channel, &r)) panic_now("out of memory");
+    if (run.fleet) {
+        w->slot = routes_slot_of(r.path, r.message);
+        w->seat = fleet_pick_any(run.fleet, w->slot);
+    }
+    if ((run.fleet && !w->seat) || !channel_start(run.fleet ? w->seat->channel : w->channel, &r)) panic_now("out of memory");
+    if (run.fleet) fleet_seat_take(run.fleet, w->seat);
     run.in_flight++;
     run.sent++;
     run.bytes_sent += run.request.len;
@@ -475,6 +484,8 @@ static void report(double cpu) {
         for (unsigned i = 1; i <= TENTHS; i++) printf(" %.0f", tenth_rate(i));
         printf(" /s; last / first = %.1f %%\n", 100 * tenth_rate(TENTHS) / MAX_OF(tenth_rate(1), 1e-9));
     }
+    struct fleet_stats s = run.fleet ? fleet_stats(run.fleet) : (struct fleet_stats){0};
+    if (run.fleet) printf("  routed: %llu answers by way of another node, %llu times a node was left alone\n", (unsigned long long)s.forwarded, (unsigned long long)s.ejections);
     for (unsigned i = 0; i < run.reason_count; i++) printf("  error %s: %llu\n", run.reasons[i].name, (unsigned long long)run.reasons[i].count);
 }
 
@@ -482,10 +493,11 @@ static void report(double cpu) {
 
 static const char help[] =
     "load: orders against an OrderDB server\n\n"
-    "  --server HOST:PORT    default 127.0.0.1:7400\n"
+    "  --server HOST:PORT    default 127.0.0.1:7400; of a cluster's nodes several, with commas: calls go to the leaders\n"
+    "  --routed              so, too, with one address: the others are learnt\n"
     "  --tls-ca FILE         TLS; who signs the server's certificate (PEM)\n"
     "  --mode M              create, transition, get, list, mixed (30 % create, 30 % transition, 30 % get, 10 % list), replay\n"
-    "  --connections C       default 4\n"
+    "  --connections C       default 4; routed: to each node\n"
     "  --inflight N          calls in flight per connection, default 16\n"
     "  --orders N            until N calls are acknowledged, or\n"
     "  --seconds S           for S seconds (default 10)\n"
@@ -527,6 +539,7 @@ static bool flag_read(int flag, const char *text) {
     case 'l': opt.ledger = text; return true;
     case 'f': opt.from = text; return true;
     case 'R': return opt.reconnect = true;
+    case 'O': return opt.routed = true;
     case 'P': return opt.progress = true;
     case 'A': return opt.all = true;
     default: return false;
@@ -538,7 +551,7 @@ static bool flags_read(int argc, char **argv) {
         {"server", 1, 0, 's'},  {"mode", 1, 0, 'm'},  {"connections", 1, 0, 'c'}, {"inflight", 1, 0, 'i'}, {"orders", 1, 0, 'n'},     {"seconds", 1, 0, 't'},
         {"rate", 1, 0, 'r'},    {"users", 1, 0, 'u'}, {"items", 1, 0, 'k'},       {"prefill", 1, 0, 'p'},  {"timeout-ms", 1, 0, 'd'}, {"seed", 1, 0, 'e'},
         {"ledger", 1, 0, 'l'},  {"from", 1, 0, 'f'},  {"reconnect", 0, 0, 'R'},   {"progress", 0, 0, 'P'}, {"all", 0, 0, 'A'},        {"help", 0, 0, 'h'},
-        {"tls-ca", 1, 0, 'T'},
+        {"tls-ca", 1, 0, 'T'},  {"routed", 0, 0, 'O'},
         {0},
     };
     random_bytes(&opt.seed, sizeof(opt.seed));
@@ -571,11 +584,14 @@ static bool setup(void) {
     char error[256];
     const struct tls_files files = {.ca = opt.tls_ca};
     if (opt.tls_ca && !(run.tls = tls_source_new_client(&files, error))) return fprintf(stderr, "load: --tls-ca: %s\n", error), false;
+    const struct fleet_options fo = {.seats = (uint32_t)MIN_OF(opt.connections, (uint64_t)FLEET_SEATS_MAX), .routed = opt.routed, .tls = run.tls};
+    bool routed = opt.routed || strchr(opt.server, ',');
+    if (routed && !(run.fleet = fleet_open(run.loop, opt.server, &fo))) return fprintf(stderr, "load: --server %s: %s\n", opt.server, strerror(errno)), false;
     struct channel *channel = NULL;
     for (uint64_t i = 0; i < run.worker_count; i++) {
-        if (i % opt.inflight == 0) channel = channel_open(run.loop, opt.server);
-        if (!channel) return fprintf(stderr, "load: --server %s: %s\n", opt.server, strerror(errno)), false;
-        if (i % opt.inflight == 0 && run.tls && !channel_use_tls(channel, run.tls, NULL)) return fprintf(stderr, "load: out of memory\n"), false;
+        if (!routed && i % opt.inflight == 0) channel = channel_open(run.loop, opt.server);
+        if (!routed && !channel) return fprintf(stderr, "load: --server %s: %s\n", opt.server, strerror(errno)), false;
+        if (channel && i % opt.inflight == 0 && run.tls && !channel_use_tls(channel, run.tls, NULL)) return fprintf(stderr, "load: out of memory\n"), false;
         run.workers[i].channel = channel;
         run.workers[i].draw = opt.seed ^ (i + 1) * 0x9e3779b97f4a7c15ull;
         list_push_back(&run.idle, &run.workers[i].node);
@@ -594,7 +610,9 @@ int main(int argc, char **argv) {
     report(cpu_seconds() - cpu);
     bool ok = opt.reconnect ? run.acked > 0 || opt.mode == MODE_REPLAY : run.failed == 0 && !run.broken;
     for (uint64_t i = 0; i < run.worker_count; i += opt.inflight) channel_close(run.workers[i].channel);
+    if (run.fleet) fleet_close(run.fleet);
     channel_loop_free(run.loop);
+    fleet_free(run.fleet);
     tls_source_free(run.tls);
     buf_fini(&run.ledger), buf_fini(&run.request);
     mem_free(run.workers), mem_free(run.known);

@@ -14,9 +14,9 @@
 #include <stdio.h>
 #include <sys/eventfd.h>
 
-#include "client/channel.h"
 #include "client/deliveries.h"
 #include "client/error.h"
+#include "client/fleet.h"
 #include "client/message.h"
 #include "client/retry.h"
 #include "client/security.h"
@@ -47,7 +47,7 @@ struct ids {
 
 struct orderdb_consumer {
     struct channel_loop *loop;
-    struct channel *channel;
+    struct fleet *fleet;
     struct tls_source *tls;
     struct orderdb_options options;
     struct orderdb_consumer_options own;
@@ -59,6 +59,7 @@ struct orderdb_consumer {
     unsigned attempts; /* since the last sign of life */
     uint64_t outage_ns, retry_ns, opened_ns, stop_until_ns, farewell_until_ns;
     struct channel_call *call; /* of LOOKUP, OPEN, CLOSING */
+    struct fleet_seat *seat;   /* that it is on */
     /* the group */
     Orderdb__V1__ConsumerGroup__OrderingKey key;
     Orderdb__V1__RetryPolicy__OnExhausted on_exhausted;
@@ -245,8 +246,27 @@ static void connection_over(struct orderdb_consumer *c) {
     while (!list_empty(&c->leases)) list_remove(c->leases.next);
 }
 
+/* A call on whichever node is well. false: no memory, and the consumer has failed. */
+static bool consumer_call(struct orderdb_consumer *c, const struct channel_request *r) {
+    c->seat = fleet_pick_any(c->fleet, ROUTES_SLOT_NONE);
+    c->call = c->seat ? channel_start(c->seat->channel, r) : NULL;
+    if (!c->call) return consumer_no_memory(c), false;
+    fleet_seat_take(c->fleet, c->seat);
+    return true;
+}
+
+/* Its end; whether another node can be asked at once. */
+static bool consumer_call_over(struct orderdb_consumer *c, const struct channel_answer *a) {
+    bool asked = a->code != GRPC_OK && (c->state == CONSUMER_LOOKUP || c->state == CONSUMER_OPEN); /* else the error is of another cause */
+    if (asked) error_from_answer(&c->error, a);
+    bool drains = asked && error_says_drain(&c->error);
+    c->call = NULL;
+    fleet_seat_leave(c->fleet, c->seat, ROUTES_SLOT_NONE, a, drains);
+    return fleet_elsewhere(c->fleet, a, drains);
+}
+
 /* An attempt has ended: AWAY until the next one, or for good. */
-static void consumer_lost(struct orderdb_consumer *c, const struct channel_answer *a) {
+static void consumer_lost(struct orderdb_consumer *c, const struct channel_answer *a, bool elsewhere) {
     uint64_t now = channel_now_ns(), pause_ns;
     if (c->state == CONSUMER_OVER) return;
     if (atomic_load(&c->deliveries.stop)) {
@@ -260,7 +280,7 @@ static void consumer_lost(struct orderdb_consumer *c, const struct channel_answe
     c->troubled = true;
     if (!c->outage_ns) c->outage_ns = now;
     struct retry_question q = {.code = closed.code, .fate = a->fate, .delay_ms = c->error.retry_delay_ms, .stop = c->options.no_retries || a->pushback_ms == CHANNEL_PUSHBACK_STOP,
-                               .repeatable = true, .wait_for_server = c->options.wait_for_server || channel_was_connected(c->channel), .attempts = c->attempts,
+                               .repeatable = true, .elsewhere = elsewhere, .wait_for_server = c->options.wait_for_server || fleet_was_connected(c->fleet), .attempts = c->attempts,
                                .retries_max = c->options.retries_max, .deadline_ns = c->outage_ns + c->own.outage_ms_max * NS_PER_MS};
     bool again = retry_stream_allowed(&c->budget, &q, &pause_ns);
     c->failed = !again;
@@ -270,12 +290,12 @@ static void consumer_lost(struct orderdb_consumer *c, const struct channel_answe
 
 static void subscribe_answer_cb(void *user, const struct channel_answer *a) {
     struct orderdb_consumer *c = user;
-    bool closing = c->state == CONSUMER_CLOSING;
+    bool closing = c->state == CONSUMER_CLOSING, elsewhere = consumer_call_over(c, a);
     if (channel_now_ns() - c->opened_ns >= STEADY_NS) c->attempts = 0, c->outage_ns = 0;
     connection_over(c);
     if (closing) c->state = CONSUMER_OVER;
     else if (a->code == GRPC_CANCELLED && a->fate != CHANNEL_ANSWERED) consumer_no_memory(c); /* by consumer_send() */
-    else consumer_lost(c, a);
+    else consumer_lost(c, a, elsewhere);
 }
 
 static bool subscribe_message_cb(void *user, struct slice message) {
@@ -294,9 +314,8 @@ static bool subscribe_message_cb(void *user, struct slice message) {
 }
 
 static void subscribe(struct orderdb_consumer *c) {
-    struct channel_request r = {.path = "/orderdb.v1.StreamService/Subscribe", .stream = true, .on_message = subscribe_message_cb, .on_answer = subscribe_answer_cb, .user = c};
-    c->call = channel_start(c->channel, &r);
-    if (!c->call) return consumer_no_memory(c);
+    struct channel_request r = {.path = "/orderdb.v1.StreamService/Subscribe", .stream = true, .lasts = true, .on_message = subscribe_message_cb, .on_answer = subscribe_answer_cb, .user = c};
+    if (!consumer_call(c, &r)) return;
     c->state = CONSUMER_OPEN;
     c->opened_ns = channel_now_ns();
     c->troubled = false;
@@ -306,9 +325,9 @@ static void subscribe(struct orderdb_consumer *c) {
 
 static void lookup_answer_cb(void *user, const struct channel_answer *a) {
     struct orderdb_consumer *c = user;
-    c->call = NULL;
+    bool elsewhere = consumer_call_over(c, a);
     if (c->state != CONSUMER_LOOKUP) return;
-    if (a->code != GRPC_OK) return consumer_lost(c, a);
+    if (a->code != GRPC_OK) return consumer_lost(c, a, elsewhere);
     Orderdb__V1__ConsumerGroup *g = message_unpack(&orderdb__v1__consumer_group__descriptor, a->response);
     if (!g) return consumer_fail(c, GRPC_INTERNAL, "the group's definition cannot be read, or no memory for it");
     int64_t s = g->ack_timeout ? g->ack_timeout->seconds : 0;
@@ -330,9 +349,7 @@ static void lookup(struct orderdb_consumer *c) {
     struct channel_request r = {.path = "/orderdb.v1.StreamService/GetConsumerGroup", .message = buf_slice(&c->out), .deadline_ns = channel_now_ns() + LOOKUP_NS,
                                 .on_answer = lookup_answer_cb, .user = c};
     c->attempts++;
-    c->call = channel_start(c->channel, &r);
-    if (!c->call) return consumer_no_memory(c);
-    c->state = CONSUMER_LOOKUP;
+    if (consumer_call(c, &r)) c->state = CONSUMER_LOOKUP;
 }
 
 /* ---- one step */
@@ -468,9 +485,9 @@ struct orderdb_consumer *orderdb_consumer_open(const char *target, const struct 
     int error = deliveries_init(&c->deliveries, c->own.in_flight_max, c->on_run ? 0 : c->own.threads, handler, user) ? 0 : ENOMEM;
     bool begun = !error;
     if (!error && (!consumer_texts(c, group, consumer_options) || !(c->loop = channel_loop_new()))) error = ENOMEM;
-    if (!error && !(c->channel = channel_open(c->loop, target))) error = errno;
     if (!error) error = security_open(options, &c->tls);
-    if (!error && c->tls && !channel_use_tls(c->channel, c->tls, options->tls_server_name)) error = ENOMEM;
+    const struct fleet_options o = {.seats = 1, .unwatched = true, .tls = c->tls, .server_name = c->options.tls_server_name};
+    if (!error && !(c->fleet = fleet_open(c->loop, target, &o))) error = errno;
     if (!error) return c;
     if (!begun) { /* deliveries were cleaned up already */
         error_fini(&c->error);
@@ -485,10 +502,11 @@ struct orderdb_consumer *orderdb_consumer_open(const char *target, const struct 
 void orderdb_consumer_close(struct orderdb_consumer *c) {
     if (!c) return;
     c->state = CONSUMER_OVER;
-    channel_close(c->channel);
+    if (c->fleet) fleet_close(c->fleet);
     if (c->loop) channel_loop_turn(c->loop, 0); /* the callback of the call under way */
     deliveries_fini(&c->deliveries);
     channel_loop_free(c->loop);
+    fleet_free(c->fleet);
     tls_source_free(c->tls);
     error_fini(&c->error);
     buf_fini(&c->acks.bytes), buf_fini(&c->extends.bytes), buf_fini(&c->out);

@@ -113,7 +113,7 @@ static void watch_answer_cb(void *user, const struct channel_answer *a) {
 
 static void watch_tick(struct fleet *f, uint64_t now) {
     uint64_t at_ns;
-    if (!f->routed || f->watch || now < f->watch_ns) return;
+    if (!f->routed || f->options.unwatched || f->watch || now < f->watch_ns) return;
     int at = routes_pick(f->routes, ROUTES_SLOT_NONE, now, &at_ns);
     struct fleet_seat *s = at < 0 ? NULL : seat_of(f, at, now, &at_ns, true);
     const struct channel_request r = {.path = "/orderdb.v1.AdminService/WatchTopology", .lasts = true, .on_message = watch_message_cb, .on_answer = watch_answer_cb, .user = f};

@@ -23,6 +23,7 @@ enum { FLEET_SEATS_MAX = 64 };
 struct fleet_options {
     uint32_t seats;           /* of each node; FLEET_SEATS_MAX at most */
     bool routed;              /* to a cluster's nodes, though one address alone is named; several mean it */
+    bool unwatched;           /* the nodes that are named are all there are: for streams, which any node serves */
     struct tls_source *tls;   /* borrowed; NULL: cleartext */
     const char *server_name;  /* who certificates must name; NULL: the address of each node */
 };

@@ -239,7 +239,7 @@ enum orderdb_consumer_result {
     ORDERDB_CONSUMER_STOPPED, /* as it was told to: nothing is left to do but close */
     ORDERDB_CONSUMER_FAILED,  /* for good: orderdb_consumer_error(). MEMBER_REPLACED: another one came with the same member_id */
 };
-/* A connection of its own; options as for orderdb_open(), and errno. The group must exist. Nothing is sent before the first run. */
+/* A connection of its own; target, options and errno as for orderdb_open(): of several nodes one that is well, and another one when it fails. The group must exist. Nothing is sent before the first run. */
 struct orderdb_consumer *orderdb_consumer_open(const char *target, const struct orderdb_options *options, const char *group,
                                                const struct orderdb_consumer_options *consumer_options, orderdb_handler *handler, void *user);
 /* Everything happens in here (but handlers on threads). ORDERDB_FOREVER: until it is stopped or has failed. Not called, it extends no lease and sends no ack. */

@@ -17,7 +17,7 @@ static const struct cli_command *const families[] = {order_commands, machine_com
 
 static struct cli cli = {.timeout_s = TIMEOUT_S_DEFAULT};
 static const struct arg global_flags[] = {
-    {"--server", NULL, ARG_TEXT, &cli.server, "HOST:PORT", "the server (default: $ORDERDB_SERVER, else " SERVER_DEFAULT ")"},
+    {"--server", NULL, ARG_TEXT, &cli.server, "HOST:PORT", "the server, or several nodes of a cluster with commas (default: $ORDERDB_SERVER, else " SERVER_DEFAULT ")"},
     {"--tls", NULL, ARG_SWITCH, &cli.tls, NULL, "TLS, with the system's CAs; files below mean it too"},
     {"--tls-ca", NULL, ARG_TEXT, &cli.tls_ca, "FILE", "who signs the server's certificate (or $ORDERDB_TLS_CA)"},
     {"--tls-cert", NULL, ARG_TEXT, &cli.tls_cert, "FILE", "your certificate (or $ORDERDB_TLS_CERT)"},

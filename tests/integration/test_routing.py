@@ -2,9 +2,12 @@
 """Clients that know where leaders are: WatchTopology, the trailers of calls that were passed on, and the C client that goes by both. usage: test_routing.py BUILD [PART OF A TEST'S NAME]"""
 import os
 import queue
+import re
+import signal
 import subprocess
 import sys
 import threading
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import grpc
@@ -19,6 +22,7 @@ class Watch:
 
     def __init__(self, client):
         self.call, self.messages, self.end = client.stub("WatchTopology")(t.admin_pb2.GetTopologyRequest()), queue.Queue(), None
+        self.last = None
         self.thread = threading.Thread(target=self._read, daemon=True)
         self.thread.start()
 
@@ -30,17 +34,18 @@ class Watch:
             self.end = t.Failure(e)
 
     def next(self, wait_s=30):
-        return self.messages.get(timeout=wait_s * t.SLOW)
+        self.last = self.messages.get(timeout=wait_s * t.SLOW)
+        return self.last
 
     def until(self, holds, what):
-        """The first message of which it holds."""
+        """The newest message so far, or the first one after it, of which it holds."""
         for _ in range(200):
+            if self.last is not None and holds(self.last):
+                return self.last
             try:
-                m = self.next()
+                self.next()
             except queue.Empty:
                 break
-            if holds(m):
-                return m
         raise AssertionError("no message of the topology says: " + what)
 
     def cancel(self):
@@ -153,6 +158,16 @@ def _(cluster):
         equal((figures["attempts"], figures["ejections"]), (figures["calls"], 0))
 
 
+@test("bench/load goes to the leaders, too")
+def _(cluster):
+    cluster.wait_leaders()
+    load = subprocess.run([os.path.join(t.BUILD, "bench/load"), "--server", cluster.nodes[0].address, "--routed", "--mode", "mixed", "--prefill", "300", "--seconds", "1"],
+                          capture_output=True, text=True, timeout=60 * t.SLOW)
+    equal((load.returncode, load.stderr), (0, ""))
+    forwarded = re.search(r"routed: (\d+) answers by way of another node, 0 times", load.stdout)
+    true(forwarded and int(forwarded[1]) < 200, load.stdout)
+
+
 @test("C client: a leader is killed with -9 under load, and comes back: no error, and calls go straight again")
 def _(cluster):
     leaders = cluster.wait_leaders()
@@ -169,6 +184,70 @@ def _(cluster):
     true(figures["ejections"] > 0, str(figures))
     true(figures["attempts"] <= figures["calls"] * 1.1, str(figures))
     true(figures["forwarded"] < figures["calls"] / 10 + 100, str(figures))
+
+
+@test("C client: a leader that is stopped (SIGSTOP) is given up after a ping, and its calls go elsewhere")
+def _(cluster):
+    victim = cluster.node(cluster.wait_leaders()[0])
+    load = Calls([n.address for n in cluster.nodes], seconds=8)
+    until(lambda: victim.metrics()["orderdb_calls_in_flight"] > 0, what="the load has begun")
+    victim.process.send_signal(signal.SIGSTOP)
+    time.sleep(4)  # it is a pause that is tested
+    victim.process.send_signal(signal.SIGCONT)
+    figures = load.end()
+    print("#   %s" % figures)
+    true(figures["ejections"] > 0, str(figures))
+    true(figures["attempts"] <= figures["calls"] * 1.1 + 16, str(figures))
+
+
+@test("C client, blocking: orderctl is given several nodes, of which the first is dead")
+def _(cluster):
+    dead = cluster.nodes[2]
+    dead.kill()
+    listed = subprocess.run([os.path.join(t.BUILD, "orderctl"), "--server", ",".join([dead.address] + [n.address for n in cluster.nodes[:2]]), "cluster", "status"],
+                            capture_output=True, text=True, timeout=60 * t.SLOW)
+    equal((listed.returncode, listed.stderr), (0, ""))
+    true("zone-a" in listed.stdout, listed.stdout)
+    dead.start()
+    cluster.wait_leaders()
+
+
+@test("a stock client that knows one node alone survives the death of another, without a retry of its own")
+def _(cluster):
+    leaders = cluster.wait_leaders()
+    victim = cluster.node(leaders[0])
+    node = cluster.node(leaders[0] % 3 + 1)
+    orders, killed = [], threading.Event()
+    killer = threading.Thread(target=lambda: (until(lambda: len(orders) > 30, what="some orders"), victim.kill(), killed.set()))
+    killer.start()
+    after = 0
+    while after < 60:
+        order = node.call("CreateOrder", t.create_request(user_id="stock-%d" % len(orders)), timeout=30).order
+        orders.append((order.order_id, node.call("TransitionOrder", t.transition_request(order.order_id, "pay"), timeout=30).order.version))
+        after += killed.is_set()
+    killer.join()
+    for order_id, version in orders:
+        equal(node.call("GetOrder", t.pb.GetOrderRequest(order_id=order_id), timeout=30).version, version)
+    victim.start()
+    cluster.wait_leaders()
+
+
+@test("C client over TLS: a leader is killed with -9, no error")
+def _(_cluster):
+    certs = os.path.join(t.TEMP, "certs")
+    os.makedirs(certs)
+    subprocess.run([os.path.join(t.ROOT, "tests/lib/certs.sh"), certs], check=True)
+    with open(os.path.join(certs, "ca.pem"), "rb") as f:
+        credentials = grpc.ssl_channel_credentials(f.read())
+    with Cluster(tls_cert=os.path.join(certs, "server.pem"), tls_key=os.path.join(certs, "server.key")) as cluster:
+        client = t.Client(cluster.nodes[0].address, credentials=credentials)
+        leaders = until(lambda: (lambda found: all(found.values()) and found)(leaders_of(client.call("GetTopology"))), what="leaders")
+        load = Calls([n.address for n in cluster.nodes], "--tls-ca", os.path.join(certs, "ca.pem"), seconds=6)
+        until(lambda: sum(p.orders for p in client.call("GetTopology").partitions) > 100, what="some load")
+        cluster.node(leaders[0]).kill()
+        client.close()
+        figures = load.end()
+        true(figures["ejections"] > 0, str(figures))
 
 
 if __name__ == "__main__":
