@@ -40,6 +40,7 @@ struct orderdb_async {
     uint32_t ended; /* in this run */
     bool closing;
     struct orderdb_error error; /* of the callback that runs */
+    uint64_t look_ns;           /* when calls that are astray are looked for */
     struct fleet *fleet;
 };
 
@@ -57,6 +58,9 @@ struct async_call {
     struct deadline wake; /* in a->waiting, while no channel holds it */
     int slot; /* ROUTES_SLOT_NONE: any node will do */
     struct fleet_seat *seat;
+    struct channel_call *attempt; /* on that */
+    uint64_t attempt_ns;          /* since when */
+    bool astray;                  /* it was cancelled for that */
     unsigned attempts;
     bool maybe_done; /* an earlier attempt may have taken effect */
     orderdb_async_cb *cb;
@@ -136,6 +140,8 @@ static bool call_retry(struct async_call *c, const struct channel_answer *answer
 static void attempt_answer_cb(void *user, const struct channel_answer *answer) {
     struct async_call *c = user;
     struct orderdb_async *a = c->a;
+    struct channel_answer moved;
+    if (c->astray) moved = fleet_astray(answer), answer = &moved;
     if (answer->code != GRPC_OK) error_from_answer(&a->error, answer);
     bool drains = answer->code != GRPC_OK && error_says_drain(&a->error);
     fleet_seat_leave(a->fleet, c->seat, c->slot, answer, drains);
@@ -156,8 +162,9 @@ static bool call_begin(struct async_call *c, uint64_t now) {
     struct fleet_seat *s = fleet_pick(a->fleet, c->slot, now, &open_ns);
     if (!s) return call_wait(c, open_ns);
     struct channel_request r = {.path = c->method->path, .message = buf_slice(&c->request), .deadline_ns = c->deadline_ns, .on_answer = attempt_answer_cb, .user = c};
-    if (!channel_start(s->channel, &r)) return false;
-    c->seat = s;
+    c->attempt = channel_start(s->channel, &r);
+    if (!c->attempt) return false;
+    c->seat = s, c->attempt_ns = now, c->astray = false;
     fleet_seat_take(a->fleet, s);
     c->attempts++;
     a->stats.attempts++;
@@ -254,10 +261,25 @@ bool orderdb_async_submit(struct orderdb_async *a, const ProtobufCMessage *reque
 
 /* ---- running */
 
+/* At most so long may be waited. */
+static uint64_t find_astray(struct orderdb_async *a, uint64_t now) {
+    if (!fleet_routed(a->fleet) || a->stats.in_flight == 0) return UINT64_MAX;
+    if (now < a->look_ns) return a->look_ns - now;
+    list_each(it, &a->calls) {
+        struct async_call *c = list_entry(it, struct async_call, node);
+        if (!c->seat || c->astray || !fleet_is_astray(a->fleet, c->seat, c->slot, c->attempt_ns, now)) continue;
+        c->astray = true;
+        channel_cancel(c->attempt);
+    }
+    a->look_ns = now + FLEET_LOOK_NS;
+    return FLEET_LOOK_NS;
+}
+
 static uint32_t async_turn(struct orderdb_async *a, uint64_t wait_ns) {
     uint64_t now = channel_now_ns();
     a->ended = 0;
     calls_wake(a, now);
+    wait_ns = MIN_OF(wait_ns, find_astray(a, now));
     struct deadline *next = deadlines_first(&a->waiting);
     if (next) wait_ns = MIN_OF(wait_ns, next->at_ns > now ? next->at_ns - now : 0);
     channel_loop_turn(a->loop, a->ended ? 0 : wait_ns);
@@ -287,6 +309,7 @@ size_t orderdb_async_polls(struct orderdb_async *a, struct pollfd *polls, size_t
     size_t n = channel_loop_polls(a->loop, &table, &until);
     struct deadline *next = deadlines_first(&a->waiting);
     if (next) until = MIN_OF(until, next->at_ns);
+    if (fleet_routed(a->fleet) && a->stats.in_flight > 0) until = MIN_OF(until, MAX_OF(a->look_ns, now));
     for (size_t i = 0; i < MIN_OF(n, cap); i++) polls[i] = table[i];
     /* Rounded up: woken early, a caller would turn for nothing. */
     uint64_t ms = until <= now ? 0 : (until - now + NS_PER_MS - 1) / NS_PER_MS;

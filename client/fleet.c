@@ -11,11 +11,14 @@
 /* The watch: one WatchTopology, at a node that is well, begun with the first call and again with a later one when it has ended. Its messages are read as the loop turns; a handle that rests
  * hears nothing, and its first call may go by way of another node, whose answer tells.
  *
+ * Who tells a topology in which most nodes are down is cut off itself: what it says of leaders is not believed, and another node is watched.
+ *
  * A node that is stopped or cut off without a word is noticed by a ping: after a second in which a call waits there and nothing is heard, and another one. Pings are rare beside that (channel.h),
  * for servers do not like them. */
 #define PING_AFTER_NS NS_PER_S
 #define PING_ANSWER_NS NS_PER_S
 #define PING_PAUSE_NS (11 * NS_PER_S) /* a server of ours allows one in 10 s (--ping-interval-min) */
+#define ASTRAY_NS NS_PER_S
 #define WATCH_REFUSED_NS (30 * NS_PER_S) /* a server that has no WatchTopology, or no more of them */
 
 struct fleet {
@@ -91,11 +94,19 @@ static struct fleet_seat *seat_of(struct fleet *f, int at, uint64_t now, uint64_
 
 /* ---- the watch */
 
+static bool is_cut_off(const Orderdb__V1__Topology *t) {
+    size_t up = 0, down = 0;
+    for (size_t i = 0; i < t->n_nodes; i++) up += strcmp(t->nodes[i]->state, "UP") == 0, down += strcmp(t->nodes[i]->state, "DOWN") == 0;
+    return down > up;
+}
+
 static bool watch_message_cb(void *user, struct slice message) {
     struct fleet *f = user;
     Orderdb__V1__Topology *t = f->closed ? NULL : message_unpack(&orderdb__v1__topology__descriptor, message);
-    if (t) routes_learn(f->routes, t);
-    f->watch_failures = 0;
+    bool alone = t && is_cut_off(t);
+    if (t && (!alone || f->routes->epoch == 0)) routes_learn(f->routes, t);
+    if (alone) routes_failed(f->routes, f->watched, channel_now_ns()), channel_cancel(f->watch);
+    else f->watch_failures = 0;
     orderdb_message_free(t);
     return true;
 }
@@ -185,6 +196,20 @@ void fleet_seat_leave(struct fleet *f, struct fleet_seat *s, int slot, const str
 bool fleet_elsewhere(const struct fleet *f, const struct channel_answer *answer, bool drains) {
     bool its = answer->code == GRPC_UNAVAILABLE && (answer->fate != CHANNEL_ANSWERED || drains);
     return its && f->routed && routes_any_well(f->routes, channel_now_ns());
+}
+
+bool fleet_is_astray(const struct fleet *f, const struct fleet_seat *s, int slot, uint64_t begun_ns, uint64_t now) {
+    if (!f->routed || now - begun_ns < ASTRAY_NS) return false;
+    int at = routes_leader(f->routes, slot);
+    return at >= 0 && at != s->node && routes_is_well(f->routes, at, now);
+}
+
+struct channel_answer fleet_astray(const struct channel_answer *cancelled) {
+    struct channel_answer a = *cancelled;
+    if (a.code != GRPC_CANCELLED || a.fate == CHANNEL_ANSWERED) return a; /* its answer was quicker */
+    a.code = GRPC_UNAVAILABLE;
+    a.message = SLICE_LIT("the node that was asked leads the partition no more, and did not answer");
+    return a;
 }
 
 bool fleet_was_connected(const struct fleet *f) {

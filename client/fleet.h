@@ -44,6 +44,11 @@ void fleet_seat_leave(struct fleet *f, struct fleet_seat *s, int slot, const str
 /* A call that failed by its node, not by itself, can go to another one now. */
 bool fleet_elsewhere(const struct fleet *f, const struct channel_answer *answer, bool drains);
 bool fleet_was_connected(const struct fleet *f);
+/* A call that waits for its answer since begun_ns waits at the wrong node: it is a second or longer, and another node, which is well, leads the slot by now. So it is at a leader that was deposed
+ * and can't know by whom. Cancel it, and let fleet_astray say what its end means. To be asked every FLEET_LOOK_NS. */
+#define FLEET_LOOK_NS (250 * NS_PER_MS)
+bool fleet_is_astray(const struct fleet *f, const struct fleet_seat *s, int slot, uint64_t begun_ns, uint64_t now);
+struct channel_answer fleet_astray(const struct channel_answer *cancelled);
 
 struct fleet_stats {
     uint64_t forwarded; /* answers that came by way of another node */

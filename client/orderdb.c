@@ -81,13 +81,15 @@ struct attempt {
     struct orderdb_client *db;
     struct fleet_seat *seat;
     int slot;
-    bool done, ok, may_repeat_never, elsewhere; /* may_repeat_never: the server said so */
+    bool done, ok, may_repeat_never, elsewhere, astray; /* may_repeat_never: the server said so. astray: cancelled for that */
     enum channel_fate fate;
 };
 
 static void attempt_answer_cb(void *user, const struct channel_answer *a) {
     struct attempt *t = user;
     struct orderdb_client *db = t->db;
+    struct channel_answer moved;
+    if (t->astray) moved = fleet_astray(a), a = &moved;
     t->done = true;
     t->fate = a->fate;
     t->may_repeat_never = a->pushback_ms == CHANNEL_PUSHBACK_STOP;
@@ -105,14 +107,21 @@ static void attempt_run(struct attempt *t, const char *path, struct slice reques
     struct channel_request r = {.path = path, .message = request, .deadline_ns = deadline_ns, .on_answer = attempt_answer_cb, .user = t};
     t->db->attempts++;
     t->seat = fleet_pick_any(t->db->fleet, t->slot);
-    if (!t->seat || !channel_start(t->seat->channel, &r)) {
+    struct channel_call *call = t->seat ? channel_start(t->seat->channel, &r) : NULL;
+    if (!call) {
         handle_fail(t->db, GRPC_RESOURCE_EXHAUSTED, "no memory for the call");
         t->fate = CHANNEL_NOT_SENT;
         t->may_repeat_never = true;
         return;
     }
     fleet_seat_take(t->db->fleet, t->seat);
-    while (!t->done) channel_loop_turn(t->db->loop, CHANNEL_FOREVER);
+    uint64_t begun = channel_now_ns();
+    while (!t->done) {
+        channel_loop_turn(t->db->loop, fleet_routed(t->db->fleet) ? FLEET_LOOK_NS : CHANNEL_FOREVER);
+        if (t->done || t->astray || !fleet_is_astray(t->db->fleet, t->seat, t->slot, begun, channel_now_ns())) continue;
+        t->astray = true;
+        channel_cancel(call);
+    }
 }
 
 /* ---- retries */

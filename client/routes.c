@@ -134,6 +134,8 @@ int routes_pick(struct routes *r, int slot, uint64_t now, uint64_t *at_ns) {
     return best;
 }
 
+bool routes_is_well(const struct routes *r, int at, uint64_t now) { return is_well(&r->nodes[at], now); }
+
 bool routes_any_well(const struct routes *r, uint64_t now) {
     for (uint32_t i = 0; i < r->count; i++)
         if (is_well(&r->nodes[i], now)) return true;

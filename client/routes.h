@@ -47,6 +47,7 @@ void routes_learn(struct routes *r, const Orderdb__V1__Topology *t);
 void routes_hint(struct routes *r, int slot, uint64_t node_id);
 /* slot: ROUTES_SLOT_NONE: any node will do. -1: nobody is well, and *at_ns is when the first of them may be tried. */
 int routes_pick(struct routes *r, int slot, uint64_t now, uint64_t *at_ns);
+bool routes_is_well(const struct routes *r, int at, uint64_t now);
 bool routes_any_well(const struct routes *r, uint64_t now); /* a pick would find somebody */
 int routes_leader(const struct routes *r, int slot); /* its place; -1: not known */
 void routes_failed(struct routes *r, int at, uint64_t now);

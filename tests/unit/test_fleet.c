@@ -17,12 +17,19 @@ static struct server {
     char address[32];
     atomic_uint calls, watches, failures_left;
     enum fake_action action; /* of the failures */
-    atomic_bool no_watch;
+    atomic_bool no_watch, cut_off; /* cut_off: it sees the others no more */
+    struct fake_stream *watch;     /* the server's thread's */
 } servers[SERVERS];
 static atomic_uint leader; /* of every slot: the place of a server and one; 0: nobody */
 
+static void tell_topology(struct server *s);
+
 static void handler(void *user, const struct fake_request *r, struct fake_reply *out) {
     struct server *s = user;
+    if (strcmp(r->path, "/orderdb.v1.AdminService/GetTopology") == 0) { /* its watcher is told what is now */
+        if (s->watch) tell_topology(s);
+        return;
+    }
     if (strcmp(r->path, "/orderdb.v1.AdminService/WatchTopology") == 0) {
         s->watches++;
         out->action = FAKE_STREAM;
@@ -41,21 +48,27 @@ static void handler(void *user, const struct fake_request *r, struct fake_reply 
     out->body_len = orderdb__v1__order__pack(&order, out->body);
 }
 
-static void on_stream(void *user, struct fake_stream *stream, const struct slice *message) {
-    if (message) return;
+static void tell_topology(struct server *s) {
     Orderdb__V1__Topology t = ORDERDB__V1__TOPOLOGY__INIT;
     Orderdb__V1__Topology__Node node[SERVERS], *nodes[SERVERS];
     Orderdb__V1__Topology__Partition p = ORDERDB__V1__TOPOLOGY__PARTITION__INIT, *partitions[] = {&p};
     Orderdb__V1__Topology__SlotRange range = ORDERDB__V1__TOPOLOGY__SLOT_RANGE__INIT, *ranges[] = {&range};
     for (unsigned i = 0; i < SERVERS; i++) {
         orderdb__v1__topology__node__init(nodes[i] = &node[i]);
-        node[i].node_id = i + 1, node[i].client_address = servers[i].address, node[i].state = "UP";
+        node[i].node_id = i + 1, node[i].client_address = servers[i].address, node[i].state = s->cut_off && s != &servers[i] ? "DOWN" : "UP";
     }
     range.last = SLOT_COUNT - 1;
     p.n_slots = 1, p.slots = ranges, p.leader_node_id = leader, p.term = 1;
     t.epoch = 1, t.n_nodes = SERVERS, t.nodes = nodes, t.n_partitions = 1, t.partitions = partitions;
     uint8_t bytes[1024];
-    fake_stream_send(stream, slice_of(bytes, orderdb__v1__topology__pack(&t, bytes)));
+    fake_stream_send(s->watch, slice_of(bytes, orderdb__v1__topology__pack(&t, bytes)));
+}
+
+static void on_stream(void *user, struct fake_stream *stream, const struct slice *message) {
+    struct server *s = user;
+    if (message) return;
+    s->watch = stream;
+    tell_topology(s);
 }
 
 static void server_start(unsigned i, uint16_t port) {
@@ -98,10 +111,10 @@ static struct orderdb_client *open_all(const struct orderdb_options *o) {
     return db;
 }
 
-/* Until the handle has heard the topology: from then on the leader answers. */
+/* Until the handle has heard the topology: from then on the leader answers; before, nodes do by turns. */
 static void ask_until(struct orderdb_client *db, int64_t by) {
-    for (int i = 0; i < 1000 && ask(db) != by; i++) {}
-    assert_int_equal(ask(db), by);
+    uint64_t until = channel_now_ns() + 20 * NS_PER_S;
+    for (int in_a_row = 0; in_a_row < 2 * SERVERS; in_a_row = ask(db) == by ? in_a_row + 1 : 0) assert_true(channel_now_ns() < until);
 }
 
 static void test_calls_go_to_the_leader_once_the_topology_is_known(void **state) {
@@ -205,6 +218,18 @@ static void answered_cb(void *user, void *answer, const struct orderdb_error *e)
     orderdb_message_free(answer);
 }
 
+/* Until the topology is known. */
+static void async_know(struct orderdb_async *a) {
+    Orderdb__V1__GetOrderRequest r = ORDERDB__V1__GET_ORDER_REQUEST__INIT;
+    uint64_t until = channel_now_ns() + 20 * NS_PER_S;
+    r.order_id = order_id_make(ORDER_EPOCH_MS + 1000, 7, 1);
+    while (orderdb_async_stats(a).topology_epoch == 0) {
+        assert_true(orderdb_async_submit(a, &r.base, NULL, answered_cb, NULL));
+        assert_true(orderdb_async_drain(a, 10000));
+        assert_true(channel_now_ns() < until);
+    }
+}
+
 static void test_all_that_was_in_flight_at_a_lost_leader_is_sent_again(void **state) {
     enum { CALLS = 200 };
     char targets[128];
@@ -214,12 +239,7 @@ static void test_all_that_was_in_flight_at_a_lost_leader_is_sent_again(void **st
     Orderdb__V1__GetOrderRequest r = ORDERDB__V1__GET_ORDER_REQUEST__INIT;
     r.order_id = order_id_make(ORDER_EPOCH_MS + 1000, 7, 1);
     answers = failures = 0;
-    for (unsigned n = 1; orderdb_async_stats(a).topology_epoch == 0; n++) {
-        assert_true(n < 1000);
-        assert_true(orderdb_async_submit(a, &r.base, NULL, answered_cb, NULL));
-        assert_true(orderdb_async_drain(a, 10000));
-        assert_int_equal(answers, n);
-    }
+    async_know(a);
     servers[1].action = FAKE_SILENCE, servers[1].failures_left = 1000;
     unsigned before = answers;
     for (int i = 0; i < CALLS; i++) assert_true(orderdb_async_submit(a, &r.base, NULL, answered_cb, NULL));
@@ -234,6 +254,45 @@ static void test_all_that_was_in_flight_at_a_lost_leader_is_sent_again(void **st
     orderdb_async_close(a);
 }
 
+/* The leader has been deposed and does not answer, nor does its connection tell: the topology does. */
+static void test_a_call_that_waits_at_a_deposed_leader_goes_to_the_new_one(void **state) {
+    const struct orderdb_pool_options one = {.connections = 1};
+    struct orderdb_options o = {.routed = true};
+    struct orderdb_async *a = orderdb_async_open(servers[0].address, &o, &one);
+    assert_non_null(a);
+    Orderdb__V1__GetOrderRequest r = ORDERDB__V1__GET_ORDER_REQUEST__INIT;
+    Orderdb__V1__GetTopologyRequest tell = ORDERDB__V1__GET_TOPOLOGY_REQUEST__INIT;
+    r.order_id = order_id_make(ORDER_EPOCH_MS + 1000, 7, 1);
+    answers = failures = 0;
+    async_know(a);
+    unsigned before = answers;
+    uint64_t calls = orderdb_async_stats(a).calls;
+    servers[1].action = FAKE_SILENCE, servers[1].failures_left = 1;
+    assert_true(orderdb_async_submit(a, &r.base, NULL, answered_cb, NULL));
+    while (servers[1].failures_left) orderdb_async_run(a, 1);
+    leader = 3;
+    for (unsigned i = 0; i < 3 * SERVERS; i++) assert_true(orderdb_async_submit(a, &tell.base, NULL, answered_cb, NULL)); /* by turns: one of them has the watch */
+    unsigned third = servers[2].calls;
+    assert_true(orderdb_async_drain(a, 8000)); /* its deadline is later */
+    assert_int_equal(failures, 0);
+    assert_int_equal(answers, before + 1 + 3 * SERVERS);
+    assert_int_equal(orderdb_async_stats(a).attempts, orderdb_async_stats(a).calls + 1);
+    assert_int_equal(orderdb_async_stats(a).calls, calls + 1 + 3 * SERVERS);
+    assert_int_equal(servers[2].calls, third + 1);
+    orderdb_async_close(a);
+}
+
+static void test_a_node_that_is_cut_off_is_not_believed(void **state) {
+    struct orderdb_options o = {.routed = true};
+    servers[0].cut_off = true;
+    struct orderdb_client *db = orderdb_open(servers[0].address, &o);
+    assert_int_equal(ask(db), 1);
+    ask_until(db, 2);
+    uint64_t until = channel_now_ns() + 20 * NS_PER_S;
+    while (servers[1].watches + servers[2].watches == 0) assert_true(ask(db) > 0 && channel_now_ns() < until); /* it watches one that is not */
+    orderdb_close(db);
+}
+
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, open_world, close_world)
     const struct CMUnitTest tests[] = {
@@ -246,6 +305,8 @@ int main(void) {
         T(test_retries_off_means_off),
         T(test_a_server_without_watch_is_one_of_several_still),
         T(test_targets_that_are_none),
+        T(test_a_call_that_waits_at_a_deposed_leader_goes_to_the_new_one),
+        T(test_a_node_that_is_cut_off_is_not_believed),
         T(test_all_that_was_in_flight_at_a_lost_leader_is_sent_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
