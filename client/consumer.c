@@ -246,9 +246,9 @@ static void connection_over(struct orderdb_consumer *c) {
     while (!list_empty(&c->leases)) list_remove(c->leases.next);
 }
 
-/* A call on whichever node is well. false: no memory, and the consumer has failed. */
-static bool consumer_call(struct orderdb_consumer *c, const struct channel_request *r) {
-    c->seat = fleet_pick_any(c->fleet, ROUTES_SLOT_NONE);
+/* A call on whichever node is well, or on that of the last one, which has just answered. false: no memory, and the consumer has failed. */
+static bool consumer_call(struct orderdb_consumer *c, const struct channel_request *r, bool same) {
+    if (!same) c->seat = fleet_pick_any(c->fleet, ROUTES_SLOT_NONE);
     c->call = c->seat ? channel_start(c->seat->channel, r) : NULL;
     if (!c->call) return consumer_no_memory(c), false;
     fleet_seat_take(c->fleet, c->seat);
@@ -315,7 +315,7 @@ static bool subscribe_message_cb(void *user, struct slice message) {
 
 static void subscribe(struct orderdb_consumer *c) {
     struct channel_request r = {.path = "/orderdb.v1.StreamService/Subscribe", .stream = true, .lasts = true, .on_message = subscribe_message_cb, .on_answer = subscribe_answer_cb, .user = c};
-    if (!consumer_call(c, &r)) return;
+    if (!consumer_call(c, &r, true)) return;
     c->state = CONSUMER_OPEN;
     c->opened_ns = channel_now_ns();
     c->troubled = false;
@@ -349,7 +349,7 @@ static void lookup(struct orderdb_consumer *c) {
     struct channel_request r = {.path = "/orderdb.v1.StreamService/GetConsumerGroup", .message = buf_slice(&c->out), .deadline_ns = channel_now_ns() + LOOKUP_NS,
                                 .on_answer = lookup_answer_cb, .user = c};
     c->attempts++;
-    if (consumer_call(c, &r)) c->state = CONSUMER_LOOKUP;
+    if (consumer_call(c, &r, false)) c->state = CONSUMER_LOOKUP;
 }
 
 /* ---- one step */

@@ -206,7 +206,7 @@ static enum orderdb_verdict handle(void *user, struct orderdb_delivery *d) {
 struct world {
     struct fake_grpc *server;
     struct orderdb_consumer *c;
-    char target[32];
+    char target[48];
 };
 static void world_begin(struct world *w) {
     memset(&group, 0, sizeof(group));
@@ -476,9 +476,23 @@ static void test_every_allocation_may_fail(void **state) {
     assert_true(settled > 1); /* a note without memory is no failure */
 }
 
+static void test_of_several_addresses_one_that_is_there_is_joined(void **state) {
+    for (int i = 0; i < 2; i++) {
+        struct world w;
+        world_begin(&w);
+        snprintf(w.target, sizeof w.target, i ? "127.0.0.1:%u,127.0.0.1:1" : "127.0.0.1:1,127.0.0.1:%u", fake_grpc_port(w.server));
+        consumer_open(&w, NULL);
+        RUN_UNTIL(&w, group.settled == ALL);
+        run_to_stop(&w);
+        assert_int_equal(orderdb_consumer_stats(w.c).connections, 1);
+        world_end(&w);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_event_once_in_order_and_a_graceful_end),
+        cmocka_unit_test(test_of_several_addresses_one_that_is_there_is_joined),
         cmocka_unit_test(test_a_nack_holds_its_key_and_no_other),
         cmocka_unit_test(test_dead_is_never_given_again),
         cmocka_unit_test(test_a_lost_connection_is_made_again),
