@@ -10,8 +10,10 @@ import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "abuse"))
 import grpc
 
+import h2raw
 import orderdb_test as t
 from cluster import Cluster, run
 from orderdb_test import equal, test, true, until
@@ -105,6 +107,30 @@ def _(cluster):
     watch.until(lambda m: m.nodes[old - 1].state == "UP", "node %d is up" % old)
     watch.cancel()
     until(lambda: asked.metrics().get("orderdb_calls_in_flight") == 0, what="no call in flight")
+
+
+@test("a watcher that reads nothing for a while gets what was on its way, and then the newest alone")
+def _(cluster):
+    cluster.wait_leaders()
+    node = cluster.nodes[0]
+    until(lambda: node.call("GetTopology").epoch > 1, what="the rows of nodes are there: their coming is news, too")
+    wire = h2raw.Wire(node.port, first=((h2raw.INITIAL_WINDOW_SIZE, 0),))
+    wire.send(h2raw.request(1, "/orderdb.v1.AdminService/WatchTopology"))
+    true(any(f.type == h2raw.HEADERS for f in wire.frames(2)), "the call has begun")
+    for to in (1, 2, 3, 1, 2):  # each is news
+        node.call("TransferLeader", t.admin_pb2.TransferLeaderRequest(partition_id=0, to_node_id=to))
+        true(not any(f.type == h2raw.DATA for f in wire.frames(0.15)), "no byte beyond the window")
+    wire.send(h2raw.window_update(1, 1 << 20))
+    body = b"".join(f.payload for f in wire.frames(1) if f.type == h2raw.DATA)
+    messages = []
+    while body:
+        length = int.from_bytes(body[1:5], "big")
+        messages.append(t.admin_pb2.Topology.FromString(body[5:5 + length]))
+        body = body[5 + length:]
+    equal(len(messages), 2)
+    equal(leaders_of(messages[-1]), cluster.leaders(node))
+    wire.close()
+    until(lambda: node.metrics().get("orderdb_calls_in_flight") == 0, what="no call in flight")
 
 
 @test("a call that was passed on says who the leader is; one that was not says nothing")
