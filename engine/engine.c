@@ -328,14 +328,21 @@ static void engine_look_closed(struct engine *e) {
     e->closed = ready == e->config.owned_count && (behind == ready || e->log_full);
 }
 
+/* What is to stay free: the operator's word, and the room of the largest merge of files that may be under way. */
+static uint64_t engine_disk_reserve(const struct engine *e) {
+    uint64_t merge = 0;
+    for (uint32_t i = 0; i < e->held_count; i++) merge = MAX_OF(merge, e->partitions[i].merge_bytes_max);
+    return e->config.disk_reserve_bytes + merge;
+}
+
 static void engine_housekeeping(struct engine *e) {
     e->next_housekeeping_ns = e->now_ns + HOUSEKEEPING_NS;
     if (!e->draining || e->queue_writes) wal_tick(e->wal); /* once drained nothing begins any more: wal_close seals the log */
     wal_get_stats(e->wal, &e->wal_stats);
-    bool full = e->wal_stats.disk_full || e->env->ops->disk_free(e->env) < e->config.disk_reserve_bytes;
+    bool full = e->wal_stats.disk_full || e->env->ops->disk_free(e->env) < engine_disk_reserve(e);
     if (full != e->disk_full) {
         if (full) log_warn("disk full: writes are refused", "core=%u free=%llu reserve=%llu", e->config.core, (unsigned long long)e->env->ops->disk_free(e->env),
-                           (unsigned long long)e->config.disk_reserve_bytes);
+                           (unsigned long long)engine_disk_reserve(e));
         else log_info("disk has room again: writes are taken", "core=%u", e->config.core);
     }
     e->disk_full = full;

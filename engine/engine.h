@@ -51,7 +51,7 @@ struct partition_stats {
     uint64_t leader_node; /* 0: not known */
     bool leader, ready, read_only;
     uint16_t machines_known;
-    uint64_t orders, writes, reads, table_bytes, memtable_bytes, compaction_debt_bytes, level0_files;
+    uint64_t orders, writes, reads, table_bytes, table_readers_bytes, memtable_bytes, compaction_debt_bytes, level0_files;
     uint8_t pressure; /* as the store says it (store.h) */
     double writes_per_second, reads_per_second; /* over the last second */
     uint32_t replica_count;

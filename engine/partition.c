@@ -615,6 +615,8 @@ void partition_housekeeping(struct partition *p) {
     p->pressure = stats.pressure;
     brake_tick(&p->brake, e->now_ns, stats.behind);
     p->table_bytes = stats.table_bytes;
+    p->table_readers_bytes = stats.table_readers_bytes;
+    p->merge_bytes_max = stats.merge_bytes_max;
     p->memtable_bytes = stats.memtable_bytes;
     p->compaction_debt_bytes = stats.pending_compaction_bytes;
     p->level0_files = stats.level0_files;
@@ -652,6 +654,7 @@ struct partition_stats partition_get_stats(const struct partition *p) {
         .writes_per_second = p->writes_per_second,
         .reads_per_second = p->reads_per_second,
         .table_bytes = p->table_bytes,
+        .table_readers_bytes = p->table_readers_bytes,
         .memtable_bytes = p->memtable_bytes,
         .compaction_debt_bytes = p->compaction_debt_bytes,
         .level0_files = p->level0_files,

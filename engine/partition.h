@@ -120,7 +120,7 @@ struct partition {
     uint8_t pressure;
     struct brake brake;
     uint64_t queue_bytes;            /* command bytes of its writes, waiting or under way */
-    uint64_t writes, reads, table_bytes, memtable_bytes, compaction_debt_bytes, level0_files;
+    uint64_t writes, reads, table_bytes, table_readers_bytes, merge_bytes_max, memtable_bytes, compaction_debt_bytes, level0_files;
     struct store_stats cache;        /* for its cache_* and filter_* */
     uint64_t rates_at_ns, rates_writes, rates_reads;
     double writes_per_second, reads_per_second;

@@ -159,6 +159,8 @@ void store_import_free(struct store_import *i, bool keep); /* given up: its file
 
 struct store_stats {
     uint64_t memtable_bytes, unflushed_bytes, table_bytes, pending_compaction_bytes, snapshots, iterators;
+    uint64_t table_readers_bytes; /* what open files have in memory: filters and indexes */
+    uint64_t merge_bytes_max;     /* the room on disk that the largest merge of files may take until it is done */
     uint64_t cache_hits, cache_misses, cache_evictions, cache_bytes, cache_rows; /* store_cache_rows; on the owning core */
     uint64_t filter_keys, filter_asked, filter_absent; /* store_filter_keys; on the owning core: keys in it; look-ups that it was asked about, and answered */
     uint32_t level0_files, immutable_memtables; /* the latter: full tables of recent rows that wait for their file */

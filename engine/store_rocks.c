@@ -129,8 +129,9 @@ static void rocks_close(struct store *base) {
     if (s->shared) row_spares_disallow(&s->shared->spares, s->budget_bytes / TABLE_SHARE);
     if (s->db) {
         rocksdb_cancel_all_background_work(s->db, 1);
-        rocksdb_column_family_handle_destroy(s->rows);
+        for (unsigned f = 0; f < s->family_count; f++) rocksdb_column_family_handle_destroy(s->families[f]);
         rocksdb_close(s->db);
+        store_shared_readers(s->shared, &s->readers_bytes, 0);
     }
     rocks_options_free(s);
     store_shared_free(s->own);
@@ -209,6 +210,44 @@ static struct rocks_store *rocks_new(const char *path, const struct store_config
     return NULL;
 }
 
+/* Takes the text over. */
+static enum status rocks_open_error(const char *path, char *rocks_error, char error[256]) {
+    enum status st = rocks_status(rocks_error);
+    snprintf(error, 256, "%.100s: %.150s", path, rocks_error);
+    rocksdb_free(rocks_error);
+    return st == STATUS_WOULD_BLOCK ? STATUS_IO_FAILED : st;
+}
+
+/* How many families the directory has, or is to have: an older one that holds rows has one, for good. */
+static enum status families_count(struct rocks_store *s, char error[256]) {
+    bool current, tables;
+    s->family_count = s->growing.len ? FAMILIES : 1;
+    enum status st = rocks_dir_holds(s->path, &current, &tables, error);
+    if (st || !current) return st;
+    size_t count = 0;
+    char *rocks_error = NULL;
+    char **names = rocksdb_list_column_families(s->options[FAMILY_ROWS], s->path, &count, &rocks_error);
+    if (rocks_error) return rocks_open_error(s->path, rocks_error, error);
+    rocksdb_list_column_families_destroy(names, count);
+    if (count == 1 && tables) s->family_count = 1;
+    if (count <= s->family_count) return STATUS_OK;
+    snprintf(error, 256, "%.150s: has growing rows, and is opened by a program without", s->path);
+    return STATUS_FORMAT_UNKNOWN;
+}
+
+static enum status families_open(struct rocks_store *s, char error[256]) {
+    static const char *const names[FAMILIES] = {"default", "growing"};
+    enum status st = families_count(s, error);
+    unsigned count = s->family_count;
+    s->family_count = 0; /* of those that are open */
+    if (st) return st;
+    char *rocks_error = NULL;
+    s->db = rocksdb_open_column_families(s->options[FAMILY_ROWS], s->path, (int)count, names, (const rocksdb_options_t *const *)s->options, s->families, &rocks_error);
+    if (rocks_error) return rocks_open_error(s->path, rocks_error, error);
+    s->family_count = count;
+    return STATUS_OK;
+}
+
 enum status store_open_rocks(struct store **out, const char *path, const struct store_config *config, char error[256]) {
     *out = NULL;
     error[0] = 0;
@@ -219,16 +258,9 @@ enum status store_open_rocks(struct store **out, const char *path, const struct 
         snprintf(error, 256, "%.200s: no memory", path);
         return STATUS_MEMORY_LIMIT;
     }
-    char *rocks_error = NULL;
     rocks_options_make(s);
-    const char *family = "default";
-    const rocksdb_options_t *family_options = s->options;
-    s->db = rocksdb_open_column_families(s->options, path, 1, &family, &family_options, &s->rows, &rocks_error);
-    if (rocks_error) {
-        st = rocks_status(rocks_error);
-        if (st == STATUS_WOULD_BLOCK) st = STATUS_IO_FAILED;
-        snprintf(error, 256, "%.100s: %.150s", path, rocks_error);
-        rocksdb_free(rocks_error);
+    st = families_open(s, error);
+    if (st) {
         rocks_close(&s->base);
         return st;
     }

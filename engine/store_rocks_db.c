@@ -12,13 +12,14 @@
 enum {
     FROZEN_SLOW = 2,   /* our admission refuses bulk, and all writes, before apply has to wait for a run */
     FROZEN_CLOSED = 3,
-    LEVEL0_COMPACTS = 4,
-    LEVEL0_COMPACTS_GROWING = 6, /* a run leaves two files there, what is below the growing keys and above */
-    LEVEL0_SLOW = 24,
-    LEVEL0_CLOSED = 36,
-    LEVEL0_ROCKS_DELAYS = 48,
-    LEVEL0_ROCKS_STOPS = 64,
-    OPEN_FILES_MAX = 256, /* of one store; index and filter blocks are in the block cache, not in the open file */
+    MERGE_WIDTH = 10,         /* runs of like size become one; fewer are left alone */
+    MERGE_LIKE_PERCENT = 100, /* like: none is more than twice its neighbour */
+    MERGE_ALL_PERCENT = 400,  /* all of them do, when what is newer than the oldest is so much of it: rows that were written over take no more than four times the others' room */
+    FILE_BYTES = 64 << 20,
+    LEVEL0_SLOW = 36,
+    LEVEL0_CLOSED = 56,
+    LEVEL0_ROCKS_DELAYS = 80,
+    LEVEL0_ROCKS_STOPS = 100,
     BLOCK_BYTES = 8192,
     BLOOM_BITS = 10,
     COMPACTION_NICE = 6, /* a quarter of a core's weight (sched(7)): docs/STORAGE.md, Priorities */
@@ -77,6 +78,7 @@ struct store_shared *store_shared_new(uint64_t block_cache_bytes, unsigned backg
     rocksdb_lru_cache_options_set_num_shard_bits(o, shard_bits);
     s->cache = rocksdb_cache_create_lru_opts(o);
     rocksdb_lru_cache_options_destroy(o);
+    s->cache_bytes = block_cache_bytes;
     s->background_threads = MAX_OF(background_threads, 1u);
     s->env = rocksdb_create_default_env();
     rocksdb_env_set_background_threads(s->env, (int)s->background_threads);
@@ -93,14 +95,38 @@ void store_shared_free(struct store_shared *s) {
     mem_free(s);
 }
 
-static void options_tables(rocksdb_options_t *o, const struct store_shared *shared) {
+/* Filters and indexes of open files lie beside the block cache, which gives way to them as far as to a quarter: so the two together are what was given to it. */
+void store_shared_readers(struct store_shared *shared, uint64_t *own, uint64_t bytes) {
+    pthread_mutex_lock(&shared->lock);
+    shared->readers_bytes += bytes - *own;
+    *own = bytes;
+    uint64_t least = shared->cache_bytes / 4;
+    rocksdb_cache_set_capacity(shared->cache, shared->cache_bytes > shared->readers_bytes + least ? shared->cache_bytes - shared->readers_bytes : least);
+    pthread_mutex_unlock(&shared->lock);
+}
+
+/* Which keys are in the filters of files: all but the deferred ones, which are read by scans. A filter over a part of each key is what RocksDB has for that; the part is the whole key. */
+static const char *filtered_name(void *state) { return "orderdb.filtered"; }
+static void filtered_destroy(void *state) {}
+static unsigned char filtered_in_domain_cb(void *state, const char *key, size_t len) {
+    const struct rocks_store *s = state;
+    return !s->deferred.len || !slice_starts_with(slice_of(key, len), s->deferred);
+}
+static unsigned char filtered_in_range_cb(void *state, const char *key, size_t len) { return 1; }
+static char *filtered_part_cb(void *state, const char *key, size_t len, size_t *part_len) {
+    *part_len = len;
+    return (char *)key; /* RocksDB's type; it only reads it */
+}
+
+static void options_tables(rocksdb_options_t *o, struct rocks_store *s, enum rocks_family family) {
     rocksdb_block_based_table_options_t *t = rocksdb_block_based_options_create();
-    rocksdb_block_based_options_set_block_cache(t, shared->cache);
-    rocksdb_block_based_options_set_cache_index_and_filter_blocks(t, 1);
-    rocksdb_block_based_options_set_cache_index_and_filter_blocks_with_high_priority(t, 1);
-    rocksdb_block_based_options_set_pin_l0_filter_and_index_blocks_in_cache(t, 1);
-    rocksdb_block_based_options_set_filter_policy(t, rocksdb_filterpolicy_create_bloom_full(BLOOM_BITS)); /* owned by t */
-    rocksdb_block_based_options_set_whole_key_filtering(t, 1);
+    rocksdb_block_based_options_set_block_cache(t, s->shared->cache);
+    rocksdb_block_based_options_set_cache_index_and_filter_blocks(t, 0);
+    if (family == FAMILY_ROWS) { /* growing keys are read by scans, and lie in one file each */
+        rocksdb_block_based_options_set_filter_policy(t, rocksdb_filterpolicy_create_bloom_full(BLOOM_BITS)); /* owned by t */
+        rocksdb_block_based_options_set_whole_key_filtering(t, 0);
+        rocksdb_options_set_prefix_extractor(o, rocksdb_slicetransform_create(s, filtered_destroy, filtered_part_cb, filtered_in_domain_cb, filtered_in_range_cb, filtered_name)); /* owned by o */
+    }
     rocksdb_block_based_options_set_block_size(t, BLOCK_BYTES);
     rocksdb_block_based_options_set_format_version(t, 5);
     rocksdb_block_based_options_set_checksum(t, 4); /* kXXH3 */
@@ -108,25 +134,36 @@ static void options_tables(rocksdb_options_t *o, const struct store_shared *shar
     rocksdb_block_based_options_destroy(t);
 }
 
-static void options_levels(rocksdb_options_t *o, const struct rocks_store *s) {
+/* Rows are merged by tiers: MERGE_WIDTH runs of like size become one, so a row is written again each time that its partition has grown tenfold. The growing family has nothing to merge: its
+ * files stand on the lowest level, beside each other. */
+static void options_merges(rocksdb_options_t *o, enum rocks_family family) {
     rocksdb_options_set_compression(o, rocksdb_lz4_compression);
-    rocksdb_options_set_level_compaction_dynamic_level_bytes(o, 1);
-    rocksdb_options_set_level0_file_num_compaction_trigger(o, s->growing.len ? LEVEL0_COMPACTS_GROWING : LEVEL0_COMPACTS);
     rocksdb_options_set_level0_slowdown_writes_trigger(o, LEVEL0_ROCKS_DELAYS);
     rocksdb_options_set_level0_stop_writes_trigger(o, LEVEL0_ROCKS_STOPS);
-    rocksdb_options_set_soft_pending_compaction_bytes_limit(o, COMPACTION_DEBT_ROCKS_DELAYS);
-    rocksdb_options_set_hard_pending_compaction_bytes_limit(o, COMPACTION_DEBT_ROCKS_STOPS);
-    rocksdb_options_set_target_file_size_base(o, 32 * MIB);
-    rocksdb_options_set_max_bytes_for_level_base(o, 128 * MIB);
+    rocksdb_options_set_target_file_size_base(o, FILE_BYTES);
+    if (family == FAMILY_GROWING) {
+        rocksdb_options_set_level_compaction_dynamic_level_bytes(o, 1);
+        return;
+    }
+    rocksdb_universal_compaction_options_t *u = rocksdb_universal_compaction_options_create();
+    rocksdb_universal_compaction_options_set_min_merge_width(u, MERGE_WIDTH);
+    rocksdb_universal_compaction_options_set_size_ratio(u, MERGE_LIKE_PERCENT);
+    rocksdb_universal_compaction_options_set_stop_style(u, rocksdb_similar_size_compaction_stop_style);
+    rocksdb_universal_compaction_options_set_max_size_amplification_percent(u, MERGE_ALL_PERCENT);
+    rocksdb_options_set_compaction_style(o, rocksdb_universal_compaction);
+    rocksdb_options_set_universal_compaction_options(o, u);
+    rocksdb_options_set_level0_file_num_compaction_trigger(o, MERGE_WIDTH);
+    rocksdb_universal_compaction_options_destroy(u);
 }
 
 static void options_files(rocksdb_options_t *o, const struct store_shared *shared) {
     rocksdb_options_set_create_if_missing(o, 1);
+    rocksdb_options_set_create_missing_column_families(o, 1);
     rocksdb_options_set_paranoid_checks(o, 1);
     rocksdb_options_set_env(o, shared->env);
     rocksdb_options_set_max_background_flushes(o, 1);
     rocksdb_options_set_max_background_compactions(o, (int)shared->background_threads);
-    rocksdb_options_set_max_open_files(o, OPEN_FILES_MAX);
+    rocksdb_options_set_max_open_files(o, -1); /* no table of open files that each look-up of a row would have to lock */
     rocksdb_options_set_max_file_opening_threads(o, 2);
     rocksdb_options_set_skip_stats_update_on_db_open(o, 1);
     rocksdb_options_set_max_manifest_file_size(o, 64 * MIB);
@@ -159,14 +196,16 @@ static unsigned char expiry_filter_cb(void *state, int level, const char *key, s
 }
 
 void rocks_options_make(struct rocks_store *s) {
-    rocksdb_options_t *o = s->options = rocksdb_options_create();
-    options_levels(o, s);
-    options_tables(o, s->shared);
-    options_files(o, s->shared);
-    rocksdb_options_set_write_buffer_size(o, 64 * KIB); /* nothing is ever written to it */
     s->filter = rocksdb_compactionfilter_create(&s->expiry, expiry_destroy, expiry_filter_cb, expiry_name);
-    rocksdb_options_set_compaction_filter(o, s->filter);
-    for (int cached = 0; cached < 2; cached++) s->read[cached] = rocks_read_options(cached);
+    for (unsigned f = 0; f < FAMILIES; f++) {
+        rocksdb_options_t *o = s->options[f] = rocksdb_options_create();
+        options_merges(o, f);
+        options_tables(o, s, f);
+        options_files(o, s->shared);
+        rocksdb_options_set_write_buffer_size(o, 64 * KIB); /* nothing is ever written to it */
+        rocksdb_options_set_compaction_filter(o, s->filter);
+    }
+    for (int cached = 0; cached < 2; cached++) s->read[cached] = rocks_read_options(cached, false);
     s->env_options = rocksdb_envoptions_create();
     s->ingest = rocksdb_ingestexternalfileoptions_create();
     rocksdb_ingestexternalfileoptions_set_move_files(s->ingest, 1);
@@ -177,16 +216,17 @@ void rocks_options_free(struct rocks_store *s) {
         if (s->read[cached]) rocksdb_readoptions_destroy(s->read[cached]);
     if (s->env_options) rocksdb_envoptions_destroy(s->env_options);
     if (s->ingest) rocksdb_ingestexternalfileoptions_destroy(s->ingest);
-    if (s->options) rocksdb_options_destroy(s->options);
+    for (unsigned f = 0; f < FAMILIES; f++)
+        if (s->options[f]) rocksdb_options_destroy(s->options[f]);
     if (s->filter) rocksdb_compactionfilter_destroy(s->filter); /* RocksDB borrowed it */
 }
 
 /* Checksums are verified on every read from disk (the default, said here because all rests on it). */
-rocksdb_readoptions_t *rocks_read_options(bool cached_only) {
+rocksdb_readoptions_t *rocks_read_options(bool cached_only, bool scan) {
     rocksdb_readoptions_t *r = rocksdb_readoptions_create();
     rocksdb_readoptions_set_verify_checksums(r, 1);
     rocksdb_readoptions_set_fill_cache(r, 1);
-    rocksdb_readoptions_set_total_order_seek(r, 1);
+    rocksdb_readoptions_set_total_order_seek(r, scan); /* a point read asks the filters, a scan must not */
     rocksdb_readoptions_set_background_purge_on_iterator_cleanup(r, 1);
     if (cached_only) rocksdb_readoptions_set_read_tier(r, 1); /* kBlockCacheTier */
     return r;
@@ -194,13 +234,23 @@ rocksdb_readoptions_t *rocks_read_options(bool cached_only) {
 
 /* ---- what the store says of itself */
 
-static uint64_t rocks_property(struct rocks_store *s, const char *name) {
+static uint64_t rocks_property(struct rocks_store *s, enum rocks_family family, const char *name) {
     uint64_t value = 0;
-    check(rocksdb_property_int(s->db, name, &value) == 0); /* only a misspelt name fails */
+    check(rocksdb_property_int_cf(s->db, s->families[family], name, &value) == 0); /* only a misspelt name fails */
     return value;
 }
 
-uint64_t rocks_files_bytes(struct rocks_store *s) { return rocks_property(s, "rocksdb.live-sst-files-size"); }
+static uint64_t rocks_readers_bytes(struct rocks_store *s) {
+    uint64_t bytes = 0;
+    for (unsigned f = 0; f < s->family_count; f++) bytes += rocks_property(s, f, "rocksdb.estimate-table-readers-mem");
+    return bytes;
+}
+
+uint64_t rocks_files_bytes(struct rocks_store *s) {
+    uint64_t bytes = 0;
+    for (unsigned f = 0; f < s->family_count; f++) bytes += rocks_property(s, f, "rocksdb.live-sst-files-size");
+    return bytes;
+}
 
 /* 0 below `slow`, at least 1 from there, STORE_BEHIND_FULL at `closed`. */
 static uint32_t behind_between(uint64_t value, uint64_t slow, uint64_t closed) {
@@ -210,7 +260,7 @@ static uint32_t behind_between(uint64_t value, uint64_t slow, uint64_t closed) {
 
 /* Of RocksDB: what compactions are behind with. */
 static uint32_t files_behind(struct rocks_store *s, const struct store_stats *st) {
-    if (rocks_property(s, "rocksdb.is-write-stopped") || rocks_property(s, "rocksdb.actual-delayed-write-rate")) return STORE_BEHIND_FULL;
+    if (rocks_property(s, FAMILY_ROWS, "rocksdb.is-write-stopped") || rocks_property(s, FAMILY_ROWS, "rocksdb.actual-delayed-write-rate")) return STORE_BEHIND_FULL;
     return MAX_OF(behind_between(st->level0_files, LEVEL0_SLOW, LEVEL0_CLOSED), behind_between(st->pending_compaction_bytes, COMPACTION_DEBT_SLOW, COMPACTION_DEBT_CLOSED));
 }
 
@@ -251,15 +301,18 @@ static bool rocks_stats_due(const struct rocks_store *s, uint64_t now_ns) {
 static void rocks_stats_take(struct rocks_store *s, uint64_t now_ns) {
     struct store_stats *st = &s->stats, before = *st;
     uint64_t runs = atomic_load(&s->runs);
-    st->pending_compaction_bytes = rocks_property(s, "rocksdb.estimate-pending-compaction-bytes");
+    st->pending_compaction_bytes = rocks_property(s, FAMILY_ROWS, "rocksdb.estimate-pending-compaction-bytes");
     st->table_bytes = rocks_files_bytes(s);
-    char *files = rocksdb_property_value(s->db, "rocksdb.num-files-at-level0");
+    st->merge_bytes_max = rocks_property(s, FAMILY_ROWS, "rocksdb.live-sst-files-size");
+    char *files = rocksdb_property_value_cf(s->db, s->families[FAMILY_ROWS], "rocksdb.num-files-at-level0");
     st->level0_files = files ? (uint32_t)strtoul(files, NULL, 10) : 0;
     rocksdb_free(files);
     /* RocksDB counts background errors and never forgets one. */
-    if (!atomic_load(&s->failed) && rocks_property(s, "rocksdb.background-errors")) rocks_background_error(s);
+    if (!atomic_load(&s->failed) && rocks_property(s, FAMILY_ROWS, "rocksdb.background-errors")) rocks_background_error(s);
     st->behind = files_behind(s, st);
-    bool changed = st->pending_compaction_bytes != before.pending_compaction_bytes || st->table_bytes != before.table_bytes || st->level0_files != before.level0_files;
+    bool files_changed = st->table_bytes != before.table_bytes || st->level0_files != before.level0_files || !s->stats_ns;
+    if (files_changed) store_shared_readers(s->shared, &s->readers_bytes, rocks_readers_bytes(s)), st->table_readers_bytes = s->readers_bytes;
+    bool changed = files_changed || st->pending_compaction_bytes != before.pending_compaction_bytes;
     if (changed || runs != s->stats_runs) s->stats_changed_ns = now_ns;
     s->stats_ns = now_ns, s->stats_runs = runs;
 }
@@ -289,18 +342,24 @@ void rocks_get_stats(struct store *base, struct store_stats *out) {
 
 void rocks_drop_range(struct store *base, struct slice lower, struct slice upper) {
     struct rocks_store *s = rocks_of(base);
-    char *error = NULL;
-    rocksdb_delete_file_in_range(s->db, chars(lower), lower.len, chars(upper), upper.len, &error);
-    if (error) log_warn("files of expired rows could not be dropped", "path=%s err=%s", s->path, error), rocksdb_free(error);
+    for (unsigned f = 0; f < s->family_count; f++) {
+        char *error = NULL;
+        rocksdb_delete_file_in_range_cf(s->db, s->families[f], chars(lower), lower.len, chars(upper), upper.len, &error);
+        if (error) log_warn("files of expired rows could not be dropped", "path=%s err=%s", s->path, error), rocksdb_free(error);
+    }
 }
 
 uint64_t rocks_range_bytes(struct store *base, struct slice lower, struct slice upper) {
     static const char end[] = "\xff\xff\xff\xff\xff\xff\xff\xff";
     const char *from = chars(lower), *to = upper.len ? chars(upper) : end;
     size_t from_len = lower.len, to_len = upper.len ? upper.len : sizeof end - 1;
-    uint64_t bytes = 0;
-    char *error = NULL;
-    rocksdb_approximate_sizes(rocks_of(base)->db, 1, &from, &from_len, &to, &to_len, &bytes, &error);
-    if (error) rocks_read_error(rocks_of(base), error), bytes = 0;
-    return bytes;
+    uint64_t sum = 0;
+    for (unsigned f = 0; f < rocks_of(base)->family_count; f++) {
+        uint64_t bytes = 0;
+        char *error = NULL;
+        rocksdb_approximate_sizes_cf(rocks_of(base)->db, rocks_of(base)->families[f], 1, &from, &from_len, &to, &to_len, &bytes, &error);
+        if (error) rocks_read_error(rocks_of(base), error), bytes = 0;
+        sum += bytes;
+    }
+    return sum;
 }

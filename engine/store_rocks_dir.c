@@ -2,7 +2,8 @@
  *
  * FORMAT, 16 bytes: "ODBSTORE" version(4 be) crc32c(4 be) of the first 12. It is durable before RocksDB is asked to create anything, so a directory without
  * it that holds files is not ours. Versions: 1; 2, whose rows may have forms that programs of version 1 take for damage (cards of list rows, places in rows of counts): they refuse the directory instead. A directory
- * of version 1 is one of version 2 that has none of them yet, and becomes one when it is opened. */
+ * of version 1 is one of version 2 that has none of them yet, and becomes one when it is opened; 3, where the growing rows of a new directory stand in a family of their own: RocksDB would not open it without. An older directory
+ * has one family for good. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -15,8 +16,9 @@
 
 enum {
     FORMAT_BYTES = 16,
-    FORMAT_VERSION = 2,
+    FORMAT_VERSION = 3,
     FORMAT_VERSION_OLDEST = 1,
+    RUN_FILES_EVER = 3, /* programs of version 2 wrote up to three */
     PROBE_BYTES = 8 << 20,
     PROBE_WRITE_BYTES = 64 << 10,
     WARM_STEP_BYTES = 128 << 10, /* the least readahead window that disks come with */
@@ -93,7 +95,7 @@ bool rocks_dir_is_ours(const char *path) {
 }
 
 /* What else is in the directory: RocksDB's pointer to its newest state, and tables. */
-static enum status dir_look(const char *path, bool *current, bool *tables, char error[256]) {
+enum status rocks_dir_holds(const char *path, bool *current, bool *tables, char error[256]) {
     *current = *tables = false;
     DIR *dir = opendir(path);
     if (!dir) return rocks_file_error(error, "open directory", path);
@@ -118,7 +120,7 @@ enum status rocks_dir_prepare(const char *path, char error[256]) {
         return rocks_file_error(error, "create directory", path);
     }
     bool current, tables;
-    st = dir_look(path, &current, &tables, error);
+    st = rocks_dir_holds(path, &current, &tables, error);
     if (st) return st;
     snprintf(name, sizeof name, "%s/FORMAT", path);
     uint32_t version = 0;
@@ -152,7 +154,7 @@ void rocks_dir_warm(const char *name) {
 /* What a crash or a failed write left behind: the log has its rows. */
 void rocks_dir_remove_runs(const char *path) {
     char name[STORE_PATH_BYTES_MAX + 32];
-    for (unsigned n = 0; n < STORE_RUN_FILES_MAX; n++) {
+    for (unsigned n = 0; n < RUN_FILES_EVER; n++) {
         rocks_dir_run_name(path, n, name);
         unlink(name);
     }

@@ -13,8 +13,9 @@ enum {
     STORE_PATH_BYTES_MAX = 3800, /* names are added, PATH_MAX is 4096 */
     STORE_TABLES_MAX = 8,        /* the active one and those that wait for their run */
     STORE_RUN_THREADS_MAX = 2,
-    STORE_RUN_FILES_MAX = 3,     /* below, of, and above the growing prefix */
 };
+/* RocksDB's column families. What has the growing prefix stands in its own, where nothing is ever merged with it (docs/STORAGE.md, Two families). */
+enum rocks_family { FAMILY_ROWS, FAMILY_GROWING, FAMILIES };
 
 /* ---- tables and versions (store_rocks_run.c) */
 
@@ -40,11 +41,19 @@ struct pin {
     uint64_t seq;
 };
 
+/* Files of the growing family that follow each other and are small: from, to, how many. The run's thread alone. */
+struct growing_small {
+    unsigned count;
+    size_t first_len, last_len;
+    uint8_t first[STORE_KEY_BYTES_MAX], last[STORE_KEY_BYTES_MAX];
+};
+
 /* ---- the store */
 
 /* Block cache, and the threads that write runs, of all stores of a process. */
 struct store_shared {
     rocksdb_cache_t *cache;
+    uint64_t cache_bytes, readers_bytes; /* of the cache and of open files together; of open files, under the lock */
     rocksdb_env_t *env; /* the process's one set of RocksDB's background threads, for compactions */
     unsigned background_threads;
     pthread_mutex_t lock; /* innermost */
@@ -66,16 +75,17 @@ struct rocks_store {
     uint64_t budget_bytes;             /* of all tables together */
     size_t chunk_bytes;
     uint8_t growing_bytes[STORE_PREFIX_BYTES_MAX], deferred_bytes[STORE_PREFIX_BYTES_MAX];
-    struct slice growing;  /* a run's rows with this prefix go to a file of their own; empty: none */
+    struct slice growing;  /* rows with this prefix have a family of their own; empty: none */
     struct slice deferred; /* rows with this prefix are kept in the order of their puts (row_pile.h); empty: none */
 
-    rocksdb_options_t *options;
+    rocksdb_options_t *options[FAMILIES];
     rocksdb_compactionfilter_t *filter;
     rocksdb_envoptions_t *env_options;
     rocksdb_ingestexternalfileoptions_t *ingest;
     rocksdb_readoptions_t *read[2]; /* [cached_only] */
     rocksdb_t *db;
-    rocksdb_column_family_handle_t *rows; /* its one column family */
+    rocksdb_column_family_handle_t *families[FAMILIES];
+    unsigned family_count; /* 1: nothing grows, or the directory is older than the second one */
     struct expiry expiry;
     _Atomic int failed; /* enum status: the first cause; OK: none */
     _Atomic uint32_t read_errors;
@@ -94,6 +104,7 @@ struct rocks_store {
     uint64_t seq;           /* of the newest batch applied */
     uint64_t durable_seq;
     bool scheduled;         /* a run thread has it, or will */
+    struct growing_small small;
     _Atomic bool closing;
     struct list queue_link; /* in shared->stores, under its lock */
 
@@ -101,6 +112,7 @@ struct rocks_store {
     uint64_t stats_ns, stats_changed_ns; /* when `stats` was taken, 0: never; when that last made a difference */
     uint64_t stats_runs;                 /* `runs` then */
     struct store_stats stats;
+    uint64_t readers_bytes; /* our share of shared->readers_bytes */
 };
 struct rocks_batch {
     struct store_batch base;
@@ -109,6 +121,10 @@ struct rocks_batch {
 
 static inline struct rocks_store *rocks_of(struct store *s) { return container_of(s, struct rocks_store, base); }
 static inline const char *chars(struct slice s) { return s.len ? (const char *)s.data : ""; }
+/* Where a key's row stands. */
+static inline enum rocks_family rocks_family(const struct rocks_store *s, struct slice key) {
+    return s->family_count > 1 && slice_starts_with(key, s->growing) ? FAMILY_GROWING : FAMILY_ROWS;
+}
 static inline bool rocks_owned(const struct rocks_store *s) { return store_owned(&s->base); }
 
 /* ---- store_rocks_db.c: RocksDB's errors, options, properties */
@@ -120,7 +136,9 @@ enum status rocks_write_error(struct rocks_store *s, const char *what, char *err
 enum status rocks_status(const char *error);
 void rocks_options_make(struct rocks_store *s);
 void rocks_options_free(struct rocks_store *s);
-rocksdb_readoptions_t *rocks_read_options(bool cached_only);
+rocksdb_readoptions_t *rocks_read_options(bool cached_only, bool scan);
+/* What a store's open files hold in memory is `bytes` now, was *own. */
+void store_shared_readers(struct store_shared *shared, uint64_t *own, uint64_t bytes);
 uint64_t rocks_files_bytes(struct rocks_store *s);
 void rocks_get_stats(struct store *base, struct store_stats *out);
 void rocks_drop_range(struct store *base, struct slice lower, struct slice upper);
@@ -133,6 +151,7 @@ enum status rocks_dir_prepare(const char *path, char error[256]);
 void rocks_dir_run_name(const char *path, unsigned n, char out[STORE_PATH_BYTES_MAX + 32]);
 void rocks_dir_warm(const char *name); /* its bytes into the page cache */
 void rocks_dir_remove_runs(const char *path);
+enum status rocks_dir_holds(const char *path, bool *current, bool *tables, char error[256]); /* RocksDB's pointer to its newest state; tables */
 enum status rocks_probe(struct store *base, char error[256]);
 enum status rocks_file_error(char error[256], const char *what, const char *name); /* says errno. DISK_FULL, IO_FAILED */
 enum status rocks_dir_sync(const char *path, char error[256]);

@@ -44,7 +44,7 @@ static enum status files_get(const struct store_view *view, struct slice key, st
     char *error = NULL;
     size_t len = 0;
     enum status st = STATUS_ABSENT;
-    rocksdb_pinnableslice_t *row = rocksdb_get_pinned(s->db, view->snapshot ? view->snapshot->read[view->cached_only] : s->read[view->cached_only], chars(key), key.len, &error);
+    rocksdb_pinnableslice_t *row = rocksdb_get_pinned_cf(s->db, view->snapshot ? view->snapshot->read[view->cached_only] : s->read[view->cached_only], s->families[rocks_family(s, key)], chars(key), key.len, &error);
     if (row) {
         const char *data = rocksdb_pinnableslice_value(row, &len);
         st = value_copy(arena, data, len, value);
@@ -67,7 +67,7 @@ enum status rocks_get(const struct store_view *view, struct slice key, struct ar
 /* A table that leaves the version has become a file. While it has not left, its rows are asked before the files, whatever these hold of it by then. */
 uint64_t rocks_ahead_stamp(struct store *base) { return atomic_load(&rocks_of(base)->runs); }
 
-/* RocksDB looks for up to 32 keys together: filters, index and blocks of a file are at hand for the next of them. */
+/* RocksDB looks for up to 32 keys together: filters, index and blocks of a file are at hand for the next of them. Growing keys, which nobody asks for here, are not found. */
 void rocks_ahead_get(struct store *base, const struct slice *keys, unsigned count, struct arena *arena, struct slice *values) {
     struct rocks_store *s = rocks_of(base);
     const char *names[STORE_AHEAD_KEYS_MAX];
@@ -76,7 +76,7 @@ void rocks_ahead_get(struct store *base, const struct slice *keys, unsigned coun
     char *errors[STORE_AHEAD_KEYS_MAX] = {0};
     if (!count || !atomic_load_explicit(&s->has_files, memory_order_acquire)) return;
     for (unsigned i = 0; i < count; i++) names[i] = chars(keys[i]), lengths[i] = keys[i].len;
-    rocksdb_batched_multi_get_cf(s->db, s->read[false], s->rows, count, names, lengths, found, errors, false);
+    rocksdb_batched_multi_get_cf(s->db, s->read[false], s->families[FAMILY_ROWS], count, names, lengths, found, errors, false);
     for (unsigned i = 0; i < count; i++) {
         size_t len = 0;
         if (errors[i]) (void)!rocks_read_error(s, errors[i]);
@@ -109,7 +109,7 @@ struct store_snapshot *rocks_snapshot_get(struct store *base) {
         if (n->rocks) rocksdb_release_snapshot(s->db, n->rocks);
     }
     for (int cached = 0; cached < 2 && n->rocks; cached++) {
-        n->read[cached] = rocks_read_options(cached);
+        n->read[cached] = rocks_read_options(cached, false);
         rocksdb_readoptions_set_snapshot(n->read[cached], n->rocks);
     }
     return n;
@@ -126,7 +126,7 @@ void rocks_snapshot_put(struct store *base, struct store_snapshot *n) {
 }
 
 /* ---- iterators: a merge. A source over a table holds the next few rows as its view sees them: pinned rows never change, so they are fetched a few at a
- * time and it does not matter what is put meanwhile. RocksDB's iterator is the last source. */
+ * time and it does not matter what is put meanwhile. RocksDB's iterators are the last sources: one, or one of each family when the range reaches into both. */
 
 struct source {
     const struct row_tree *rows;
@@ -136,15 +136,18 @@ struct source {
     unsigned at, count, want;
     const struct row *fetched[SOURCE_ROWS];
 };
+struct files {
+    rocksdb_iterator_t *it;
+    bool valid;
+    struct slice key;
+};
 struct rocks_iter {
     struct store_iter base;
     struct pin pin;
     bool backward;
     rocksdb_readoptions_t *read; /* holds the bounds: lives as long as the iterator; NULL: RocksDB holds nothing */
-    rocksdb_iterator_t *files;
-    bool files_valid;
-    struct slice files_key;
-    int current; /* the source whose row it stands on; -1: RocksDB's */
+    unsigned files_count;
+    struct files files[FAMILIES]; /* no key is in two */
     unsigned source_count;
     struct source *sources;
     uint8_t bounds[];
@@ -152,17 +155,27 @@ struct rocks_iter {
 
 static struct rocks_iter *iter_of(struct store_iter *base) { return container_of(base, struct rocks_iter, base); }
 
+/* Does the range reach into the family? */
+static bool family_in_range(const struct rocks_store *s, enum rocks_family family, struct slice lower, struct slice upper) {
+    if (s->family_count == 1) return family == FAMILY_ROWS;
+    bool begins = slice_starts_with(lower, s->growing), ends = slice_starts_with(upper, s->growing);
+    if (family == FAMILY_ROWS) return !(begins && ends);
+    return begins || ends || (slice_compare(lower, s->growing) < 0 && (!upper.len || slice_compare(upper, s->growing) > 0));
+}
+
 static void files_open(struct rocks_iter *it, const struct store_view *view) {
-    it->read = rocks_read_options(view->cached_only); /* readahead stays automatic: none for a page of a list, growing for a long scan */
+    struct rocks_store *s = rocks_of(view->store);
+    it->read = rocks_read_options(view->cached_only, true); /* readahead stays automatic: none for a page of a list, growing for a long scan */
     if (view->bulk) rocksdb_readoptions_set_fill_cache(it->read, 0);
     if (view->snapshot) rocksdb_readoptions_set_snapshot(it->read, view->snapshot->rocks);
     if (it->base.upper.len) rocksdb_readoptions_set_iterate_upper_bound(it->read, chars(it->base.upper), it->base.upper.len);
     if (it->base.lower.len) rocksdb_readoptions_set_iterate_lower_bound(it->read, chars(it->base.lower), it->base.lower.len);
-    it->files = rocksdb_create_iterator(rocks_of(view->store)->db, it->read);
+    for (unsigned f = 0; f < s->family_count; f++)
+        if (family_in_range(s, f, it->base.lower, it->base.upper)) it->files[it->files_count++].it = rocksdb_create_iterator_cf(s->db, it->read, s->families[f]);
 }
 static void files_close(struct rocks_iter *it) {
     if (!it->read) return;
-    rocksdb_iter_destroy(it->files);
+    while (it->files_count) rocksdb_iter_destroy(it->files[--it->files_count].it);
     rocksdb_readoptions_destroy(it->read);
     it->read = NULL;
 }
@@ -231,20 +244,28 @@ static void source_step(struct rocks_iter *it, struct source *src) {
 }
 
 /* Takes over where RocksDB's iterator stands. */
-static void files_stand(struct rocks_iter *it) {
-    it->files_valid = rocksdb_iter_valid(it->files);
-    if (it->files_valid) {
-        it->files_key.data = (const uint8_t *)rocksdb_iter_key(it->files, &it->files_key.len);
+static void files_stand(struct rocks_iter *it, struct files *f) {
+    f->valid = rocksdb_iter_valid(f->it);
+    if (f->valid) {
+        f->key.data = (const uint8_t *)rocksdb_iter_key(f->it, &f->key.len);
         return;
     }
     char *error = NULL;
-    rocksdb_iter_get_error(it->files, &error);
+    rocksdb_iter_get_error(f->it, &error);
     if (error) it->base.status = rocks_read_error(rocks_of(it->base.store), error);
 }
-static void files_step(struct rocks_iter *it) {
-    if (it->backward) rocksdb_iter_prev(it->files);
-    else rocksdb_iter_next(it->files);
-    files_stand(it);
+static void files_step(struct rocks_iter *it, struct files *f) {
+    if (it->backward) rocksdb_iter_prev(f->it);
+    else rocksdb_iter_next(f->it);
+    files_stand(it, f);
+}
+static void files_position(struct rocks_iter *it, struct files *f, struct slice from, bool inclusive) {
+    if (it->backward && from.len) rocksdb_iter_seek_for_prev(f->it, chars(from), from.len);
+    else if (it->backward) rocksdb_iter_seek_to_last(f->it);
+    else if (from.len) rocksdb_iter_seek(f->it, chars(from), from.len);
+    else rocksdb_iter_seek_to_first(f->it);
+    files_stand(it, f);
+    if (!inclusive && f->valid && slice_equal(f->key, from)) files_step(it, f);
 }
 
 /* All sources to the first row from `from` on, in the iterator's direction. An empty key: from the end that it starts at. */
@@ -256,13 +277,7 @@ static void iter_position(struct rocks_iter *it, struct slice from, bool inclusi
         it->sources[i].want = dear ? SOURCE_ROWS : SOURCE_ROWS_FIRST;
         source_fetch(it, &it->sources[i], from, inclusive);
     }
-    if (!it->read) return;
-    if (it->backward && from.len) rocksdb_iter_seek_for_prev(it->files, chars(from), from.len);
-    else if (it->backward) rocksdb_iter_seek_to_last(it->files);
-    else if (from.len) rocksdb_iter_seek(it->files, chars(from), from.len);
-    else rocksdb_iter_seek_to_first(it->files);
-    files_stand(it);
-    if (!inclusive && it->files_valid && slice_equal(it->files_key, from)) files_step(it);
+    for (unsigned i = 0; i < it->files_count; i++) files_position(it, &it->files[i], from, inclusive);
 }
 
 static bool iter_outside(const struct rocks_iter *it, struct slice key) {
@@ -276,9 +291,23 @@ static void iter_pass(struct rocks_iter *it, struct slice key) {
         const struct row *r = source_row(&it->sources[i]);
         if (r && slice_equal(row_key(r), key)) source_step(it, &it->sources[i]);
     }
-    if (it->files_valid && slice_equal(it->files_key, key)) files_step(it); /* last: the key may be its own */
+    for (unsigned i = 0; i < it->files_count; i++)
+        if (it->files[i].valid && slice_equal(it->files[i].key, key)) { /* last: the key may be its own */
+            files_step(it, &it->files[i]);
+            return;
+        }
 }
 
+static bool iter_nearer(const struct rocks_iter *it, struct slice a, struct slice b) {
+    int c = slice_compare(a, b);
+    return it->backward ? c > 0 : c < 0;
+}
+static struct files *files_nearest(struct rocks_iter *it) {
+    struct files *nearest = NULL;
+    for (unsigned i = 0; i < it->files_count; i++)
+        if (it->files[i].valid && (!nearest || iter_nearer(it, it->files[i].key, nearest->key))) nearest = &it->files[i];
+    return nearest;
+}
 /* Stands on the nearest row of all sources that is not deleted. Of several with one key the first source's is the newest. */
 static void iter_settle(struct rocks_iter *it) {
     struct store_iter *base = &it->base;
@@ -287,19 +316,15 @@ static void iter_settle(struct rocks_iter *it) {
         base->valid = false;
         for (unsigned i = 0; i < it->source_count; i++) {
             const struct row *r = source_row(&it->sources[i]);
-            if (!r) continue;
-            int c = row ? slice_compare(row_key(r), row_key(row)) : 0;
-            if (!row || (it->backward ? c > 0 : c < 0)) row = r;
+            if (r && (!row || iter_nearer(it, row_key(r), row_key(row)))) row = r;
         }
         if (base->status) return; /* what RocksDB could not read may be nearer than all else */
-        if (it->files_valid) {
-            int c = row ? slice_compare(it->files_key, row_key(row)) : 0;
-            if (!row || (it->backward ? c > 0 : c < 0)) {
-                base->key = it->files_key;
-                base->value.data = (const uint8_t *)rocksdb_iter_value(it->files, &base->value.len);
-                base->valid = !iter_outside(it, base->key);
-                return;
-            }
+        const struct files *f = files_nearest(it);
+        if (f && (!row || iter_nearer(it, f->key, row_key(row)))) {
+            base->key = f->key;
+            base->value.data = (const uint8_t *)rocksdb_iter_value(f->it, &base->value.len);
+            base->valid = !iter_outside(it, base->key);
+            return;
         }
         if (!row || iter_outside(it, row_key(row))) return;
         base->key = row_key(row), base->value = row_value(row);
@@ -313,7 +338,7 @@ static void iter_settle(struct rocks_iter *it) {
 
 static void iter_go(struct rocks_iter *it, bool backward, struct slice from, bool inclusive) {
     it->backward = backward;
-    it->files_valid = false;
+    for (unsigned i = 0; i < it->files_count; i++) it->files[i].valid = false;
     iter_position(it, from, inclusive);
     iter_settle(it);
 }

@@ -2,12 +2,13 @@
  *
  *     version 7: [active T4, frozen T3, T2]   T2's run is ingested   version 8: [active T4, frozen T3]
  *
- * A table is frozen between two batches: when it has its share of the budget (rocks_apply), or store_flush asks. Its run is written in the order of the keys to RUN-0.. beside
- * RocksDB's files, synced, and ingested by one call, which one record of the MANIFEST makes true: all of the table or nothing. Only then does the table leave the
- * version. Runs of a store go strictly one after the other, oldest table first, so RocksDB holds a prefix of the batches at every moment.
+ * A table is frozen between two batches: when it has its share of the budget (rocks_apply), or store_flush asks. Its run is written in the order of the keys to a file for each
+ * family, RUN-0 and RUN-1, beside RocksDB's files, synced, and ingested, which one record of the MANIFEST makes true: all of the file or nothing. Only then does the table leave the
+ * version. Runs of a store go strictly one after the other, oldest table first, so the family of rows holds a prefix of the batches at every moment; the partition record is in it.
  *
- * The growing prefix: keys that only ever grow overlap nothing older. In a file of their own they sink to the lowest level that has room for them and are not merged with anything;
- * with the other rows they would be rewritten by every level. When they are few, the file is not worth it. */
+ * The growing family goes first, so it may be one run ahead after a crash. Replay then puts the same rows again, and until it has, nobody asks for what is behind the applied index.
+ * Keys that only ever grow overlap nothing older: their files sink to the lowest level, and are not merged with anything; in one family with the other rows they would be rewritten by every
+ * merge. A partition that writes little has small ones: sixteen of them in a row are made one. */
 #include <stdio.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -16,7 +17,7 @@
 #include "proto/base/log.h"
 #include "proto/base/mem.h"
 
-enum { WALK_ROWS = 128, GROWING_FILE_BYTES_MIN = 2 << 20, RUN_NICE = 5 };
+enum { WALK_ROWS = 128, GROWING_SMALL_BYTES = 2 << 20, GROWING_SMALL_FILES = 16, RUN_NICE = 5 };
 
 /* ---- tables and versions */
 
@@ -152,62 +153,53 @@ void rocks_tables_fini(struct rocks_store *s) {
 
 /* ---- one run */
 
+struct run_file {
+    rocksdb_sstfilewriter_t *writer; /* until it is whole, or given up */
+    bool written;
+    char name[STORE_PATH_BYTES_MAX + 32];
+};
 struct run {
     struct rocks_store *store;
     struct table *table;
-    rocksdb_sstfilewriter_t *writer; /* of the file being written, or NULL */
-    unsigned file_count;
-    bool own_file; /* the growing rows have one */
-    char names[STORE_RUN_FILES_MAX][STORE_PATH_BYTES_MAX + 32];
+    struct run_file files[FAMILIES];
+    uint64_t growing_bytes;
+    struct slice growing_first, growing_last; /* keys of the table */
 };
 
-static enum status run_file_end(struct run *r) {
+static enum status run_file_begin(struct run *r, enum rocks_family family) {
+    struct run_file *f = &r->files[family];
     char *error = NULL;
-    if (!r->writer) return STATUS_OK;
-    rocksdb_sstfilewriter_finish(r->writer, &error); /* synced */
-    rocksdb_sstfilewriter_destroy(r->writer);
-    r->writer = NULL;
-    if (!error) rocks_dir_warm(r->names[r->file_count - 1]);
+    rocks_dir_run_name(r->store->path, family, f->name);
+    f->writer = rocksdb_sstfilewriter_create(r->store->env_options, r->store->options[family]);
+    rocksdb_sstfilewriter_open(f->writer, f->name, &error);
     return rocks_write_error(r->store, "store run", error);
 }
 
-static enum status run_file_begin(struct run *r) {
+static enum status run_file_end(struct run *r, enum rocks_family family) {
+    struct run_file *f = &r->files[family];
     char *error = NULL;
-    check(r->file_count < STORE_RUN_FILES_MAX);
-    rocks_dir_run_name(r->store->path, r->file_count, r->names[r->file_count]);
-    r->writer = rocksdb_sstfilewriter_create(r->store->env_options, r->store->options);
-    rocksdb_sstfilewriter_open(r->writer, r->names[r->file_count++], &error);
+    if (!f->writer) return STATUS_OK;
+    rocksdb_sstfilewriter_finish(f->writer, &error); /* synced */
+    rocksdb_sstfilewriter_destroy(f->writer);
+    f->writer = NULL, f->written = true;
+    if (!error) rocks_dir_warm(f->name);
     return rocks_write_error(r->store, "store run", error);
 }
 
-/* Are there so many growing rows that a file of their own pays? */
-static bool run_growing_pays(const struct run *r, struct slice from) {
-    const struct row *rows[WALK_ROWS];
-    uint64_t bytes = 0;
-    bool inclusive = true;
-    for (unsigned n; (n = row_tree_above(&r->table->rows, from, inclusive, UINT64_MAX, rows, WALK_ROWS)); from = row_key(rows[n - 1]), inclusive = false)
-        for (unsigned i = 0; i < n; i++) {
-            if (!slice_starts_with(row_key(rows[i]), r->store->growing)) return false;
-            bytes += rows[i]->key_len + rows[i]->value_len;
-            if (bytes >= GROWING_FILE_BYTES_MIN) return true;
-        }
-    return false;
-}
-
-static enum status run_row(struct run *r, const struct row *row, bool *growing) {
+static enum status run_row(struct run *r, const struct row *row) {
     struct rocks_store *s = r->store;
     struct slice key = row_key(row), value = row_value(row);
-    bool grows = s->growing.len && slice_starts_with(key, s->growing);
-    enum status st = STATUS_OK;
+    enum rocks_family family = rocks_family(s, key);
     char *error = NULL;
     if (row->deleted && !atomic_load(&s->has_files)) return STATUS_OK; /* there is nothing below that it would hide */
-    if (grows && !*growing) r->own_file = run_growing_pays(r, key);
-    if (grows != *growing && r->own_file) st = run_file_end(r);
-    *growing = grows;
-    if (!st && !r->writer) st = run_file_begin(r);
+    if (family == FAMILY_GROWING) {
+        if (!r->growing_bytes) r->growing_first = key;
+        r->growing_last = key, r->growing_bytes += key.len + value.len;
+    }
+    enum status st = r->files[family].writer ? STATUS_OK : run_file_begin(r, family);
     if (st) return st;
-    if (row->deleted) rocksdb_sstfilewriter_delete(r->writer, chars(key), key.len, &error);
-    else rocksdb_sstfilewriter_put(r->writer, chars(key), key.len, chars(value), value.len, &error);
+    if (row->deleted) rocksdb_sstfilewriter_delete(r->files[family].writer, chars(key), key.len, &error);
+    else rocksdb_sstfilewriter_put(r->files[family].writer, chars(key), key.len, chars(value), value.len, &error);
     return rocks_write_error(s, "store run", error);
 }
 
@@ -215,34 +207,64 @@ static enum status run_row(struct run *r, const struct row *row, bool *growing) 
 static enum status run_write(struct run *r) {
     const struct row *rows[WALK_ROWS];
     struct row_tree_walk walk;
-    bool growing = false;
     enum status st = row_tree_walk_begin(&walk, &r->table->rows) ? STATUS_OK : STATUS_MEMORY_LIMIT;
     for (unsigned n; !st && (n = row_tree_walk_next(&walk, rows, WALK_ROWS));) {
         if (atomic_load(&r->store->closing) || atomic_load(&r->store->failed)) st = STATUS_ABSENT;
-        for (unsigned i = 0; i < n && !st; i++) st = run_row(r, rows[i], &growing);
+        for (unsigned i = 0; i < n && !st; i++) st = run_row(r, rows[i]);
     }
     row_tree_walk_end(&walk);
-    enum status ended = st ? STATUS_OK : run_file_end(r);
-    return st ? st : ended;
+    for (unsigned f = 0; f < FAMILIES && !st; f++) st = run_file_end(r, f);
+    return st;
 }
 
 /* No snapshot may ever be taken at RocksDB's sequence number 0. A file that is ingested before there is anything that it overlaps would stand at 0, and a compaction that meets its
  * rows while there is a snapshot at 0 drops them: CompactionIterator takes them for hidden, since 0 is also its "no snapshot yet" (7.8.3; sim_store --seed 7). While somebody holds a
  * snapshot a file gets a number of its own, so we hold one for the first; before that file RocksDB has nothing to take a snapshot of (rocks_snapshot_get). */
-static enum status run_ingest(struct run *r) {
+static enum status run_ingest_file(struct run *r, enum rocks_family family) {
     struct rocks_store *s = r->store;
-    const char *files[STORE_RUN_FILES_MAX];
+    const char *name = r->files[family].name;
     char *error = NULL;
-    if (!r->file_count) return STATUS_OK;
-    for (unsigned i = 0; i < r->file_count; i++) files[i] = r->names[i];
+    if (!r->files[family].written) return STATUS_OK;
     const rocksdb_snapshot_t *first = rocksdb_get_latest_sequence_number(s->db) ? NULL : rocksdb_create_snapshot(s->db);
     atomic_store(&s->ingesting, true);
-    rocksdb_ingest_external_file(s->db, files, r->file_count, s->ingest, &error);
+    rocksdb_ingest_external_file_cf(s->db, s->families[family], &name, 1, s->ingest, &error);
     atomic_store(&s->ingesting, false);
     if (first) rocksdb_release_snapshot(s->db, first);
     check(error || rocksdb_get_latest_sequence_number(s->db) > 0);
     if (!error) atomic_store(&s->has_files, true);
     return rocks_write_error(s, "store ingest", error);
+}
+
+static enum status run_ingest(struct run *r) {
+    enum status st = run_ingest_file(r, FAMILY_GROWING);
+    return st ? st : run_ingest_file(r, FAMILY_ROWS);
+}
+
+static size_t key_note(struct slice key, uint8_t to[STORE_KEY_BYTES_MAX]) {
+    memcpy(to, key.data, key.len);
+    return key.len;
+}
+
+/* Counts small files of the growing family that follow each other. true: those that were counted are to be made one. */
+static bool growing_gathered(const struct run *r) {
+    struct growing_small *g = &r->store->small;
+    bool small = r->growing_bytes < GROWING_SMALL_BYTES;
+    if (!r->growing_bytes) return false;
+    if (small && g->count++ == 0) g->first_len = key_note(r->growing_first, g->first);
+    if (small) g->last_len = key_note(r->growing_last, g->last);
+    bool enough = g->count >= GROWING_SMALL_FILES || (!small && g->count >= GROWING_SMALL_FILES / 2);
+    if (!small || enough) g->count = 0;
+    return enough;
+}
+
+/* What fails is RocksDB's background error, which the store's figures find. */
+static void growing_gather(struct rocks_store *s) {
+    const struct growing_small *g = &s->small;
+    rocksdb_compactoptions_t *o = rocksdb_compactoptions_create();
+    rocksdb_compactoptions_set_exclusive_manual_compaction(o, 0);
+    rocksdb_compactoptions_set_bottommost_level_compaction(o, 2); /* kForce: they are on the lowest level already */
+    rocksdb_compact_range_cf_opt(s->db, s->families[FAMILY_GROWING], o, (const char *)g->first, g->first_len, (const char *)g->last, g->last_len);
+    rocksdb_compactoptions_destroy(o);
 }
 
 /* Its rows are RocksDB's now: reads need it no more. Under the lock. */
@@ -261,20 +283,25 @@ static void run_table(struct rocks_store *s, struct table *t) {
     struct run *r = mem_new(struct run);
     struct version *next = version_new(NULL, NULL, 0);
     enum status st = STATUS_MEMORY_LIMIT;
+    bool gather = false;
     if (r && next) {
         r->store = s, r->table = t;
         st = run_write(r);
-        if (r->writer) rocksdb_sstfilewriter_destroy(r->writer);
+        for (unsigned f = 0; f < FAMILIES; f++)
+            if (r->files[f].writer) rocksdb_sstfilewriter_destroy(r->files[f].writer);
         if (!st) st = run_ingest(r);
         if (st) rocks_dir_remove_runs(s->path);
+        else gather = growing_gathered(r);
     }
     int none = STATUS_OK;
     if (st == STATUS_MEMORY_LIMIT && atomic_compare_exchange_strong(&s->failed, &none, STATUS_IO_FAILED)) log_error("store run", "path=%s err=no memory", s->path);
     mem_free(r);
     pthread_mutex_lock(&s->lock);
     if (!st) table_done(s, t, next);
+    pthread_cond_broadcast(&s->changed);
     pthread_mutex_unlock(&s->lock);
     if (st) mem_free(next);
+    if (gather) growing_gather(s);
 }
 
 /* ---- the threads */

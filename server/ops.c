@@ -166,6 +166,7 @@ static bool write_process(struct buf *out, const struct node *node) {
     row("orderdb_partition_applied_index", "gauge", "Last entry applied.", applied_index)             \
     row("orderdb_partition_flushed_index", "gauge", "Last entry that is in the store's files.", flushed_index) \
     row("orderdb_partition_table_bytes", "gauge", "Store files.", table_bytes)                        \
+    row("orderdb_partition_table_readers_bytes", "gauge", "Filters and indexes of the store's files, in memory beside the block cache, which gives way to them.", table_readers_bytes) \
     row("orderdb_partition_memtable_bytes", "gauge", "Store memory.", memtable_bytes)        \
     row("orderdb_partition_compaction_debt_bytes", "gauge", "Bytes that compactions have yet to rewrite, as RocksDB estimates.", compaction_debt_bytes) \
     row("orderdb_partition_level0_files", "gauge", "Files that no compaction has merged yet.", level0_files) \
