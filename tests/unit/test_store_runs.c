@@ -1,4 +1,5 @@
 /* The way of recent rows into RocksDB, behind store.h: what reads see while tables are frozen, written, ingested and freed around them; files and budget; rows read ahead. */
+#include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <unistd.h>
@@ -77,7 +78,9 @@ static void test_views_stay_as_they_were_across_runs(void **state) {
 static void test_merged_reads_are_those_of_one_table(void **state) {
     struct world *w = *state, *m = world_new(false);
     struct test_random r = {3};
-    world_open(m);
+    world_close(w);
+    w->growing = SLICE_LIT("k\3"); /* some ranges are of one family, most of both */
+    world_open(w), world_open(m);
     for (unsigned round = 0; round < 60; round++) {
         struct store_batch *b[2] = {store_batch_new(w->store), store_batch_new(m->store)};
         struct world *worlds[2] = {w, m};
@@ -125,44 +128,120 @@ static void test_merged_reads_are_those_of_one_table(void **state) {
 
 static void run_name(struct world *w, unsigned n, char out[128]) { snprintf(out, 128, "%s/RUN-%u", w->path, n); }
 
-static void test_growing_keys_have_files_of_their_own(void **state) {
-    struct world *w = *state;
+static unsigned tables_count(const struct world *w) {
+    unsigned n = 0;
+    DIR *dir = opendir(w->path);
+    for (const struct dirent *d; (d = readdir(dir));) n += strstr(d->d_name, ".sst") != NULL;
+    closedir(dir);
+    return n;
+}
+static void events_put(struct store_batch *b, struct test_random *r, unsigned run, unsigned count, size_t bytes) {
     static uint8_t value[64 << 10];
+    for (unsigned i = 0; i < count; i++) {
+        uint8_t key[5] = {0xff, 0xff, 'E', (uint8_t)run, (uint8_t)i};
+        for (size_t at = 0; at < bytes; at += 8) put_be64(value + at, test_random_next(r)); /* they do not compress */
+        store_batch_put(b, slice_of(key, 5), slice_of(value, bytes));
+    }
+}
+static unsigned events_count(struct world *w) {
+    struct store_view v = newest(w);
+    struct store_iter *it = store_iter_open(&v, SLICE_LIT("\xff\xff" "E"), SLICE_LIT("\xff\xff" "F"));
+    unsigned rows = 0;
+    for (store_iter_first(it); store_iter_valid(it); store_iter_next(it)) rows++;
+    assert_int_equal(store_iter_status(it), STATUS_OK);
+    store_iter_close(it);
+    return rows;
+}
+
+static void test_growing_keys_are_never_merged(void **state) {
+    struct world *w = *state;
     struct test_random r = {9};
-    struct store_config config = {.memtable_bytes = 64 * MIB, .shared = w->shared, .growing = SLICE_LIT("\xff\xff" "E")};
-    char error[256];
-    world_close(w);
-    assert_int_equal(store_open_rocks(&w->store, w->path, &config, error), STATUS_OK);
-    struct store_batch *b = store_batch_new(w->store);
     struct store_stats stats;
+    world_close(w);
+    w->growing = SLICE_LIT("\xff\xff" "E"), w->memtable_bytes = 64 * MIB;
+    world_open(w);
+    struct store_batch *b = store_batch_new(w->store);
     for (unsigned run = 0; run < 3; run++) {
         store_batch_clear(b);
         rows_put(b, "a", "1"), rows_put(b, "\xff\xff" "A", "2"), rows_put(b, "\xff\xff" "F", "3");
-        for (unsigned i = 0; i < 40; i++) { /* 2.5 MiB, which do not compress */
-            uint8_t key[5] = {0xff, 0xff, 'E', (uint8_t)run, (uint8_t)i};
-            for (size_t at = 0; at < sizeof value; at += 8) put_be64(value + at, test_random_next(&r));
-            store_batch_put(b, slice_of(key, 5), slice_of(value, sizeof value));
-        }
+        events_put(b, &r, run, 40, 64 << 10);
         assert_int_equal(store_apply(w->store, b), STATUS_OK);
         assert_int_equal(store_flush(w->store), STATUS_OK);
     }
     store_batch_free(b);
-    usleep(12000); /* figures are at most that old */
-    store_get_stats(w->store, &stats);
-    assert_true(stats.level0_files <= 4); /* two of the second run and two of the third: the growing ones are not among them */
-    assert_true(stats.table_bytes > 7 << 20);
-    char name[128];
-    run_name(w, 0, name);
-    assert_int_equal(access(name, F_OK), -1); /* it is RocksDB's now */
-    struct store_view v = newest(w);
-    assert_string_equal(rows_get(w, &v, "a"), "1");
-    assert_string_equal(rows_get(w, &v, "\xff\xff" "A"), "2");
-    assert_string_equal(rows_get(w, &v, "\xff\xff" "F"), "3");
-    struct store_iter *it = store_iter_open(&v, SLICE_LIT("\xff\xff" "E"), SLICE_LIT("\xff\xff" "F"));
-    unsigned rows = 0;
-    for (store_iter_first(it); store_iter_valid(it); store_iter_next(it)) rows++;
-    store_iter_close(it);
-    assert_int_equal(rows, 120);
+    for (unsigned opened = 0; opened < 2; opened++) {
+        usleep(12000); /* figures are at most that old */
+        store_get_stats(w->store, &stats);
+        assert_true(stats.level0_files <= 3); /* the growing ones are not among them */
+        assert_true(stats.table_bytes > 7 << 20);
+        assert_true(stats.merge_bytes_max > 0 && stats.merge_bytes_max < 1 << 20);
+        assert_true(stats.table_readers_bytes > 0);
+        struct store_view v = newest(w);
+        assert_string_equal(rows_get(w, &v, "a"), "1");
+        assert_string_equal(rows_get(w, &v, "\xff\xff" "A"), "2");
+        assert_string_equal(rows_get(w, &v, "\xff\xff" "F"), "3");
+        struct slice row;
+        assert_int_equal(store_get(&v, SLICE_LIT("\xff\xff" "E\2\7"), &w->arena, &row), STATUS_OK);
+        assert_int_equal(row.len, 64 << 10);
+        assert_int_equal(events_count(w), 120);
+        assert_true(store_range_bytes(w->store, SLICE_LIT("\xff\xff" "E"), SLICE_LIT("\xff\xff" "E\2")) > 4 << 20);
+        world_reopen(w);
+    }
+    store_drop_range(w->store, SLICE_LIT("\xff\xff" "E"), SLICE_LIT("\xff\xff" "E\2"));
+    assert_int_equal(events_count(w), 40);
+    char error[256];
+    world_close(w);
+    w->growing = (struct slice){0};
+    assert_int_equal(world_try_open(w, error), STATUS_FORMAT_UNKNOWN);
+    assert_non_null(strstr(error, "growing rows"));
+    w->growing = SLICE_LIT("\xff\xff" "E");
+    world_open(w);
+}
+
+/* A partition that writes little flushes small tables: their growing files are made one, sixteen at a time. */
+static void test_small_growing_files_become_one(void **state) {
+    struct world *w = *state;
+    struct test_random r = {5};
+    world_close(w);
+    w->growing = SLICE_LIT("\xff\xff" "E");
+    world_open(w);
+    struct store_batch *b = store_batch_new(w->store);
+    for (unsigned run = 0; run < 64; run++) {
+        store_batch_clear(b);
+        events_put(b, &r, run, 2, 512);
+        assert_int_equal(store_apply(w->store, b), STATUS_OK);
+        assert_int_equal(store_flush(w->store), STATUS_OK);
+    }
+    store_batch_free(b);
+    for (unsigned i = 0; i < 1000 && tables_count(w) > 4; i++) usleep(10000); /* the last ones, and files that are no longer needed */
+    assert_int_equal(tables_count(w), 4);
+    assert_int_equal(events_count(w), 128);
+    world_reopen(w);
+    assert_int_equal(events_count(w), 128);
+}
+
+/* A directory from before there were two families: it keeps one. */
+static void test_older_directory_keeps_one_family(void **state) {
+    struct world *w = *state;
+    struct test_random r = {6};
+    struct store_batch *b;
+    for (unsigned run = 0; run < 3; run++) {
+        b = store_batch_new(w->store);
+        rows_put(b, "a", "1");
+        events_put(b, &r, run, 40, 64 << 10);
+        assert_int_equal(store_apply(w->store, b), STATUS_OK);
+        assert_int_equal(store_flush(w->store), STATUS_OK);
+        store_batch_free(b);
+        world_close(w);
+        w->growing = SLICE_LIT("\xff\xff" "E"); /* from the second on */
+        world_open(w);
+        assert_int_equal(events_count(w), 40 * (run + 1));
+        assert_string_equal(rows_get(w, &(struct store_view){.store = w->store}, "a"), "1");
+    }
+    world_close(w);
+    w->growing = (struct slice){0};
+    world_open(w);
+    assert_int_equal(events_count(w), 120);
 }
 
 static void test_files_that_a_crash_left_are_removed(void **state) {
@@ -320,7 +399,9 @@ int main(void) {
         DEFERRED(test_views_stay_as_they_were_across_runs, deferred_0),
         ROCKS(test_merged_reads_are_those_of_one_table),
         DEFERRED(test_merged_reads_are_those_of_one_table, deferred_k2),
-        ROCKS(test_growing_keys_have_files_of_their_own),
+        ROCKS(test_growing_keys_are_never_merged),
+        ROCKS(test_small_growing_files_become_one),
+        ROCKS(test_older_directory_keeps_one_family),
         ROCKS(test_files_that_a_crash_left_are_removed),
         ROCKS(test_apply_waits_when_the_budget_is_full),
         BOTH(test_rows_read_ahead_are_the_newest),
