@@ -81,7 +81,8 @@ struct store_shared *store_shared_new(uint64_t block_cache_bytes, unsigned backg
     s->cache_bytes = block_cache_bytes;
     s->background_threads = MAX_OF(background_threads, 1u);
     s->env = rocksdb_create_default_env();
-    rocksdb_env_set_background_threads(s->env, (int)s->background_threads);
+    s->merge_threads = s->background_threads > 1 ? s->background_threads - 1 : 1;
+    rocksdb_env_set_background_threads(s->env, (int)s->merge_threads);
     rocksdb_env_set_high_priority_background_threads(s->env, 1); /* for flushes: there are none */
     if (run_threads_start(s, MIN_OF(s->background_threads, (unsigned)STORE_RUN_THREADS_MAX))) return s;
     store_shared_free(s);
@@ -162,7 +163,7 @@ static void options_files(rocksdb_options_t *o, const struct store_shared *share
     rocksdb_options_set_paranoid_checks(o, 1);
     rocksdb_options_set_env(o, shared->env);
     rocksdb_options_set_max_background_flushes(o, 1);
-    rocksdb_options_set_max_background_compactions(o, (int)shared->background_threads);
+    rocksdb_options_set_max_background_compactions(o, (int)shared->merge_threads);
     rocksdb_options_set_max_open_files(o, -1); /* no table of open files that each look-up of a row would have to lock */
     rocksdb_options_set_max_file_opening_threads(o, 2);
     rocksdb_options_set_skip_stats_update_on_db_open(o, 1);
