@@ -20,7 +20,6 @@
  *   apply_event.c       what each commit tells the change stream
  *   apply_group.c       consumer groups: definitions, positions, dead letters, acks
  *   apply_failure.c     how a refusal reads
- *   apply_ahead.c       memory of commands to come, asked for early
  *
  * A refused command writes nothing: every function below first decides, then writes. */
 

@@ -152,18 +152,6 @@ void apply_end(struct apply *a, uint64_t index, uint64_t term);
 /* Before apply_end, of an entry with commands: its events join the batch, and the timers record. MEMORY_LIMIT. */
 enum status apply_events(struct apply *a) MUST_USE;
 
-/* Apply waits for memory more than for anything else, and the commands of an entry are known: what those to come will read is asked for while others are applied. Nothing but time depends on it. */
-enum { APPLY_AHEAD = 4 }; /* so many commands between asking where a row is and asking for it, and as many until it is read */
-struct apply_ahead {
-    /* private */
-    const struct apply *apply;
-    struct entry_reader entry;
-    uint64_t at, rows[2 * APPLY_AHEAD][2];
-};
-/* `entry` stands before its first command. */
-void apply_ahead_begin(struct apply_ahead *h, const struct apply *a, const struct entry_reader *entry);
-void apply_ahead_step(struct apply_ahead *h); /* before each command */
-
 /* The failure that a refused outcome stands for, as the caller reads it. */
 void outcome_failure(const struct outcome *o, const struct machines *ms, struct failure *f);
 

@@ -93,12 +93,6 @@ bool key_filter_may_have(const struct key_filter *f, uint64_t hash)
     return false;
 }
 
-void key_filter_fetch(const struct key_filter *f, uint64_t hash)
-{
-    for (unsigned i = 0; i < SHARES; i++)
-        if (f->shares[i].count) __builtin_prefetch(block_of(f, i, hash));
-}
-
 void key_filter_expire(struct key_filter *f, uint64_t horizon_us)
 {
     for (unsigned i = 0; i < SHARES; i++)

@@ -19,7 +19,6 @@ struct key_filter *key_filter_new(uint64_t bytes); /* NULL: no memory */
 void key_filter_free(struct key_filter *f);        /* NULL is fine */
 void key_filter_put(struct key_filter *f, uint64_t hash, uint64_t expiry_us);
 bool key_filter_may_have(const struct key_filter *f, uint64_t hash);
-void key_filter_fetch(const struct key_filter *f, uint64_t hash); /* it will be asked for soon */
 /* Whoever asks no longer cares for keys that expire at or below the horizon. */
 void key_filter_expire(struct key_filter *f, uint64_t horizon_us);
 uint64_t key_filter_count(const struct key_filter *f);     /* keys that were told and not forgotten, each as often as it was told */

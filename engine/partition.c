@@ -350,8 +350,6 @@ static enum status apply_commands(struct partition *p, struct apply *a, const st
     enum status st = entry_open(entry->data, &reader);
     if (st) return st;
     apply_begin(a, reader.log_time_us);
-    struct apply_ahead ahead;
-    apply_ahead_begin(&ahead, a, &reader);
     p->updates = false;
     struct list *waiter = p->proposed.next;
     while (entry_next(&reader, &command, &st)) {
@@ -361,7 +359,6 @@ static enum status apply_commands(struct partition *p, struct apply *a, const st
         struct outcome *o = op ? &op->outcome : &unseen;
         if (op) waiter = waiter->next, *o = (struct outcome){0};
         arena_reset(&e->scratch);
-        apply_ahead_step(&ahead);
         p->updates |= command.len && (command.data[0] == COMMAND_UPDATE || command.data[0] == COMMAND_PATCH || command.data[0] == COMMAND_ACKED);
         st = apply_command(a, command, op ? op->arena : NULL, o);
         if (st) return st;

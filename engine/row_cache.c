@@ -79,16 +79,6 @@ uint64_t row_cache_hash(struct row_cache *c, struct slice key) {
     return hash;
 }
 
-enum { FETCH_BYTES = 256 }; /* a head or counts; of a body the beginning, which the processor goes on from */
-
-/* Its home is nearly always its place. */
-void row_cache_fetch(const struct row_cache *c, uint64_t hash) {
-    const struct place *p = &c->places[(uint32_t)hash & c->mask];
-    if (!p->at || p->hash != (uint32_t)hash) return;
-    const uint8_t *row = (const uint8_t *)entry_of(c, p);
-    for (unsigned i = 0; i < FETCH_BYTES; i += 64) __builtin_prefetch(row + i);
-}
-
 /* The key's place, or NULL. */
 static struct place *place_find(const struct row_cache *c, uint64_t hash, struct slice key) {
     for (uint32_t i = (uint32_t)hash & c->mask;; i = (i + 1) & c->mask) {

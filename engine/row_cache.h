@@ -30,7 +30,6 @@ struct row_cache_stats row_cache_get_stats(const struct row_cache *c);
 
 /* For many keys in a row: hashes first, so that the table's lines are under way when they are wanted. */
 uint64_t row_cache_hash(struct row_cache *c, struct slice key);
-void row_cache_fetch(const struct row_cache *c, uint64_t hash); /* and a little later the row, if it is likely here */
 void row_cache_put_hashed(struct row_cache *c, uint64_t hash, struct slice key, struct slice value);
 void row_cache_forget_hashed(struct row_cache *c, uint64_t hash, struct slice key);
 

@@ -151,17 +151,6 @@ enum status store_get(const struct store_view *view, struct slice key, struct ar
     return st;
 }
 
-/* 0: nothing of such a key is in memory. */
-uint64_t store_fetch(struct store *s, struct slice key) {
-    store_check(s);
-    if (filter_kind(s, key)) key_filter_fetch(s->filter, hash64(key));
-    return s->cache && kept_kind(s, key) ? row_cache_hash(s->cache, key) : 0;
-}
-
-void store_fetch_row(struct store *s, uint64_t fetched) {
-    if (fetched && s->cache) row_cache_fetch(s->cache, fetched);
-}
-
 enum status store_get_cached(const struct store_view *view, struct slice key, struct arena *arena, struct slice *value) {
     store_check_view(view);
     store_check_key(key);

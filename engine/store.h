@@ -79,11 +79,6 @@ void store_filter_add(struct store *s, const struct store_filtered *rows, unsign
 void store_filter_whole(struct store *s);
 void store_filter_prove(struct store *s); /* for tests: each key that it excludes is looked for all the same, and must not be there */
 
-/* The owning core will soon get this key. Asks for the line of memory that says whether the row is in the cache (or the key in the filter); what it returns, given to store_fetch_row a little later, for the row
- * itself. So what a read waits for is under way while something else is done. Nothing but time depends on it. */
-uint64_t store_fetch(struct store *s, struct slice key);
-void store_fetch_row(struct store *s, uint64_t fetched);
-
 /* Rows that another thread has read ahead out of the store's files. A view with them reads what it reads without them, only cheaper: what is in no file yet goes before, and they
  * count for as long as nothing has become a file since they were begun. Not for rows that expire, nor of ranges that are dropped. One thread at a time; fixed in size. */
 struct store_ahead *store_ahead_new(struct store *s, size_t bytes_max); /* NULL: no memory */

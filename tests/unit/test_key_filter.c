@@ -36,10 +36,7 @@ static void test_all_that_were_told_and_few_others(void **state) {
 static void test_more_than_it_has_room_for(void **state) {
     struct key_filter *f = key_filter_new(KEY_FILTER_BYTES_MIN);
     uint64_t n = 5 * key_filter_count_max(f);
-    for (uint64_t k = 0; k < n; k++) {
-        key_filter_put(f, hash_of(k), 1000 + k);
-        key_filter_fetch(f, hash_of(k));
-    }
+    for (uint64_t k = 0; k < n; k++) key_filter_put(f, hash_of(k), 1000 + k);
     assert_int_equal(known(f, 0, n), n);
     key_filter_free(f);
 }

@@ -479,24 +479,6 @@ static void test_cached_rows_go_with_the_store(void **state) {
     assert_string_equal(cached_get(w, &v, "b"), "2"); /* what was read is kept */
 }
 
-/* Rows that are asked for early are read as ever: there, changed meanwhile, in no cache, nowhere. */
-static void test_fetched_rows_are_read_as_ever(void **state) {
-    struct world *w = *state;
-    struct store_view v = newest(w);
-    rows_write(w, "a=1 b=2");
-    static const char *const keys[] = {"a", "b", "nowhere"};
-    uint64_t fetched[ARRAY_LEN(keys)];
-    for (unsigned i = 0; i < ARRAY_LEN(keys); i++) fetched[i] = store_fetch(w->store, slice_str(keys[i]));
-    assert_true(fetched[0] && fetched[1] && fetched[0] != fetched[1]);
-    rows_write(w, "a=3 -b");
-    for (unsigned i = 0; i < ARRAY_LEN(keys); i++) store_fetch_row(w->store, fetched[i]);
-    assert_string_equal(rows_get(w, &v, "a"), "3");
-    assert_string_equal(rows_get(w, &v, "b"), "ABSENT");
-    assert_string_equal(rows_get(w, &v, "nowhere"), "ABSENT");
-    store_set_expiry(w->store, 'a', 1); /* "12a": of a kind that is not kept */
-    assert_int_equal(store_fetch(w->store, slice_str("12a")), 0);
-}
-
 static void test_rows_that_expire_are_not_cached(void **state) {
     struct world *w = *state;
     struct store_view v = newest(w);
@@ -633,7 +615,6 @@ int main(void) {
         CACHED(test_cached_rows_are_those_of_the_newest_state),
         CACHED(test_cached_rows_are_the_owners_alone),
         CACHED(test_cached_rows_go_with_the_store),
-        CACHED(test_fetched_rows_are_read_as_ever),
         CACHED(test_rows_that_expire_are_not_cached),
         CACHED(test_failed_apply_leaves_the_cache_as_it_was),
         BOTH(test_filter_excludes_what_is_not_there),
