@@ -522,6 +522,7 @@ CALLS = {
             ("credit", stream.SubscribeRequest.Credit(events=1)), ("ack", stream.SubscribeRequest.Ack()), ("nack", stream.SubscribeRequest.Nack()), ("extend", stream.SubscribeRequest.Ack()))},
         **{name + ".**": [Any("behind an Open")] for name in ("credit", "ack", "nack", "extend")}}),
     "GetTopology": Call("GetTopology", lambda: admin.GetTopologyRequest(known_epoch=1), {"known_epoch": [Any("the map is told whatever one knows")]}),
+    "WatchTopology": Call("WatchTopology", lambda: admin.GetTopologyRequest(known_epoch=1), {"known_epoch": [Any("the map is told whatever one knows")]}),
     "AddNode": Call("AddNode", lambda: admin.AddNodeRequest(peer_address="10.0.0.1:7401", zone="a"), {
         "peer_address": [Any("test_membership.py")], "zone": [Any("a node says its zone itself")]}),
     "DrainNode": Call("DrainNode", lambda: admin.DrainNodeRequest(node_id=1), {

@@ -210,8 +210,23 @@ class Talk:
         return answers[0] if answers else b""
 
 
+class First:
+    """A stream of answers without an end: the first one."""
+
+    def __init__(self, call):
+        self.call = call
+
+    def result(self):
+        try:
+            return next(self.call)
+        finally:
+            self.call.cancel()
+
+
 def send(client, name, wire):
     method = t.METHODS[matrix.CALLS[name].method]
+    if method.name == "WatchTopology":
+        return First(client.channel.unary_stream(method.path, request_serializer=None, response_deserializer=None)(wire, timeout=30 * t.SLOW))
     if method.kind == "BIDI":
         return Talk(client.channel.stream_stream(method.path, request_serializer=None, response_deserializer=None)(iter([wire]), timeout=30 * t.SLOW))
     make = client.channel.stream_unary if method.kind == "CLIENT_STREAM" else client.channel.unary_unary
