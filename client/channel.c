@@ -377,9 +377,11 @@ static void link_free(struct link *k) {
 /* Ends the link and all its calls; the wire's note says why. */
 static void link_fail(struct link *k) {
     k->failed = true;
+    /* A server that ends the handshake by an alert has looked at nothing behind it, although our side of TLS 1.3 was through, and has sent. */
+    bool refused = !k->wire.heard && wire_tls_error(&k->wire);
     list_each(it, &k->calls) {
         struct channel_call *call = list_entry(it, struct channel_call, node);
-        call_end(call, GRPC_UNAVAILABLE, call_fate_lost(call), "%s", k->wire.note);
+        call_end(call, GRPC_UNAVAILABLE, refused ? CHANNEL_NOT_SENT : call_fate_lost(call), "%s", k->wire.note);
     }
     link_free(k);
 }
