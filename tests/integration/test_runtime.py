@@ -231,7 +231,7 @@ def _():
         good = open(node, "rb").read()
         for at, text in ((50, "NODE is damaged"), (8, "NODE has format")):
             bad = bytearray(good)
-            bad[at] ^= 2
+            bad[at] ^= 64  # far from any format that there is
             open(node, "wb").write(bad)
             refused(text, data_dir=s.data_dir)
         os.remove(node)
