@@ -126,6 +126,13 @@ def _(server):
     bent[len(bent) // 2] ^= 1
     f = refused(lambda: server.call("ReadChanges", cursor=bytes(bent), stop_at_end=True), "INVALID_ARGUMENT", "CURSOR_INVALID")
     true("cause" in f.metadata)
+    group(server, "home", start=stream.ConsumerGroup.LATEST)
+    with t.Server(cores=1) as other:  # of the same shape, with a key of its own
+        created(other, user_id="ev-5-1")
+        foreign = read(other)[1]
+    refused(lambda: server.call("ReadChanges", cursor=foreign, stop_at_end=True), "INVALID_ARGUMENT", "CURSOR_INVALID")
+    refused(lambda: server.call("SeekConsumerGroup", group="home", cursor=foreign), "INVALID_ARGUMENT", "CURSOR_INVALID")
+    server.call("DeleteConsumerGroup", group="home")
 
 
 @test("from a time: what was committed then or later, exactly; in the future: what will be")
