@@ -72,11 +72,26 @@ void row_spares_allow(struct row_spares *s, size_t bytes) {
     pthread_mutex_unlock(&s->lock);
 }
 
-static struct row_spare *spare_take(struct row_spares *s) {
-    pthread_mutex_lock(&s->lock);
+void row_spares_make_ready(struct row_spares *s, size_t ready, void (*low)(void *ctx), void *ctx) {
+    s->ready = ready, s->low = low, s->ctx = ctx;
+}
+
+bool row_spares_lacking(const struct row_spares *s) { return s->wanted && s->count < MIN_OF(s->ready, s->max); }
+
+static struct row_spare *spare_pop(struct row_spares *s) {
     struct row_spare *b = s->first;
     if (b) s->first = b->next, s->count--;
+    return b;
+}
+
+/* For a tree. */
+static struct row_spare *spare_take(struct row_spares *s) {
+    pthread_mutex_lock(&s->lock);
+    struct row_spare *b = spare_pop(s);
+    s->wanted = true;
+    bool low = row_spares_lacking(s);
     pthread_mutex_unlock(&s->lock);
+    if (low) s->low(s->ctx);
     return b;
 }
 
@@ -91,9 +106,20 @@ static bool spare_keep(struct row_spares *s, struct row_spare *b) {
 void row_spares_disallow(struct row_spares *s, size_t bytes) {
     pthread_mutex_lock(&s->lock);
     s->max -= bytes / MEM_HUGE_BYTES;
-    size_t over = s->count > s->max ? s->count - s->max : 0;
+    while (s->count > s->max) mem_free(spare_pop(s));
     pthread_mutex_unlock(&s->lock);
-    for (struct row_spare *b; over && (b = spare_take(s)); over--) mem_free(b);
+}
+
+bool row_spares_add(struct row_spares *s) {
+    pthread_mutex_lock(&s->lock);
+    bool lacking = row_spares_lacking(s);
+    pthread_mutex_unlock(&s->lock);
+    uint8_t *b = lacking ? mem_alloc_huge(MEM_HUGE_BYTES) : NULL;
+    if (!b) return false;
+    for (size_t at = 0; at < MEM_HUGE_BYTES; at += MEM_PAGE_BYTES) *(volatile uint8_t *)(b + at) = 0;
+    bool kept = spare_keep(s, (struct row_spare *)(void *)b);
+    if (!kept) mem_free(b);
+    return kept;
 }
 
 /* ---- memory */

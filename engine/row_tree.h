@@ -23,16 +23,24 @@
 #include "proto/base/bytes.h"
 
 /* Huge blocks that trees have given back, for the next ones. The system gives a fresh one page by page, zeroed at its first touch, some milliseconds each where memory is scarce or virtual: time of
- * whoever puts a row. There are never more blocks than were in use at once. Any thread. */
+ * whoever puts a row. There are never more blocks than were in use at once, but for a few that another thread makes ready. Any thread. */
 struct row_spares {
     pthread_mutex_t lock; /* innermost */
     struct row_spare *first;
     size_t count, max;
+    size_t ready;            /* so many, within max, are to be there from the first that a tree takes on; 0: none are made ready */
+    bool wanted;             /* it has */
+    void (*low)(void *ctx);  /* there are fewer: called without the lock, by whoever has taken one */
+    void *ctx;
 };
 void row_spares_init(struct row_spares *s);
 void row_spares_fini(struct row_spares *s);
 void row_spares_allow(struct row_spares *s, size_t bytes);    /* keeps as much more */
 void row_spares_disallow(struct row_spares *s, size_t bytes); /* and less again */
+void row_spares_make_ready(struct row_spares *s, size_t ready, void (*low)(void *ctx), void *ctx); /* before any tree has them */
+bool row_spares_lacking(const struct row_spares *s); /* under the lock */
+/* One more, every page of it touched. false: there are enough, or no memory. */
+bool row_spares_add(struct row_spares *s);
 
 enum { ROW_TREE_READ_MAX = ROW_PILE_READ_MAX };
 

@@ -60,6 +60,9 @@ struct store_shared {
     pthread_cond_t work;
     struct list stores; /* that have something to do */
     struct row_spares spares; /* blocks for tables: as many as the stores' active tables take */
+    pthread_cond_t spares_low; /* with their lock */
+    pthread_t spares_thread;
+    bool spares_up, spares_stop;
     bool stop;
     unsigned thread_count;
     pthread_t threads[STORE_RUN_THREADS_MAX];
@@ -188,6 +191,11 @@ void rocks_unpin(struct rocks_store *s, struct pin *p);                       /*
 uint64_t rocks_pinned(const struct rocks_store *s);                           /* the newest seq that is pinned, or 0; under the lock */
 bool run_threads_start(struct store_shared *shared, unsigned count);
 void run_threads_stop(struct store_shared *shared);
+
+/* ---- store_rocks_spares.c */
+
+bool spares_start(struct store_shared *shared); /* false: stop all the same */
+void spares_stop(struct store_shared *shared);  /* no store has trees any more */
 
 /* ---- store_rocks_read.c */
 

@@ -362,8 +362,8 @@ static void *run_thread(void *ctx) {
 bool run_threads_start(struct store_shared *shared, unsigned count) {
     check(pthread_mutex_init(&shared->lock, NULL) == 0);
     check(pthread_cond_init(&shared->work, NULL) == 0);
-    row_spares_init(&shared->spares);
     list_init(&shared->stores);
+    if (!spares_start(shared)) return false;
     while (shared->thread_count < count && pthread_create(&shared->threads[shared->thread_count], NULL, run_thread, shared) == 0) shared->thread_count++;
     return shared->thread_count == count;
 }
@@ -375,7 +375,7 @@ void run_threads_stop(struct store_shared *shared) {
     pthread_cond_broadcast(&shared->work);
     pthread_mutex_unlock(&shared->lock);
     for (unsigned i = 0; i < shared->thread_count; i++) pthread_join(shared->threads[i], NULL);
-    row_spares_fini(&shared->spares);
+    spares_stop(shared);
     pthread_cond_destroy(&shared->work);
     pthread_mutex_destroy(&shared->lock);
 }

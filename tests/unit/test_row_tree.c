@@ -315,6 +315,48 @@ static void test_blocks_go_from_tree_to_tree(void **state) {
     row_spares_fini(&spares);
 }
 
+static void count_low(void *ctx) { ++*(unsigned *)ctx; }
+
+/* Blocks are made ready from the first that a tree takes on, as many as were asked for and are allowed; whoever takes one says when there are fewer. */
+static void test_blocks_are_made_ready(void **state) {
+    enum { READY = 2, KEPT = 3 };
+    struct row_spares spares;
+    struct row_tree t;
+    unsigned low = 0, made = 0;
+    static const uint8_t value[2000];
+    row_spares_init(&spares);
+    row_spares_make_ready(&spares, READY, count_low, &low);
+    assert_false(row_spares_add(&spares)); /* nobody has asked for any */
+    row_tree_init(&t, MEM_HUGE_BYTES);
+    t.spares = &spares;
+    for (unsigned i = 0; i < 3000; i++) {
+        uint8_t key[4];
+        put_be32(key, i);
+        uint64_t before = mem_count();
+        unsigned was = low;
+        assert_true(row_tree_put(&t, slice_of(key, 4), slice_of(value, sizeof value), false, 1, 0));
+        if (i == 0) assert_int_equal(low, 0); /* none is allowed yet */
+        if (i == 0) row_spares_allow(&spares, KEPT * (size_t)MEM_HUGE_BYTES);
+        if (low == was) continue;
+        assert_int_equal(mem_count() - before, made ? 0 : 1); /* a ready one, but for the first */
+        while (row_spares_add(&spares)) made++;
+        assert_int_equal(spares.count, READY);
+    }
+    assert_true(low > 1);
+    assert_int_equal(made, low - 1 + READY);
+    row_tree_verify(&t);
+    row_tree_fini(&t);
+    assert_int_equal(spares.count, KEPT);
+    mem_fail_nth(1);
+    row_spares_disallow(&spares, KEPT * (size_t)MEM_HUGE_BYTES);
+    row_spares_allow(&spares, MEM_HUGE_BYTES); /* fewer than are asked for */
+    assert_false(row_spares_add(&spares)); /* no memory */
+    assert_true(row_spares_add(&spares));
+    assert_false(row_spares_add(&spares));
+    row_spares_disallow(&spares, MEM_HUGE_BYTES);
+    row_spares_fini(&spares);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_random_lives_are_those_of_the_model),
@@ -324,6 +366,7 @@ int main(void) {
         cmocka_unit_test(test_rewritten_rows_take_no_room),
         cmocka_unit_test(test_every_allocation_may_fail),
         cmocka_unit_test(test_blocks_go_from_tree_to_tree),
+        cmocka_unit_test(test_blocks_are_made_ready),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
