@@ -75,7 +75,7 @@ static enum status alone(struct applying *x, const struct nodes *n) {
     if (st || !n->found) return st;
     struct reader r = reader_of(list);
     for (struct node_row row; !st && node_list_next(&r, &row);) {
-        enum node_row_state to = row.node_id == x->command->node.node_id ? NODE_STATE_UP : node_state_is_member(row.state) ? NODE_STATE_LEAVING : row.state;
+        enum node_row_state to = row.node_id == x->command->node.node_id ? NODE_STATE_UP : node_state_is_member(row.state) || row.state == NODE_STATE_LOST ? NODE_STATE_LEAVING : row.state;
         if (to == row.state) continue;
         row.state = to, row.revision++;
         st = put(x, &row, RESOURCE_REPLACED);
@@ -103,6 +103,8 @@ static enum node_row_state state_after(enum node_action action, enum node_row_st
     case NODE_DRAIN: return node_state_is_member(from) ? NODE_STATE_DRAINING : 0;
     case NODE_REMOVE: return from == NODE_STATE_REMOVED ? from : NODE_STATE_LEAVING;
     case NODE_GONE: return from == NODE_STATE_LEAVING || from == NODE_STATE_REMOVED ? NODE_STATE_REMOVED : 0;
+    case NODE_LOSE: return from == NODE_STATE_UP || from == NODE_STATE_LOST ? NODE_STATE_LOST : 0;
+    case NODE_BACK: return from == NODE_STATE_LOST || from == NODE_STATE_UP ? NODE_STATE_UP : 0;
     case NODE_FOUND:
     case NODE_JOIN:
     case NODE_ALONE: break;
@@ -114,7 +116,7 @@ enum status apply_node(struct applying *x) {
     const struct command_node *c = &x->command->node;
     struct nodes n;
     x->out->resource.kind = RESOURCE_NODE;
-    if (c->action < NODE_FOUND || c->action > NODE_ALONE || c->zone.len > NODE_ZONE_BYTES_MAX || c->address.len > NODE_ADDRESS_BYTES_MAX) return STATUS_CHECKSUM_MISMATCH;
+    if (c->action < NODE_FOUND || c->action > NODE_BACK || c->zone.len > NODE_ZONE_BYTES_MAX || c->address.len > NODE_ADDRESS_BYTES_MAX) return STATUS_CHECKSUM_MISMATCH;
     enum status st = load(x, c->node_id, &n);
     if (st) return st;
     if (c->action == NODE_FOUND) return found(x, &n);
@@ -124,7 +126,7 @@ enum status apply_node(struct applying *x) {
     if (!n.found) return refuse(x, STATUS_NODE_NOT_FOUND, "is not known", 0);
     enum node_row_state to = state_after((enum node_action)c->action, n.row.state);
     if (!to) return refuse(x, STATUS_NODE_STATE, "can't do that: it is ", n.row.state);
-    if (to == NODE_STATE_LEAVING && node_state_is_member(n.row.state) && n.members < 2) return refuse(x, STATUS_NODE_STATE, "is the last member: nothing would be left; it is ", n.row.state);
+    if ((to == NODE_STATE_LEAVING || to == NODE_STATE_LOST) && node_state_is_member(n.row.state) && n.members < 2) return refuse(x, STATUS_NODE_STATE, "is the last member: nothing would be left; it is ", n.row.state);
     if (to == n.row.state) return x->out->resource.effect = RESOURCE_UNCHANGED, x->out->resource.revision = n.row.revision, STATUS_OK;
     n.row.state = to, n.row.revision++;
     return put(x, &n.row, RESOURCE_REPLACED);

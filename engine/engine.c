@@ -235,7 +235,7 @@ struct engine_lead engine_lead_of(const struct engine *e, uint16_t slot) {
     const struct partition *p = engine_partition_of_slot(e, slot);
     if (!p) return (struct engine_lead){0};
     bool leads = group_role(p->group) == GROUP_LEADER;
-    return (struct engine_lead){.here = p->state == PARTITION_READY || (p->state == PARTITION_FAILED && leads), .node = group_leader(p->group)};
+    return (struct engine_lead){.here = p->state == PARTITION_READY || (p->state == PARTITION_FAILED && leads), .member = partition_votes(p), .node = group_leader(p->group)};
 }
 
 void engine_submit(struct engine *e, struct op *op) {
@@ -350,7 +350,7 @@ static void engine_housekeeping(struct engine *e) {
     e->log_blocked = false;
     for (uint32_t i = 0; i < e->held_count; i++) partition_housekeeping(&e->partitions[i]);
     for (uint32_t i = 0; i < e->held_count; i++) e->yields ? partition_yield(&e->partitions[i]) : partition_yield_full(&e->partitions[i]);
-    for (uint32_t i = 0; e->wanted.count && i < e->held_count; i++) partition_members_look(&e->partitions[i]);
+    for (uint32_t i = 0; i < e->held_count; i++) partition_members_look(&e->partitions[i]);
     engine_look_closed(e);
     engine_bound_replay(e);
     /* The log is bounded: whoever pins its oldest segment flushes in time. */

@@ -176,6 +176,7 @@ void engine_submit(struct engine *e, struct op *op);
 /* Who answers for the slot's partition, as this replica knows it. here: this engine, now; node: who leads, 0: not known. */
 struct engine_lead {
     bool here;
+    bool member;   /* this node holds it: it votes there, by what it has applied */
     uint64_t node;
 };
 struct engine_lead engine_lead_of(const struct engine *e, uint16_t slot);
@@ -195,12 +196,13 @@ enum { TRANSFER_LAG_MAX = 1024 };
 /* The lead of the slot's partition to that node: one that votes and holds what this leader has, but for TRANSFER_LAG_MAX entries. OK: it has been asked; the partition takes nothing until it
  * leads, or an election timeout has passed. NOT_LEADER: we do not lead; FIELD_INVALID: it has no vote; OVERLOADED: it is too far behind, or a transfer or change of members is under way. */
 enum status engine_transfer(struct engine *e, uint16_t slot, uint64_t node_id) MUST_USE;
-/* The nodes that are to be the members of each partition here, this one or not: who leads one changes its members step by step until they are (partition_members.c). None: they stay. */
+/* The nodes that are to be the members of a partition (PARTITION_META: the meta partition), this one or not: who leads it changes its members step by step until they are
+ * (partition_members.c). None: they stay. Of a partition that is not here: nothing. */
 struct engine_wanted {
     uint32_t count;
     uint64_t node_id[GROUP_MEMBERS_MAX];
 };
-void engine_want(struct engine *e, const struct engine_wanted *wanted);
+void engine_want(struct engine *e, uint32_t partition, const struct engine_wanted *wanted);
 /* Stops taking writes (DRAINING) and flushes all stores; engine_drained when nothing is in flight and all is flushed. Where others lead, what was applied when it began is; nothing that comes
  * from there is stored any more. */
 void engine_drain(struct engine *e);

@@ -11,6 +11,7 @@ const char *node_state_name(enum node_row_state state) {
     case NODE_STATE_DRAINING: return "DRAINING";
     case NODE_STATE_LEAVING: return "LEAVING";
     case NODE_STATE_REMOVED: return "REMOVED";
+    case NODE_STATE_LOST: return "LOST";
     }
     return "?";
 }
@@ -27,7 +28,7 @@ enum status node_row_decode(struct slice row, uint64_t node_id, struct node_row 
     *out = (struct node_row){.node_id = node_id, .state = (enum node_row_state)state, .revision = read_be64(&r)};
     out->zone = read_counted(&r), out->address = read_counted(&r);
     bool fits = out->zone.len <= NODE_ZONE_BYTES_MAX && out->address.len <= NODE_ADDRESS_BYTES_MAX;
-    if (r.bad || reader_left(&r) || state < NODE_STATE_JOINED || state > NODE_STATE_REMOVED || !node_id || node_id > NODE_ID_MAX || !fits) return STATUS_CHECKSUM_MISMATCH;
+    if (r.bad || reader_left(&r) || state < NODE_STATE_JOINED || state > NODE_STATE_LOST || !node_id || node_id > NODE_ID_MAX || !fits) return STATUS_CHECKSUM_MISMATCH;
     return STATUS_OK;
 }
 

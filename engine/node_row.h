@@ -4,9 +4,9 @@
  *   row 'O' = format(1) state(1) revision(8) zone address           texts as counted bytes; the node's id is in the key
  *   list    = { node id(8) row as counted bytes }*                  what OP_NODES answers, ascending by id
  *
- *              JOIN               ADD                DRAIN
- *   (not there) ---> JOINED ------------> UP <------------------> DRAINING            founders of the cluster are UP at once
- *                      |            ADD   |                          |
+ *              JOIN               ADD                DRAIN                            LOSE
+ *   (not there) ---> JOINED ------------> UP <------------------> DRAINING     UP <------> LOST     founders of the cluster are UP at once
+ *                      |            ADD   |                          |             BACK, ADD; REMOVE as from UP
  *                      | REMOVE           | REMOVE                   | REMOVE         LEAVING --ADD--> UP, as long as it is not gone
  *                      v                  v                          |
  *                   LEAVING <----------------------------------------+
@@ -14,17 +14,18 @@
  *                      v
  *                   REMOVED, for ever
  *
- * ALONE, of the node that goes on after a majority was lost (recover.h): it becomes UP, whatever it was, and all others that are UP or DRAINING become LEAVING.
+ * ALONE, of the node that goes on after a majority was lost (recover.h): it becomes UP, whatever it was, and all others that are UP, DRAINING or LOST become LEAVING.
  *
- * UP and DRAINING ones are the members of all partitions; one that drains leads none. Golden bytes in tests/golden/. */
+ * UP and DRAINING ones hold the partitions (placement.h); one that drains leads none. LOST: nothing was heard of it for --replace-after, others take its replicas over; it is UP again when it is
+ * heard. One that drains is not lost, however long it is away: somebody means to bring it back. Golden bytes in tests/golden/. */
 #ifndef ENGINE_NODE_ROW_H
 #define ENGINE_NODE_ROW_H
 
 #include "engine/query.h"
 
-enum node_row_state { NODE_STATE_JOINED = 1, NODE_STATE_UP, NODE_STATE_DRAINING, NODE_STATE_LEAVING, NODE_STATE_REMOVED };
+enum node_row_state { NODE_STATE_JOINED = 1, NODE_STATE_UP, NODE_STATE_DRAINING, NODE_STATE_LEAVING, NODE_STATE_REMOVED, NODE_STATE_LOST };
 /* Stored in the log. */
-enum node_action { NODE_FOUND = 1, NODE_JOIN, NODE_ADD, NODE_DRAIN, NODE_REMOVE, NODE_GONE, NODE_ALONE };
+enum node_action { NODE_FOUND = 1, NODE_JOIN, NODE_ADD, NODE_DRAIN, NODE_REMOVE, NODE_GONE, NODE_ALONE, NODE_LOSE, NODE_BACK };
 enum { NODE_ROWS_MAX = 64, NODE_ZONE_BYTES_MAX = 32, NODE_ADDRESS_BYTES_MAX = 255, NODE_ROW_BYTES_MAX = 1 + 1 + 8 + 2 + NODE_ZONE_BYTES_MAX + 2 + NODE_ADDRESS_BYTES_MAX };
 #define NODE_ID_MAX 1000000ull
 

@@ -98,6 +98,7 @@ struct partition {
     struct snapshot_fetch *fetch;    /* NULL: we fetch none */
     uint64_t fetch_not_before_ns;
     struct returning *returning;     /* NULL: it votes (partition_return.c) */
+    struct engine_wanted wanted;     /* engine_want */
     uint64_t members_look_ns;        /* the next look at the members (partition_members.c) */
     uint64_t silent_node;            /* a member that is not wanted, and says nothing; 0: none */
     unsigned silent_looks;
@@ -151,7 +152,6 @@ struct engine {
     uint64_t log_begun_ns, log_ns;   /* the batch that is under way; what the last one took */
     uint64_t now_ns, next_housekeeping_ns, last_log_time_us;
     bool draining, disk_full;
-    struct engine_wanted wanted;
     bool closed;                     /* engine_queue.closed */
     bool log_full;                   /* writes are refused until a flush has returned; its last segment is a restart's */
     bool yields;                     /* it hands its leads to others */
@@ -266,7 +266,9 @@ enum status partition_not_leading(struct partition *p, struct failure *f);
 bool partition_leads_others(const struct partition *p);  /* leads, and is not the only voter */
 void partition_yield(struct partition *p);
 void partition_yield_full(struct partition *p); /* if the disk is full */
-bool partition_settled(const struct partition *p);       /* ready, or following a leader */
+bool partition_settled(const struct partition *p);       /* ready, or following a leader, or none of ours */
+bool partition_shows(const struct partition *p);         /* to any_replica, though it does not lead */
+bool partition_votes(const struct partition *p);         /* this node is a voter of it, by the members that were applied here */
 void partition_refuse(struct partition *p, struct list *ops, enum status st, const char *why);
 
 /* partition_present.c: reads with several voters. */

@@ -28,9 +28,9 @@ struct plan {
     uint64_t node_id;
 };
 
-static bool wants(const struct engine *e, uint64_t node_id) {
-    for (uint32_t i = 0; i < e->wanted.count; i++)
-        if (e->wanted.node_id[i] == node_id) return true;
+static bool wants(const struct partition *p, uint64_t node_id) {
+    for (uint32_t i = 0; i < p->wanted.count; i++)
+        if (p->wanted.node_id[i] == node_id) return true;
     return false;
 }
 
@@ -71,24 +71,24 @@ static struct plan next_step(struct partition *p, const struct group_members *m)
     bool learns = false, all_vote = true;
     for (uint32_t i = 0; i < m->count; i++) {
         const struct group_member *at = &m->member[i];
-        if (at->kind != GROUP_VOTER && !wants(e, at->node_id)) return (struct plan){STEP_REMOVE, at->node_id};
+        if (at->kind != GROUP_VOTER && !wants(p, at->node_id)) return (struct plan){STEP_REMOVE, at->node_id};
         learns |= at->kind != GROUP_VOTER;
-        if (!extra && at->node_id != self && !wants(e, at->node_id)) extra = at->node_id;
+        if (!extra && at->node_id != self && !wants(p, at->node_id)) extra = at->node_id;
     }
     if (extra && is_dead(p, m, extra)) return (struct plan){STEP_REMOVE, extra};
     for (uint32_t i = 0; i < m->count; i++) {
         uint64_t stored = group_match(p->group, m->member[i].node_id);
         if (m->member[i].kind != GROUP_VOTER && stored >= m->index && stored + PROMOTE_LAG >= last) return (struct plan){STEP_PROMOTE, m->member[i].node_id};
     }
-    for (uint32_t i = 0; i < e->wanted.count; i++) {
-        all_vote &= is_voter(m, e->wanted.node_id[i]);
-        if (is_there(m, e->wanted.node_id[i]) || learns) continue;
+    for (uint32_t i = 0; i < p->wanted.count; i++) {
+        all_vote &= is_voter(m, p->wanted.node_id[i]);
+        if (is_there(m, p->wanted.node_id[i]) || learns) continue;
         if (m->count == GROUP_MEMBERS_MAX) return extra ? (struct plan){STEP_REMOVE, extra} : (struct plan){STEP_NONE, 0};
-        if (learners(e) < LEARNERS_MAX) return (struct plan){STEP_ADD, e->wanted.node_id[i]};
+        if (learners(e) < LEARNERS_MAX) return (struct plan){STEP_ADD, p->wanted.node_id[i]};
     }
     if (!all_vote) return (struct plan){STEP_NONE, 0};
     if (extra) return (struct plan){STEP_REMOVE, extra};
-    return (struct plan){wants(e, self) ? STEP_NONE : STEP_LEAVE, self};
+    return (struct plan){wants(p, self) ? STEP_NONE : STEP_LEAVE, self};
 }
 
 static struct group_members members_after(const struct group_members *m, struct plan plan) {
@@ -105,7 +105,7 @@ static struct group_members members_after(const struct group_members *m, struct 
 
 /* To the wanted voter that holds most. */
 static void leave(struct partition *p) {
-    const struct engine_wanted *w = &p->engine->wanted;
+    const struct engine_wanted *w = &p->wanted;
     struct failure f;
     uint64_t best = 0;
     failure_init(&f, &p->engine->scratch);
@@ -117,7 +117,7 @@ static void leave(struct partition *p) {
 
 void partition_members_look(struct partition *p) {
     struct engine *e = p->engine;
-    if (!e->wanted.count || e->now_ns < p->members_look_ns || e->yields) return;
+    if (!p->wanted.count || e->now_ns < p->members_look_ns || e->yields) return;
     p->members_look_ns = e->now_ns + LOOK_NS;
     if (p->state != PARTITION_READY || !group_ready(p->group)) return;
     const struct group_members *m = group_members(p->group);
@@ -130,10 +130,12 @@ void partition_members_look(struct partition *p) {
     log_info("members change", "partition=%s step=%s node=%" PRIu64 " members=%u", p->name, step_names[plan.step], plan.node_id, to.count);
 }
 
-void engine_want(struct engine *e, const struct engine_wanted *wanted) {
+void engine_want(struct engine *e, uint32_t partition, const struct engine_wanted *wanted) {
     check(wanted->count <= GROUP_MEMBERS_MAX);
-    bool others = wanted->count != e->wanted.count || memcmp(wanted->node_id, e->wanted.node_id, wanted->count * sizeof wanted->node_id[0]) != 0;
+    struct partition *p = partition == PARTITION_META ? e->meta : partition < e->config.partition_count ? e->by_id[partition] : NULL;
+    if (!p) return;
+    bool others = wanted->count != p->wanted.count || memcmp(wanted->node_id, p->wanted.node_id, wanted->count * sizeof wanted->node_id[0]) != 0;
     /* What a start reads of the nodes there are, before any leader has said what is committed, is what was flushed. */
-    if (others && e->meta) e->meta->flush_wanted = true;
-    e->wanted = *wanted;
+    if (others && p == e->meta) p->flush_wanted = true;
+    p->wanted = *wanted;
 }

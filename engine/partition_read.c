@@ -150,7 +150,7 @@ static void validate(struct partition *p, struct op *op) {
 
 static void read_begin(struct partition *p, struct op *op) {
     struct engine *e = p->engine;
-    if (p->state == PARTITION_OPENING && !op->shown && !(op->any_replica && partition_settled(p))) {
+    if (p->state == PARTITION_OPENING && !op->shown && !(op->any_replica && partition_shows(p))) {
         partition_not_leading(p, &op->failure);
         engine_finish(e, op);
         return;

@@ -108,9 +108,29 @@ void partition_yield_full(struct partition *p) {
     if ((e->disk_full || p->state == PARTITION_FAILED) && (!p->offered_ns || e->now_ns - p->offered_ns >= YIELD_AGAIN_NS)) partition_yield(p);
 }
 
+bool partition_votes(const struct partition *p) {
+    const struct group_members *m = &p->record.members;
+    for (uint32_t i = 0; i < m->count; i++)
+        if (m->member[i].node_id == p->engine->config.node_id) return m->member[i].kind == GROUP_VOTER;
+    return false;
+}
+
+static bool is_elsewhere(const struct partition *p) {
+    for (uint32_t i = 0; i < p->wanted.count; i++)
+        if (p->wanted.node_id[i] == p->engine->config.node_id) return false;
+    return p->wanted.count > 0;
+}
+
+/* Of a partition that others are to hold there is nothing to wait for; what this node still has of it goes. */
 bool partition_settled(const struct partition *p) {
     if (p->state != PARTITION_OPENING) return true;
-    return group_role(p->group) == GROUP_FOLLOWER && group_leader(p->group) != 0;
+    return is_elsewhere(p) || (group_role(p->group) == GROUP_FOLLOWER && group_leader(p->group) != 0);
+}
+
+/* A follower whose leader is known shows what is committed, some moments late; who is still to get what there is would show a part of it. The meta partition's rows are read early: nothing
+ * follows from those of a while ago that would not have followed then. */
+bool partition_shows(const struct partition *p) {
+    return group_role(p->group) == GROUP_FOLLOWER && group_leader(p->group) != 0 && (p->id == PARTITION_META || partition_votes(p));
 }
 
 static void role_on_vote(void *ctx, uint64_t term, uint64_t voted_for) {

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "proto/base/hash.h"
+#include "proto/base/mem.h"
 #include "proto/tls.h"
 
 static_assert((int)CLUSTER_ID_BYTES == (int)LINK_CLUSTER_ID_BYTES, "one id");
@@ -79,7 +80,7 @@ static void derive_keys(struct cluster *c, struct slice key) {
 enum status cluster_read(struct cluster *c, bool *used, const struct config *config, char error[512]) {
     uint8_t key[CLUSTER_KEY_BYTES_MAX + 1];
     size_t len;
-    *c = (struct cluster){.identity.node_id = config->node_id};
+    *c = (struct cluster){.identity.node_id = config->node_id, .replicas = (uint32_t)config->replicas, .lead_zone = config->lead_zone};
     pthread_mutex_init(&c->lock, NULL);
     *used = *config->peers || *config->join;
     for (const char *z = config->zone; *z; z++)
@@ -106,7 +107,15 @@ enum status cluster_read(struct cluster *c, bool *used, const struct config *con
 
 void cluster_fini(struct cluster *c) {
     tls_source_free(c->tls);
+    mem_free(c->map);
     pthread_mutex_destroy(&c->lock);
+}
+
+bool cluster_map(struct cluster *c, uint32_t partition_count) {
+    check(!c->map);
+    c->map = mem_zalloc((partition_count + 1) * sizeof *c->map);
+    c->partition_count = partition_count;
+    return c->map != NULL;
 }
 
 /* ---- what is known of nodes */
@@ -155,27 +164,31 @@ void cluster_learn_node(struct cluster *c, uint64_t node_id, enum node_row_state
 
 bool cluster_learn(struct cluster *c, struct slice list) {
     struct reader r = reader_of(list);
-    struct engine_wanted wanted = {0};
     uint64_t epoch = node_list_epoch(list);
     pthread_mutex_lock(&c->lock);
     bool changed = epoch > c->epoch;
     if (changed) {
         c->epoch = epoch;
-        for (struct node_row row; node_list_next(&r, &row);) {
-            learn(c, row.node_id, row.state, row.zone, row.address);
-            if (node_state_is_member(row.state) && wanted.count < GROUP_MEMBERS_MAX) wanted.node_id[wanted.count++] = row.node_id;
-        }
-        c->wanted = wanted;
+        for (struct node_row row; node_list_next(&r, &row);) learn(c, row.node_id, row.state, row.zone, row.address);
+        if (c->map) placement_make(list, c->replicas, slice_str(c->lead_zone), c->partition_count, c->map);
     }
     pthread_mutex_unlock(&c->lock);
     return changed;
 }
 
-struct engine_wanted cluster_wanted(struct cluster *c) {
+struct engine_wanted cluster_wanted(struct cluster *c, uint32_t number) {
+    check(c->map && number <= c->partition_count);
     pthread_mutex_lock(&c->lock);
-    struct engine_wanted w = c->wanted;
+    struct engine_wanted w = c->map[number].members;
     pthread_mutex_unlock(&c->lock);
     return w;
+}
+
+bool cluster_holds(struct cluster *c, uint32_t number) {
+    struct engine_wanted w = cluster_wanted(c, number);
+    for (uint32_t i = 0; i < w.count; i++)
+        if (w.node_id[i] == c->identity.node_id) return true;
+    return w.count == 0;
 }
 
 uint64_t cluster_epoch(struct cluster *c) {
@@ -232,6 +245,11 @@ uint64_t cluster_leader_wanted(struct cluster *c, const char *own_zone, const ch
     uint64_t all[NODE_ROWS_MAX], near[NODE_ROWS_MAX], low = 0;
     uint32_t n = 0, k = 0;
     pthread_mutex_lock(&c->lock);
+    if (c->map && c->epoch) {
+        uint64_t leader = c->map[number].leader;
+        pthread_mutex_unlock(&c->lock);
+        return leader;
+    }
     for (;;) { /* by ascending id: the same on all nodes, whenever they came */
         const struct cluster_peer *next = NULL;
         for (uint32_t i = 0; i < c->count; i++)

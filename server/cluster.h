@@ -10,6 +10,7 @@
 
 #include "engine/engine.h"
 #include "engine/node_row.h"
+#include "engine/placement.h"
 #include "proto/link.h"
 #include "server/config.h"
 #include "server/identity.h"
@@ -34,9 +35,11 @@ struct cluster {
         unsigned links;
         char zone[LINK_ZONE_BYTES + 1], client_address[LINK_ADDRESS_BYTES + 1], version[LINK_VERSION_BYTES_MAX + 1];
     } peers[NODE_ROWS_MAX];           /* this node too; none ever moves */
-    uint64_t epoch;                   /* under `lock`, as `wanted`: of the rows that were learnt last; 0: none */
     uint64_t changes;                 /* atomic */
-    struct engine_wanted wanted;
+    uint32_t replicas, partition_count; /* --replicas; 0: cluster_map was not called */
+    const char *lead_zone;            /* the config's */
+    uint64_t epoch;                   /* under `lock`, as `map`: of the rows that were learnt last; 0: none */
+    struct placement *map;            /* [partition_count + 1], the meta partition last: what follows from them */
     pthread_mutex_t lock;             /* taken when a connection comes or goes, when rows changed, and for topology */
 };
 
@@ -49,13 +52,17 @@ uint32_t cluster_count(const struct cluster *c);
 void cluster_learn_node(struct cluster *c, uint64_t node_id, enum node_row_state state, struct slice zone, struct slice address);
 /* All rows of the meta partition. true: something changed. */
 bool cluster_learn(struct cluster *c, struct slice list);
-struct engine_wanted cluster_wanted(struct cluster *c);
+/* How many partitions there are, once that is known; before rows are learnt. false: no memory. */
+bool cluster_map(struct cluster *c, uint32_t partition_count) MUST_USE;
+/* Who is to hold partition `number` (the meta partition: the number behind the last), by the rows that were learnt. None: they are not known yet. */
+struct engine_wanted cluster_wanted(struct cluster *c, uint32_t number);
+bool cluster_holds(struct cluster *c, uint32_t number); /* this node is among them, or no rows are known yet */
 uint64_t cluster_epoch(struct cluster *c); /* 0: not known yet */
 uint64_t cluster_changes(const struct cluster *c); /* grows with whatever is learnt or told */
 /* A connection to the node came, and that is what it said; NULL: one is gone. */
 void cluster_tell(struct cluster *c, uint64_t node_id, const struct link_hello *said);
-/* Who should lead partition `number` (the meta partition: the number behind the last): the nodes by turns, in the order of their ids, without those that drain, leave or have not been added; those in `zone` if there are any. zone "": all. Nodes whose zone is not known
- * yet, as they have not connected, are in none. 0: it does not matter, there is one node. */
+/* Who should lead partition `number`, as placement.h says. Before any rows are known: the founders by turns, in the order of their ids; those in `zone` if there are any, "": all. Founders whose zone
+ * is not known yet, as they have not connected, are in none. 0: it does not matter, there is one node. */
 uint64_t cluster_leader_wanted(struct cluster *c, const char *own_zone, const char *zone, uint32_t number);
 /* And that is what it runs. Of a node with a connection. */
 void cluster_tell_version(struct cluster *c, uint64_t node_id, const char version[LINK_VERSION_BYTES_MAX + 1]);

@@ -4,6 +4,7 @@
 #include "engine/machine.h"
 #include "proto/base/log.h"
 #include "proto/base/mem.h"
+#include "server/cluster.h"
 #include "server/guests.h"
 #include "server/node.h"
 #include "server/op_wire.h"
@@ -17,6 +18,8 @@
  *   ASKED, a machine was given its id --> SETTLING until our meta replica has it too --> home     the handler goes on with what it says
  *   a read that may be of a bounded past (read_bound) --> our engine first; NOT_LEADER: ASKED
  *   past the deadline: home, OUTCOME_UNKNOWN where it may have been done
+ *
+ * A partition that this node does not hold: one node after another of those that are to hold it is asked, and who does not lead says who does (struct place).
  *
  * On the node that is asked: ASK --> visit: an op of our own making --> engine --> ANSWER.
  *
@@ -38,9 +41,16 @@ struct errand {
 
 struct visit {
     struct op op;
-    struct arena arena;
+    struct arena arena, read; /* read: of an OP_FEED_READ, which resets it */
     struct forward *forward;
     uint64_t number, node_id;
+};
+
+/* What is known of a partition that this node does not hold, from those that were asked. */
+struct place {
+    uint64_t leader;  /* as one has said; 0: nobody has */
+    uint64_t refused; /* who said last that it is not it */
+    uint32_t turn;    /* whose turn it is among those that are to hold it */
 };
 
 struct forward {
@@ -55,6 +65,7 @@ struct forward {
     struct arena scratch;
     struct arena_budget budget; /* of visits: a quarter of what requests may take, beside it */
     bool stopped, homing;
+    struct place places[]; /* by partition, the meta partition last */
 };
 
 static uint64_t tick_ns(const struct forward *f) { return f->errand_count > HELD_FEW ? TICK_MANY_NS : TICK_NS; }
@@ -146,11 +157,58 @@ static bool command_repeats(struct forward *f, struct slice bytes) {
 
 static bool may_ask_again(struct forward *f, const struct op *op) { return op_wire_of_session(op->kind) ? false : op->kind != OP_WRITE || !op->maybe || command_repeats(f, op->command); }
 
+/* ---- whom */
+
+static uint32_t number_of(const struct forward *f, uint16_t slot) {
+    uint32_t count = f->core->node->partition_count;
+    return slot == SLOT_META ? count : partition_of_slot(slot, count);
+}
+
+/* Of a partition that this node does not hold (and may not know it yet): who has been named, or the next of those that are to hold it. */
+static uint64_t lead_elsewhere(struct forward *f, uint16_t slot, const struct engine_lead *lead) {
+    struct cluster *cluster = f->core->node->cluster;
+    struct place *at = &f->places[number_of(f, slot)];
+    uint64_t self = f->core->node->identity.node_id;
+    if (lead->member && cluster_holds(cluster, number_of(f, slot))) return lead->node;
+    struct engine_wanted w = cluster_wanted(cluster, number_of(f, slot));
+    if (lead->node && lead->node != at->refused) return lead->node;
+    if (at->leader) return at->leader;
+    for (uint32_t i = 0; i < w.count; i++) {
+        uint64_t id = w.node_id[(at->turn + i) % w.count];
+        if (id != self && peers_up(f->core->peers, id)) return id;
+    }
+    return lead->node;
+}
+
+static struct engine_lead lead_of(struct forward *f, uint16_t slot) {
+    struct engine_lead lead = engine_lead_of(f->core->engine, slot);
+    if (!lead.here && (!lead.member || !lead.node)) lead.node = lead_elsewhere(f, slot, &lead);
+    return lead;
+}
+
+/* It does not lead, or can't be reached. said: who does, 0: it does not know. */
+static void place_refused(struct forward *f, uint16_t slot, uint64_t node_id, uint64_t said) {
+    struct place *at = &f->places[number_of(f, slot)];
+    at->refused = node_id, at->turn++;
+    at->leader = said != node_id && said != f->core->node->identity.node_id ? said : 0;
+}
+
+static uint64_t leader_said(const struct failure *f) {
+    for (const struct failure_meta *m = f->metas; m; m = m->next) {
+        uint64_t id = 0;
+        if (strcmp(m->key, "leader_node_id") != 0 || m->value.len > 7) continue;
+        for (size_t i = 0; i < m->value.len; i++) id = id * 10 + (uint64_t)(m->value.data[i] - '0');
+        return id <= NODE_ID_MAX ? id : 0;
+    }
+    return 0;
+}
+
 /* ---- asking */
 
 static bool ask(struct forward *f, struct errand *e, uint64_t node_id) {
     struct op *op = e->op;
     uint64_t now = f->core->now_ns, left_ms = op->deadline_ns ? (MAX_OF(op->deadline_ns, now + NS_PER_MS) - now) / NS_PER_MS : 0;
+    if (op->kind == OP_FEED_READ) left_ms = (MAX_OF(op->wait_until_ns, now) - now) / NS_PER_MS;
     if (op->kind == OP_GROUP_POLL && !op->consumer.granted) left_ms = (MAX_OF(op->consumer.wait_until_ns, now) - now) / NS_PER_MS;
     do f->number++;
     while (f->table[f->number % TABLE_SIZE]);
@@ -159,7 +217,7 @@ static bool ask(struct forward *f, struct errand *e, uint64_t node_id) {
     if (ok) put_le64(f->frame.data, f->number), f->frame.len = 8;
     ok = ok && op_wire_write(&f->frame, op, left_ms, f->core->node->partition_count) && f->frame.len <= LINK_BODY_BYTES_MAX && peers_say(f->core->peers, node_id, LINK_ASK, buf_slice(&f->frame));
     if (f->frame.cap > SCRATCH_KEEP) buf_fini(&f->frame);
-    if (!ok) return false;
+    if (!ok) return place_refused(f, op->slot, node_id, 0), false;
     list_remove(&e->link);
     e->state = ERRAND_ASKED, e->number = f->number, e->node_id = node_id;
     f->table[e->number % TABLE_SIZE] = e;
@@ -174,7 +232,7 @@ static bool is_other(const struct forward *f, uint64_t node_id) { return node_id
 /* It is freed, or asked, or stays held. */
 static void errand_try(struct forward *f, struct errand *e) {
     struct op *op = e->op;
-    struct engine_lead lead = engine_lead_of(f->core->engine, op->slot);
+    struct engine_lead lead = lead_of(f, op->slot);
     if (lead.here) {
         errand_free(f, e);
         op->asked_node = 0;
@@ -209,7 +267,7 @@ static struct errand *errand_new(struct forward *f, struct op *op) {
 /* Not here and nobody to ask: our engine says NOT_LEADER, and the member attaches again in a while. */
 static void session_submit(struct core *core, struct op *op) {
     struct forward *f = core->forward;
-    struct engine_lead lead = engine_lead_of(core->engine, op->slot);
+    struct engine_lead lead = lead_of(f, op->slot);
     bool there = !lead.here && is_other(f, lead.node) && f->session_errand_count < SESSION_ERRANDS_MAX;
     struct errand *e = there ? errand_new(f, op) : NULL;
     op->consumer.abroad = false;
@@ -225,6 +283,12 @@ static void session_submit(struct core *core, struct op *op) {
     engine_submit(core->engine, op);
 }
 
+/* What any replica may answer, and there is one here. What is asked of this node's own state, or of the meta partition, is not asked of others. */
+static bool is_of_replica(struct core *core, const struct op *op) {
+    if (!op->any_replica) return false;
+    return op->kind == OP_STATS || op->slot == SLOT_META || engine_lead_of(core->engine, op->slot).member;
+}
+
 static void route_submit(struct core *core, struct op *op) {
     struct forward *f = core->forward;
     if (op_wire_of_session(op->kind)) return session_submit(core, op);
@@ -232,7 +296,7 @@ static void route_submit(struct core *core, struct op *op) {
     bool bounded = op->bound.stale || op->bound.token; /* this node's replica first; who leads if that says NOT_LEADER */
     op->maybe = false;
     op->asked_node = 0;
-    if (!op->any_replica && !bounded && op_wire_travels(op->kind)) lead = engine_lead_of(core->engine, op->slot);
+    if (!bounded && op_wire_travels(op->kind) && !is_of_replica(core, op)) lead = lead_of(f, op->slot);
     struct errand *e = lead.here ? NULL : errand_new(f, op);
     if (!e) return engine_submit(core->engine, op); /* without room: its NOT_LEADER is the answer */
     failure_init(&op->failure, op->arena);
@@ -243,9 +307,9 @@ static void route_submit(struct core *core, struct op *op) {
 /* Our engine has refused it: it does not lead, or no longer. */
 static bool route_again(struct core *core, struct op *op) {
     struct forward *f = core->forward;
-    if (f->homing || op->any_replica || op_wire_of_session(op->kind) || !op_wire_travels(op->kind) || !may_ask_again(f, op)) return false;
+    if (f->homing || is_of_replica(core, op) || op_wire_of_session(op->kind) || !op_wire_travels(op->kind) || !may_ask_again(f, op)) return false;
     struct errand *e = errand_new(f, op);
-    struct engine_lead lead = engine_lead_of(core->engine, op->slot);
+    struct engine_lead lead = lead_of(f, op->slot);
     if (e && (lead.here || !is_other(f, lead.node) || !ask(f, e, lead.node))) hold(f, e);
     return e != NULL;
 }
@@ -271,6 +335,7 @@ static void on_answer(struct forward *f, uint64_t node_id, struct slice body) {
     if (st && op->kind == OP_WRITE) return errand_fail(f, e, STATUS_DEADLINE_EXCEEDED, "the write may have been done, but its answer found no memory or could not be read: the same request_id settles it");
     if (st) return errand_fail(f, e, st == STATUS_MEMORY_LIMIT ? st : STATUS_INTERNAL, "the answer of the node that leads the partition found no memory or could not be read");
     bool refused = op->failure.status == STATUS_NOT_LEADER || op->failure.status == STATUS_DRAINING;
+    if (refused) place_refused(f, op->slot, node_id, leader_said(&op->failure));
     if (refused && may_ask_again(f, op)) return hold(f, e);
     if (!settles(f, op)) return errand_home(f, e);
     hold(f, e);
@@ -282,6 +347,7 @@ void forward_on_lost(struct forward *f, uint64_t node_id) {
     list_each(l, &f->asked) {
         struct errand *e = list_entry(l, struct errand, link);
         if (e->node_id != node_id) continue;
+        place_refused(f, e->op->slot, node_id, 0);
         e->op->maybe = e->op->kind == OP_WRITE;
         if (op_wire_of_session(e->op->kind)) errand_fail(f, e, STATUS_NOT_LEADER, "the connection to the node that leads the partition was lost: attach again");
         else if (may_ask_again(f, e->op)) hold(f, e);
@@ -299,6 +365,7 @@ static void visit_answer(struct visit *v) {
     ok = ok && op_wire_write_outcome(&f->frame, &v->op, f->core->node->partition_count) && f->frame.len <= LINK_BODY_BYTES_MAX && peers_say(f->core->peers, v->node_id, LINK_ANSWER, buf_slice(&f->frame));
     if (!ok) log_debug("an answer to another node is lost", "node=%llu", (unsigned long long)v->node_id); /* its deadline ends it there */
     if (f->frame.cap > SCRATCH_KEEP) buf_fini(&f->frame);
+    arena_fini(&v->read);
     arena_fini(&v->arena);
     f->visit_count--;
     mem_free(v);
@@ -327,6 +394,7 @@ static void on_ask(struct forward *f, uint64_t node_id, struct slice body) {
     uint64_t left_ms = 0;
     if (!v) return; /* its deadline ends it there */
     arena_init_charged(&v->arena, core->node->limits.request_bytes_max, &f->budget);
+    arena_init_charged(&v->read, core->node->limits.request_bytes_max, &f->budget);
     f->visit_count++;
     v->forward = f, v->node_id = node_id, v->number = get_le64(body.data);
     struct op *op = &v->op;
@@ -341,12 +409,19 @@ static void on_ask(struct forward *f, uint64_t node_id, struct slice body) {
     else if (!core->engine || f->stopped) failure_set(&op->failure, STATUS_NOT_LEADER, "the node that led the partition stops");
     else if (!engine_lead_of(core->engine, op->slot).here) failure_set(&op->failure, STATUS_NOT_LEADER, "the node that was asked does not lead the partition");
     if (op->failure.status) {
+        struct engine_lead lead = {0};
+        if (core->engine && op->failure.status == STATUS_NOT_LEADER) lead = engine_lead_of(core->engine, op->slot);
+        if (!lead.here && lead.node) failure_meta(&op->failure, "leader_node_id", "%llu", (unsigned long long)lead.node);
         op->failure.retry_delay_ms = RETRY_MS;
         return visit_answer(v);
     }
     metric_add(&core->metrics, METRIC_FORWARD_SERVED, 1);
     if (op_wire_of_session(op->kind) && visit_of_session(v, left_ms)) return visit_answer(v);
-    if (left_ms && !op_wire_of_session(op->kind)) op->deadline_ns = core->now_ns + MIN_OF(left_ms, core->node->limits.deadline_ns_max / NS_PER_MS) * NS_PER_MS;
+    if (op->kind == OP_FEED_READ) {
+        op->arena = &v->read, op->any_replica = false;
+        failure_init(&op->failure, op->arena);
+        op->wait_until_ns = left_ms ? core->now_ns + MIN_OF(left_ms, (uint64_t)WAIT_MS_MAX) * NS_PER_MS : 0;
+    } else if (left_ms && !op_wire_of_session(op->kind)) op->deadline_ns = core->now_ns + MIN_OF(left_ms, core->node->limits.deadline_ns_max / NS_PER_MS) * NS_PER_MS;
     engine_submit(core->engine, op);
 }
 
@@ -377,7 +452,7 @@ static void on_tick(struct timer *t) {
 /* ---- the whole */
 
 struct forward *forward_new(struct core *core) {
-    struct forward *f = mem_new(struct forward);
+    struct forward *f = mem_zalloc(sizeof *f + (core->node->partition_count + 1) * sizeof f->places[0]);
     if (!f || !(f->table = mem_zalloc(TABLE_SIZE * sizeof *f->table))) return mem_free(f), NULL;
     f->core = core;
     f->timer.fire = on_tick;

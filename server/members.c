@@ -15,13 +15,17 @@
  *
  *   IDLE --the meta replica has applied something--> LIST   its rows -> cluster.h; when they changed, a task to each core: peers and engine are told
  *   LIST --no rows, and this node leads the meta partition--> WRITE (the founders)
- *        --a node leaves, and this node leads--> CHECK, partition by partition: is it a member still?   by this node's replicas, of which no other has removed itself before
+ *        --a node leaves, and this node leads--> CHECK, partition by partition: is it a member still?
+ *        --a node was silent for --replace-after, and others can take over, or a lost one is heard, and this node leads--> WRITE
  *   CHECK --nowhere--> WRITE (it is gone)
+ *
+ * Silent is a node that no core of this one has a connection to (peers.c: 3 s without a word end it). Who begins to lead the meta partition counts from then on: it may not have seen before.
  *
  * Whatever fails is tried again by the next round. What is written is decided by apply: twice, or by two leaders, is fine. */
 enum state { IDLE, LIST, CHECK, WRITE };
 enum { OP_BYTES_MAX = 1 << 20 };
 #define LOOK_NS (500 * NS_PER_MS)
+#define BACK_NS (3 * NS_PER_S) /* a lost node is heard for so long, before it is given replicas again */
 
 struct members {
     struct node *node;
@@ -34,6 +38,10 @@ struct members {
     struct arena arena; /* the op's */
     uint64_t seen;      /* what the meta replica had applied when its rows were read last */
     uint64_t leaving;   /* a node; 0: none */
+    uint64_t led_at;    /* the last look at which this node led; 0: it did not */
+    struct {
+        uint64_t silent_ns, heard_ns; /* since when, and we lead; 0: it is not */
+    } heard[NODE_ROWS_MAX]; /* by place in the cluster's peers */
     bool bare;          /* there are no rows */
     uint32_t partition; /* CHECK */
     struct members_core {
@@ -55,9 +63,12 @@ struct joining {
 static void on_learnt(struct mail_task *task, struct core *on) {
     struct members_core *c = container_of(task, struct members_core, task);
     __atomic_store_n(&c->sent, false, __ATOMIC_RELEASE); /* before looking: a change that comes now sends another */
-    struct engine_wanted wanted = cluster_wanted(on->node->cluster);
+    struct node *node = on->node;
     peers_learn(on->peers);
-    if (on->engine) engine_want(on->engine, &wanted);
+    for (uint32_t n = 0; on->engine && n <= node->partition_count; n++) {
+        struct engine_wanted wanted = cluster_wanted(node->cluster, n);
+        engine_want(on->engine, n == node->partition_count ? PARTITION_META : n, &wanted);
+    }
 }
 
 static void tell(struct members *m) {
@@ -78,7 +89,7 @@ static bool learn(struct members *m, struct slice list) {
     if (r.bad) log_error("the rows of nodes can't be read", "bytes=%zu", list.len);
     if (r.bad) return true;
     if (cluster_learn(m->node->cluster, list)) {
-        struct engine_wanted w = cluster_wanted(m->node->cluster);
+        struct engine_wanted w = cluster_wanted(m->node->cluster, m->node->partition_count); /* the meta partition is on all */
         log_info("nodes", "epoch=%llu members=%u", (unsigned long long)cluster_epoch(m->node->cluster), w.count);
         tell(m);
     }
@@ -126,9 +137,10 @@ static void write_founders(struct members *m) {
     op_write(m, &(struct command){.type = COMMAND_NODE, .node = {.action = NODE_FOUND, .founders = writer_slice(&w)}});
 }
 
+/* By this node's replica, if it is to have one; else by the leader's. */
 static void check_partition(struct members *m) {
     op_begin(m);
-    m->op.any_replica = true;
+    m->op.any_replica = cluster_holds(m->node->cluster, m->partition);
     op_send(m, CHECK, OP_STATS, m->partition == m->node->partition_count ? SLOT_META : partition_first_slot(m->partition, m->node->partition_count));
 }
 
@@ -159,6 +171,58 @@ static void on_home(struct mail_hop *hop) {
     else if (state == CHECK) on_checked(m);
 }
 
+/* ---- who is lost, and who is back */
+
+static void listen_to_nodes(struct members *m) {
+    struct cluster *cluster = m->node->cluster;
+    uint64_t now = m->core->now_ns;
+    bool led = leads(m), anew = !m->led_at || now - m->led_at > 4 * LOOK_NS; /* a process that was stopped has heard nothing meanwhile */
+    m->led_at = led ? now : 0;
+    for (uint32_t i = 0; i < cluster_count(cluster); i++) {
+        bool up = cluster_see(cluster, i).links > 0;
+        if (!led || anew || up) m->heard[i].silent_ns = 0;
+        if (!led || anew || !up) m->heard[i].heard_ns = 0;
+        if (led && !up && !m->heard[i].silent_ns) m->heard[i].silent_ns = now;
+        if (led && up && !m->heard[i].heard_ns) m->heard[i].heard_ns = now;
+    }
+}
+
+/* How many nodes are there that hold partitions: this one, and those that are connected. */
+static uint32_t present(const struct members *m) {
+    struct cluster *cluster = m->node->cluster;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < cluster_count(cluster); i++) {
+        struct cluster_peer p = cluster_see(cluster, i);
+        n += node_state_is_member(p.state) && (p.links > 0 || p.node_id == m->node->identity.node_id);
+    }
+    return n;
+}
+
+static void write_action(struct members *m, enum node_action action, uint64_t node_id, const char *what) {
+    log_warn(what, "node=%llu", (unsigned long long)node_id);
+    op_begin(m);
+    op_write(m, &(struct command){.type = COMMAND_NODE, .node = {.action = (uint8_t)action, .node_id = node_id}});
+}
+
+/* true: something is written. One at a time. A node is lost only when there are enough to hold what it holds. */
+static bool judge(struct members *m) {
+    struct cluster *cluster = m->node->cluster;
+    uint64_t now = m->core->now_ns, after = m->node->config->replace_after * NS_PER_MS;
+    bool enough = after && present(m) >= cluster->replicas;
+    for (uint32_t i = 0; i < cluster_count(cluster); i++) {
+        struct cluster_peer p = cluster_see(cluster, i);
+        uint64_t silent = m->heard[i].silent_ns, heard = m->heard[i].heard_ns;
+        if (p.node_id == m->node->identity.node_id) { /* it leads: somebody hears it */
+            if (p.state == NODE_STATE_LOST) return write_action(m, NODE_BACK, p.node_id, "this node is back"), true;
+        } else if (p.state == NODE_STATE_LOST && heard && now - heard >= BACK_NS) {
+            return write_action(m, NODE_BACK, p.node_id, "a node that was lost is back"), true;
+        } else if (p.state == NODE_STATE_UP && enough && silent && now - silent >= after) {
+            return write_action(m, NODE_LOSE, p.node_id, "a node is lost: others take its replicas over"), true;
+        }
+    }
+    return false;
+}
+
 static void round_begin(struct members *m) {
     struct partition_stats s;
     if (m->state != IDLE || !m->core->engine || !engine_stats_of(m->core->engine, SLOT_META, &s)) return;
@@ -170,11 +234,13 @@ static void round_begin(struct members *m) {
     }
     if (!leads(m)) return;
     if (m->bare && !m->node->cluster->joins) write_founders(m);
+    else if (!m->bare && judge(m)) return;
     else if (m->leaving) m->partition = 0, check_partition(m);
 }
 
 static void on_timer(struct timer *t) {
     struct members *m = container_of(t, struct members, timer);
+    listen_to_nodes(m);
     round_begin(m);
     check(timer_set(&m->core->timers, &m->timer, m->core->now_ns + LOOK_NS)); /* its place in the heap was there a moment ago */
 }

@@ -534,6 +534,7 @@ static enum status open_identity(struct node *node, char error[512]) {
     if (node->cluster && node->cluster->joins && (st = join(node, &wish, error))) return st;
     st = identity_open(&node->identity, ns->dir_fd, c->data_dir, &wish, error);
     node->core_count = node->identity.cores, node->partition_count = node->identity.partitions;
+    if (st == STATUS_OK && node->cluster && !cluster_map(node->cluster, node->partition_count)) return out_of_memory(error);
     return st;
 }
 

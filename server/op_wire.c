@@ -18,7 +18,7 @@ bool op_wire_travels(enum op_kind kind) {
     case OP_RESOURCES:
     case OP_GROUPS:
     case OP_TRANSFER: return true;
-    default: return op_wire_group_travels(kind);
+    default: return op_wire_group_travels(kind) || op_wire_scan_travels(kind);
     }
 }
 
@@ -76,7 +76,7 @@ bool op_wire_write(struct buf *out, const struct op *op, uint64_t deadline_ms, u
     case OP_TRANSFER: put(&o, op->to_node_id); break;
     case OP_STATS:
     case OP_GROUPS: break; /* the slot says all */
-    default: op_wire_group_put(&o, op, partitions); break;
+    default: op_wire_scan_travels(op->kind) ? op_wire_scan_put(&o, op, partitions) : op_wire_group_put(&o, op, partitions); break;
     }
     return !o.full;
 }
@@ -119,7 +119,7 @@ static bool get_request(struct reader *r, struct op *op, uint64_t flags, uint32_
     case OP_TRANSFER: op->to_node_id = read_varint(r); break;
     case OP_STATS:
     case OP_GROUPS: break;
-    default: return op_wire_group_get(r, op, partitions);
+    default: return op_wire_scan_travels(op->kind) ? op_wire_scan_get(r, op, partitions) : op_wire_group_get(r, op, partitions);
     }
     return true;
 }
@@ -134,7 +134,7 @@ enum status op_wire_read(struct slice bytes, struct op *op, uint64_t *deadline_m
     *deadline_ms = read_varint(&r);
     get_bound(&r, op, flags);
     if (r.bad || flags > OP_FLAGS || (op->slot >= SLOT_COUNT && op->slot != SLOT_META)) return STATUS_FIELD_INVALID;
-    if (op_wire_group_travels(op->kind) && op->slot >= SLOT_COUNT) return STATUS_FIELD_INVALID; /* the meta partition gives out nothing */
+    if ((op_wire_group_travels(op->kind) || op_wire_scan_travels(op->kind)) && op->slot >= SLOT_COUNT) return STATUS_FIELD_INVALID; /* the meta partition gives out nothing */
     if (!get_request(&r, op, flags, partitions)) return STATUS_MEMORY_LIMIT;
     if (op->kind == OP_RESOURCES && op->resources.kind >= RESOURCE_KINDS) return STATUS_FIELD_INVALID;
     if ((op->kind == OP_WRITE || op->kind == OP_VALIDATE) && !op->command.len) return STATUS_FIELD_INVALID;
@@ -319,7 +319,7 @@ bool op_wire_write_outcome(struct buf *out, const struct op *op, uint32_t partit
     case OP_LIST:
     case OP_HISTORY:
     case OP_RESOURCES: put_slice(&o, op->answer); break;
-    default: op_wire_group_put_outcome(&o, op, partitions); break;
+    default: op_wire_scan_travels(op->kind) ? op_wire_scan_put_outcome(&o, op, partitions) : op_wire_group_put_outcome(&o, op, partitions); break;
     }
     return !o.full;
 }
@@ -345,7 +345,7 @@ enum status op_wire_read_outcome(struct slice bytes, struct op *op, uint32_t par
     case OP_LIST:
     case OP_HISTORY:
     case OP_RESOURCES: op->answer = keep(&r, op->arena, &memory); break;
-    default: op_wire_group_get_outcome(&r, op, partitions, &memory); break;
+    default: op_wire_scan_travels(op->kind) ? op_wire_scan_get_outcome(&r, op, partitions, &memory) : op_wire_group_get_outcome(&r, op, partitions, &memory); break;
     }
     if (!memory) return STATUS_MEMORY_LIMIT;
     return r.bad || reader_left(&r) ? STATUS_FIELD_INVALID : STATUS_OK;

@@ -4,17 +4,17 @@
 
 /* ---- numbers by slot, of the partition: those below 0 mean one and the same */
 
-static void put_slots(struct out *o, const struct op *op, const int64_t *by_slot, uint32_t partitions) {
+void op_wire_put_slots(struct out *o, const struct op *op, const int64_t *by_slot, uint32_t partitions) {
     uint32_t partition = partition_of_slot(op->slot, partitions);
     for (uint32_t slot = partition_first_slot(partition, partitions); slot <= partition_last_slot(partition, partitions); slot++) put(o, by_slot[slot] < 0 ? 0 : (uint64_t)by_slot[slot] + 1);
 }
 
-static void get_slots(struct reader *r, const struct op *op, int64_t *by_slot, uint32_t partitions) {
+void op_wire_get_slots(struct reader *r, const struct op *op, int64_t *by_slot, uint32_t partitions) {
     uint32_t partition = partition_of_slot(op->slot, partitions);
     for (uint32_t slot = partition_first_slot(partition, partitions); slot <= partition_last_slot(partition, partitions) && !r->bad; slot++) by_slot[slot] = (int64_t)read_varint(r) - 1;
 }
 
-static int64_t *slots_new(const struct op *op) { return arena_zalloc(op->arena, SLOT_COUNT * sizeof(int64_t)); }
+int64_t *op_wire_slots_new(const struct op *op) { return arena_zalloc(op->arena, SLOT_COUNT * sizeof(int64_t)); }
 
 /* ---- places of events */
 
@@ -52,7 +52,7 @@ bool op_wire_group_travels(enum op_kind kind) {
 static void put_seek(struct out *o, const struct op *op, uint32_t partitions) {
     const struct feed_seek *s = &op->seek;
     put(o, s->from), put(o, s->time_us), put(o, (s->one_slot ? SEEK_ONE_SLOT : 0) | (s->loose ? SEEK_LOOSE : 0));
-    if (s->from == FEED_CURSOR) put_slots(o, op, s->behind, partitions);
+    if (s->from == FEED_CURSOR) op_wire_put_slots(o, op, s->behind, partitions);
 }
 
 static bool get_seek(struct reader *r, struct op *op, uint32_t partitions) {
@@ -62,8 +62,8 @@ static bool get_seek(struct reader *r, struct op *op, uint32_t partitions) {
     s->from = (enum feed_from)from, s->time_us = read_varint(r);
     uint64_t flags = read_varint(r);
     s->one_slot = flags & SEEK_ONE_SLOT, s->loose = flags & SEEK_LOOSE;
-    if (!(s->behind = slots_new(op))) return false;
-    if (!r->bad && s->from == FEED_CURSOR) get_slots(r, op, s->behind, partitions);
+    if (!(s->behind = op_wire_slots_new(op))) return false;
+    if (!r->bad && s->from == FEED_CURSOR) op_wire_get_slots(r, op, s->behind, partitions);
     return true;
 }
 
@@ -89,18 +89,18 @@ static bool get_letters(struct reader *r, struct op *op) {
 static void put_positions(struct out *o, const struct op *op, uint32_t partitions) {
     const struct consumer_positions *p = &op->positions;
     put(o, p->group_id), put(o, p->asked_max), put(o, p->writable), put(o, p->target != NULL);
-    if (p->target) put_slots(o, op, p->target, partitions);
+    if (p->target) op_wire_put_slots(o, op, p->target, partitions);
 }
 
 static bool get_positions(struct reader *r, struct op *op, uint32_t partitions) {
     struct consumer_positions *p = &op->positions;
     p->group_id = get_32(r), p->asked_max = read_varint(r), p->writable = read_varint(r);
     bool aims = read_varint(r);
-    int64_t *target = aims ? slots_new(op) : NULL;
+    int64_t *target = aims ? op_wire_slots_new(op) : NULL;
     p->target = target;
-    p->behind = slots_new(op);
+    p->behind = op_wire_slots_new(op);
     if (!p->behind || (aims && !target)) return false;
-    if (target) get_slots(r, op, target, partitions);
+    if (target) op_wire_get_slots(r, op, target, partitions);
     return true;
 }
 
@@ -214,12 +214,12 @@ static void get_page(struct reader *r, struct op *op, bool *memory) {
 
 static void put_places(struct out *o, const struct op *op, uint32_t partitions) {
     const struct consumer_positions *p = &op->positions;
-    put_slots(o, op, p->behind, partitions);
+    op_wire_put_slots(o, op, p->behind, partitions);
     put(o, p->redelivered), put(o, p->skipped), put(o, p->estimated), put(o, p->orders), put(o, p->orders_left), put(o, p->epoch);
 }
 static void get_places(struct reader *r, struct op *op, uint32_t partitions) {
     struct consumer_positions *p = &op->positions;
-    get_slots(r, op, p->behind, partitions);
+    op_wire_get_slots(r, op, p->behind, partitions);
     p->redelivered = read_varint(r), p->skipped = read_varint(r), p->estimated = read_varint(r), p->orders = read_varint(r), p->orders_left = read_varint(r), p->epoch = read_varint(r);
 }
 
@@ -245,7 +245,7 @@ static void get_stale(struct reader *r, struct consumer_request *q) {
 
 void op_wire_group_put_outcome(struct out *o, const struct op *op, uint32_t partitions) {
     switch (op->kind) {
-    case OP_FEED_SEEK: put_slots(o, op, op->seek.behind, partitions), put(o, op->seek.at.index), put(o, op->seek.at.block), put(o, op->seek.at.event); break;
+    case OP_FEED_SEEK: op_wire_put_slots(o, op, op->seek.behind, partitions), put(o, op->seek.at.index), put(o, op->seek.at.block), put(o, op->seek.at.event); break;
     case OP_GROUP_LAG: put_lag(o, &op->lag); break;
     case OP_GROUP_LETTERS: put_page(o, op); break;
     case OP_GROUP_POSITIONS: put_places(o, op, partitions); break;
@@ -260,7 +260,7 @@ void op_wire_group_put_outcome(struct out *o, const struct op *op, uint32_t part
 
 void op_wire_group_get_outcome(struct reader *r, struct op *op, uint32_t partitions, bool *memory) {
     switch (op->kind) {
-    case OP_FEED_SEEK: get_slots(r, op, op->seek.behind, partitions), op->seek.at.index = read_varint(r), op->seek.at.block = get_32(r), op->seek.at.event = get_32(r); break;
+    case OP_FEED_SEEK: op_wire_get_slots(r, op, op->seek.behind, partitions), op->seek.at.index = read_varint(r), op->seek.at.block = get_32(r), op->seek.at.event = get_32(r); break;
     case OP_GROUP_LAG: get_lag(r, &op->lag); break;
     case OP_GROUP_LETTERS: get_page(r, op, memory); break;
     case OP_GROUP_POSITIONS: get_places(r, op, partitions); break;

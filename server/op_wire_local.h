@@ -1,4 +1,4 @@
-/* The pieces that ops are written with, for op_wire.c and op_wire_group.c alone. */
+/* The pieces that ops are written with, for op_wire*.c alone. */
 #ifndef SERVER_OP_WIRE_LOCAL_H
 #define SERVER_OP_WIRE_LOCAL_H
 
@@ -65,5 +65,19 @@ void op_wire_group_put(struct out *o, const struct op *op, uint32_t partitions);
 bool op_wire_group_get(struct reader *r, struct op *op, uint32_t partitions);
 void op_wire_group_put_outcome(struct out *o, const struct op *op, uint32_t partitions);
 void op_wire_group_get_outcome(struct reader *r, struct op *op, uint32_t partitions, bool *memory);
+
+/* Numbers by slot, of the op's partition: those below 0 mean one and the same. */
+void op_wire_put_slots(struct out *o, const struct op *op, const int64_t *by_slot, uint32_t partitions);
+void op_wire_get_slots(struct reader *r, const struct op *op, int64_t *by_slot, uint32_t partitions);
+int64_t *op_wire_slots_new(const struct op *op); /* [SLOT_COUNT], zeros. NULL: no memory */
+
+/* op_wire_scan.c: reads of the change stream, and how many orders there are of which status, for nodes that do not hold the partition. Of a read that waits, how long is the time left of
+ * op_wire_write; what comes of it lies in an arena that it may reset: the visit's own has the request. */
+enum { OP_WIRE_READ_BYTES_MAX = 4 << 20 };
+bool op_wire_scan_travels(enum op_kind kind);
+void op_wire_scan_put(struct out *o, const struct op *op, uint32_t partitions);
+bool op_wire_scan_get(struct reader *r, struct op *op, uint32_t partitions);
+void op_wire_scan_put_outcome(struct out *o, const struct op *op, uint32_t partitions);
+void op_wire_scan_get_outcome(struct reader *r, struct op *op, uint32_t partitions, bool *memory);
 
 #endif

@@ -219,7 +219,15 @@ static void on_look(struct resources *r) {
     if (list_begin(r)) list_page(r);
 }
 
+/* Others see to what this node does not hold. */
+static bool holds(const struct resources *r, const struct partition_stats *s) {
+    for (uint32_t i = 0; i < s->replica_count; i++)
+        if (s->replicas[i].node_id == r->node->identity.node_id) return s->replicas[i].kind == GROUP_VOTER;
+    return !r->node->cluster;
+}
+
 static void on_known(struct resources *r) {
+    if (!holds(r, &r->op.stats)) return on_next(r);
     r->known = r->op.stats.machines_known;
     if (r->known > r->target) /* never by a crash: each machine is in the meta partition's log before it goes anywhere */
         log_error("the meta partition lacks status machines that a partition has: was its directory removed?", "partition=%u known=%u meta=%u", r->partition, r->known, r->target);

@@ -23,10 +23,12 @@ struct topology {
 
 /* What its leader says of a partition, but for our own replica. */
 static void merge(struct partition_stats *own, const struct partition_stats *said, uint64_t self) {
+    bool here = false;
     for (uint32_t i = 0; i < said->replica_count; i++) {
         own->replicas[i] = said->replicas[i];
-        if (own->replicas[i].node_id == self) own->replicas[i].stored = own->applied_index;
+        if (own->replicas[i].node_id == self) own->replicas[i].stored = own->applied_index, here = true;
     }
+    if (!here) own->table_bytes = said->table_bytes, own->memtable_bytes = said->memtable_bytes;
     own->replica_count = said->replica_count;
     own->term = said->term, own->leader_node = said->leader_node;
     own->orders = said->orders, own->writes_per_second = said->writes_per_second, own->reads_per_second = said->reads_per_second;
@@ -44,11 +46,12 @@ static void ask(struct call *call, struct topology *t, bool leader) {
     call_submit(call, &t->op, topology_next);
 }
 
-/* Another node leads, and is connected to this one. */
+/* Another node leads, and is connected to this one; or this one does not hold it, and does not know. */
 static bool is_to_ask(const struct topology *t, const struct partition_stats *s, const struct node *node) {
-    if (s->leader || !s->leader_node || !node->cluster || t->silent >= SILENT_MAX) return false;
+    if (s->leader || !node->cluster || t->silent >= SILENT_MAX) return false;
+    if (!cluster_holds(node->cluster, t->next)) return true;
     struct cluster_peer peer;
-    return cluster_find(node->cluster, s->leader_node, &peer) && peer.links > 0;
+    return s->leader_node && cluster_find(node->cluster, s->leader_node, &peer) && peer.links > 0;
 }
 
 static void topology_next(struct call *call, struct call_op *o) {
@@ -59,6 +62,7 @@ static void topology_next(struct call *call, struct call_op *o) {
     if (o->op.failure.status) t->silent++;
     else if (t->asking) merge(s, &o->op.stats, node->identity.node_id);
     else *s = o->op.stats;
+    if (!t->asking && node->cluster && !cluster_holds(node->cluster, t->next)) s->replica_count = 0, s->leader_node = 0; /* what this node knows of it is old, or nothing */
     if (!t->asking && is_to_ask(t, s, node)) return ask(call, t, true);
     if (++t->next < node->partition_count) return ask(call, t, false);
     struct slice wire = topology_wire(call, call_arena(call), t->stats);

@@ -22,7 +22,7 @@ static void checked(struct call *call, struct call_op *o) {
     Orderdb__V1__CheckIndexesResponse m = ORDERDB__V1__CHECK_INDEXES_RESPONSE__INIT;
     m.next_position.data = c->position, m.next_position.len = c->position_len;
     m.orders = (int64_t)c->count.orders, m.rows = (int64_t)c->count.rows;
-    m.defect = c->defect;
+    m.defect = (char *)(uintptr_t)c->defect;
     m.building = c->building;
     if (c->building) m.next_position.len = 0;
     struct slice wire = {.data = arena_alloc(call_arena(call), orderdb__v1__check_indexes_response__get_packed_size(&m) + 1)};

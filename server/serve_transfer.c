@@ -31,9 +31,15 @@ static void looked(struct call *call, struct call_op *o) {
     call_fail(call);
 }
 
+/* This node's replica knows who leads. */
+static bool knows(const struct transfer *x) {
+    const struct node *node = call_core(x->call)->node;
+    return x->partition_id < 0 || !node->cluster || cluster_holds(node->cluster, (uint32_t)x->partition_id);
+}
+
 static void on_look(struct timer *t) {
     struct transfer *x = container_of(t, struct transfer, timer);
-    x->op.op.kind = OP_STATS, x->op.op.any_replica = true;
+    x->op.op.kind = OP_STATS, x->op.op.any_replica = knows(x); /* else its leader says */
     call_submit(x->call, &x->op, looked);
 }
 

@@ -54,7 +54,7 @@ static void want(struct sim *s) {
     }
     for (unsigned i = 0; i < NODES; i++) {
         if (s->healthy || now >= wanting.tell_at_ns[i]) wanting.told[i] = wanting.now;
-        if (s->nodes[i].engine) engine_want(s->nodes[i].engine, &wanting.told[i]);
+        for (uint32_t p = 0; s->nodes[i].engine && p < PARTITIONS; p++) engine_want(s->nodes[i].engine, p, &wanting.told[i]);
     }
 }
 

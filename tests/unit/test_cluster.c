@@ -134,12 +134,14 @@ static void what_the_meta_partition_has_is_learnt(void **state) {
     uint8_t bytes[1024];
     assert_int_equal(read_with(&c, 1, "1=127.0.0.1:1,2=127.0.0.1:2"), STATUS_OK);
     struct node_row rows[] = {{1, NODE_STATE_UP, 1, SLICE_LIT("a"), SLICE_LIT("10.0.0.1:1")}, {2, NODE_STATE_DRAINING, 2, SLICE_LIT("b"), SLICE_LIT("10.0.0.2:1")}, {5, NODE_STATE_JOINED, 1, SLICE_LIT("c"), SLICE_LIT("10.0.0.5:1")}};
+    assert_true(cluster_map(&c, 4));
+    assert_int_equal(cluster_wanted(&c, 0).count, 0);
     assert_true(cluster_learn(&c, list_of(bytes, sizeof bytes, rows, 3)));
     assert_false(cluster_learn(&c, list_of(bytes, sizeof bytes, rows, 3))); /* nothing new */
     assert_int_equal(cluster_epoch(&c), 4);
     assert_int_equal(cluster_count(&c), 3);
-    struct engine_wanted w = cluster_wanted(&c);
-    assert_int_equal(w.count, 2);
+    for (uint32_t n = 0; n < 5; n++) assert_int_equal(cluster_wanted(&c, n).count, 2);
+    struct engine_wanted w = cluster_wanted(&c, 4);
     assert_true(w.node_id[0] == 1 && w.node_id[1] == 2); /* who drains is a member; who has only joined is not */
     assert_true(cluster_find(&c, 5, &p));
     assert_int_equal(p.state, NODE_STATE_JOINED);

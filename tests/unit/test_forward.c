@@ -3,6 +3,7 @@
 #include "tests/lib/test.h"
 
 #include "engine/command.h"
+#include "server/cluster.h"
 #include "server/forward.h"
 #include "server/node.h"
 #include "server/op_wire.h"
@@ -13,6 +14,7 @@ enum { SELF = 1, LEADER = 2, OTHER = 3, SAID_MAX = 16, ASKED_MOST = 1 << 14, SLO
 static struct {
     struct core core;
     struct node node;
+    struct cluster cluster; /* whose map is the test's */
     struct arena arena;
     struct engine_lead lead;
     bool deaf; /* no connection */
@@ -38,6 +40,9 @@ bool __wrap_peers_say(struct peers *p, uint64_t node_id, enum link_kind kind, st
     return true;
 }
 
+bool __wrap_peers_up(const struct peers *p, uint64_t node_id);
+bool __wrap_peers_up(const struct peers *p, uint64_t node_id) { return !w.deaf; }
+
 static struct forward *f;
 static void on_home(struct op *op) { w.home = op, w.home_count++; }
 
@@ -47,8 +52,13 @@ static int setup(void **state) {
     w.node.identity.node_id = SELF;
     w.node.partition_count = PARTITIONS;
     w.node.limits.requests_bytes_max = w.node.limits.request_bytes_max = 1 << 20, w.node.limits.deadline_ns_max = 60 * NS_PER_S;
+    pthread_mutex_init(&w.cluster.lock, NULL);
+    w.cluster.identity.node_id = SELF;
+    assert_true(cluster_map(&w.cluster, PARTITIONS));
+    for (uint32_t i = 0; i <= PARTITIONS; i++) w.cluster.map[i].members = (struct engine_wanted){3, {SELF, LEADER, OTHER}};
+    w.node.cluster = &w.cluster;
     w.core.node = &w.node, w.core.now_ns = 1000 * NS_PER_S, w.core.engine = (struct engine *)&w;
-    w.lead = (struct engine_lead){.node = LEADER};
+    w.lead = (struct engine_lead){.member = true, .node = LEADER};
     return (f = w.core.forward = forward_new(&w.core)) ? 0 : -1;
 }
 static int teardown(void **state) {
@@ -57,6 +67,7 @@ static int teardown(void **state) {
     timers_fini(&w.core.timers);
     for (unsigned i = 0; i < SAID_MAX; i++) buf_fini(&w.said[i].body);
     arena_fini(&w.arena);
+    cluster_fini(&w.cluster);
     return 0;
 }
 
@@ -114,12 +125,54 @@ static void is_home_with(const struct op *op, enum status st) {
 
 /* ---- asking */
 
+/* A refusal that says who leads; 0: it does not say. */
+static void answers_not_leader(const struct op *asked, uint64_t leader) {
+    struct op op = {.kind = asked->kind, .slot = SLOT, .arena = &w.arena};
+    struct buf body = {0};
+    failure_init(&op.failure, &w.arena);
+    if (leader) failure_meta(&op.failure, "leader_node_id", "%llu", (unsigned long long)leader);
+    failure_set(&op.failure, STATUS_NOT_LEADER, "not I");
+    assert_true(buf_reserve(&body, 8));
+    put_le64(body.data, number_of(last_said())), body.len = 8;
+    assert_true(op_wire_write_outcome(&body, &op, PARTITIONS));
+    forward_on_frame(f, last_said()->to, LINK_ANSWER, buf_slice(&body));
+    buf_fini(&body);
+}
+
+static void of_a_partition_that_is_held_elsewhere_those_are_asked_who_hold_it(void **state) {
+    enum { FOURTH = 4 };
+    uint32_t p = partition_of_slot(SLOT, PARTITIONS);
+    struct op *op = read_op(NS_PER_S), *any = read_op(NS_PER_S), *more = read_op(NS_PER_S);
+    w.cluster.map[p].members = (struct engine_wanted){3, {LEADER, OTHER, FOURTH}};
+    w.lead = (struct engine_lead){0}; /* this node's replica knows nothing */
+    submit(op);
+    assert_int_equal(last_said()->to, LEADER);
+    answers_not_leader(op, 0);
+    later(20 * NS_PER_MS);
+    assert_int_equal(last_said()->to, OTHER); /* the next one */
+    answers_not_leader(op, FOURTH);
+    later(20 * NS_PER_MS);
+    assert_int_equal(last_said()->to, FOURTH); /* as it was told */
+    answers(op, STATUS_OK);
+    is_home_with(op, STATUS_OK);
+    any->any_replica = true; /* there is none here */
+    submit(any);
+    assert_int_equal(last_said()->to, FOURTH); /* and that is remembered */
+    answers(any, STATUS_OK);
+    w.lead = (struct engine_lead){.member = true}; /* it does not know yet that it was removed */
+    submit(more);
+    assert_int_equal(last_said()->to, FOURTH);
+    answers(more, STATUS_OK);
+    assert_int_equal(w.home_count, 3);
+    assert_int_equal(w.submitted_count, 0);
+}
+
 static void what_this_node_leads_goes_to_its_engine(void **state) {
     struct op *op = read_op(NS_PER_S), *any = read_op(NS_PER_S);
     w.lead = (struct engine_lead){.here = true};
     submit(op);
     assert_ptr_equal(w.submitted, op);
-    w.lead = (struct engine_lead){.node = LEADER};
+    w.lead = (struct engine_lead){.member = true, .node = LEADER};
     any->any_replica = true; /* any node's replica will do */
     submit(any);
     assert_ptr_equal(w.submitted, any);
@@ -181,7 +234,7 @@ static void an_answer_that_can_not_be_read_settles_nothing_of_a_write(void **sta
 
 static void without_a_leader_an_op_waits_for_one(void **state) {
     struct op *op = read_op(NS_PER_S);
-    w.lead = (struct engine_lead){0};
+    w.lead = (struct engine_lead){.member = true};
     submit(op);
     later(100 * NS_PER_MS);
     assert_int_equal(w.said_count + w.home_count + w.submitted_count, 0);
@@ -194,7 +247,7 @@ static void without_a_leader_an_op_waits_for_one(void **state) {
 
 static void this_node_may_become_the_leader_meanwhile(void **state) {
     struct op *op = write_op("a-request-of-its-own", NS_PER_S);
-    w.lead = (struct engine_lead){.node = SELF}; /* it leads, and is not ready yet: not to be asked by itself */
+    w.lead = (struct engine_lead){.member = true, .node = SELF}; /* it leads, and is not ready yet: not to be asked by itself */
     submit(op);
     assert_int_equal(w.said_count, 0);
     w.lead.here = true;
@@ -368,6 +421,7 @@ static void a_deadline_from_another_node_is_clamped(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(what_this_node_leads_goes_to_its_engine),
+        TEST(of_a_partition_that_is_held_elsewhere_those_are_asked_who_hold_it),
         TEST(who_leads_is_asked_and_its_answer_comes_home),
         TEST(a_refusal_is_the_answer_whatever_it_says),
         TEST(an_answer_of_another_node_or_number_is_not_looked_at),

@@ -59,7 +59,7 @@ static void rows_are_golden(void **state) {
     assert_slice(back.address, "10.0.0.4:7401");
     assert_int_equal(node_row_decode(writer_slice(&w), 0, &back), STATUS_CHECKSUM_MISMATCH);
     for (size_t n = 0; n < w.len; n++) assert_int_not_equal(node_row_decode(slice_of(bytes, n), 4, &back), STATUS_OK);
-    bytes[1] = NODE_STATE_REMOVED + 1;
+    bytes[1] = NODE_STATE_LOST + 1;
     assert_int_equal(node_row_decode(writer_slice(&w), 4, &back), STATUS_CHECKSUM_MISMATCH);
     bytes[0] = 2;
     assert_int_equal(node_row_decode(writer_slice(&w), 4, &back), STATUS_FORMAT_UNKNOWN);
@@ -128,9 +128,31 @@ static void who_goes_on_alone_is_up_and_other_members_leave(void **state) {
     assert_int_equal(node_list_epoch(list()), epoch + 3);
 }
 
+static void a_node_that_is_lost_comes_back(void **state) {
+    (void)found(3);
+    assert_int_equal(act(NODE_LOSE, 2).resource.effect, RESOURCE_REPLACED);
+    assert_int_equal(act(NODE_LOSE, 2).resource.effect, RESOURCE_UNCHANGED); /* by two leaders */
+    assert_int_equal(state_of(2), NODE_STATE_LOST);
+    refused(join(2, "10.0.0.2:1"), STATUS_NODE_STATE, "member already: LOST");
+    refused(act(NODE_DRAIN, 2), STATUS_NODE_STATE, "LOST");
+    assert_int_equal(act(NODE_BACK, 2).resource.effect, RESOURCE_REPLACED);
+    assert_int_equal(act(NODE_BACK, 2).resource.effect, RESOURCE_UNCHANGED);
+    assert_int_equal(state_of(2), NODE_STATE_UP);
+    assert_int_equal(act(NODE_DRAIN, 2).status, STATUS_OK);
+    refused(act(NODE_LOSE, 2), STATUS_NODE_STATE, "DRAINING"); /* somebody means to bring it back */
+    refused(act(NODE_BACK, 2), STATUS_NODE_STATE, "DRAINING");
+    assert_int_equal(act(NODE_LOSE, 1).status, STATUS_OK);
+    assert_int_equal(act(NODE_LOSE, 3).status, STATUS_OK);
+    assert_int_equal(act(NODE_REMOVE, 3).status, STATUS_OK); /* for good */
+    assert_int_equal(state_of(3), NODE_STATE_LEAVING);
+    refused(act(NODE_REMOVE, 2), STATUS_NODE_STATE, "last member");
+    assert_int_equal(act(NODE_ADD, 1).status, STATUS_OK);
+    assert_int_equal(state_of(1), NODE_STATE_UP);
+}
+
 int main(void) {
 #define EACH(test) cmocka_unit_test_setup_teardown(test, open_rig, close_rig)
     const struct CMUnitTest tests[] = {cmocka_unit_test(rows_are_golden), EACH(founders_come_all_at_once_and_only_once), EACH(a_node_joins_is_added_drains_and_goes_for_ever),
-                                       EACH(the_last_member_stays_and_no_more_than_seven_come), EACH(who_goes_on_alone_is_up_and_other_members_leave)};
+                                       EACH(the_last_member_stays_and_no_more_than_seven_come), EACH(who_goes_on_alone_is_up_and_other_members_leave), EACH(a_node_that_is_lost_comes_back)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -657,10 +657,10 @@ static uint8_t kind_of(struct role_rig *x, uint64_t node_id) {
 static void test_members_become_those_that_are_wanted_step_by_step(void **state) {
     struct role_rig *x = *state;
     lead(x);
-    engine_want(x->rig.engine, &(struct engine_wanted){3, {1, 2, 3}});
+    engine_want(x->rig.engine, 0, &(struct engine_wanted){3, {1, 2, 3}});
     run(x, NS_PER_S);
     assert_int_equal(partition(x)->record.members.index, GROUP_FIRST_INDEX); /* they are */
-    engine_want(x->rig.engine, &(struct engine_wanted){3, {1, 2, 4}});
+    engine_want(x->rig.engine, 0, &(struct engine_wanted){3, {1, 2, 4}});
     for (unsigned i = 0; i < 100 && kind_of(x, 4) != GROUP_LEARNER; i++) run(x, 20 * NS_PER_MS);
     assert_int_equal(kind_of(x, 4), GROUP_LEARNER);
     assert_int_equal(kind_of(x, 3), GROUP_VOTER); /* not before the other votes */
@@ -668,7 +668,7 @@ static void test_members_become_those_that_are_wanted_step_by_step(void **state)
     assert_int_equal(kind_of(x, 3), 0);
     assert_int_equal(kind_of(x, 4), GROUP_VOTER);
     assert_int_equal(sent_since(x, 0, PEER_TIMEOUT_NOW), 0);
-    engine_want(x->rig.engine, &(struct engine_wanted){2, {2, 4}});
+    engine_want(x->rig.engine, 0, &(struct engine_wanted){2, {2, 4}});
     run(x, NS_PER_S);
     assert_true(sent_since(x, 0, PEER_TIMEOUT_NOW) > 0); /* it does not remove itself */
     assert_int_equal(kind_of(x, SELF), GROUP_VOTER);
@@ -678,10 +678,10 @@ static void test_a_learner_that_does_not_catch_up_gets_no_vote_and_can_be_taken_
     struct role_rig *x = *state;
     lead(x);
     x->deaf = 4;
-    engine_want(x->rig.engine, &(struct engine_wanted){4, {1, 2, 3, 4}});
+    engine_want(x->rig.engine, 0, &(struct engine_wanted){4, {1, 2, 3, 4}});
     run(x, 3 * NS_PER_S);
     assert_int_equal(kind_of(x, 4), GROUP_LEARNER);
-    engine_want(x->rig.engine, &(struct engine_wanted){3, {1, 2, 3}});
+    engine_want(x->rig.engine, 0, &(struct engine_wanted){3, {1, 2, 3}});
     run(x, NS_PER_S);
     assert_int_equal(kind_of(x, 4), 0);
 }
@@ -690,10 +690,10 @@ static void test_a_dead_voter_goes_before_another_comes(void **state) {
     struct role_rig *x = *state;
     lead(x);
     x->deaf = 3;
-    engine_want(x->rig.engine, &(struct engine_wanted){4, {1, 2, 3, 4}}); /* the step that adds 4 is not stored by 3: nothing goes on */
+    engine_want(x->rig.engine, 0, &(struct engine_wanted){4, {1, 2, 3, 4}}); /* the step that adds 4 is not stored by 3: nothing goes on */
     run(x, 3 * NS_PER_S);
     assert_int_equal(kind_of(x, 4), GROUP_LEARNER);
-    engine_want(x->rig.engine, &(struct engine_wanted){3, {1, 2, 4}});
+    engine_want(x->rig.engine, 0, &(struct engine_wanted){3, {1, 2, 4}});
     run(x, NS_PER_S);
     assert_int_equal(kind_of(x, 3), GROUP_VOTER); /* it may only be slow */
     run(x, 4 * NS_PER_S);
