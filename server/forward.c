@@ -283,10 +283,12 @@ static void session_submit(struct core *core, struct op *op) {
     engine_submit(core->engine, op);
 }
 
-/* What any replica may answer, and there is one here. What is asked of this node's own state, or of the meta partition, is not asked of others. */
+/* What is asked of this node's own state, or of its replica of the meta partition, is not asked of others. */
+static bool is_of_node(const struct op *op) { return op->any_replica && (op->kind == OP_STATS || op->slot == SLOT_META); }
+/* What any replica may answer, and there is one here that is to stay: it is asked first. One that has been removed may not know it yet, and would show less and less of what there is. */
 static bool is_of_replica(struct core *core, const struct op *op) {
-    if (!op->any_replica) return false;
-    return op->kind == OP_STATS || op->slot == SLOT_META || engine_lead_of(core->engine, op->slot).member;
+    if (!op->any_replica || is_of_node(op)) return op->any_replica;
+    return engine_lead_of(core->engine, op->slot).member && cluster_holds(core->node->cluster, number_of(core->forward, op->slot));
 }
 
 static void route_submit(struct core *core, struct op *op) {
@@ -307,7 +309,7 @@ static void route_submit(struct core *core, struct op *op) {
 /* Our engine has refused it: it does not lead, or no longer. */
 static bool route_again(struct core *core, struct op *op) {
     struct forward *f = core->forward;
-    if (f->homing || is_of_replica(core, op) || op_wire_of_session(op->kind) || !op_wire_travels(op->kind) || !may_ask_again(f, op)) return false;
+    if (f->homing || is_of_node(op) || op_wire_of_session(op->kind) || !op_wire_travels(op->kind) || !may_ask_again(f, op)) return false;
     struct errand *e = errand_new(f, op);
     struct engine_lead lead = lead_of(f, op->slot);
     if (e && (lead.here || !is_other(f, lead.node) || !ask(f, e, lead.node))) hold(f, e);

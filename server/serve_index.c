@@ -2,6 +2,7 @@
 #include "orderdb/v1/admin.pb-c.h"
 #include "proto/route.h"
 #include "server/call.h"
+#include "server/cluster.h"
 #include "server/core.h"
 #include "server/node.h"
 #include "server/serve_common.h"
@@ -13,14 +14,9 @@ struct checking {
     struct index_check check;
 };
 
-static void checked(struct call *call, struct call_op *o) {
-    struct index_check *c = &container_of(o, struct checking, op)->check;
-    if (o->op.failure.status) {
-        serve_fail_with(call, &o->op.failure);
-        return;
-    }
+static void reply(struct call *call, const struct index_check *c) {
     Orderdb__V1__CheckIndexesResponse m = ORDERDB__V1__CHECK_INDEXES_RESPONSE__INIT;
-    m.next_position.data = c->position, m.next_position.len = c->position_len;
+    m.next_position.data = (uint8_t *)(uintptr_t)c->position, m.next_position.len = c->position_len;
     m.orders = (int64_t)c->count.orders, m.rows = (int64_t)c->count.rows;
     m.defect = (char *)(uintptr_t)c->defect;
     m.building = c->building;
@@ -32,6 +28,11 @@ static void checked(struct call *call, struct call_op *o) {
     }
     wire.len = orderdb__v1__check_indexes_response__pack(&m, (uint8_t *)(uintptr_t)wire.data);
     call_reply(call, &wire, 1);
+}
+
+static void checked(struct call *call, struct call_op *o) {
+    if (o->op.failure.status) serve_fail_with(call, &o->op.failure);
+    else reply(call, &container_of(o, struct checking, op)->check);
 }
 
 static bool request_ok(struct call *call, const Orderdb__V1__CheckIndexesRequest *m, struct index_check *c) {
@@ -64,5 +65,11 @@ void serve_check_indexes(struct call *call) {
         return;
     }
     c->op.op = (struct op){.kind = OP_INDEX_CHECK, .any_replica = true, .slot = c->check.first_slot, .arena = call_arena(call), .deadline_ns = call_deadline_ns(call), .index_check = &c->check};
+    const struct node *node = call_core(call)->node;
+    if (node->cluster && !cluster_holds(node->cluster, (uint32_t)m->partition_id)) { /* there is nothing to look at here */
+        c->check.position_len = 0;
+        reply(call, &c->check);
+        return;
+    }
     call_submit(call, &c->op, checked);
 }

@@ -2,6 +2,7 @@
  * anew, one message at a time: who reads slowly misses what was true in between, and nothing is kept for it. It ends with the node's drain, after the message that says so. */
 #include "orderdb/v1/admin.pb-c.h"
 #include "proto/route.h"
+#include "server/cluster.h"
 #include "server/core.h"
 #include "server/leads.h"
 #include "server/node.h"
@@ -26,6 +27,7 @@ static struct slice watch_wire(struct call *call, struct arena *a) {
         s->partition = i, s->first_slot = partition_first_slot(i, node->partition_count), s->last_slot = partition_last_slot(i, node->partition_count);
         s->leader_node = row.leader, s->term = row.term, s->replica_count = row.replica_count;
         for (uint32_t k = 0; k < row.replica_count; k++) s->replicas[k] = row.replicas[k];
+        if (node->cluster && !cluster_holds(node->cluster, i)) s->leader_node = 0, s->replica_count = 0; /* what this node knows of it is old, or nothing */
     }
     return stats ? topology_wire(call, a, stats) : (struct slice){0};
 }

@@ -157,11 +157,11 @@ def _(_cluster):
 
 @test("a node joins, is added, and has everything; a dead one is removed; what is removed stops and stays out")
 def _(_cluster):
-    with Cluster(log_live_size="2MiB", log_segment_size="64KiB") as cluster:
+    with Cluster(log_live_size="2MiB", log_segment_size="64KiB", replicas="7") as cluster:
         a, b, c = cluster.nodes
         cluster.wait_leaders()
         fill(cluster)
-        late = Joined(cluster, 4).server.start(wait=False)
+        late = Joined(cluster, 4, replicas="7").server.start(wait=False)
         try:
             until(lambda: all(states(n).get(4) == "JOINED" for n in cluster.nodes), what="it has joined")
             equal(members(a), [{1: "VOTER", 2: "VOTER", 3: "VOTER"}] * 3)
@@ -247,6 +247,53 @@ def _(cluster):
         true("has another --cluster-key-file" in late.server.log(), late.server.log_tail())
     finally:
         late.server.remove()
+
+
+def held(node):
+    """Of each partition, the nodes that vote in it, once no others are members."""
+    seen = members(node)
+    return [set(m) for m in seen] if all(m and set(m.values()) == {"VOTER"} for m in seen) else None
+
+
+def settled(node, count=3):
+    """Each partition has so many members, all voters, and leads are known."""
+    seen = held(node)
+    return seen if seen and all(len(m) == count for m in seen) else None
+
+
+def feed(node):
+    """All events that there are, as (slot, seq)."""
+    out = []
+    for m in node.call("ReadChanges", stop_at_end=True, filter='type = "CREATED"', timeout=60):
+        out += [(e.slot, e.seq) for e in m.events]
+    return sorted(out)
+
+
+@test("of four nodes each partition is on three; any of them serves all; one that is killed is replaced, and gets replicas again when it is back")
+def _(_cluster):
+    with Cluster(count=4, partitions=6, replace_after="3s", lead_hold="500ms") as cluster:
+        nodes = cluster.nodes
+        sets = until(lambda: settled(nodes[0]), what="three hold each partition")
+        true(len(set(map(tuple, map(sorted, sets)))) > 1, "all nodes hold something: %s" % sets)
+        fill(cluster)
+        for n in nodes:  # also of what it does not hold
+            orders = [n.call("ListOrders", user_id=u) for u in USERS]
+            true(all(len(o.orders) == 1 for o in orders))
+            until(lambda n=n: settled(n) == sets, what="the same is told at any node")
+        until(lambda: [len(feed(n)) for n in nodes] == [len(USERS)] * 4, what="every node tells every event")
+        load = Load(nodes[0])
+        victim = nodes[3]
+        victim.kill()
+        until(lambda: states(nodes[0])[4] == "LOST", what="it is lost")
+        until(lambda: settled(nodes[0]) == [{1, 2, 3}] * 6, what="the others hold all")
+        load.goes_on()
+        true(all(n.call("ListOrders", user_id=u).orders for n in nodes[:3] for u in USERS), "the data is whole and served")
+        victim.start()
+        until(lambda: states(nodes[0])[4] == "UP", what="it is back")
+        until(lambda: settled(nodes[0]) == sets, what="it holds what it held")
+        load.goes_on()
+        load.end()
+        until(lambda: len({str(feed(n)) for n in nodes}) == 1, what="all nodes tell the same stream")
 
 
 def main():
