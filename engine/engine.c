@@ -51,6 +51,7 @@ static enum status replay_record(void *ctx, const struct wal_record *r) {
         return STATUS_FORMAT_UNKNOWN;
     }
     struct replayed *at = &replay->at[p - e->partitions];
+    if (partition_away_wipes(p)) return STATUS_OK; /* nothing of it counts */
     if (r->type == ENTRY_RESTART) { /* of what stands before it nothing counts */
         at->restart_index = r->index;
         replayed_clear(at);
@@ -351,6 +352,7 @@ static void engine_housekeeping(struct engine *e) {
     for (uint32_t i = 0; i < e->held_count; i++) partition_housekeeping(&e->partitions[i]);
     for (uint32_t i = 0; i < e->held_count; i++) e->yields ? partition_yield(&e->partitions[i]) : partition_yield_full(&e->partitions[i]);
     for (uint32_t i = 0; i < e->held_count; i++) partition_members_look(&e->partitions[i]);
+    for (uint32_t i = 0; i < e->held_count; i++) partition_away_look(&e->partitions[i]);
     engine_look_closed(e);
     engine_bound_replay(e);
     /* The log is bounded: whoever pins its oldest segment flushes in time. */
@@ -387,6 +389,7 @@ void engine_tick(struct engine *e) {
     uint64_t now_ms = engine_now_ms(e);
     for (uint32_t i = 0; i < e->held_count; i++)
         if (e->partitions[i].returning) partition_return_tick(&e->partitions[i]);
+        else if (e->partitions[i].away) partition_away_tick(&e->partitions[i]);
         else if (group_deadline_ms(e->partitions[i].group) <= now_ms) group_tick(e->partitions[i].group, now_ms);
     engine_propose(e);
     if (!list_empty(&e->outbox)) engine_outbox_run(e);
@@ -416,11 +419,11 @@ uint64_t engine_deadline_ns(const struct engine *e) {
     bool log_idle = !wal_busy(e->wal) && !votes_busy(e->votes);
     for (uint32_t i = 0; i < e->held_count; i++) {
         struct partition *p = &e->partitions[i];
-        if (p->state != PARTITION_FAILED && group_applicable(p->group) > p->record.applied_index) return 0;
+        if (p->state != PARTITION_FAILED && !partition_away_wipes(p) && group_applicable(p->group) > p->record.applied_index) return 0;
         if (log_idle && !e->log_blocked && partition_has_to_stage(p)) return 0;
         if (partition_group_has_work(p)) return 0;
         if (!list_empty(&p->waiting) && e->now_ns < partition_room_ns(p)) at = MIN_OF(at, partition_room_ns(p));
-        at = MIN_OF(at, p->returning ? partition_return_deadline_ns(p) : group_deadline_ms(p->group) * NS_PER_MS);
+        at = MIN_OF(at, p->returning ? partition_return_deadline_ns(p) : p->away ? partition_away_deadline_ns(p) : group_deadline_ms(p->group) * NS_PER_MS);
         if (p->fetch) at = MIN_OF(at, partition_fetch_deadline_ns(p));
         at = MIN_OF(at, partition_present_deadline_ns(p));
     }
@@ -473,7 +476,7 @@ bool engine_drained(const struct engine *e) {
         const struct partition *p = &e->partitions[i];
         if (e->yields && partition_leads_others(p) && e->now_ns < e->yield_until_ns) return false;
         if (p->flushing || p->reads_away || p->source || partition_fetch_busy(p) || partition_feed_busy(p) || partition_group_busy(p) || (p->state == PARTITION_READY && !partition_flushed(p))) return false;
-        if (p->state == PARTITION_OPENING && p->flushed.applied_index < p->drain_index && !group_installing(p->group)) return false;
+        if (p->state == PARTITION_OPENING && p->flushed.applied_index < p->drain_index && !group_installing(p->group) && !p->away) return false;
     }
     return true;
 }

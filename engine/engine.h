@@ -159,6 +159,8 @@ struct engine_config {
     uint64_t disk_reserve_bytes;   /* below this much free disk, writes answer DISK_FULL */
     /* Opens the partition's store: RocksDB in the server, in memory in the simulator. */
     enum status (*store_open)(void *ctx, uint32_t partition, uint64_t memtable_bytes, struct store **out, char error[256]);
+    /* Removes what it has opened, closed again by now: the next store_open makes an empty one. Idempotent, for a crash in between. NULL: what is held no more stays. */
+    enum status (*store_drop)(void *ctx, uint32_t partition, char error[256]);
     void *store_ctx;
     uint32_t election_ms, heartbeat_ms;
     uint32_t trailing_entries;     /* kept in memory behind the applied one, for replicas that lag: who is further behind gets a snapshot; 0: 1,024 */

@@ -34,7 +34,7 @@ static enum status record_create(struct partition *p) {
     if (e->config.members && !e->config.members->count) return STATUS_ABSENT;
     p->record = (struct partition_record){
         .machines_known = MACHINES_BUILT_IN,
-        .members = e->config.members ? *e->config.members : (struct group_members){.member = {{.node_id = e->config.node_id, .kind = GROUP_VOTER}}, .count = 1},
+        .members = p->away ? partition_away_members() : e->config.members ? *e->config.members : (struct group_members){.member = {{.node_id = e->config.node_id, .kind = GROUP_VOTER}}, .count = 1},
     };
     p->record.members.index = GROUP_FIRST_INDEX;
     struct apply a = {.view = {.store = p->store, .batch = p->batch}, .machines = e->config.machines, .record = p->record, .scratch = &e->scratch};
@@ -103,12 +103,13 @@ enum status partition_open(struct partition *p, struct engine *e, uint32_t id, c
     if (id == PARTITION_META) { /* no slots */
         snprintf(p->name, sizeof p->name, "meta");
         p->memtable_share = META_MEMTABLE_BYTES;
-        return partition_store_load(p, error);
+        return partition_store_load(p, error); /* it is on all nodes, and never away */
     }
     snprintf(p->name, sizeof p->name, "%u", id);
     uint16_t first = partition_first_slot(id, e->config.partition_count), last = partition_last_slot(id, e->config.partition_count);
     if (!slot_cache_init(&p->slots, first, last - first + 1u)) return STATUS_MEMORY_LIMIT;
-    return partition_store_load(p, error);
+    enum status st = partition_away_found(p, error);
+    return st ? st : partition_store_load(p, error);
 }
 
 enum status partition_start(struct partition *p, const struct group_entry *entries, size_t n, char error[256]) {
@@ -138,6 +139,7 @@ enum status partition_start(struct partition *p, const struct group_entry *entri
     if (partition_return_due(p, has_vote, voted_for) && partition_return_begin(p, has_vote, voted_for)) return STATUS_MEMORY_LIMIT;
     if (voted_for == VOTE_MAY_NOT || voted_for == VOTE_AGREED) voted_for = 0; /* it is asked for none */
     uint64_t last = n ? entries[n - 1].index : 0;
+    if (p->away) voted_for = partition_away_start(p, term, MAX_OF(last, p->record.applied_index));
     if (last < p->record.applied_index) last = p->record.applied_index, n = 0; /* kept for others, and not up to what the store holds: of no use */
     p->next_stage = last + 1;
     if (last > p->record.applied_index) log_info("replaying the log", "partition=%s entries=%" PRIu64 " from=%" PRIu64, p->name, last - p->record.applied_index, p->record.applied_index + 1);
@@ -157,6 +159,7 @@ void partition_close(struct partition *p) {
     partition_feed_close(p);
     partition_source_close(p);
     partition_return_close(p);
+    partition_away_close(p);
     partition_fetch_close(p);
     if (p->sweep) partition_group_close(p, STATUS_DRAINING, "this node is shutting down");
     if (p->group) group_close(p->group);
@@ -279,6 +282,7 @@ static void propose_waiting(struct partition *p) {
 uint64_t partition_room_ns(const struct partition *p) { return p->brake.bytes_per_s ? brake_from_ns(&p->brake) : 0; }
 
 bool partition_has_to_stage(const struct partition *p) {
+    if (partition_away_wipes(p)) return partition_away_has_to_stage(p);
     return partition_fetch_has_to_stage(p) || (p->state == PARTITION_READY && !list_empty(&p->waiting) && p->engine->now_ns >= partition_room_ns(p)) || p->next_stage <= group_last_index(p->group);
 }
 
@@ -288,6 +292,10 @@ static bool log_full_for_follower(const struct partition *p) {
 }
 
 void partition_stage(struct partition *p) {
+    if (partition_away_wipes(p)) {
+        p->engine->log_blocked |= partition_away_stage(p) != STATUS_OK;
+        return;
+    }
     if (p->state == PARTITION_READY) propose_waiting(p);
     if (partition_fetch_stage(p)) {
         p->engine->log_blocked = true;
@@ -313,6 +321,7 @@ void partition_stage(struct partition *p) {
 }
 
 void partition_log_committed(struct partition *p) {
+    if (partition_away_wipes(p)) return partition_away_log_committed(p);
     partition_fetch_log_committed(p);
     if (!p->staged || p->next_stage <= group_last_index(p->group)) return; /* partly staged: the rest goes with the next batch */
     p->staged = false;
@@ -321,6 +330,7 @@ void partition_log_committed(struct partition *p) {
 
 void partition_synced(struct partition *p) {
     uint64_t appends = p->syncing;
+    if (partition_away_wipes(p)) return partition_away_synced(p);
     partition_fetch_synced(p);
     p->syncing = 0;
     if (appends) group_appends_persisted(p->group, engine_now_ms(p->engine), appends);
@@ -448,7 +458,7 @@ static void write_waited(struct engine *e, const struct op *op, uint64_t now_ns)
 void partition_apply(struct partition *p, uint64_t until_ns) {
     struct engine *e = p->engine;
     uint64_t begin = e->env->ops->mono_ns(e->env), now = begin;
-    if (p->state == PARTITION_FAILED) return;
+    if (p->state == PARTITION_FAILED || partition_away_wipes(p)) return;
     while (p->record.applied_index < group_applicable(p->group) && now < until_ns) {
         struct group_entry entry;
         check(group_entry(p->group, p->record.applied_index + 1, &entry));
@@ -519,7 +529,7 @@ static void flush_done(struct env_job *job) {
 /* Without this the entries of a partition that nobody writes to, kept for replicas that lag, would hold all of the log. Memory still has them; after a restart, who lags gets a snapshot. */
 void partition_unpin(struct partition *p) {
     partition_flush(p);
-    if (partition_trailing(p)) wal_trim(p->engine->wal, p->group_id, p->flushed.applied_index);
+    if (partition_trailing(p) || p->away) wal_trim(p->engine->wal, p->group_id, p->flushed.applied_index);
 }
 
 static void flush_begin(struct partition *p) {
@@ -535,7 +545,7 @@ static void flush_begin(struct partition *p) {
 }
 
 void partition_flush(struct partition *p) {
-    if (!p->flushing && p->state != PARTITION_FAILED && !partition_flushed(p) && !group_installing(p->group)) flush_begin(p);
+    if (!p->flushing && p->state != PARTITION_FAILED && !partition_away_wipes(p) && !partition_flushed(p) && !group_installing(p->group)) flush_begin(p);
 }
 
 static enum status reapply(void *ctx, const struct wal_record *r) {

@@ -99,6 +99,8 @@ struct partition {
     uint64_t fetch_not_before_ns;
     struct returning *returning;     /* NULL: it votes (partition_return.c) */
     struct engine_wanted wanted;     /* engine_want */
+    struct away *away;               /* NULL: it is no replica that was emptied (partition_away.c) */
+    uint64_t away_nonce, away_ask_ns;
     uint64_t members_look_ns;        /* the next look at the members (partition_members.c) */
     uint64_t silent_node;            /* a member that is not wanted, and says nothing; 0: none */
     unsigned silent_looks;
@@ -267,6 +269,7 @@ bool partition_leads_others(const struct partition *p);  /* leads, and is not th
 void partition_yield(struct partition *p);
 void partition_yield_full(struct partition *p); /* if the disk is full */
 bool partition_settled(const struct partition *p);       /* ready, or following a leader, or none of ours */
+bool partition_elsewhere(const struct partition *p);     /* others are wanted to hold it, and this node is not */
 bool partition_shows(const struct partition *p);         /* to any_replica, though it does not lead */
 bool partition_votes(const struct partition *p);         /* this node is a voter of it, by the members that were applied here */
 void partition_refuse(struct partition *p, struct list *ops, enum status st, const char *why);
@@ -314,6 +317,26 @@ bool partition_return_deaf(const struct partition *p, unsigned kind); /* to fram
 void partition_return_tick(struct partition *p);
 uint64_t partition_return_deadline_ns(const struct partition *p);
 void partition_return_close(struct partition *p);
+/* partition_away.c: a partition that this node holds no more. */
+void partition_away_look(struct partition *p);           /* asks whether it is so, if it seems so */
+struct peer_message;
+void partition_away_told(struct partition *p, const struct peer_message *m); /* it is */
+bool partition_away_wipes(const struct partition *p);    /* nothing that it has counts any more */
+bool partition_away_deaf(const struct partition *p, unsigned kind); /* to frames of that kind (peer.h) */
+uint64_t partition_away_vote(struct partition *p, uint64_t voted_for); /* what the votes file gets instead */
+/* Of one that is away: the log's turns while it wipes, */
+bool partition_away_has_to_stage(const struct partition *p);
+enum status partition_away_stage(struct partition *p) MUST_USE;
+void partition_away_log_committed(struct partition *p);
+void partition_away_synced(struct partition *p);
+/* time, instead of the group's, */
+void partition_away_tick(struct partition *p);
+uint64_t partition_away_deadline_ns(const struct partition *p);
+void partition_away_close(struct partition *p);
+/* and starts: before the store is opened; before the group is, with what the log holds: the vote that it has given. */
+enum status partition_away_found(struct partition *p, char error[256]) MUST_USE;
+uint64_t partition_away_start(struct partition *p, uint64_t term, uint64_t last_index);
+struct group_members partition_away_members(void);       /* that an empty one knows: a vote that nobody has */
 enum status partition_fetch_recover(struct partition *p, uint64_t restart_index, char error[256]) MUST_USE;
 
 #endif

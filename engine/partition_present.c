@@ -98,7 +98,7 @@ static void round_say(struct partition *p) {
 /* A leader's, of its own reads and of those that asked it; or a question to the leader. */
 static bool round_may_begin(const struct partition *p) {
     const struct present *r = &p->present;
-    if (r->round || p->returning || (list_empty(&r->unconfirmed) && !r->asked_count)) return false;
+    if (r->round || p->returning || p->away || (list_empty(&r->unconfirmed) && !r->asked_count)) return false;
     return leads(p) ? group_ready(p->group) : group_leader(p->group) != 0;
 }
 
@@ -137,7 +137,7 @@ static void round_begin(struct partition *p) {
 
 static struct partition *partition_in_term(struct engine *e, struct peer_place place) {
     struct partition *p = engine_partition_of_group(e, place.group);
-    return p && !p->returning && group_term(p->group) == place.term ? p : NULL;
+    return p && !p->returning && !p->away && group_term(p->group) == place.term ? p : NULL;
 }
 
 static void confirmed(struct partition *p, uint64_t from, uint64_t round) {
@@ -200,15 +200,18 @@ static void wait_for_round(struct partition *p, struct op *op) {
     list_push_back(&p->present.unconfirmed, &op->link);
 }
 
+/* The only voter: what it has is what there is. Not one that knows nobody yet. */
+static bool is_alone(const struct partition *p) { return p->record.members.count <= 1 && partition_votes(p); }
+
 bool partition_read_waits(struct partition *p, struct op *op) {
-    if (p->record.members.count <= 1 || op->any_replica || !op_is_of_present(op)) return false;
+    if (is_alone(p) || op->any_replica || !op_is_of_present(op)) return false;
     if (p->state == PARTITION_FAILED) { /* nothing is applied: what it leads can't be confirmed */
         op->failure.retry_delay_ms = RETRY_DELAY_DISK_MS;
         failure_set(&op->failure, STATUS_NOT_LEADER, "partition %s can't write its tables, and so can't tell what is committed", p->name);
         engine_finish(p->engine, op);
         return true;
     }
-    bool switching = group_installing(p->group); /* its store goes as soon as nobody reads it */
+    bool switching = group_installing(p->group) || p->away; /* its store goes as soon as nobody reads it, or is not whole */
     op->shown = !switching && bound_holds(p, op);
     if (op->shown) return false;
     bool follows = (op->bound.stale || op->bound.token) && !leads(p) && group_leader(p->group) && !switching && !p->returning;
@@ -221,12 +224,12 @@ bool partition_read_waits(struct partition *p, struct op *op) {
 void partition_read_behind(struct partition *p, struct op *op) {
     op->behind = false;
     op->answer = (struct slice){0};
-    if (p->record.members.count <= 1 || op->confirmed) {
+    if (is_alone(p) || op->confirmed) {
         failure_violation(&op->failure, STATUS_FIELD_INVALID, "read.at_least.seq", "there is no commit %lld of slot %u", (long long)op->bound.seq, op->bound.slot);
         engine_finish(p->engine, op);
         return;
     }
-    if (p->state == PARTITION_READY || (p->state == PARTITION_OPENING && !leads(p) && group_leader(p->group) && !group_installing(p->group) && !p->returning)) return wait_for_round(p, op);
+    if (p->state == PARTITION_READY || (p->state == PARTITION_OPENING && !leads(p) && group_leader(p->group) && !group_installing(p->group) && !p->returning && !p->away)) return wait_for_round(p, op);
     partition_not_leading(p, &op->failure);
     engine_finish(p->engine, op);
 }

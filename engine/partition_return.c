@@ -100,11 +100,22 @@ static enum peer_phase phase(const struct partition *p) {
     return !r ? PEER_ACTING : r->state == RETURN_FRESH ? PEER_FRESH : r->state == RETURN_AGREED ? PEER_AGREED : PEER_RETURNING;
 }
 
+/* This leader's committed members do not have it, and no change is under way. */
+static bool is_gone(const struct partition *p, uint64_t node_id) {
+    const struct group_members *members = group_members(p->group);
+    if (p->state != PARTITION_READY || !group_ready(p->group) || group_members_newest(p->group) != members->index) return false;
+    for (uint32_t i = 0; i < members->count; i++)
+        if (members->member[i].node_id == node_id) return false;
+    return true;
+}
+
 static void asked(struct partition *p, const struct peer_message *m) {
+    if (p->away) return;
     struct peer_message a = {.kind = PEER_RETURNED, .returned = {.nonce = m->back.nonce, .last_index = group_last_index(p->group), .phase = phase(p), .members_index = group_members_newest(p->group)}};
     /* What a leader knows of a replica never goes back: one that lost what it had acknowledged gets nothing from it any more. Another leader begins anew. */
     bool knows_more = group_match(p->group, m->from) > m->back.last_index;
     a.returned.leads = !p->returning && group_ready(p->group) && !knows_more;
+    if (is_gone(p, m->from)) a.returned.phase = PEER_GONE, a.returned.leads = false;
     partition_send(p, &a, m->from);
     if (!p->returning && knows_more && group_hand_over(p->group, engine_now_ms(p->engine), m->from) == STATUS_OK)
         log_info("a replica has lost what it had stored: another node is to lead", "partition=%s node=%" PRIu64, p->name, m->from);
@@ -159,6 +170,7 @@ static void other_members(struct partition *p, const struct peer_message *m) {
 static void answered(struct partition *p, const struct peer_message *m) {
     struct returning *r = p->returning;
     const struct group_members *members = &p->record.members;
+    if (m->returned.phase == PEER_GONE) partition_away_told(p, m);
     if (!r || m->returned.nonce != r->nonce || r->state == RETURN_CATCHING) return;
     if (m->returned.members_index != members->index) return other_members(p, m);
     for (uint32_t i = 0; i < members->count; i++)

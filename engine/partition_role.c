@@ -110,12 +110,12 @@ void partition_yield_full(struct partition *p) {
 
 bool partition_votes(const struct partition *p) {
     const struct group_members *m = &p->record.members;
-    for (uint32_t i = 0; i < m->count; i++)
+    for (uint32_t i = 0; i < m->count && !p->away; i++)
         if (m->member[i].node_id == p->engine->config.node_id) return m->member[i].kind == GROUP_VOTER;
     return false;
 }
 
-static bool is_elsewhere(const struct partition *p) {
+bool partition_elsewhere(const struct partition *p) {
     for (uint32_t i = 0; i < p->wanted.count; i++)
         if (p->wanted.node_id[i] == p->engine->config.node_id) return false;
     return p->wanted.count > 0;
@@ -124,7 +124,7 @@ static bool is_elsewhere(const struct partition *p) {
 /* Of a partition that others are to hold there is nothing to wait for; what this node still has of it goes. */
 bool partition_settled(const struct partition *p) {
     if (p->state != PARTITION_OPENING) return true;
-    return is_elsewhere(p) || (group_role(p->group) == GROUP_FOLLOWER && group_leader(p->group) != 0);
+    return partition_elsewhere(p) || (group_role(p->group) == GROUP_FOLLOWER && group_leader(p->group) != 0);
 }
 
 /* A follower whose leader is known shows what is committed, some moments late; who is still to get what there is would show a part of it. The meta partition's rows are read early: nothing
@@ -135,7 +135,7 @@ bool partition_shows(const struct partition *p) {
 
 static void role_on_vote(void *ctx, uint64_t term, uint64_t voted_for) {
     struct partition *p = ctx;
-    check(votes_set(p->engine->votes, p->group_id, term, p->returning ? VOTE_MAY_NOT : voted_for) == STATUS_OK);
+    check(votes_set(p->engine->votes, p->group_id, term, p->returning ? VOTE_MAY_NOT : p->away ? partition_away_vote(p, voted_for) : voted_for) == STATUS_OK);
 }
 
 static void role_on_append(void *ctx, const struct group_entry *entries, size_t n) {
@@ -178,6 +178,7 @@ static enum status receive_own(struct partition *p, uint64_t from, struct slice 
 
 enum status partition_receive(struct partition *p, uint64_t from_node_id, struct slice frame) {
     unsigned kind = peer_frame_kind(frame);
+    if (partition_away_deaf(p, kind)) return STATUS_OK;
     if (kind >= PEER_FETCH && kind <= PEER_RETURNED) return receive_own(p, from_node_id, frame);
     if (partition_return_deaf(p, kind)) return STATUS_OK;
     return group_receive(p->group, engine_now_ms(p->engine), from_node_id, frame);

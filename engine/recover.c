@@ -19,7 +19,7 @@ static struct recover_replica look(const struct partition *p) {
         .last_term = p->record.applied_term,
         .orders = p->record.order_count,
         .members = p->record.members,
-        .forgot = p->returning != NULL,
+        .forgot = p->returning != NULL || (p->away && p->record.applied_index > GROUP_FIRST_INDEX),
     };
     struct group_entry entry;
     for (uint64_t index = r.applied_index + 1; index <= r.last_index; index++) {

@@ -18,7 +18,7 @@ struct recover_replica {
     struct group_members members;         /* the newest in its log, committed or not */
     bool votes;                           /* this node is a voter among them */
     bool alone;                           /* and the only one: nothing is to be done */
-    bool forgot;                          /* its disk was lost, and it had not got back yet what it had acknowledged: its log may be a part of it */
+    bool forgot;                          /* its disk was lost, or it was emptied, and it had not got back yet what it had acknowledged: its log may be a part of it */
 };
 
 /* Of every partition, the meta partition last. Returns how many; max: partition_count + 1 is enough. */

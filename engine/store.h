@@ -40,6 +40,8 @@ void store_shared_free(struct store_shared *s);
 
 /* Opens or creates the directory. error[] names what and where. CHECKSUM_MISMATCH, FORMAT_UNKNOWN, IO_FAILED. */
 enum status store_open_rocks(struct store **out, const char *path, const struct store_config *config, char error[256]) MUST_USE;
+/* The directory of a store that is closed, and what is left beside it of imports: they go. None: OK, so that it can be done again after a crash. */
+enum status store_drop_rocks(const char *path, char error[256]) MUST_USE;
 /* In memory; `disk` is what a "flush" leaves behind and survives store_close: reopen with the same disk after a simulated crash. */
 struct store_mem_disk;
 struct store_mem_disk *store_mem_disk_new(void);

@@ -195,6 +195,18 @@ void rocks_checkpoint_remove(const char *path) {
     (void)!rocks_dir_remove(name, error);
 }
 
+enum status store_drop_rocks(const char *path, char error[256]) {
+    static const char *const others[] = {"install", "import", "checkpoint"}; /* a finished import first: the next open would put it in the store's place */
+    enum status st = STATUS_OK;
+    for (size_t i = 0; !st && i < ARRAY_LEN(others); i++) {
+        char name[STORE_PATH_BYTES_MAX + 16];
+        beside(path, others[i], name);
+        st = rocks_dir_remove(name, error);
+    }
+    if (!st) st = rocks_dir_remove(path, error);
+    return st ? st : rocks_dir_sync_parent(path, error);
+}
+
 /* ---- an import */
 
 static struct rocks_import *import_new(struct rocks_store *s) {

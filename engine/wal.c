@@ -261,6 +261,14 @@ void wal_trim(struct wal *w, uint64_t group, uint64_t index) {
     wal_release_trimmed(w);
 }
 
+void wal_restart(struct wal *w, uint64_t group, uint64_t index) {
+    int g = wal_group_number(w, group, true);
+    check(g >= 0);
+    check(w->group_last[g] == index);
+    w->trimmed[g] = index;
+    wal_release_trimmed(w);
+}
+
 /* ---- the rest */
 
 static bool seal_due(const struct wal *w) {

@@ -54,6 +54,8 @@ size_t wal_record_bytes_max(const struct wal *w); /* larger records never fit */
 
 /* Entries of the group up to `index` are no longer needed (flushed here, and held by who may ask). Whole segments are recycled. */
 void wal_trim(struct wal *w, uint64_t group, uint64_t index);
+/* The group begins anew: a record at `index` that supersedes all that it had is durable, and later ones follow behind it. What was said of higher ones by wal_trim does not count any more. */
+void wal_restart(struct wal *w, uint64_t group, uint64_t index);
 /* Reads back entries [first, last] of a group as the latest synced append of each index left them, in order, synchronously, for a reopened partition or a
  * follower that lags. Each data slice lives until each() returns; another status than OK of each() ends it. ABSENT: one of them is not in the log
  * (each() has seen those before it). */

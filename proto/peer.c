@@ -206,7 +206,7 @@ static bool decode_body(struct reader *r, struct peer_message *m, struct peer_en
         m->returned.phase = (enum peer_phase)phase, m->returned.leads = leads;
         if (!read_zeros(r, 6)) return false;
         m->returned.members_index = read_le64(r);
-        return number_ok(m->returned.members_index) && number_or_zero_ok(m->returned.last_index) && phase >= PEER_FRESH && phase <= PEER_ACTING && leads <= 1 && (!leads || phase == PEER_ACTING);
+        return number_ok(m->returned.members_index) && number_or_zero_ok(m->returned.last_index) && phase >= PEER_FRESH && phase <= PEER_GONE && leads <= 1 && (!leads || phase == PEER_ACTING);
     }
     case PEER_CONFIRM:
     case PEER_CONFIRMED:

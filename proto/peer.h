@@ -17,7 +17,7 @@
  *        FETCH          u64 session (0: begin), u64 offset (beginning: the index applied), u32 bytes wanted, u32 zero
  *        CHUNK          u64 session, u64 total, u64 offset, u32 length, u8 state (1 data, 2 wait, 3 gone), 3 zero bytes, length bytes
  *        RETURN         u64 nonce, u64 last_index
- *        RETURNED       u64 nonce, u64 last_index, u8 phase (1 fresh, 2 agreed, 3 returning, 4 acting), u8 leads (0, 1), 6 zero bytes, u64 index of the newest members in its log
+ *        RETURNED       u64 nonce, u64 last_index, u8 phase (1 fresh, 2 agreed, 3 returning, 4 acting, 5 gone: the asker is no member any more), u8 leads (0, 1), 6 zero bytes, u64 index of the newest members in its log (gone: of the committed ones, which the asker is not among)
  *        CONFIRM, CONFIRMED, HOW_FAR, SO_FAR
  *                       u64 round, then 1 to 256 times: u64 group, u64 term, u64 index (SO_FAR; 0 in the others). Group and term at 16 and 40 are 0
  *
@@ -48,7 +48,7 @@ static_assert(PEER_FRAME_BYTES_MAX >= PEER_ENTRY_BYTES_MAX + 4096, "the largest 
 enum peer_kind { PEER_VOTE = 1, PEER_VOTE_RESULT, PEER_APPEND, PEER_APPEND_RESULT, PEER_SNAPSHOT, PEER_TIMEOUT_NOW, PEER_FETCH, PEER_CHUNK, PEER_RETURN, PEER_RETURNED,
                  PEER_CONFIRM, PEER_CONFIRMED, PEER_HOW_FAR, PEER_SO_FAR };
 enum peer_chunk_state { PEER_CHUNK_DATA = 1, PEER_CHUNK_WAIT, PEER_CHUNK_GONE };
-enum peer_phase { PEER_FRESH = 1, PEER_AGREED, PEER_RETURNING, PEER_ACTING };
+enum peer_phase { PEER_FRESH = 1, PEER_AGREED, PEER_RETURNING, PEER_ACTING, PEER_GONE };
 
 struct peer_entry {
     uint64_t term;

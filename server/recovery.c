@@ -202,7 +202,8 @@ static void print_losses(const struct recovery *x) {
         const char *p = i == x->id.partitions ? "meta" : name;
         if (r->last_index > r->applied_index)
             printf("  partition %s: entries %" PRIu64 " to %" PRIu64 " of the log may have been acknowledged or not; they are kept, and count from now on\n", p, r->applied_index + 1, r->last_index);
-        if (r->forgot) printf("  partition %s: this node's disk had been lost before, and it was getting back what it had acknowledged: all that is behind is lost\n", p);
+        if (r->forgot) printf("  partition %s: this node's disk had been lost before, or it had been emptied, and it was getting back what it had acknowledged: all that is behind is lost\n", p);
+        else if (!voters_of(r)) printf("  partition %s: this node holds nothing of it: all of its orders are lost, unless a node that holds it is taken\n", p);
         else if (!r->votes) printf("  partition %s: this node had no vote, as far as it knows, and may be far behind those that had\n", p);
         if (r->alone) printf("  partition %s: this node is the only voter already; nothing is changed there\n", p);
     }

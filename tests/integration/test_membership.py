@@ -280,6 +280,9 @@ def _(_cluster):
             orders = [n.call("ListOrders", user_id=u) for u in USERS]
             true(all(len(o.orders) == 1 for o in orders))
             until(lambda n=n: settled(n) == sets, what="the same is told at any node")
+        for i, n in enumerate(nodes):
+            gone = [p for p, held in enumerate(sets) if i + 1 not in held]
+            until(lambda: all('what this node had of the partition is gone" partition=%d ' % p in n.log() for p in gone), what="what node %d does not hold is gone" % (i + 1))
         until(lambda: [len(feed(n)) for n in nodes] == [len(USERS)] * 4, what="every node tells every event")
         load = Load(nodes[0])
         victim = nodes[3]

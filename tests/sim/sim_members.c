@@ -1,19 +1,27 @@
 /* Replicas whose members change, in one thread under a seed: five engines, of which three are the members of all partitions at first; log, votes, groups, apply and snapshots are real.
  *
  * A seed draws the faults of sim_cluster.c but lost disks, and from time to time another set of nodes that are wanted, one node more or less, of which each engine hears a while later, or after
- * the next change. Clients create orders, each request tried at one node after another with one request_id until it is answered. Checked while it runs
+ * the next change. In every second seed the five are the members of all partitions at first, and wanted are sets of three by placement.h, of which each partition has its own: nodes are lost, and come
+ * back. What is no longer wanted is emptied (partition_away.c), and may be wanted again at any time. Clients create orders, each request tried at one node after another with one request_id until it is answered. Checked while it runs
  *   - one leader a term; replicas that have applied as much are equal, row by row;
  *   - members differ by one voter at most from one entry that sets them to the next, and a leader is one of its voters.
  * Then health for all, until each partition's members are those that are wanted, all voters, and have applied the same:
- *   - each acknowledged order is on each of them, its history gapless; the stream is dense, the indexes are right.
+ *   - each acknowledged order is on each of them, its history gapless; the stream is dense, the indexes are right;
+ *   - the other nodes have nothing of it.
  * A mutant that drops the rule that the last members are stored first is tried by sim_group.c. sim_members --seed N [--trace], --first N --count M. */
 #define CLUSTER_NODES 5
+#include "engine/placement.h"
 #include "tests/lib/cluster_check.h"
 
-enum { BEGIN_MEMBERS = 3, WANTED_LEAST = 2 };
+enum { BEGIN_MEMBERS = 3, WANTED_LEAST = 2, REPLICAS = 3 };
 
+struct wanted_sets {
+    struct engine_wanted of[PARTITIONS];
+};
 struct wanting {
-    struct engine_wanted now, told[NODES];
+    struct wanted_sets now, told[NODES];
+    bool placed;       /* by placement.h; else all partitions have one set */
+    bool lost[NODES];
     uint64_t tell_at_ns[NODES], next_ns;
     struct group_members seen[PARTITIONS]; /* the newest that were applied anywhere */
     uint64_t changes, steps;
@@ -22,20 +30,52 @@ static struct wanting wanting;
 
 /* ---- who is wanted */
 
-static bool is_wanted(uint64_t id) {
-    for (uint32_t i = 0; i < wanting.now.count; i++)
-        if (wanting.now.node_id[i] == id) return true;
+static bool is_wanted(unsigned partition, uint64_t id) {
+    const struct engine_wanted *w = &wanting.now.of[partition];
+    for (uint32_t i = 0; i < w->count; i++)
+        if (w->node_id[i] == id) return true;
     return false;
 }
 
-static void toggle(struct sim *s, uint64_t id) {
-    struct engine_wanted *w = &wanting.now, to = {0};
-    bool was = is_wanted(id);
-    if (was && w->count == WANTED_LEAST) return;
+static void place(void) {
+    static const char *const zones[NODES] = {"a", "a", "b", "b", "c"};
+    uint8_t bytes[NODES * (8 + 3 + NODE_ROW_BYTES_MAX)];
+    struct writer w = writer_of(bytes, sizeof bytes);
+    struct placement map[PARTITIONS + 1];
+    for (unsigned i = 0; i < NODES; i++) {
+        uint8_t row[NODE_ROW_BYTES_MAX];
+        struct writer r = writer_of(row, sizeof row);
+        node_row_encode(&(struct node_row){.node_id = i + 1, .state = wanting.lost[i] ? NODE_STATE_LOST : NODE_STATE_UP, .revision = 1, .zone = slice_str(zones[i])}, &r);
+        write_be64(&w, i + 1), write_counted(&w, writer_slice(&r));
+    }
+    placement_make(writer_slice(&w), REPLICAS, (struct slice){0}, PARTITIONS, map);
+    for (unsigned p = 0; p < PARTITIONS; p++) wanting.now.of[p] = map[p].members;
+}
+
+/* false: it stays as it is. */
+static bool lose(uint64_t id) {
+    unsigned there = 0;
+    for (unsigned i = 0; i < NODES; i++) there += !wanting.lost[i];
+    if (!wanting.lost[id - 1] && there == REPLICAS) return false;
+    wanting.lost[id - 1] = !wanting.lost[id - 1];
+    place();
+    return true;
+}
+
+static bool toggle_one(uint64_t id) {
+    struct engine_wanted *w = &wanting.now.of[0], to = {0};
+    bool was = is_wanted(0, id);
+    if (was && w->count == WANTED_LEAST) return false;
     for (uint32_t i = 0; i < w->count; i++)
         if (w->node_id[i] != id) to.node_id[to.count++] = w->node_id[i];
     if (!was) to.node_id[to.count++] = id;
-    *w = to;
+    for (unsigned p = 0; p < PARTITIONS; p++) wanting.now.of[p] = to;
+    return true;
+}
+
+static void toggle(struct sim *s, uint64_t id) {
+    bool was = wanting.placed ? !wanting.lost[id - 1] : is_wanted(0, id);
+    if (wanting.placed ? !lose(id) : !toggle_one(id)) return;
     wanting.changes++;
     tell(s, "node %llu is %s wanted", (unsigned long long)id, was ? "no longer" : "now");
     for (unsigned i = 0; i < NODES; i++) wanting.tell_at_ns[i] = sim_world_now_ns(s->world) + chance(s, 800) * NS_PER_MS;
@@ -54,7 +94,7 @@ static void want(struct sim *s) {
     }
     for (unsigned i = 0; i < NODES; i++) {
         if (s->healthy || now >= wanting.tell_at_ns[i]) wanting.told[i] = wanting.now;
-        for (uint32_t p = 0; s->nodes[i].engine && p < PARTITIONS; p++) engine_want(s->nodes[i].engine, p, &wanting.told[i]);
+        for (uint32_t p = 0; s->nodes[i].engine && p < PARTITIONS; p++) engine_want(s->nodes[i].engine, p, &wanting.told[i].of[p]);
     }
 }
 
@@ -180,12 +220,14 @@ static void run_once(struct sim *s) {
     sim_world_run(s->world, deadline <= now ? 1000 + chance(s, 20000) : MIN_OF(deadline - now, 1 + chance(s, 2 * NS_PER_MS)));
 }
 
-static bool members_are_wanted(const struct group_members *m) {
-    if (m->count != wanting.now.count) return false;
+static bool members_are_wanted(unsigned partition, const struct group_members *m) {
+    if (m->count != wanting.now.of[partition].count) return false;
     for (uint32_t i = 0; i < m->count; i++)
-        if (m->member[i].kind != GROUP_VOTER || !is_wanted(m->member[i].node_id)) return false;
+        if (m->member[i].kind != GROUP_VOTER || !is_wanted(partition, m->member[i].node_id)) return false;
     return true;
 }
+
+static bool has_something(const struct partition *p) { return p->record.applied_index > GROUP_FIRST_INDEX || group_last_index(p->group) > GROUP_FIRST_INDEX || p->record.order_count; }
 
 static bool all_settled(struct sim *s) {
     for (unsigned i = 0; i < s->request_count; i++)
@@ -193,10 +235,11 @@ static bool all_settled(struct sim *s) {
     for (unsigned p = 0; p < PARTITIONS; p++) {
         const struct partition *first = NULL;
         for (unsigned i = 0; i < NODES; i++) {
-            if (!is_wanted(i + 1)) continue;
+            if (!is_wanted(p, i + 1) && s->nodes[i].engine && has_something(replica(&s->nodes[i], p))) return false;
+            if (!is_wanted(p, i + 1)) continue;
             const struct partition *x = s->nodes[i].engine ? replica(&s->nodes[i], p) : NULL;
             if (!first) first = x;
-            if (!x || !members_are_wanted(&x->record.members) || x->record.applied_index != first->record.applied_index || x->record.applied_index != group_last_index(x->group)) return false;
+            if (!x || !members_are_wanted(p, &x->record.members) || x->record.applied_index != first->record.applied_index || x->record.applied_index != group_last_index(x->group)) return false;
         }
     }
     return true;
@@ -209,7 +252,7 @@ static void tell_replicas(struct sim *s) {
             char members[128] = "";
             for (uint32_t k = 0, n = 0; k < x->record.members.count; k++)
                 n += (uint32_t)snprintf(members + n, sizeof members - n, " %llu/%u", (unsigned long long)x->record.members.member[k].node_id, x->record.members.member[k].kind);
-            tell(s, "node %u%s, partition %u: state %d, role %d, term %llu, leader %llu, applied %llu, applicable %llu, last %llu, members%s", i + 1, is_wanted(i + 1) ? "" : " (not wanted)", p, (int)x->state,
+            tell(s, "node %u%s, partition %u: state %d, role %d, term %llu, leader %llu, applied %llu, applicable %llu, last %llu, members%s", i + 1, is_wanted(p, i + 1) ? "" : " (not wanted)", p, (int)x->state,
                  (int)group_role(x->group), (unsigned long long)group_term(x->group), (unsigned long long)group_leader(x->group), (unsigned long long)x->record.applied_index,
                  (unsigned long long)group_applicable(x->group), (unsigned long long)group_last_index(x->group), members);
         }
@@ -229,13 +272,15 @@ static int run_seed(uint64_t seed, bool trace) {
     struct sim *s = mem_new(struct sim);
     s->seed = seed, s->trace = trace;
     s->world = sim_world_new(seed);
-    s->members.count = BEGIN_MEMBERS;
     draw(s);
+    wanting.placed = chance(s, 2);
+    s->members.count = wanting.placed ? NODES : BEGIN_MEMBERS;
+    if (wanting.placed) place();
     for (unsigned i = 0; i < NODES; i++) {
         const struct node *n = &s->nodes[i];
         node_init(s, i);
-        if (i < BEGIN_MEMBERS) s->members.member[i] = (struct group_member){.node_id = n->id, .kind = GROUP_VOTER};
-        if (i < BEGIN_MEMBERS) wanting.now.node_id[wanting.now.count++] = n->id;
+        if (i < s->members.count) s->members.member[i] = (struct group_member){.node_id = n->id, .kind = GROUP_VOTER};
+        for (unsigned p = 0; p < PARTITIONS && i < BEGIN_MEMBERS && !wanting.placed; p++) wanting.now.of[p].node_id[wanting.now.of[p].count++] = n->id;
     }
     wanting.next_ns = sim_world_now_ns(s->world) + 2 * NS_PER_S;
     uint64_t end_ns = sim_world_now_ns(s->world) + 15 * NS_PER_S, last_ns = end_ns + 60 * NS_PER_S;
@@ -251,19 +296,21 @@ static int run_seed(uint64_t seed, bool trace) {
         if (steps % 400 == 0) check_replicas(s);
     }
     check_replicas(s);
-    unsigned acked = 0, first = NODES;
-    for (unsigned k = NODES; k-- > 0;)
-        if (is_wanted(k + 1)) first = k;
+    unsigned acked = 0;
     for (unsigned i = 0; i < s->request_count; i++) {
         acked += s->requests[i].acked;
+        unsigned partition = partition_of_slot(order_id_slot(s->requests[i].order_id), PARTITIONS);
         for (unsigned k = 0; k < NODES; k++)
-            if (is_wanted(k + 1)) check_order(s, &s->nodes[k], &s->requests[i]);
+            if (is_wanted(partition, k + 1)) check_order(s, &s->nodes[k], &s->requests[i]);
     }
     for (unsigned i = 0; i < NODES; i++) node_count(s, &s->nodes[i]);
-    for (unsigned p = 0; p < PARTITIONS; p++) check_stream(s, &s->nodes[first], p), check_index(s, &s->nodes[first], p);
+    for (unsigned p = 0; p < PARTITIONS; p++) {
+        struct node *first = &s->nodes[wanting.now.of[p].node_id[0] - 1];
+        check_stream(s, first, p), check_index(s, first, p);
+    }
     REQUIRE(acked > 0, "nothing was acknowledged");
-    printf("# seed %llu: %u acknowledged, %llu sets wanted, %llu steps, %llu leaders, %llu crashes, %llu cuts, %llu comparisons, %llu snapshots taken, %llu nodes left\n", (unsigned long long)seed, acked,
-           (unsigned long long)wanting.changes, (unsigned long long)wanting.steps, (unsigned long long)s->elections, (unsigned long long)s->crashes, (unsigned long long)s->cuts, (unsigned long long)s->compared,
+    printf("# seed %llu: %u acknowledged, %llu sets%s wanted, %llu steps, %llu leaders, %llu crashes, %llu cuts, %llu comparisons, %llu snapshots taken, %llu nodes left\n", (unsigned long long)seed, acked,
+           (unsigned long long)wanting.changes, wanting.placed ? " of places" : "", (unsigned long long)wanting.steps, (unsigned long long)s->elections, (unsigned long long)s->crashes, (unsigned long long)s->cuts, (unsigned long long)s->compared,
            (unsigned long long)s->taken, (unsigned long long)s->transfers);
     fflush(stdout);
     return 0;

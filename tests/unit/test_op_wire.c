@@ -1,6 +1,7 @@
 /* The promises of server/op_wire.h: ops and what came of them, there and back. */
 #include "tests/lib/test.h"
 
+#include "engine/filter.h"
 #include "server/op_wire.h"
 
 enum { PARTITIONS = 2048 }; /* of 8 slots each */
@@ -50,6 +51,8 @@ static struct op came_home(struct op *op) {
     if (op->kind == OP_GET_MANY) got.get_many = op->get_many;
     if (op->kind == OP_FEED_SEEK) got.seek.behind = there_slots();
     if (op->kind == OP_GROUP_POSITIONS) got.positions.behind = there_slots();
+    if (op->kind == OP_FEED_READ) got.feed.behind = there_slots();
+    if (op->kind == OP_CENSUS) got.census = op->census;
     failure_init(&got.failure, &here);
     wire.len = 0;
     assert_true(op_wire_write_outcome(&wire, op, PARTITIONS));
@@ -304,11 +307,54 @@ static void test_of_dead_letters(void **state) {
     assert_int_equal(op_wire_read(slice_of(meta, sizeof meta), &got, &deadline_ms, PARTITIONS), STATUS_FIELD_INVALID);
 }
 
+/* Of a node that does not hold the partition. */
+static void test_of_reads_of_the_stream(void **state) {
+    struct failure f;
+    const struct filter *filter;
+    failure_init(&f, &here);
+    assert_int_equal(filter_parse(&filter, SLICE_LIT("type = \"CREATED\""), &filter_events, "filter", &here, &f), STATUS_OK);
+    by_slot(behind, 100);
+    struct op op = {.kind = OP_FEED_READ, .slot = 9, .feed = {.at = {7, 8, 9}, .payload = FEED_FULL, .filter = filter, .user_id = SLICE_LIT("u"), .slot = 9, .from_us = 5, .behind = behind, .bytes_max = 1000, .events_max = 50}};
+    struct op got = travelled(&op);
+    assert_true(got.feed.at.index == 7 && got.feed.at.block == 8 && got.feed.at.event == 9);
+    assert_int_equal(got.feed.payload, FEED_FULL);
+    assert_slice(filter_print(got.feed.filter, &there), "type = \"CREATED\"");
+    assert_slice(got.feed.user_id, "u");
+    assert_true(got.feed.slot == 9 && got.feed.from_us == 5 && got.feed.bytes_max == 1000 && got.feed.events_max == 50);
+    assert_second_partition(got.feed.behind, 100);
+    op.feed.bytes_max = 1ull << 40; /* more than anybody asks for */
+    wire.len = 0;
+    uint64_t deadline_ms;
+    assert_true(op_wire_write(&wire, &op, 0, PARTITIONS));
+    assert_int_equal(op_wire_read(buf_slice(&wire), &got, &deadline_ms, PARTITIONS), STATUS_FIELD_INVALID);
+    op.feed.filter = NULL, op.feed.at_end = true, op.feed.events = 3, op.feed.looked_at = 4, op.feed.time_us = 6, op.answer = SLICE_LIT("events");
+    got = came_home(&op);
+    assert_true(got.feed.at_end && got.feed.events == 3 && got.feed.looked_at == 4 && got.feed.time_us == 6 && got.feed.at.index == 7);
+    assert_slice(got.answer, "events");
+    assert_second_partition(got.feed.behind, 100);
+}
+
+static void test_of_a_census(void **state) {
+    struct census_pair pairs[] = {{1, 2, 5}, {3, 4, 6}};
+    struct census_request census = {.pairs = pairs, .count = 2, .slot = 9, .last_slot = 15, .from_order_id = -1};
+    struct op op = {.kind = OP_CENSUS, .slot = 9, .census = &census}, got = travelled(&op);
+    assert_true(got.census->count == 2 && got.census->slot == 9 && got.census->last_slot == 15 && got.census->from_order_id == -1);
+    assert_true(got.census->pairs[1].machine == 3 && got.census->pairs[1].status == 4 && got.census->pairs[1].count == 0); /* it counts anew, */
+    struct census_pair own[] = {{1, 2, 100}, {3, 4, 0}};
+    struct census_request asked = {.pairs = own, .count = 2};
+    census.slot = 12, census.from_order_id = 77, census.done = true;
+    wire.len = 0;
+    assert_true(op_wire_write_outcome(&wire, &op, PARTITIONS));
+    struct op back = {.kind = OP_CENSUS, .slot = 9, .arena = &here, .census = &asked};
+    assert_int_equal(op_wire_read_outcome(buf_slice(&wire), &back, PARTITIONS), STATUS_OK);
+    assert_true(own[0].count == 105 && own[1].count == 6 && asked.slot == 12 && asked.from_order_id == 77 && asked.done); /* and is added */
+}
+
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, begin, end)
     const struct CMUnitTest tests[] = {
         T(test_requests), T(test_what_does_not_travel_is_refused), T(test_a_refusal_keeps_its_details), T(test_writes_come_home), T(test_reads_come_home), T(test_what_does_not_fit_is_told),
-        T(test_of_groups), T(test_of_dead_letters),
+        T(test_of_groups), T(test_of_dead_letters), T(test_of_reads_of_the_stream), T(test_of_a_census),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

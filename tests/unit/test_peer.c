@@ -220,7 +220,8 @@ static void test_every_field_is_bounded(void **state) {
     refuse_u8(fetch(), BODY + 20, 1);
     refuse_u64(chunk(), BODY, 0), refuse_u64(chunk(), BODY + 8, 0), refuse_u64(chunk(), BODY + 8, 4099), refuse_u64(chunk(), BODY + 16, 4997); /* past the end */
     refuse_u8(chunk(), BODY + 24, 3), refuse_u8(chunk(), BODY + 28, 0), refuse_u8(chunk(), BODY + 28, 4), refuse_u8(chunk(), BODY + 28, PEER_CHUNK_WAIT), refuse_u8(chunk(), BODY + 29, 1);
-    refuse_u64(back(), BODY + 8, PEER_NUMBER_MAX + 1), refuse_u64(returned(), BODY + 8, PEER_NUMBER_MAX + 1), refuse_u8(returned(), BODY + 16, 0), refuse_u8(returned(), BODY + 16, 5);
+    refuse_u64(back(), BODY + 8, PEER_NUMBER_MAX + 1), refuse_u64(returned(), BODY + 8, PEER_NUMBER_MAX + 1), refuse_u8(returned(), BODY + 16, 0), refuse_u8(returned(), BODY + 16, 6);
+    refuse_u8(returned(), BODY + 16, PEER_GONE); /* who says so leads, and does not say it by this */
     refuse_u8(returned(), BODY + 17, 2), refuse_u8(returned(), BODY + 16, PEER_RETURNING), refuse_u8(returned(), BODY + 18, 1), refuse_u64(returned(), BODY + 24, 0), refuse_u64(returned(), BODY + 24, PEER_NUMBER_MAX + 1); /* who returns does not lead */
     enum { PLACE = BODY + 8, NEXT = PLACE + PEER_PLACE_BYTES };
     for (enum peer_kind kind = PEER_CONFIRM; kind <= PEER_SO_FAR; kind++) {

@@ -227,6 +227,31 @@ static void superseded_entries_pin_no_segment(void **state) {
     assert_true(f->replayed[f->replayed_count - 8].index == 2);
 }
 
+/* Whatever was said of the former life. */
+static void a_group_that_begins_anew_keeps_what_comes_and_pins_nothing_of_before(void **state) {
+    struct fixture *f = *state;
+    fixture_open(f);
+    uint64_t index = 2;
+    fill(f, 1, &index, 20); /* 3..22, of which all was flushed */
+    wal_trim(f->wal, 1, index);
+    fixture_append(f, 1, 2, "anew");
+    fixture_sync(f);
+    wal_restart(f->wal, 1, 2);
+    index = 2;
+    fill(f, 1, &index, 20); /* 3..22, of which nothing was */
+    sim_world_settle(f->world);
+    struct wal_stats s;
+    wal_get_stats(f->wal, &s);
+    assert_int_equal(s.oldest_group, 1);
+    fixture_reopen(f);
+    assert_int_equal(f->replayed[f->replayed_count - 1].index, 22);
+    for (unsigned i = 0; i < 20; i++) assert_int_equal(f->replayed[f->replayed_count - 20 + i].index, 3 + i);
+    wal_restart(f->wal, 1, 22); /* as if it was the last one again */
+    sim_world_settle(f->world);
+    wal_get_stats(f->wal, &s);
+    assert_int_equal(s.oldest_group, 0); /* what was before has no weight */
+}
+
 static void trimmed_files_are_recycled_and_their_number_is_bounded(void **state) {
     struct fixture *f = *state;
     fixture_open(f);
@@ -473,6 +498,7 @@ int main(void) {
         T(a_segment_waits_for_every_group_in_it),
         T(the_current_segment_is_given_up_too_when_it_alone_fills_the_limit),
         T(superseded_entries_pin_no_segment),
+        T(a_group_that_begins_anew_keeps_what_comes_and_pins_nothing_of_before),
         T(trimmed_files_are_recycled_and_their_number_is_bounded),
         T(a_full_disk_refuses_and_recovers_by_itself),
         T(a_trim_helps_a_full_disk_without_new_space),
