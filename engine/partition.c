@@ -521,7 +521,7 @@ static void flush_done(struct env_job *job) {
     store_set_expiry(p->store, KEY_DEDUP, p->flushed.log_time_us);
     partition_feed_flushed(p);
     if (!proving) return;
-    p->state = group_ready(p->group) ? PARTITION_READY : PARTITION_OPENING; /* it may have failed while the node started */
+    p->state = group_ready(p->group) && partition_leads_knowing(p) ? PARTITION_READY : PARTITION_OPENING; /* it may have failed while the node started, or been elected meanwhile */
     p->reopen_pause_ns = 0;
     log_info("partition recovered", "partition=%s applied=%" PRIu64, p->name, p->record.applied_index);
 }

@@ -266,6 +266,7 @@ void engine_outbox_run(struct engine *e);                /* sends what waited fo
 void engine_outbox_free(struct engine *e);
 enum status partition_not_leading(struct partition *p, struct failure *f);
 bool partition_leads_others(const struct partition *p);  /* leads, and is not the only voter */
+bool partition_leads_knowing(const struct partition *p); /* it leads, and has applied all that leaders before it had committed; also while its store takes no writes */
 void partition_yield(struct partition *p);
 void partition_yield_full(struct partition *p); /* if the disk is full */
 bool partition_settled(const struct partition *p);       /* ready, or following a leader, or none of ours */

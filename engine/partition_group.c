@@ -284,7 +284,9 @@ void partition_group_op(struct partition *p, struct op *op)
 {
     struct dispatcher *d = dispatcher_find(p, op->consumer.group_id);
     struct consumer_session *s = op->consumer.session;
-    if (op->kind != OP_GROUP_DETACH && (p->state == PARTITION_OPENING || p->engine->draining)) {
+    /* A dispatcher begins with what its rows say: on a leader that knows all of it, which one whose store has failed may be. */
+    bool refused = p->state == PARTITION_OPENING || (op->kind == OP_GROUP_ATTACH && !partition_leads_knowing(p));
+    if (op->kind != OP_GROUP_DETACH && (refused || p->engine->draining)) {
         op->failure.retry_delay_ms = RETRY_DELAY_MS;
         if (p->engine->draining) failure_set(&op->failure, STATUS_DRAINING, "partition %s is being closed", p->name);
         else partition_not_leading(p, &op->failure);
@@ -548,7 +550,7 @@ static bool tick(struct dispatcher *d)
     struct engine *e = d->partition->engine;
     bool idle = d->consumer.member_count == 0 && list_empty(&d->attaching);
     if (d->state == DISPATCHER_LOADING) {
-        if (!d->away && e->now_ns >= d->load_retry_ns) dispatcher_begin(d, JOB_LOAD);
+        if (!d->away && e->now_ns >= d->load_retry_ns && partition_leads_knowing(d->partition)) dispatcher_begin(d, JOB_LOAD);
         return false;
     }
     if (d->state != DISPATCHER_RUNNING) return false;

@@ -91,6 +91,11 @@ static void role_on_role(void *ctx, enum group_role role, uint64_t term, uint64_
 
 bool partition_leads_others(const struct partition *p) { return p->record.members.count > 1 && group_role(p->group) == GROUP_LEADER; }
 
+/* A store that is opened again shows less for a while (shown_index). */
+bool partition_leads_knowing(const struct partition *p) {
+    return group_role(p->group) == GROUP_LEADER && p->record.applied_term == group_term(p->group) && p->record.applied_index >= p->shown_index;
+}
+
 /* While a transfer runs the group takes nothing: what comes waits, and is refused when the lead is gone. One that does not succeed ends by itself; then each member by turns is left out. */
 void partition_yield(struct partition *p) {
     const struct group_members *m = &p->record.members;

@@ -39,7 +39,8 @@ struct node {
     int64_t leap_us; /* of its wall clock */
     uint64_t paused_until_ns; /* stopped as by SIGSTOP: it does nothing, and what comes waits for it */
     bool woke;
-    unsigned reads_away;
+    uint64_t resumed_ns;
+    unsigned reads_away, life; /* life: processes of it that have ended */
 };
 struct request {
     uint64_t number;
@@ -94,7 +95,7 @@ struct sim {
     struct request requests[REQUESTS_MAX], *client[CLIENTS];
     unsigned request_count;
     uint64_t leaders[PARTITIONS][TERMS_MAX], cut_until_ns[NODES][NODES];
-    unsigned memtable;
+    unsigned memtable, snapshot_orders;
     uint64_t live_bytes_max;
     unsigned loss, duplicates, slow, crashes_in, cuts_in, fulls_in, leaps_in, transfers_in, wipes_in, pauses_in, isolates_in, flips_in, crash_at_in, crash_fetching_in, trailing, chunk;
     uint64_t given, taken, bytes; /* snapshots */
@@ -223,7 +224,7 @@ static void node_start(struct node *n) {
         .node_id = n->id, .members = &s->members, .send = send_frame, .send_ctx = n, .partition_count = PARTITIONS, .partitions = partitions, .owned_count = PARTITIONS,
         .machines = n->machines, .log_live_bytes_max = s->live_bytes_max, .log_segment_bytes = (uint32_t)MAX_OF(s->live_bytes_max / 64, 64 * KIB), .memtable_bytes = s->memtable, .row_cache_bytes = PARTITIONS * 16 * KIB, .queue_ops_max = 100, .queue_bytes_max = 1 << 20,
         .list_cache_bytes = s->seed % 4 * 6 * KIB, .lists_proved = true, .filter_bytes = s->seed % 3 * 32 * KIB, .filter_proved = true,
-        .store_open = open_store, .store_drop = drop_store, .store_ctx = n, .election_ms = 300, .heartbeat_ms = 50, .trailing_entries = s->trailing, .snapshot_chunk_bytes = s->chunk, .snapshot_bytes_per_s = 256 * KIB,
+        .store_open = open_store, .store_drop = drop_store, .store_ctx = n, .election_ms = 300, .heartbeat_ms = 50, .trailing_entries = s->trailing, .snapshot_chunk_bytes = s->chunk, .snapshot_orders_max = s->snapshot_orders, .snapshot_bytes_per_s = 256 * KIB,
     };
     static struct env_ops ops;
     n->env = sim_env_open(s->world, n->disk);
@@ -301,7 +302,7 @@ static void node_full(struct node *n, bool full) {
 static void node_crash(struct node *n) {
     struct sim *s = n->sim;
     bool power = chance(s, 2) || sim_disk_dead(n->disk);
-    s->crashes++;
+    s->crashes++, n->life++;
     node_count(s, n);
     tell(s, "node %llu %s", (unsigned long long)n->id, power ? "lost power" : "was killed");
     s->crashed_fetching += fetching(n);
@@ -368,7 +369,7 @@ static void faults(struct sim *s) {
         if (n->engine && sim_disk_dead(n->disk)) node_crash(n);
         if (n->engine && n->leaves_at_ns && (s->healthy || now >= n->leaves_at_ns)) node_crash(n);
         if (n->full_until_ns && (s->healthy || now >= n->full_until_ns)) node_full(n, false);
-        if (n->paused_until_ns && node_runs(n)) n->paused_until_ns = 0, n->woke = true, tell(s, "node %llu goes on", (unsigned long long)n->id);
+        if (n->paused_until_ns && node_runs(n)) n->paused_until_ns = 0, n->woke = true, n->resumed_ns = now, tell(s, "node %llu goes on", (unsigned long long)n->id);
         if (!s->healthy && s->crash_fetching_in && fetching(n) && chance(s, installing(n) ? 3 : s->crash_fetching_in) == 0) node_crash(n);
     }
     for (unsigned i = 0; i < NODES; i++)

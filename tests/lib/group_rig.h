@@ -3,16 +3,9 @@
 #define TESTS_LIB_GROUP_RIG_H
 
 #include "tests/lib/engine_rig.h"
-
-#include "orderdb/v1/stream.pb-c.h"
+#include "tests/lib/group_event.h"
 
 enum { GROUP = 7 };
-
-static inline struct consumer_definition definition_of(const char *filter)
-{
-    return (struct consumer_definition){.name = SLICE_LIT("payments"), .filter = slice_str(filter), .ordering = ORDERING_USER, .max_attempts = 3, .min_backoff_us = 50000, .max_backoff_us = 400000,
-                                        .on_exhausted = EXHAUSTED_LETTER, .start = START_EARLIEST, .full = true, .ack_timeout_us = 5000000, .key_window = 1};
-}
 
 static inline void until_done(struct engine_rig *r, struct job *j)
 {
@@ -86,14 +79,7 @@ static inline void member_poll(struct member *m, uint64_t wait_ns)
 
 struct got {
     unsigned n;
-    struct got_event {
-        uint16_t slot;
-        int64_t seq, order_id;
-        int attempt;
-        char user[32];
-        bool items, snapshot;
-        int64_t version; /* of the order behind it */
-    } at[4096];
+    struct got_event at[4096];
     enum status status;
     uint64_t complete_to_us;
 };
@@ -107,13 +93,7 @@ static inline void member_take(struct member *m, struct got *g)
     Orderdb__V1__ReadChangesResponse *b = orderdb__v1__read_changes_response__unpack(NULL, op->answer.len, op->answer.data);
     assert_non_null(b);
     assert_int_equal(b->n_events, op->failure.status ? 0 : op->consumer.events);
-    for (size_t i = 0; i < b->n_events; i++) {
-        const Orderdb__V1__ChangeEvent *e = b->events[i];
-        struct got_event *x = &g->at[g->n++];
-        *x = (struct got_event){.slot = (uint16_t)e->slot, .seq = e->seq, .order_id = e->order_id, .attempt = e->delivery_attempt, .items = e->after && e->after->n_items,
-                                 .snapshot = e->type == ORDERDB__V1__CHANGE_EVENT__TYPE__SNAPSHOT, .version = e->after ? e->after->version : 0};
-        snprintf(x->user, sizeof x->user, "%s", e->user_id);
-    }
+    for (size_t i = 0; i < b->n_events; i++) g->at[g->n++] = got_event_of(b->events[i]);
     orderdb__v1__read_changes_response__free_unpacked(b, NULL);
     job_free(m->poll);
     m->poll = NULL;

@@ -280,6 +280,32 @@ static void test_what_was_logged_when_the_lead_was_lost_may_have_been_done(void 
     job_free(j);
 }
 
+static enum status attach(struct role_rig *x, uint32_t group_id) {
+    static struct consumer_session session = {.id = 1, .member_id = SLICE_LIT("one")};
+    struct job *j = job_new(OP_GROUP_ATTACH, 1 << 20);
+    j->op.consumer = (struct consumer_request){.group_id = group_id, .session = &session};
+    engine_submit(x->rig.engine, &j->op);
+    run(x, 30 * NS_PER_MS);
+    assert_int_equal(j->done, 1);
+    enum status st = j->op.failure.status;
+    job_free(j);
+    return st;
+}
+
+static void test_a_store_that_fails_gives_members_no_leader_that_is_none(void **state) {
+    struct role_rig *x = *state;
+    lead(x);
+    store_mem_disk_set_full(x->rig.stores[0], true);
+    struct job *j = create_send(&x->rig, 1, 1 << 20);
+    for (unsigned i = 0; i < 100 && partition(x)->state != PARTITION_FAILED; i++) run(x, 10 * NS_PER_MS);
+    assert_int_equal(partition(x)->state, PARTITION_FAILED);
+    assert_int_equal(attach(x, 1), STATUS_GROUP_NOT_FOUND); /* it leads, and knows: reads go on */
+    append(x, 2, group_term(partition(x)->group) + 1, 2, 1, 0, 2);
+    assert_int_equal(partition(x)->state, PARTITION_FAILED);
+    assert_int_equal(attach(x, 1), STATUS_NOT_LEADER);
+    job_free(j);
+}
+
 /* ---- reads */
 
 static struct job *get_send(struct role_rig *x, struct read_bound bound, uint64_t deadline_ns) {
@@ -750,6 +776,7 @@ int main(void) {
         TEST(test_a_follower_names_the_leader),
         TEST(test_votes_are_durable_before_frames_leave),
         TEST(test_what_was_logged_when_the_lead_was_lost_may_have_been_done),
+        TEST(test_a_store_that_fails_gives_members_no_leader_that_is_none),
         TEST(test_a_read_waits_until_a_majority_has_confirmed_the_lead),
         TEST(test_reads_that_come_during_a_round_wait_for_the_next),
         TEST(test_a_round_without_answers_is_said_again_and_ends_with_the_lead),

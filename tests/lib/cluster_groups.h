@@ -1,0 +1,402 @@
+/* Members of consumer groups in sim_cluster.c: they attach to whoever leads a partition, take events on credit, ack, nack, extend, let lie and leave, and come again elsewhere when their dispatcher, its lead
+ * or its node is gone. Some hang: what they hold times out. In the end, with health for all, everything is acked; what died is redriven, once; after a pause all nodes lose power, and nothing may come again. */
+#ifndef TESTS_LIB_CLUSTER_GROUPS_H
+#define TESTS_LIB_CLUSTER_GROUPS_H
+
+#include "tests/lib/cluster_group_given.h"
+
+enum { GROUP_ACTORS = 2, GROUP_SESSIONS_MAX = 8192, GROUP_SETTLES_MAX = 32 };
+struct group_op {
+    struct op op;
+    struct arena arena;
+    struct group_session *session;
+    struct consumer_settle settles[GROUP_SETTLES_MAX];
+    struct cluster_event *events[GROUP_SETTLES_MAX];
+};
+struct group_write {
+    struct op op;
+    struct arena arena;
+    unsigned partition, group;
+    bool redrives;
+};
+static struct group_session *actors[PARTITIONS][GROUPS][GROUP_ACTORS], *sessions[GROUP_SESSIONS_MAX];
+
+static uint16_t slot_in(unsigned partition) { return partition_first_slot(partition, PARTITIONS); }
+
+static bool is_ready(const struct node *n, unsigned partition) { return node_runs(n) && n->engine->by_id[partition]->state == PARTITION_READY && leads_now(n, partition); }
+
+static unsigned leader_of(struct sim *s, unsigned partition) {
+    for (unsigned i = 0; i < NODES; i++)
+        if (is_ready(&s->nodes[i], partition)) return i;
+    return (unsigned)chance(s, NODES);
+}
+
+static void group_draw(struct cluster_group *g, struct sim *s, bool sure) {
+    g->d = definition_of("");
+    if (chance(s, 3) == 0) snprintf(g->filter, sizeof g->filter, "user_id != \"user-0\""), g->d.filter = slice_str(g->filter);
+    g->d.ordering = (enum consumer_ordering)(1 + chance(s, 3));
+    g->d.on_exhausted = chance(s, 2) ? EXHAUSTED_LETTER : EXHAUSTED_PARK;
+    g->d.max_attempts = 2 + (uint32_t)chance(s, 3);
+    g->d.ack_timeout_us = 500000 + 100000 * chance(s, 15);
+    g->d.key_window = chance(s, 2) ? 1 : 1 + (uint32_t)chance(s, 4);
+    if (chance(s, 3) == 0) g->d.start = START_SNAPSHOT;
+    if (group_has_snapshot(g) && g->d.ordering == ORDERING_USER) g->d.key_window = 1; /* which of a key's orders is told in front of which change of another, is anybody's guess */
+    if (sure) g->d.start = START_EARLIEST, g->d.ordering = ORDERING_USER, g->d.key_window = 1; /* what a mutant has to do with */
+    tell(s, "a group: ordering %d, exhausted %d, %u attempts, ack_timeout %llu us, key_window %u, start %d, filter '%s'", (int)g->d.ordering, (int)g->d.on_exhausted, g->d.max_attempts, (unsigned long long)g->d.ack_timeout_us,
+         g->d.key_window, (int)g->d.start, g->filter);
+    g->bring_ns = sim_world_now_ns(s->world) + chance(s, 4000) * NS_PER_MS;
+}
+
+static void groups_draw(struct sim *s, bool sure) {
+    gw.count = 1 + (unsigned)chance(s, GROUPS);
+    gw.window_parts = chance(s, 4) ? 128 : 16; /* windows of 256 or 2,048 events */
+    s->snapshot_orders = 1 + (unsigned)chance(s, 8);
+    for (unsigned i = 0; i < gw.count; i++) group_draw(&gw.group[i], s, sure);
+}
+
+/* ---- what is written by hand: a group's definition, a redrive. Said again until it is answered: twice is the same as once */
+
+static void write_done(struct op *op) {
+    struct group_write *w = container_of(op, struct group_write, op);
+    struct cluster_group *g = &gw.group[w->group];
+    struct sim *s = clocks_of;
+    enum status st = op->failure.status;
+    REQUIRE(st == STATUS_OK || st == STATUS_NOT_LEADER || st == STATUS_OVERLOADED || st == STATUS_DISK_FULL, "a group's write: %s", status_name(st));
+    if (!st && !w->redrives) g->brought[w->partition] = true, tell(s, "group %u is in partition %u", w->group, w->partition);
+    if (!st && w->redrives) g->redriven[w->partition] = true, tell(s, "group %u: %u letters of partition %u are redriven", w->group, op->outcome.group.count, w->partition);
+    if (g->writing[w->partition] == w) g->writing[w->partition] = NULL;
+    arena_fini(&w->arena);
+    mem_free(w);
+}
+
+static void group_write_at(struct sim *s, unsigned partition, unsigned group, const struct command *c, bool redrives) {
+    struct cluster_group *g = &gw.group[group];
+    struct node *n = &s->nodes[leader_of(s, partition)];
+    if ((g->writing[partition] && sim_world_now_ns(s->world) < g->give_up_ns[partition]) || !node_runs(n)) return;
+    struct group_write *w = mem_new(struct group_write);
+    w->partition = partition, w->group = group, w->redrives = redrives;
+    arena_init(&w->arena, 1 << 20);
+    w->op = (struct op){.kind = OP_WRITE, .slot = slot_in(partition), .arena = &w->arena, .done = write_done, .command = command_encode(c, &w->arena)};
+    g->writing[partition] = w, g->give_up_ns[partition] = sim_world_now_ns(s->world) + NS_PER_S;
+    engine_submit(n->engine, &w->op);
+}
+
+static void group_bring(struct sim *s, unsigned partition, unsigned group) {
+    struct arena arena;
+    arena_init(&arena, 64 << 10);
+    struct command c = {.type = COMMAND_GROUP_BRING, .bring = {.group_id = GROUP_FIRST_ID + group, .revision = 1, .definition = consumer_definition_encode(&gw.group[group].d, &arena)}};
+    group_write_at(s, partition, group, &c, false);
+    arena_fini(&arena);
+}
+
+/* ---- ops of members */
+
+static struct group_op *group_op_new(struct group_session *x, enum op_kind kind, void (*done)(struct op *op)) {
+    struct group_op *a = mem_new(struct group_op);
+    a->session = x;
+    arena_init(&a->arena, 4 << 20);
+    a->op = (struct op){.kind = kind, .slot = slot_in(x->partition), .arena = &a->arena, .done = done, .consumer = {.group_id = GROUP_FIRST_ID + x->group, .session = &x->session}};
+    return a;
+}
+static void group_op_free(struct group_op *a) { arena_fini(&a->arena), mem_free(a); }
+static void group_op_submit(struct sim *s, struct group_op *a) { engine_submit(s->nodes[a->session->node].engine, &a->op); }
+
+static bool there(const struct sim *s, const struct group_session *x) { return x->life == s->nodes[x->node].life && node_runs(&s->nodes[x->node]); }
+
+static void detached(struct op *op) {
+    struct group_op *a = container_of(op, struct group_op, op);
+    session_ends(clocks_of, a->session);
+    a->session->gone = true;
+    group_op_free(a);
+}
+
+static void session_leave(struct sim *s, struct group_session *x) {
+    if (x->leaving || !there(s, x)) return;
+    x->leaving = true;
+    group_op_submit(s, group_op_new(x, OP_GROUP_DETACH, detached));
+}
+
+static void attached(struct op *op) {
+    struct group_op *a = container_of(op, struct group_op, op);
+    struct group_session *x = a->session;
+    struct sim *s = clocks_of;
+    enum status st = op->failure.status;
+    REQUIRE(st == STATUS_OK || st == STATUS_NOT_LEADER || st == STATUS_CANCELLED || st == STATUS_OVERLOADED || st == STATUS_MEMBER_REPLACED || st == STATUS_GROUP_NOT_FOUND, "attach: %s %s", status_name(st), op->failure.message);
+    REQUIRE(st != STATUS_GROUP_NOT_FOUND || group_term(replica(&s->nodes[x->node], x->partition)->group) < gw.led[leader_of(s, x->partition)][x->partition][0] || !leads_now(&s->nodes[x->node], x->partition) || !s->healthy,
+            "group %u is not there", x->group);
+    if (st) {
+        x->gone = true;
+    } else {
+        x->joined = true, x->dispatcher = gw.newest[x->node][x->partition][x->group];
+        REQUIRE(x->dispatcher, "attached to no dispatcher");
+        for (unsigned i = 0; i < gw.sessions; i++) { /* it has taken the place of an earlier one that hangs */
+            struct group_session *o = sessions[i];
+            if (o != x && o->dispatcher == x->dispatcher && o->actor == x->actor) session_ends(s, o);
+        }
+    }
+    group_op_free(a);
+}
+
+static void session_new(struct sim *s, unsigned partition, unsigned group, unsigned actor) {
+    unsigned node = chance(s, 8) ? leader_of(s, partition) : (unsigned)chance(s, NODES);
+    struct node *n = &s->nodes[node];
+    if (!node_runs(n)) return;
+    REQUIRE(gw.sessions < GROUP_SESSIONS_MAX, "too many sessions");
+    struct group_session *x = sessions[gw.sessions++] = mem_new(struct group_session);
+    *x = (struct group_session){.node = node, .life = n->life, .partition = partition, .group = group, .actor = actor, .begun_ns = sim_world_now_ns(s->world)};
+    snprintf(x->name, sizeof x->name, "member-%u", actor);
+    x->session = (struct consumer_session){.id = gw.sessions, .opened_us = x->begun_ns / 1000 + 1, .member_id = slice_str(x->name), .credit = 1 + (int64_t)chance(s, 30)};
+    actors[partition][group][actor] = x;
+    group_op_submit(s, group_op_new(x, OP_GROUP_ATTACH, attached));
+}
+
+static void hold_add(struct sim *s, struct group_session *x, struct cluster_event *e) {
+    static const unsigned waits_ms[] = {1, 30, 200, 600, 3000};
+    if (x->held_count == GROUP_HELD_MAX) return; /* it lies, until it times out */
+    uint64_t wait_ms = s->healthy ? chance(s, 5) : chance(s, waits_ms[chance(s, ARRAY_LEN(waits_ms))]);
+    x->held[x->held_count++] = (struct held_event){e, sim_world_now_ns(s->world) + wait_ms * NS_PER_MS};
+}
+
+static void polled(struct op *op) {
+    struct group_op *a = container_of(op, struct group_op, op);
+    struct group_session *x = a->session;
+    struct sim *s = clocks_of;
+    enum status st = op->failure.status;
+    x->polling = false;
+    bool ends = st == STATUS_NOT_LEADER || st == STATUS_MEMBER_REPLACED || st == STATUS_CANCELLED;
+    REQUIRE(!st || ends || st == STATUS_OVERLOADED, "poll: %s %s", status_name(st), op->failure.message);
+    gw.lost_leads += st == STATUS_NOT_LEADER;
+    if (!st) {
+        Orderdb__V1__ReadChangesResponse *m = orderdb__v1__read_changes_response__unpack(NULL, op->answer.len, op->answer.data);
+        REQUIRE(m && m->n_events == op->consumer.events, "events that do not unpack");
+        if (m->n_events) group_learn(s, &s->nodes[x->node], x->partition);
+        for (size_t i = 0; i < m->n_events; i++) {
+            struct got_event v = got_event_of(m->events[i]);
+            hold_add(s, x, group_given(s, x, &v));
+        }
+        orderdb__v1__read_changes_response__free_unpacked(m, NULL);
+        check_complete(s, x, op->consumer.complete_to_us);
+    }
+    group_op_free(a);
+    if (ends) session_leave(s, x);
+}
+
+static void session_poll(struct sim *s, struct group_session *x) {
+    struct group_op *a = group_op_new(x, OP_GROUP_POLL, polled);
+    uint64_t wait_ns = chance(s, 10) * 100 * NS_PER_MS;
+    if (__atomic_load_n(&x->session.credit, __ATOMIC_RELAXED) < 4 && chance(s, 4)) consumer_credit_add(&x->session, 1 + (int64_t)chance(s, s->healthy ? 60 : 12));
+    a->op.consumer.bytes_max = 1024 << chance(s, 7), a->op.consumer.wait_until_ns = sim_world_now_ns(s->world) + wait_ns, a->op.consumer.ends_starved = chance(s, 2);
+    x->polling = true, x->poll_ns = a->op.consumer.wait_until_ns;
+    group_op_submit(s, a);
+}
+
+static void settled(struct op *op) {
+    struct group_op *a = container_of(op, struct group_op, op);
+    struct group_session *x = a->session;
+    struct sim *s = clocks_of;
+    enum status st = op->failure.status;
+    x->settling = false;
+    REQUIRE(!st || st == STATUS_NOT_LEADER || st == STATUS_MEMBER_REPLACED || st == STATUS_OVERLOADED, "settle: %s %s", status_name(st), op->failure.message);
+    for (unsigned i = 0; i < op->consumer.settle_count; i++) {
+        const struct consumer_settle *c = &a->settles[i];
+        struct known *k = &a->events[i]->of[x->group];
+        k->acks_away -= c->kind == CONSUMER_ACK, k->nacks_away -= c->kind == CONSUMER_NACK || c->kind == CONSUMER_DEAD;
+        if (!st) group_answered(s, x, a->events[i], c);
+        if (!st && !c->stale && c->kind == CONSUMER_EXTEND) hold_add(s, x, a->events[i]);
+    }
+    group_op_free(a);
+    if (st && st != STATUS_OVERLOADED) session_leave(s, x);
+}
+
+static void settle_add(struct sim *s, struct group_op *a, struct cluster_event *e) {
+    unsigned what = s->healthy ? 0 : (unsigned)chance(s, 40);
+    enum consumer_settle_kind kind = what < 26 ? CONSUMER_ACK : what < 36 ? CONSUMER_NACK : what < 37 ? CONSUMER_DEAD : CONSUMER_EXTEND;
+    struct known *k = &e->of[a->session->group];
+    unsigned i = a->op.consumer.settle_count++;
+    a->events[i] = e;
+    a->settles[i] = (struct consumer_settle){.kind = kind, .slot = e->slot, .seq = e->seq, .delay_us = chance(s, 2) ? CONSUMER_NO_DELAY : 1000 * chance(s, 200), .error = SLICE_LIT("no luck")};
+    k->acks_away += kind == CONSUMER_ACK, k->nacks_away += kind == CONSUMER_NACK || kind == CONSUMER_DEAD, k->killed |= kind == CONSUMER_DEAD;
+}
+
+static void session_settle(struct sim *s, struct group_session *x) {
+    uint64_t now = sim_world_now_ns(s->world);
+    struct group_op *a = NULL;
+    for (unsigned i = 0; i < x->held_count && (!a || a->op.consumer.settle_count < GROUP_SETTLES_MAX);) {
+        if (x->held[i].due_ns > now) {
+            i++;
+            continue;
+        }
+        if (!a) a = group_op_new(x, OP_GROUP_SETTLE, settled);
+        settle_add(s, a, x->held[i].event);
+        x->held[i] = x->held[--x->held_count];
+    }
+    if (!a && !s->healthy && gw.event_count && chance(s, 300) == 0) { /* what it may not hold */
+        struct cluster_event *e = &gw.events[chance(s, gw.event_count)];
+        if (e->partition == x->partition) a = group_op_new(x, OP_GROUP_SETTLE, settled), settle_add(s, a, e);
+    }
+    if (!a) return;
+    a->op.consumer.settles = a->settles;
+    x->settling = true;
+    group_op_submit(s, a);
+}
+
+static void actor_run(struct sim *s, unsigned partition, unsigned group, unsigned actor) {
+    struct group_session *x = actors[partition][group][actor];
+    uint64_t now = sim_world_now_ns(s->world);
+    if (!x) {
+        if (gw.stage < GROUPS_LEAVING && chance(s, 10) == 0) session_new(s, partition, group, actor);
+        return;
+    }
+    struct node *n = &s->nodes[x->node];
+    bool hangs = !s->healthy && chance(s, 1500) == 0; /* or its own node does; another begins */
+    if (x->life != n->life || x->gone || hangs || (!node_runs(n) && chance(s, 300) == 0)) {
+        actors[partition][group][actor] = NULL;
+        return;
+    }
+    if (!node_runs(n) || x->leaving) return;
+    REQUIRE(!s->healthy || !x->polling || now < MAX_OF(x->poll_ns, n->resumed_ns) + 8 * NS_PER_S, "group %u: a poll of node %u, partition %u, never ends", group, x->node + 1, partition);
+    if (!x->joined) {
+        if (now > x->begun_ns + 3 * NS_PER_S) session_leave(s, x);
+        return;
+    }
+    if (!s->healthy && chance(s, 1000) == 0) {
+        session_leave(s, x);
+        return;
+    }
+    if (!x->polling) session_poll(s, x);
+    if (!x->settling && !x->leaving) session_settle(s, x);
+}
+
+/* ---- the end */
+
+/* Of this partition: everything is settled in the leader's rows, and was acked or has died. */
+static bool group_drained(struct sim *s, unsigned partition, unsigned group) {
+    struct node *n = &s->nodes[leader_of(s, partition)];
+    struct cluster_group *g = &gw.group[group];
+    if (!is_ready(n, partition) || !g->brought[partition]) return false;
+    group_learn(s, n, partition);
+    group_look(s, n, partition, group);
+    for (unsigned i = 0; i < gw.event_count; i++) {
+        const struct cluster_event *e = &gw.events[i];
+        const struct known *k = &e->of[group];
+        if (e->partition != partition || !group_wants(g, e) || passed_over(e, group)) continue;
+        if (!k->durable || k->durable > replica(n, partition)->record.applied_index || (!k->given && !k->letter)) return false;
+        REQUIRE(k->acked || k->acks_away || k->letter, "group %u: %u:%lld is settled, was not acked, and is no letter", group, e->slot, (long long)e->seq);
+    }
+    return true;
+}
+
+/* The letters that there are, as refs; how many. */
+static unsigned group_letters(struct sim *s, unsigned partition, unsigned group, struct writer *w) {
+    struct node *n = &s->nodes[leader_of(s, partition)];
+    unsigned count = 0;
+    for (unsigned i = 0; i < gw.event_count; i++) {
+        struct cluster_event *e = &gw.events[i];
+        struct arena arena;
+        struct key k;
+        if (e->partition != partition) continue;
+        arena_init(&arena, 1 << 20);
+        key_letter(&k, e->slot, GROUP_FIRST_ID + group, e->seq);
+        bool is = group_row(s, n, partition, &k, &arena).data;
+        arena_fini(&arena);
+        if (!is) continue;
+        REQUIRE(group_wants(&gw.group[group], e), "group %u: %u:%lld is a letter of what nobody wants", group, e->slot, (long long)e->seq);
+        count++;
+        e->of[group].redriven = true;
+        write_be16(w, e->slot), write_be64(w, (uint64_t)e->seq);
+    }
+    return count;
+}
+
+static bool letters_gone(struct sim *s, unsigned partition, unsigned group) {
+    static uint8_t packed[10 * GROUP_EVENTS_MAX];
+    struct writer w = writer_of(packed, sizeof packed);
+    struct cluster_group *g = &gw.group[group];
+    unsigned count = group_letters(s, partition, group, &w);
+    struct command c = {.type = COMMAND_GROUP_REDRIVE, .redrive = {.group_id = GROUP_FIRST_ID + group, .action = LETTERS_REDRIVE, .count = count, .packed = writer_slice(&w)}};
+    if (!count) return true;
+    if (g->redriven[partition]) return false;
+    if (!g->writing[partition]) gw.letters += count;
+    group_write_at(s, partition, group, &c, true);
+    return false;
+}
+
+static bool all_gone(struct sim *s) {
+    bool gone = true;
+    for (unsigned i = 0; i < gw.sessions; i++) {
+        struct group_session *x = sessions[i];
+        if (x->gone || x->life != s->nodes[x->node].life) continue;
+        session_leave(s, x);
+        gone = false;
+    }
+    return gone;
+}
+
+static bool all_drained(struct sim *s) {
+    bool drained = true;
+    for (unsigned p = 0; p < PARTITIONS; p++)
+        for (unsigned g = 0; g < gw.count; g++) drained = drained && group_drained(s, p, g) && letters_gone(s, p, g);
+    return drained;
+}
+
+static void tell_groups(struct sim *s) {
+    for (unsigned i = 0; i < gw.event_count; i++)
+        for (unsigned g = 0; g < gw.count; g++) {
+            const struct cluster_event *e = &gw.events[i];
+            const struct known *k = &e->of[g];
+            if (!group_wants(&gw.group[g], e) || passed_over(e, g) || (k->durable && (k->acked || k->acks_away) && !k->redriven)) continue;
+            tell(s, "group %u: %u:%lld of %s, order %lld: given %u times, acked %d (%u away), durable behind %llu, a letter behind %llu, told %d, redriven %d", g, e->slot, (long long)e->seq, e->user, (long long)e->order_id, k->given,
+                 k->acked, k->acks_away, (unsigned long long)k->durable, (unsigned long long)k->letter, k->told, k->redriven);
+        }
+    tell(s, "groups: stage %d since %.3f ms, %u dispatchers", (int)gw.stage, (double)gw.stage_ns / 1e6, gw.dispatcher_count);
+}
+
+/* All members have been attached for longer than an event may take. */
+static bool all_joined(struct sim *s) {
+    for (unsigned p = 0; p < PARTITIONS; p++)
+        for (unsigned g = 0; g < gw.count; g++)
+            for (unsigned i = 0; i < GROUP_ACTORS; i++) {
+                const struct group_session *x = actors[p][g][i];
+                if (!x || !x->joined || x->leaving || x->gone || x->life != s->nodes[x->node].life || !is_ready(&s->nodes[x->node], p)) return false;
+            }
+    return true;
+}
+
+static void stage_is(struct sim *s, enum group_stage stage) {
+    gw.stage = stage, gw.stage_ns = sim_world_now_ns(s->world);
+    tell(s, "groups: stage %d", (int)stage);
+}
+
+/* What clients asked for is done: so are the groups, in the end. */
+static void groups_end(struct sim *s) {
+    uint64_t since = sim_world_now_ns(s->world) - gw.stage_ns;
+    switch (gw.stage) {
+    case GROUPS_LIVE:
+        if (all_drained(s)) stage_is(s, GROUPS_SETTLED);
+        return;
+    case GROUPS_SETTLED: /* "an ack is durable within a second" */
+        if (since < 1500 * NS_PER_MS) return;
+        for (unsigned i = 0; i < NODES && s->seed % 2; i++)
+            if (s->nodes[i].engine) node_crash(&s->nodes[i]);
+        stage_is(s, GROUPS_STARTED_AGAIN);
+        return;
+    case GROUPS_STARTED_AGAIN:
+        if (!all_joined(s)) gw.stage_ns = sim_world_now_ns(s->world);
+        else if (since >= NS_PER_S) stage_is(s, GROUPS_LEAVING);
+        return;
+    case GROUPS_LEAVING:
+        if (all_gone(s)) stage_is(s, GROUPS_DONE);
+        return;
+    case GROUPS_DONE: return;
+    }
+}
+
+static void groups_run(struct sim *s) {
+    for (unsigned p = 0; p < PARTITIONS; p++)
+        for (unsigned g = 0; g < gw.count; g++) {
+            if (!gw.group[g].brought[p] && (s->healthy || sim_world_now_ns(s->world) >= gw.group[g].bring_ns)) group_bring(s, p, g);
+            for (unsigned i = 0; i < GROUP_ACTORS && gw.group[g].brought[p] && gw.stage < GROUPS_LEAVING; i++) actor_run(s, p, g, i);
+        }
+}
+
+#endif
