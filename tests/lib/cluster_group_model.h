@@ -66,7 +66,7 @@ static struct {
     uint64_t base[NODES][PARTITIONS][GROUPS];                     /* of what is being loaded */
     uint64_t led[NODES][PARTITIONS][2];                           /* the term that it led at the last looks; 0: none */
     enum group_stage stage;
-    uint64_t stage_ns;
+    uint64_t stage_ns, look_ns;
     unsigned window_parts;
     uint64_t given, again, acked, nacked, stale, letters, told, lost_leads, sessions;
 } gw;

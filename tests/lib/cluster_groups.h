@@ -369,7 +369,9 @@ static void stage_is(struct sim *s, enum group_stage stage) {
 
 /* What clients asked for is done: so are the groups, in the end. */
 static void groups_end(struct sim *s) {
-    uint64_t since = sim_world_now_ns(s->world) - gw.stage_ns;
+    uint64_t now = sim_world_now_ns(s->world), since = now - gw.stage_ns;
+    if (now < gw.look_ns) return;
+    gw.look_ns = now + 20 * NS_PER_MS;
     switch (gw.stage) {
     case GROUPS_LIVE:
         if (all_drained(s)) stage_is(s, GROUPS_SETTLED);

@@ -40,6 +40,7 @@ struct node {
     uint64_t paused_until_ns; /* stopped as by SIGSTOP: it does nothing, and what comes waits for it */
     bool woke;
     uint64_t resumed_ns;
+    bool io_fails, stops; /* a write or a sync of it fails soon; has failed, and the process has stopped */
     unsigned reads_away, life; /* life: processes of it that have ended */
 };
 struct request {
@@ -97,10 +98,10 @@ struct sim {
     uint64_t leaders[PARTITIONS][TERMS_MAX], cut_until_ns[NODES][NODES];
     unsigned memtable, snapshot_orders;
     uint64_t live_bytes_max;
-    unsigned loss, duplicates, slow, crashes_in, cuts_in, fulls_in, leaps_in, transfers_in, wipes_in, pauses_in, isolates_in, flips_in, crash_at_in, crash_fetching_in, trailing, chunk;
+    unsigned io_fails_in, loss, duplicates, slow, crashes_in, cuts_in, fulls_in, leaps_in, transfers_in, wipes_in, pauses_in, isolates_in, flips_in, crash_at_in, crash_fetching_in, trailing, chunk;
     uint64_t given, taken, bytes; /* snapshots */
     uint64_t crashes, cuts, elections, reads, compared, not_leader, fulls, leaps, transfers, recovered, crashed_fetching, fullest, wipes, returns, timers_fired, events;
-    uint64_t flips, refusals, pauses, isolations, followed, stale_reads, token_reads;
+    uint64_t io_stops, flips, refusals, pauses, isolations, followed, stale_reads, token_reads;
     struct seen seen[SEEN_MAX];
     struct listed listed[LISTED_MAX];
     unsigned seen_count, listed_count;
@@ -265,10 +266,29 @@ static void node_init(struct sim *s, unsigned at) {
     for (unsigned p = 0; p < PARTITIONS; p++) n->stores[p] = store_mem_disk_new();
 }
 
+/* A write, a sync of a file or of a directory, of log or votes: -EIO, once. */
+static void node_io_fails(struct node *n) {
+    struct sim_faults *f = sim_disk_faults(n->disk);
+    uint64_t *which[] = {&f->write_fails_at, &f->sync_fails_at, &f->dir_sync_fails_at};
+    *which[chance(n->sim, 8) ? chance(n->sim, 2) : 2] = 1 + chance(n->sim, 10);
+    n->io_fails = true;
+}
+static bool io_has_failed(const struct node *n) {
+    const struct sim_faults *f = sim_disk_faults(n->disk);
+    return n->io_fails && !f->write_fails_at && !f->sync_fails_at && !f->dir_sync_fails_at;
+}
+static void node_io_is_sound(struct node *n) {
+    struct sim_faults *f = sim_disk_faults(n->disk);
+    f->write_fails_at = f->sync_fails_at = f->dir_sync_fails_at = 0;
+    n->io_fails = n->stops = false;
+}
+
 static void health_for_all(struct sim *s) {
     tell(s, "health for all");
     s->healthy = true;
     memset(s->cut_until_ns, 0, sizeof s->cut_until_ns);
+    for (unsigned i = 0; i < NODES; i++)
+        if (!io_has_failed(&s->nodes[i])) node_io_is_sound(&s->nodes[i]);
 }
 
 /* Of one that is gone there is nothing. */
@@ -295,7 +315,8 @@ static bool installing(const struct node *n) {
 
 static void node_full(struct node *n, bool full) {
     for (unsigned p = 0; p < PARTITIONS; p++) store_mem_disk_set_full(n->stores[p], full);
-    n->full_until_ns = full ? sim_world_now_ns(n->sim->world) + (200 + chance(n->sim, 4000)) * NS_PER_MS : 0;
+    bool moment = n->sim->io_fails_in && chance(n->sim, 2); /* one write of a store fails */
+    n->full_until_ns = full ? sim_world_now_ns(n->sim->world) + (moment ? 1 + chance(n->sim, 10) : 200 + chance(n->sim, 4000)) * NS_PER_MS : 0;
     tell(n->sim, "node %llu: %s", (unsigned long long)n->id, full ? "its disk is full" : "there is room again");
 }
 
@@ -307,6 +328,7 @@ static void node_crash(struct node *n) {
     tell(s, "node %llu %s", (unsigned long long)n->id, power ? "lost power" : "was killed");
     s->crashed_fetching += fetching(n);
     sim_disk_faults(n->disk)->crash_at = 0;
+    node_io_is_sound(n);
     if (!sim_disk_dead(n->disk) && power) sim_disk_crash(n->disk);
     else if (!sim_disk_dead(n->disk)) sim_disk_kill(n->disk);
     n->env->ops = world_ops;
@@ -391,6 +413,7 @@ static void faults(struct sim *s) {
         some->leap_us = (int64_t)chance(s, 10 * US_PER_S) - 3 * US_PER_S; /* against the true time, not for ever further */
         tell(s, "node %llu: its clock is off by %lld us", (unsigned long long)some->id, (long long)some->leap_us);
     }
+    if (s->io_fails_in && chance(s, s->io_fails_in) == 0 && some->engine && !some->io_fails) node_io_fails(some);
     if (s->pauses_in && chance(s, s->pauses_in) == 0) node_pause_some(s);
     if (s->isolates_in && chance(s, s->isolates_in) == 0) node_isolate(s, (unsigned)chance(s, NODES));
     if (s->cuts_in && chance(s, s->cuts_in) == 0) {

@@ -3,16 +3,20 @@
  * A seed draws a mix of faults: frames lost, doubled, delayed and so reordered; links cut one way; nodes killed or cut off from power, also while they start, fetch a snapshot or
  * install it; nodes stopped for a while, or without any network; stores that are full for a while; clocks that leap; logs trimmed so hard that replicas need snapshots. Clients create orders, pay them and set timers, each request tried
  * at one node after another with one request_id until it is answered for good; an attempt that takes long is left behind and may still be answered. Others read what was acknowledged.
+ * Members of consumer groups take events from whoever leads and settle them (cluster_groups.h; --plain: none of them, as in plans of before).
  * Checked while it runs
  *   - one leader a term;
  *   - replicas of a partition that have applied as much are equal, row by row;
- *   - a read shows at least what was acknowledged before it began, less the age that it allows, or its token's commit; a request has one order and one answer, whoever answers, and is done once.
+ *   - a read shows at least what was acknowledged before it began, less the age that it allows, or its token's commit; a request has one order and one answer, whoever answers, and is done once;
+ *   - of groups: what cluster_group_model.h says.
  * Then health for all, until every request has its answer, every timer is due, and all replicas have applied the same:
  *   - what clients saw of each order is linearizable (cluster_history.h), and the totals of lists are in between;
  *   - they are equal; each acknowledged order is on each of them with at least its acknowledged version; its history is gapless, and its times do not go back;
  *   - each timer that was set fired once, not before its time;
- *   - the stream is dense by slot, its events are the versions of the histories, in order, none left out; the indexes are what the orders ask for.
- * One seed is one bug report: sim_cluster --seed N [--trace]. Mutants, each to be caught. */
+ *   - the stream is dense by slot, its events are the versions of the histories, in order, none left out; the indexes are what the orders ask for;
+ *   - everything that a group wants was acked or is a letter; letters are redriven and acked; after a power cut nothing comes again.
+ * One seed is one bug report: sim_cluster --seed N [--plain] [--trace]. Mutants, each to be caught. */
+#include <setjmp.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -59,6 +63,47 @@ bool __real_partition_return_due(const struct partition *p, bool has_vote, uint6
 bool __wrap_partition_return_due(const struct partition *p, bool has_vote, uint64_t voted_for);
 bool __wrap_partition_return_due(const struct partition *p, bool has_vote, uint64_t voted_for) {
     return mutant != MUTANT_WIPED_VOTES && __real_partition_return_due(p, has_vote, voted_for);
+}
+
+/* ---- a log that can't be written: the process says so, and stops */
+
+static jmp_buf turn;
+static bool in_turn;
+
+_Noreturn void __wrap_panic_now(const char *format, ...) PRINTF_LIKE(1, 2);
+_Noreturn void __wrap_panic_now(const char *format, ...) {
+    struct sim *s = clocks_of;
+    char words[400];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(words, sizeof words, format, args);
+    va_end(args);
+    for (unsigned i = 0; i < NODES && in_turn; i++) {
+        if (!io_has_failed(&s->nodes[i])) continue;
+        tell(s, "node %u stops: %.100s", i + 1, words);
+        s->nodes[i].stops = true;
+        longjmp(turn, 1);
+    }
+    fprintf(stderr, "%s\n", words), abort();
+}
+
+static void crash_who_stopped(struct sim *s) {
+    for (unsigned i = 0; i < NODES; i++)
+        if (s->nodes[i].stops) s->io_stops++, node_crash(&s->nodes[i]);
+}
+
+static void engine_turn(struct sim *s, struct node *n) {
+    in_turn = true;
+    if (setjmp(turn) == 0) engine_tick(n->engine);
+    else crash_who_stopped(s);
+    in_turn = false;
+}
+
+static void world_turn(struct sim *s, uint64_t ns) {
+    in_turn = true;
+    if (setjmp(turn) == 0) sim_world_run(s->world, ns);
+    else crash_who_stopped(s);
+    in_turn = false;
 }
 
 /* ---- consumer groups */
@@ -359,13 +404,13 @@ static void run_once(struct sim *s) {
     groups_note_leads(s);
     for (unsigned i = 0; i < NODES; i++) {
         if (!node_runs(&s->nodes[i])) continue;
-        engine_tick(s->nodes[i].engine);
-        deadline = MIN_OF(deadline, engine_deadline_ns(s->nodes[i].engine));
+        engine_turn(s, &s->nodes[i]);
+        if (s->nodes[i].engine) deadline = MIN_OF(deadline, engine_deadline_ns(s->nodes[i].engine));
     }
     groups_note_leads(s);
     check_leaders(s);
     check_logs(s);
-    sim_world_run(s->world, deadline <= now ? 1000 + chance(s, 20000) : MIN_OF(deadline - now, 1 + chance(s, 2 * NS_PER_MS)));
+    world_turn(s, deadline <= now ? 1000 + chance(s, 20000) : MIN_OF(deadline - now, 1 + chance(s, 2 * NS_PER_MS)));
 }
 
 static void tell_replicas(struct sim *s) {
@@ -430,7 +475,7 @@ static int run_seed(uint64_t seed, bool trace) {
     s->transfers_in = seed % 3 == 1 ? 400 + (unsigned)(seed % 7) * 200 : 0; /* not drawn: other seeds stay what they were */
     bool hard = chance(s, 3) || mutant == MUTANT_NO_RESTART; /* the log is trimmed at once: replicas need snapshots */
     s->trailing = hard ? 1 + (unsigned)chance(s, 20) : 0, s->live_bytes_max = chance(s, 3) ? 16 * MIB : 192 * KIB, s->memtable = hard ? 6 * KIB : 128 * KIB, s->chunk = 512 + (unsigned)chance(s, 8192);
-    if (!plain) groups_draw(s, mutant >= MUTANT_GROUPS);
+    if (!plain) groups_draw(s, mutant >= MUTANT_GROUPS), s->io_fails_in = chance(s, 3) ? 400 + (unsigned)chance(s, 3000) : 0;
     for (unsigned i = 0; i < NODES; i++) {
         const struct node *n = &s->nodes[i];
         node_init(s, i);
@@ -467,8 +512,8 @@ static int run_seed(uint64_t seed, bool trace) {
            (unsigned long long)s->transfers, (unsigned long long)s->fulls, (unsigned long long)s->leaps, (unsigned long long)s->fullest, (unsigned long long)s->wipes, (unsigned long long)s->returns, (unsigned long long)s->timers_fired, (unsigned long long)s->events,
            (unsigned long long)s->pauses, (unsigned long long)s->isolations, (unsigned long long)s->stale_reads, (unsigned long long)s->token_reads, (unsigned long long)s->followed, (unsigned long long)s->flips, (unsigned long long)s->refusals, (double)sim_world_now_ns(s->world) / 1e9);
     if (gw.count)
-        printf("#    %u groups, %llu members attached, %u dispatchers, %llu events given, %llu again, %llu acks, %llu nacks, %llu stale, %llu letters redriven, %llu orders told\n", gw.count, (unsigned long long)gw.sessions, gw.dispatcher_count,
-               (unsigned long long)gw.given, (unsigned long long)gw.again, (unsigned long long)gw.acked, (unsigned long long)gw.nacked, (unsigned long long)gw.stale, (unsigned long long)gw.letters, (unsigned long long)gw.told);
+        printf("#    %u groups, %llu members attached, %u dispatchers, %llu events given, %llu again, %llu acks, %llu nacks, %llu stale, %llu letters redriven, %llu orders told; %llu nodes stopped by a write that failed\n", gw.count, (unsigned long long)gw.sessions, gw.dispatcher_count,
+               (unsigned long long)gw.given, (unsigned long long)gw.again, (unsigned long long)gw.acked, (unsigned long long)gw.nacked, (unsigned long long)gw.stale, (unsigned long long)gw.letters, (unsigned long long)gw.told, (unsigned long long)s->io_stops);
     fflush(stdout);
     return 0;
 }
