@@ -5,7 +5,7 @@
 
 #include "tests/lib/cluster_group_given.h"
 
-enum { GROUP_ACTORS = 2, GROUP_SESSIONS_MAX = 8192, GROUP_SETTLES_MAX = 32 };
+enum { GROUP_ACTORS = 2, GROUP_SESSIONS_MAX = 1 << 15, GROUP_SETTLES_MAX = 32 };
 struct group_op {
     struct op op;
     struct arena arena;

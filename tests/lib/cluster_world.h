@@ -40,7 +40,8 @@ struct node {
     uint64_t paused_until_ns; /* stopped as by SIGSTOP: it does nothing, and what comes waits for it */
     bool woke;
     uint64_t resumed_ns;
-    bool io_fails, stops; /* a write or a sync of it fails soon; has failed, and the process has stopped */
+    bool io_fails, stops; /* a write or a sync of it fails soon, or has just failed; and the process has stopped. One node at a time: who says that it stops does not say who it is */
+    uint64_t io_failed_ns;
     unsigned reads_away, life; /* life: processes of it that have ended */
 };
 struct request {
@@ -280,7 +281,20 @@ static bool io_has_failed(const struct node *n) {
 static void node_io_is_sound(struct node *n) {
     struct sim_faults *f = sim_disk_faults(n->disk);
     f->write_fails_at = f->sync_fails_at = f->dir_sync_fails_at = 0;
-    n->io_fails = n->stops = false;
+    n->io_fails = n->stops = false, n->io_failed_ns = 0;
+}
+
+/* Where the process can go on it does. */
+static bool io_of_any_fails(struct sim *s) {
+    bool fails = false;
+    for (unsigned i = 0; i < NODES; i++) {
+        struct node *n = &s->nodes[i];
+        uint64_t now = sim_world_now_ns(s->world);
+        if (io_has_failed(n) && !n->io_failed_ns) n->io_failed_ns = now;
+        if (n->io_failed_ns && now > n->io_failed_ns + 200 * NS_PER_MS && n->paused_until_ns < now) node_io_is_sound(n);
+        fails |= n->io_fails;
+    }
+    return fails;
 }
 
 static void health_for_all(struct sim *s) {
@@ -384,6 +398,7 @@ static void node_isolate(struct sim *s, unsigned at) {
 
 static void faults(struct sim *s) {
     uint64_t now = sim_world_now_ns(s->world);
+    bool io_fails = io_of_any_fails(s);
     for (unsigned i = 0; i < NODES; i++)
         if (!s->nodes[i].engine && (s->healthy || now >= s->nodes[i].up_at_ns)) node_start(&s->nodes[i]);
     for (unsigned i = 0; i < NODES; i++) {
@@ -413,7 +428,7 @@ static void faults(struct sim *s) {
         some->leap_us = (int64_t)chance(s, 10 * US_PER_S) - 3 * US_PER_S; /* against the true time, not for ever further */
         tell(s, "node %llu: its clock is off by %lld us", (unsigned long long)some->id, (long long)some->leap_us);
     }
-    if (s->io_fails_in && chance(s, s->io_fails_in) == 0 && some->engine && !some->io_fails) node_io_fails(some);
+    if (s->io_fails_in && chance(s, s->io_fails_in) == 0 && some->engine && !io_fails) node_io_fails(some);
     if (s->pauses_in && chance(s, s->pauses_in) == 0) node_pause_some(s);
     if (s->isolates_in && chance(s, s->isolates_in) == 0) node_isolate(s, (unsigned)chance(s, NODES));
     if (s->cuts_in && chance(s, s->cuts_in) == 0) {
