@@ -33,12 +33,13 @@ static const struct hold *hold_there(const struct group_session *x, const struct
     return h->dispatcher == x->dispatcher ? h : NULL;
 }
 
-/* Later ones of the key that this dispatcher has given out go back with it, and count no attempt unless their own time was over. */
+/* Later ones of the key that this dispatcher had given out by then go back with it, and count no attempt unless their own time was over. */
 static void let_go_behind(struct sim *s, const struct group_session *x, struct cluster_event *e) {
+    uint64_t until_ns = e->of[x->group].at[x->node].until_ns; /* what was given out behind it after that, was so because it was over */
     for (unsigned i = 0; i < gw.event_count; i++) {
         struct cluster_event *o = &gw.events[i];
         struct hold *h = &o->of[x->group].at[x->node];
-        if (o->partition != e->partition || o->seq <= e->seq || h->dispatcher != x->dispatcher || !h->held || !same_key(&gw.group[x->group], o, e)) continue;
+        if (o->partition != e->partition || o->seq <= e->seq || h->dispatcher != x->dispatcher || !h->held || h->given_ns > until_ns || !same_key(&gw.group[x->group], o, e)) continue;
         o->of[x->group].failures += may_be_over(s, h);
         h->held = false;
     }
@@ -62,6 +63,12 @@ static void session_ends(struct sim *s, const struct group_session *x) {
         e->of[x->group].failures += may_be_over(s, h);
         h->held = false;
     }
+}
+
+/* At the earliest: a process that goes on may think that it is earlier. */
+static uint64_t lease_ends(const struct sim *s, const struct group_session *x) {
+    uint64_t now = sim_world_now_ns(s->world);
+    return now < s->nodes[x->node].resumed_ns + 50 * NS_PER_MS ? now : now + gw.group[x->group].d.ack_timeout_us * NS_PER_US;
 }
 
 /* ---- given out */
@@ -135,8 +142,8 @@ static struct cluster_event *group_given(struct sim *s, struct group_session *x,
     if (!k->redriven) check_told(s, x->group, e, v), check_turn(s, x, e, d->base);
     REQUIRE((uint32_t)v->attempt >= (k->redriven ? 1 : h->low + 1) && (uint32_t)v->attempt <= most + 1 && (uint32_t)v->attempt <= g->d.max_attempts, "group %u: %u:%lld is attempt %d, not %u to %u (%u)", x->group, v->slot,
             (long long)v->seq, v->attempt, h->low + 1, most + 1, g->d.max_attempts);
-    h->held = true, h->session = x, h->low = (uint32_t)v->attempt - 1;
-    h->until_ns = now < n->resumed_ns + 50 * NS_PER_MS ? now : now + g->d.ack_timeout_us * NS_PER_US; /* a process that goes on may think that it is earlier */
+    h->held = true, h->session = x, h->given_ns = now, h->low = (uint32_t)v->attempt - 1;
+    h->until_ns = lease_ends(s, x);
     gw.given++, gw.again += k->given++ > 0;
     if (s->trace) tell(s, "group %u: %u:%lld to member %llu of dispatcher %u, attempt %d", x->group, e->slot, (long long)e->seq, (unsigned long long)x->session.id, x->dispatcher, v->attempt);
     return e;
@@ -174,7 +181,7 @@ static void group_answered(struct sim *s, struct group_session *x, struct cluste
         return;
     }
     if (c->kind == CONSUMER_EXTEND) {
-        h->until_ns = sim_world_now_ns(s->world) + gw.group[x->group].d.ack_timeout_us * NS_PER_US;
+        h->until_ns = lease_ends(s, x);
         return;
     }
     h->held = false;

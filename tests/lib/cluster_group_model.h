@@ -22,7 +22,7 @@ struct hold {
     unsigned dispatcher; /* 0: none */
     bool acked, held;
     const struct group_session *session;
-    uint64_t until_ns;
+    uint64_t given_ns, until_ns;
     uint32_t low;        /* attempts that it has counted for sure */
 };
 struct known {
