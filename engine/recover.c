@@ -19,7 +19,8 @@ static struct recover_replica look(const struct partition *p) {
         .last_term = p->record.applied_term,
         .orders = p->record.order_count,
         .members = p->record.members,
-        .forgot = p->returning != NULL || (p->away && p->record.applied_index > GROUP_FIRST_INDEX),
+        .holds = group_last_index(p->group) > GROUP_FIRST_INDEX,
+        .forgot = p->returning != NULL || (p->away && group_last_index(p->group) > GROUP_FIRST_INDEX),
     };
     struct group_entry entry;
     for (uint64_t index = r.applied_index + 1; index <= r.last_index; index++) {

@@ -18,12 +18,13 @@ struct recover_replica {
     struct group_members members;         /* the newest in its log, committed or not */
     bool votes;                           /* this node is a voter among them */
     bool alone;                           /* and the only one: nothing is to be done */
+    bool holds;                           /* its log or store has an entry. Where replicas are on some of the nodes, the others hold nothing */
     bool forgot;                          /* its disk was lost, or it was emptied, and it had not got back yet what it had acknowledged: its log may be a part of it */
 };
 
 /* Of every partition, the meta partition last. Returns how many; max: partition_count + 1 is enough. */
 uint32_t recover_look(const struct engine *e, struct recover_replica *out, uint32_t max);
-/* Durable when it returns OK; partitions that are alone already are left as they are, so what was interrupted is run again. turn: lets what the env has under way come home; called until it
+/* Also of partitions that it does not hold, which begin anew, empty: the caller has asked. Durable when it returns OK; partitions that are alone already are left as they are, so what was interrupted is run again. turn: lets what the env has under way come home; called until it
  * has. A failed write or sync stops the process, as in the server. DISK_FULL: error[] says where; nothing, or some partitions, were changed. */
 enum status recover_alone(struct engine *e, void (*turn)(void *ctx), void *ctx, char error[256]) MUST_USE;
 

@@ -5,6 +5,7 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -30,7 +31,7 @@ struct survivor_core {
     uint32_t *partitions, count;
 };
 struct recovery {
-    const char *path;
+    const char *path, *begin_empty;
     bool is_unsafe, sure;
     int dir_fd, lock_fd;
     struct identity id;
@@ -38,12 +39,14 @@ struct recovery {
     struct machines *machines;
     struct survivor_core *cores;
     struct recover_replica *replicas; /* of all cores, by partition, the meta partition last */
+    bool *named;                      /* by --begin-empty, by partition */
     char error[512];
 };
 
 static const char usage[] =
-    "Usage: orderd recover --data-dir DIR [--unsafe [--yes]]\n\n"
-    "Of a stopped node whose cluster has lost a majority for good. Tells what the directory holds and what may be lost; --unsafe makes the node go on alone.\n";
+    "Usage: orderd recover --data-dir DIR [--unsafe [--begin-empty PARTITIONS] [--yes]]\n\n"
+    "Of a stopped node whose cluster has lost a majority for good. Tells what the directory holds and what may be lost; --unsafe makes the node go on alone.\n"
+    "Partitions that it does not hold begin anew, empty; --begin-empty must name each of them (1,4-6).\n";
 
 /* ---- the directory */
 
@@ -121,10 +124,11 @@ static enum status open_all(struct recovery *x) {
     uint32_t n = x->id.partitions;
     x->cores = mem_zalloc(x->id.cores * sizeof *x->cores);
     x->replicas = mem_zalloc((n + 1) * sizeof *x->replicas);
+    x->named = mem_zalloc(n * sizeof *x->named);
     x->machines = machines_new();
     x->shared = store_shared_new(BLOCK_CACHE_BYTES, 1);
     struct recover_replica *some = mem_alloc((n + 1) * sizeof *some);
-    enum status st = x->cores && x->replicas && x->machines && x->shared && some ? STATUS_OK : refuse(x, "out of memory");
+    enum status st = x->cores && x->replicas && x->named && x->machines && x->shared && some ? STATUS_OK : refuse(x, "out of memory");
     for (uint32_t i = 0; !st && i < x->id.cores; i++) {
         if ((st = open_core(x, i))) break;
         uint32_t count = recover_look(x->cores[i].engine, some, n + 1);
@@ -153,17 +157,66 @@ static void close_all(struct recovery *x) {
     if (x->machines) machines_free(x->machines);
     mem_free(x->cores);
     mem_free(x->replicas);
+    mem_free(x->named);
     if (x->dir_fd >= 0) close(x->dir_fd);
     if (x->lock_fd >= 0) close(x->lock_fd);
 }
 
-/* ---- what is told */
+/* ---- partitions that are not here */
 
 static unsigned voters_of(const struct recover_replica *r) {
     unsigned n = 0;
     for (uint32_t i = 0; i < r->members.count; i++) n += r->members.member[i].kind == GROUP_VOTER && r->members.member[i].node_id <= NODE_ID_MAX;
     return n;
 }
+
+static uint32_t count_lacking(const struct recovery *x) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < x->id.partitions; i++) n += !x->replicas[i].holds;
+    return n;
+}
+
+/* As --begin-empty takes them: "1,4-6". */
+static void print_lacking(const struct recovery *x) {
+    const char *comma = "";
+    for (uint32_t i = 0, last; i < x->id.partitions; i++) {
+        if (x->replicas[i].holds) continue;
+        for (last = i; last + 1 < x->id.partitions && !x->replicas[last + 1].holds;) last++;
+        printf(last > i ? "%s%u-%u" : "%s%u", comma, i, last);
+        comma = ",";
+        i = last;
+    }
+}
+
+static enum status read_named(struct recovery *x) {
+    const char *at = x->begin_empty;
+    while (at && *at) {
+        char *end;
+        unsigned long first = strtoul(at, &end, 10), last = first;
+        bool bad = *at < '0' || *at > '9';
+        if (!bad && *end == '-') at = end + 1, bad = *at < '0' || *at > '9', last = strtoul(at, &end, 10);
+        if (bad || last < first || last >= x->id.partitions || (*end && (*end != ',' || !end[1])))
+            return refuse(x, "--begin-empty '%.200s': partitions as 1,4-6, of 0 to %u", x->begin_empty, x->id.partitions - 1);
+        for (unsigned long i = first; i <= last; i++) x->named[i] = true;
+        at = *end ? end + 1 : end;
+    }
+    return STATUS_OK;
+}
+
+/* Nothing begins empty that was not named, and nothing that is here is given up by a mistake in a number. What an earlier run has begun is alone, and may be named again. */
+static enum status check_named(struct recovery *x) {
+    for (uint32_t i = 0; i < x->id.partitions; i++) {
+        const struct recover_replica *r = &x->replicas[i];
+        if (x->named[i] && r->holds && !r->alone) return refuse(x, "nothing was changed: --begin-empty names partition %u, which is on this node, with %" PRId64 " orders", i, r->orders);
+        if (!x->named[i] && !r->holds)
+            return refuse(x, "nothing was changed: %u partitions are not on this node, partition %u among them, and would begin empty: say that you mean it by --begin-empty, as told above", count_lacking(x), i);
+    }
+    const struct recover_replica *meta = &x->replicas[x->id.partitions];
+    if (!meta->holds && !voters_of(meta)) return refuse(x, "nothing was changed: the meta partition is not on this node, which joined the cluster and never was a member: it can't go on alone");
+    return STATUS_OK;
+}
+
+/* ---- what is told */
 
 static void print_members(const struct recover_replica *r) {
     if (!voters_of(r)) printf(" none is known");
@@ -192,6 +245,17 @@ static void print_table(const struct recovery *x) {
     putchar('\n');
 }
 
+static void print_lost(const struct recovery *x) {
+    printf("\nNOT ON THIS NODE, AND LOST WITH --unsafe: partitions ");
+    print_lacking(x);
+    printf("\n"
+           "Replicas are on --replicas of the nodes, and of these partitions none is here. If a node that is left holds more, or what matters more, take that one. If several hold\n"
+           "different ones, a copy of another's directory, recovered by itself, is a second cluster with what that node has: orders can be read there, and imported here.\n"
+           "Partitions that are not here begin anew, empty, if you name them: --unsafe --begin-empty ");
+    print_lacking(x);
+    printf("\n\n");
+}
+
 static void print_losses(const struct recovery *x) {
     char name[16];
     printf("What may be lost: every write that was acknowledged and is not in this node's log. A write is acknowledged when a majority has it, of which this node\n"
@@ -202,11 +266,13 @@ static void print_losses(const struct recovery *x) {
         const char *p = i == x->id.partitions ? "meta" : name;
         if (r->last_index > r->applied_index)
             printf("  partition %s: entries %" PRIu64 " to %" PRIu64 " of the log may have been acknowledged or not; they are kept, and count from now on\n", p, r->applied_index + 1, r->last_index);
+        if (!r->holds && i == x->id.partitions) printf("  partition meta: nothing of it is on this node: machines, limits, groups and nodes that it told of are lost\n");
+        if (!r->holds) continue;
         if (r->forgot) printf("  partition %s: this node's disk had been lost before, or it had been emptied, and it was getting back what it had acknowledged: all that is behind is lost\n", p);
-        else if (!voters_of(r)) printf("  partition %s: this node holds nothing of it: all of its orders are lost, unless a node that holds it is taken\n", p);
         else if (!r->votes) printf("  partition %s: this node had no vote, as far as it knows, and may be far behind those that had\n", p);
         if (r->alone) printf("  partition %s: this node is the only voter already; nothing is changed there\n", p);
     }
+    if (count_lacking(x)) print_lost(x);
     printf("Of several nodes that are left, take the one whose IN TERM is the highest, and among equals whose LOG ENDS AT is, in most partitions. Run this at each of them first.\n\n");
 }
 
@@ -245,10 +311,12 @@ static enum status change(struct recovery *x) {
 static enum status run(struct recovery *x) {
     enum status st = open_dir(x);
     if (!st) st = open_all(x);
+    if (!st) st = read_named(x);
     if (st) return st;
     print_table(x);
     if (all_alone(x)) return printf("This node is the only voter of each of its partitions already: nothing is to be done.\n"), STATUS_OK;
     print_losses(x);
+    if (x->is_unsafe && (st = check_named(x))) return st;
     if (!x->is_unsafe) return printf("Nothing was changed. With --unsafe this node goes on alone.\n"), STATUS_OK;
     if (!is_sure(x)) return refuse(x, "nothing was changed");
     if ((st = change(x))) return st;
@@ -259,18 +327,19 @@ static enum status run(struct recovery *x) {
 }
 
 int recovery_main(int argc, char *argv[]) {
-    static const struct option options[] = {{"data-dir", required_argument, NULL, 'd'}, {"unsafe", no_argument, NULL, 'u'}, {"yes", no_argument, NULL, 'y'}, {"help", no_argument, NULL, 'h'}, {NULL}};
+    static const struct option options[] = {{"data-dir", required_argument, NULL, 'd'}, {"unsafe", no_argument, NULL, 'u'}, {"yes", no_argument, NULL, 'y'}, {"begin-empty", required_argument, NULL, 'e'}, {"help", no_argument, NULL, 'h'}, {NULL}};
     struct recovery x = {.dir_fd = -1, .lock_fd = -1};
     for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
         switch (c) {
         case 'd': x.path = optarg; break;
         case 'u': x.is_unsafe = true; break;
         case 'y': x.sure = true; break;
+        case 'e': x.begin_empty = optarg; break;
         case 'h': return fputs(usage, stdout), EXIT_DONE;
         default: return EXIT_USAGE; /* getopt has told */
         }
     }
-    if (!x.path || optind < argc || (x.sure && !x.is_unsafe)) return fputs(usage, stderr), EXIT_USAGE;
+    if (!x.path || optind < argc || ((x.sure || x.begin_empty) && !x.is_unsafe)) return fputs(usage, stderr), EXIT_USAGE;
     umask(077);
     log_set_level(LOG_WARN);
     enum status st = run(&x);

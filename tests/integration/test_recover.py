@@ -8,7 +8,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import orderdb_test as t
-from cluster import Cluster, Joined, members, states
+from cluster import Cluster, Joined, members, states, topology
 from orderdb_test import equal, test, true, until
 
 USERS = ["recover-user-%d" % i for i in range(12)]
@@ -33,9 +33,9 @@ def node_file(server):
         return f.read()
 
 
-def killed(data_dir, seconds):
+def killed(data_dir, seconds, *flags):
     """recover --unsafe that is killed in mid-life, if it lives that long."""
-    process = subprocess.Popen([os.path.join(t.BUILD, "orderd"), "recover", "--data-dir", data_dir, "--unsafe", "--yes"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([os.path.join(t.BUILD, "orderd"), "recover", "--data-dir", data_dir, "--unsafe", "--yes", *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -117,6 +117,58 @@ def _():
                 n.server.remove()
 
 
+def held(data_dir):
+    """Partitions that recover's table shows with members."""
+    return [int(line.split()[0]) for line in recover(data_dir).splitlines() if line[:1].isdigit() and "none is known" not in line]
+
+
+@test("replicas are on some of the nodes: who goes on alone keeps what it holds; what it does not hold begins empty when each is named, and not before")
+def _():
+    with Cluster(count=3, partitions=6, replicas="2", replace_after="0s") as cluster:
+        one, two = cluster.nodes[:2]
+        sets = until(lambda: [set(m) for m in members(one)] if all(len(m) == 2 for m in members(one)) else None, what="each partition is on two nodes")
+        mine = [p for p, s in enumerate(sets) if 1 in s]
+        lacking = [p for p in range(6) if p not in mine]
+        for p in lacking:
+            until(lambda: 'what this node had of the partition is gone" partition=%d ' % p in one.log(), what="what it does not hold is gone")
+        orders = write(one, 3)
+        slots = [p.slots[0] for p in topology(one).partitions]
+        for n in cluster.nodes:
+            n.kill()
+        told = recover(one.data_dir)
+        true("NOT ON THIS NODE" in told and all("\n%d " % p in told for p in lacking), told)
+        flag = told.split("--begin-empty ")[1].split()[0]
+        named = [p for part in flag.split(",") for p in range(int(part.split("-")[0]), int(part.split("-")[-1]) + 1)]
+        equal(named, lacking)
+        equal(held(one.data_dir), mine)
+        before = node_file(one)
+        true("%d partitions are not on this node" % len(lacking) in recover(one.data_dir, "--unsafe", "--yes", code=1))
+        true("nothing was changed" in recover(one.data_dir, "--unsafe", "--yes", "--begin-empty", ",".join(map(str, lacking[1:])), code=1))
+        true("partition %d, which is on this node" % mine[0] in recover(one.data_dir, "--unsafe", "--yes", "--begin-empty", "0-5", code=1))
+        for bad in ("6", "1,", "x", "2-1", "-1", "1-", "1;2"):
+            true("partitions as 1,4-6" in recover(one.data_dir, "--unsafe", "--yes", "--begin-empty", bad, code=1), bad)
+        recover(one.data_dir, "--begin-empty", flag, code=2)
+        equal(node_file(one), before)
+        equal(held(one.data_dir), mine)
+
+        for _ in range(2):
+            killed(one.data_dir, random.uniform(0.1, 0.6), "--begin-empty", flag)
+        recover(one.data_dir, "--unsafe", "--yes", "--begin-empty", flag)
+        recover(two.data_dir, "--unsafe", "--yes", "--begin-empty", recover(two.data_dir).split("--begin-empty ")[1].split()[0])  # by itself: what it has can be read there
+        kept = []
+        for n, i in ((one, 1), (two, 2)):
+            n.start()
+            kept.append(there(n, orders))
+            until(lambda: members(n) == [{i: "VOTER"}] * 6, what="it leads all partitions alone")
+        equal(kept[0], [o for o in orders if any(slots[p].first <= (o >> 8 & 16383) <= slots[p].last for p in mine)])
+        equal(set(kept[0] + kept[1]), set(orders))
+        new = write(one)  # in all partitions, those that began empty among them
+        equal(there(one, new), new)
+        one.kill()
+        one.start()
+        equal(sorted(there(one, orders + new)), sorted(kept[0] + new))
+
+
 @test("what is no cluster's, or not whole, is refused")
 def _():
     with t.Server() as single:
@@ -139,6 +191,7 @@ def _():
 def _():
     with Cluster(partitions=2) as cluster:
         cluster.wait_leaders()
+        until(lambda: min(cluster.applied()[0].values()) > 1, what="an entry of each partition has come")
         for n in cluster.nodes:
             n.kill()
         node = cluster.nodes[0]

@@ -11,6 +11,7 @@ enum { SELF = 1, ORDERS = 5, GROUP = 1, TERM = 7 };
 struct lost {
     struct engine_rig rig; /* stores: [0] the partition's, [1] the meta partition's */
     jmp_buf died;
+    bool joined; /* it has only joined: nobody votes in what is made new */
 };
 
 static enum status open_any_store(void *ctx, uint32_t partition, uint64_t memtable_bytes, struct store **out, char error[256]) {
@@ -22,9 +23,10 @@ static void nobody(void *ctx, uint64_t group_id, uint64_t node_id, struct slice 
 static void lost_open(struct lost *x) {
     static const uint32_t partitions[] = {0};
     static const struct group_members three = {.member = {{1, GROUP_VOTER}, {2, GROUP_VOTER}, {3, GROUP_VOTER}}, .count = 3};
+    static const struct group_members nobody_votes = {.member = {{NODE_ID_MAX + 1, GROUP_VOTER}}, .count = 1};
     char error[256] = "";
     struct engine_rig *r = &x->rig;
-    struct engine_config config = {.node_id = SELF, .members = &three, .send = nobody, .partition_count = 1, .partitions = partitions, .owned_count = 1, .meta = true, .machines = r->machines, .log_live_bytes_max = 1 << 20,
+    struct engine_config config = {.node_id = SELF, .members = x->joined ? &nobody_votes : &three, .send = nobody, .partition_count = 1, .partitions = partitions, .owned_count = 1, .meta = true, .machines = r->machines, .log_live_bytes_max = 1 << 20,
                                    .log_segment_bytes = 64 << 10, .memtable_bytes = 1 << 20, .queue_ops_max = 100, .queue_bytes_max = 1 << 20, .store_open = open_any_store, .store_ctx = x,
                                    .election_ms = 300, .heartbeat_ms = 50};
     r->env = sim_env_open(r->world, r->disk);
@@ -167,7 +169,7 @@ static void a_look_tells_what_there_is_and_changes_nothing(void **state) {
         assert_int_equal(r.last_term, 5);
         assert_int_equal(r.term, TERM);
         assert_int_equal(r.members.count, 3);
-        assert_true(r.votes && !r.alone && !r.forgot);
+        assert_true(r.holds && r.votes && !r.alone && !r.forgot);
         assert_int_equal(look_at(x, true).last_term, 6);
         lost_close(x);
     }
@@ -280,9 +282,34 @@ static void a_disk_that_forgot_is_told(void **state) {
     serves_alone(x);
 }
 
+/* Of a partition whose replicas were on other nodes there is nothing; the caller has it begin anew. */
+static void what_it_does_not_hold_begins_empty(void **state) {
+    struct lost *x = *state;
+    struct sim_disk *found = x->rig.disk, *disk = x->rig.disk = sim_disk_new(x->rig.world);
+    struct partition_stats s;
+    x->joined = true;
+    lost_open(x);
+    struct recover_replica r = look_at(x, false);
+    assert_true(!r.holds && !r.votes && !r.alone && !r.forgot);
+    lost_close(x);
+    recover(x);
+    lost_open(x);
+    assert_true(look_at(x, false).holds && look_at(x, false).alone);
+    lost_close(x);
+    lost_lead(x);
+    assert_true(engine_stats_of(x->rig.engine, 0, &s));
+    assert_int_equal(s.orders, 0);
+    assert_int_equal(s.replica_count, 1);
+    assert_int_equal(s.replicas[0].node_id, SELF);
+    (void)create(&x->rig);
+    lost_close(x);
+    sim_disk_free(disk);
+    x->rig.disk = found;
+}
+
 int main(void) {
 #define EACH(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
     const struct CMUnitTest tests[] = {EACH(a_look_tells_what_there_is_and_changes_nothing), EACH(it_goes_on_alone_with_all_that_its_log_holds), EACH(again_changes_nothing),
-                                       EACH(members_of_the_log_are_overruled), EACH(it_may_be_killed_anywhere_and_run_again), EACH(a_disk_that_forgot_is_told)};
+                                       EACH(members_of_the_log_are_overruled), EACH(it_may_be_killed_anywhere_and_run_again), EACH(a_disk_that_forgot_is_told), EACH(what_it_does_not_hold_begins_empty)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
