@@ -108,10 +108,12 @@ static void print_partitions(const Topology *t) {
 
 /* What somebody who looks should do something about. */
 static void print_worries(const Topology *t) {
-    unsigned down = 0, leaderless = 0;
-    for (size_t i = 0; i < t->n_nodes; i++) down += strcmp(t->nodes[i]->state, "DOWN") == 0;
+    unsigned down = 0, lost = 0, leaderless = 0;
+    for (size_t i = 0; i < t->n_nodes; i++) down += strcmp(t->nodes[i]->state, "DOWN") == 0, lost += strcmp(t->nodes[i]->state, "LOST") == 0;
     for (size_t i = 0; i < t->n_partitions; i++) leaderless += !t->partitions[i]->leader_node_id;
-    printf("\n%zu node%s, %u down; %zu partition%s, %u without a leader\n", t->n_nodes, t->n_nodes == 1 ? "" : "s", down, t->n_partitions, t->n_partitions == 1 ? "" : "s", leaderless);
+    printf("\n%zu node%s, %u down", t->n_nodes, t->n_nodes == 1 ? "" : "s", down);
+    if (lost) printf(", %u lost", lost); /* others have its replicas; it is to be brought back, or removed */
+    printf("; %zu partition%s, %u without a leader\n", t->n_partitions, t->n_partitions == 1 ? "" : "s", leaderless);
 }
 
 static enum cli_exit print_topology(struct cli *cli, const Topology *t) {

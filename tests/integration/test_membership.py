@@ -288,6 +288,7 @@ def _(_cluster):
         victim = nodes[3]
         victim.kill()
         until(lambda: states(nodes[0])[4] == "LOST", what="it is lost")
+        true("4 nodes, 0 down, 1 lost; 6 partitions" in nodes[0].orderctl("cluster", "status").stdout, "and said to be")
         until(lambda: settled(nodes[0]) == [{1, 2, 3}] * 6, what="the others hold all")
         load.goes_on()
         true(all(n.call("ListOrders", user_id=u).orders for n in nodes[:3] for u in USERS), "the data is whole and served")
