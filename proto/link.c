@@ -5,8 +5,8 @@
 #include "proto/base/hash.h"
 
 enum { AT_KIND = 4, AT_FLAGS = 5, AT_ZERO = 6, AT_CRC = 8, FLAG_PACKED = 1, PACKED_HEAD_BYTES = 4 };
-enum { AT_FORMAT = 8, AT_CORE = 12, AT_CLUSTER = 16, AT_FROM = 32, AT_TO = 40, AT_CORES = 48, AT_PARTITIONS = 52, AT_NONCE = 56, AT_ZONE = 72, AT_ADDRESS = AT_ZONE + LINK_ZONE_BYTES };
-static_assert(AT_ADDRESS + LINK_ADDRESS_BYTES == LINK_HELLO_BYTES, "as drawn in the header");
+enum { AT_FORMAT = 8, AT_CORE = 12, AT_CLUSTER = 16, AT_FROM = 32, AT_TO = 40, AT_CORES = 48, AT_PARTITIONS = 52, AT_NONCE = 56, AT_ZONE = 72, AT_ADDRESS = AT_ZONE + LINK_ZONE_BYTES, AT_REPLICAS = AT_ADDRESS + LINK_ADDRESS_BYTES, AT_REPLACE_AFTER = AT_REPLICAS + 4 };
+static_assert(AT_REPLACE_AFTER + 4 == LINK_HELLO_BYTES, "as drawn in the header");
 static const char magic[8] = "ODB LINK";
 
 /* ---- frames */
@@ -94,6 +94,7 @@ void link_hello_encode(const struct link_hello *h, uint8_t out[LINK_HELLO_BYTES]
     memcpy(out + AT_NONCE, h->nonce, sizeof h->nonce);
     put_text(out + AT_ZONE, LINK_ZONE_BYTES, h->zone);
     put_text(out + AT_ADDRESS, LINK_ADDRESS_BYTES, h->address);
+    put_le32(out + AT_REPLICAS, h->replicas), put_le32(out + AT_REPLACE_AFTER, h->replace_after_ms);
 }
 
 enum status link_hello_decode(struct slice bytes, struct link_hello *out) {
@@ -104,6 +105,7 @@ enum status link_hello_decode(struct slice bytes, struct link_hello *out) {
     *out = (struct link_hello){.core = get_le32(p + AT_CORE), .from = get_le64(p + AT_FROM), .to = get_le64(p + AT_TO), .cores = get_le32(p + AT_CORES), .partitions = get_le32(p + AT_PARTITIONS)};
     memcpy(out->cluster_id, p + AT_CLUSTER, sizeof out->cluster_id);
     memcpy(out->nonce, p + AT_NONCE, sizeof out->nonce);
+    out->replicas = get_le32(p + AT_REPLICAS), out->replace_after_ms = get_le32(p + AT_REPLACE_AFTER);
     bool texts = get_text(p + AT_ZONE, LINK_ZONE_BYTES, out->zone) && get_text(p + AT_ADDRESS, LINK_ADDRESS_BYTES, out->address);
     return texts && out->core < out->cores && out->from && out->to && out->from != out->to ? STATUS_OK : STATUS_FIELD_INVALID;
 }
@@ -115,7 +117,8 @@ bool link_version_decode(struct slice body, char out[LINK_VERSION_BYTES_MAX + 1]
 enum link_refusal link_hello_match(const struct link_hello *own, const struct link_hello *theirs) {
     if (memcmp(own->cluster_id, theirs->cluster_id, sizeof own->cluster_id) != 0) return LINK_OTHER_CLUSTER;
     if (theirs->to != own->from || (own->to && theirs->from != own->to)) return LINK_OTHER_NODE;
-    return theirs->cores == own->cores && theirs->partitions == own->partitions && theirs->core == own->core ? LINK_TAKEN : LINK_OTHER_SHAPE;
+    if (theirs->cores != own->cores || theirs->partitions != own->partitions || theirs->core != own->core) return LINK_OTHER_SHAPE;
+    return theirs->replicas == own->replicas ? LINK_TAKEN : LINK_OTHER_REPLICAS;
 }
 
 const char *link_refusal_text(enum link_refusal why) {
@@ -130,6 +133,7 @@ const char *link_refusal_text(enum link_refusal why) {
         [LINK_WANTS_TLS] = "cleartext to a node that has --peer-tls-cert: all nodes have it, or none",
         [LINK_WANTS_CLEARTEXT] = "TLS to a node without --peer-tls-cert: all nodes have it, or none",
         [LINK_REMOVED] = "this node was removed from the cluster: its id does not come back",
+        [LINK_OTHER_REPLICAS] = "another --replicas: all nodes of a cluster have the same, or they would place partitions differently",
     };
     return why < LINK_REFUSALS ? texts[why] : "a reason that this version does not know";
 }

@@ -5,9 +5,10 @@
  *            8  u32 CRC-32C of bytes 0..7 and 12..length
  *           12  body; packed: u32 its length, then an lz4 block
  *
- *   HELLO    0  "ODB LINK"   8  u32 format (2)   12  u32 core
+ *   HELLO    0  "ODB LINK"   8  u32 format (3)   12  u32 core
  *           16  cluster id 16   32  u64 from   40  u64 to   48  u32 cores   52  u32 partitions
  *           56  nonce 16   72  zone 32, client address 64: text, zeros behind it
+ *          168  u32 replicas   172  u32 replace_after_ms: settings that are to be the same on all nodes
  *   WELCOME  as HELLO, then 32 bytes of proof
  *   PROOF    32 bytes of proof
  *   REFUSED  u8 why
@@ -33,7 +34,7 @@
 #include "proto/status.h"
 
 enum {
-    LINK_FORMAT = 2,
+    LINK_FORMAT = 3,
     LINK_HEAD_BYTES = 12,
     LINK_BODY_BYTES_MAX = PEER_FRAME_BYTES_MAX + 4096,
     LINK_FRAME_BYTES_MAX = LINK_HEAD_BYTES + LINK_BODY_BYTES_MAX,
@@ -44,7 +45,7 @@ enum {
     LINK_ZONE_BYTES = 32,
     LINK_ADDRESS_BYTES = 64,
     LINK_VERSION_BYTES_MAX = 64,
-    LINK_HELLO_BYTES = 72 + LINK_ZONE_BYTES + LINK_ADDRESS_BYTES,
+    LINK_HELLO_BYTES = 72 + LINK_ZONE_BYTES + LINK_ADDRESS_BYTES + 8,
 };
 static_assert((int)LINK_BODY_BYTES_MAX > (int)PEER_FRAME_BYTES_MAX, "the largest message between groups fits");
 
@@ -73,6 +74,7 @@ struct link_hello {
     uint64_t from, to;
     uint8_t nonce[LINK_NONCE_BYTES];
     char zone[LINK_ZONE_BYTES + 1], address[LINK_ADDRESS_BYTES + 1];
+    uint32_t replicas, replace_after_ms;
 };
 void link_hello_encode(const struct link_hello *h, uint8_t out[LINK_HELLO_BYTES]);
 /* FORMAT_UNKNOWN: of another version; FIELD_INVALID. */
@@ -93,9 +95,10 @@ enum link_refusal {
     LINK_WANTS_TLS,
     LINK_WANTS_CLEARTEXT, /* these two are told in cleartext: proto/tls.h could not read or say anything else */
     LINK_REMOVED,
+    LINK_OTHER_REPLICAS,
     LINK_REFUSALS
 };
-/* What `own` answers to `theirs`: of the same cluster, to this node, as many cores and partitions, the same core. */
+/* What `own` answers to `theirs`: of the same cluster, to this node, as many cores and partitions, the same core, replicas. */
 enum link_refusal link_hello_match(const struct link_hello *own, const struct link_hello *theirs);
 const char *link_refusal_text(enum link_refusal why); /* for people; of a number that is unknown too */
 

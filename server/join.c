@@ -93,7 +93,7 @@ static bool hear(struct talk *t, struct link_frame *f, int timeout_ms) {
 static enum status failed(const struct talk *t, const struct link_frame *f, const char *who, char error[512]) {
     const char *tls = t->tls ? tls_error(t->tls) : NULL;
     uint8_t why = f && f->kind == LINK_REFUSED && f->body.len == 1 ? f->body.data[0] : LINK_TAKEN;
-    if (why == LINK_WANTS_TLS || why == LINK_WANTS_CLEARTEXT || why == LINK_OTHER_CERTIFICATE) tls = link_refusal_text((enum link_refusal)why);
+    if (why == LINK_WANTS_TLS || why == LINK_WANTS_CLEARTEXT || why == LINK_OTHER_CERTIFICATE || why == LINK_OTHER_REPLICAS) tls = link_refusal_text((enum link_refusal)why);
     return tls ? (snprintf(error, 512, "--join %.150s: %.300s", who, tls), STATUS_FIELD_INVALID) : STATUS_NO_QUORUM;
 }
 
@@ -118,6 +118,7 @@ static enum status greet(struct talk *t, struct cluster *c, struct join_shape *s
     if (t->tls && !peer_tls_key(t->tls, c->link_key, bound)) return STATUS_NO_QUORUM;
     random_bytes(own.nonce, sizeof own.nonce);
     memcpy(own.zone, config->zone, strlen(config->zone));
+    own.replicas = c->replicas, own.replace_after_ms = (uint32_t)config->replace_after;
     link_hello_encode(&own, t->hello);
     if (!say(t, LINK_HELLO, slice_of(t->hello, sizeof t->hello)) || !hear(t, &f, HELLO_MS)) return failed(t, NULL, who, error);
     if (f.kind == LINK_REFUSED) return failed(t, &f, who, error);

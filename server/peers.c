@@ -269,6 +269,7 @@ static void own_hello(const struct peers *p, uint64_t to, struct link_hello *h) 
     *h = (struct link_hello){.core = p->core->id, .cores = node->core_count, .partitions = node->partition_count, .from = own_id(p), .to = to};
     memcpy(h->cluster_id, node->identity.cluster_id, sizeof h->cluster_id);
     random_bytes(h->nonce, sizeof h->nonce);
+    h->replicas = p->cluster->replicas, h->replace_after_ms = (uint32_t)node->config->replace_after;
     memcpy(h->zone, node->config->zone, strlen(node->config->zone));
     memcpy(h->address, node->client_address, strnlen(node->client_address, sizeof h->address - 1));
 }
@@ -313,6 +314,9 @@ static void link_up(struct link *l) {
     count_up(p);
     log_info("peer", "core=%u node=%llu zone=%s clients=%s tls=%s", p->core->id, (unsigned long long)peer->who->node_id, l->theirs.zone, l->theirs.address, l->tls ? tls_peer_subject(l->tls) : "no");
     if (is_removed(p, peer->who->node_id)) return link_refuse(l, LINK_REMOVED);
+    if (p->core->id == 0 && l->theirs.replace_after_ms != (uint32_t)p->core->node->config->replace_after)
+        log_warn("another --replace-after: it is to be the same on all nodes, for whoever leads the meta partition goes by its own", "node=%llu theirs_ms=%u ours_ms=%u", (unsigned long long)peer->who->node_id,
+                 l->theirs.replace_after_ms, (uint32_t)p->core->node->config->replace_after);
     struct slice version = slice_str(ORDERDB_VERSION);
     link_say(l, LINK_PING, slice_of(version.data, MIN_OF(version.len, (size_t)LINK_VERSION_BYTES_MAX)));
 }
@@ -399,7 +403,7 @@ static void on_hello(struct link *l, struct slice body) {
     own.core = l->theirs.core; /* it may be any of ours */
     enum link_refusal why = link_hello_match(&own, &l->theirs);
     l->joins = l->theirs.to == LINK_TO_ANY && p->core->id == 0 && node_all_ready(p->core->node) && cluster_epoch(p->cluster);
-    if (l->joins) why = LINK_TAKEN;
+    if (l->joins) why = l->theirs.replicas == own.replicas ? LINK_TAKEN : LINK_OTHER_REPLICAS;
     if (p->cluster->tls && !l->tls) why = LINK_WANTS_TLS;
     if (why == LINK_TAKEN && !l->joins && (!peer_of(p, l->theirs.from) || l->theirs.from > own_id(p))) why = LINK_OTHER_NODE; /* it is for us to dial */
     if (why == LINK_TAKEN && l->tls && !peer_tls_is(l->tls, l->theirs.from)) why = LINK_OTHER_CERTIFICATE;

@@ -455,14 +455,14 @@ def _(cluster):
     equal(node.metrics()["orderdb_peer_links"], before["orderdb_peer_links"])
 
 
-@test("who is told otherwise does not get in: another key, other partitions, a single node's data, another id")
+@test("who is told otherwise does not get in: another key, other partitions, other replicas, a single node's data, another id")
 def _(cluster):
     peers = cluster.nodes[0].flags["peers"]
     other_key = os.path.join(t.TEMP, "other-key")
     with open(other_key, "wb") as f:
         f.write(b"x" * 40)
     base = dict(cores=1, memory_budget="512MiB", cluster_key_file=cluster.key_file, node_id=3, peers=peers)
-    for flags, why in ((dict(partitions=3, cluster_key_file=other_key), "another cluster"), (dict(partitions=4), "other --cores or --partitions")):
+    for flags, why in ((dict(partitions=3, cluster_key_file=other_key), "another cluster"), (dict(partitions=4), "other --cores or --partitions"), (dict(partitions=3, replicas=2), "another --replicas")):
         node3 = cluster.nodes[2]
         node3.kill()
         with t.Server(start=False, **{**base, **flags}) as stranger:

@@ -29,6 +29,7 @@ static const struct link_hello example = {
     .cluster_id = {0xa0, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0xa8, 0xa9, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf},
     .nonce = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16},
     .zone = "zone-a", .address = "127.0.0.1:7400",
+    .replicas = 3, .replace_after_ms = 600000,
 };
 
 static void test_golden_bytes(void **state) {
@@ -193,7 +194,7 @@ static void test_hellos_that_are_not_understood(void **state) {
 }
 
 static void test_who_is_taken(void **state) {
-    struct link_hello own = {.core = 1, .cores = 2, .partitions = 4, .from = 7, .to = 3}, theirs = example;
+    struct link_hello own = {.core = 1, .cores = 2, .partitions = 4, .from = 7, .to = 3, .replicas = 3}, theirs = example; /* of --replace-after they may differ: it is told, no more */
     memcpy(own.cluster_id, example.cluster_id, sizeof own.cluster_id);
     assert_int_equal(link_hello_match(&own, &theirs), LINK_TAKEN);
     own.to = 4; /* somebody else was expected */
@@ -206,7 +207,9 @@ static void test_who_is_taken(void **state) {
     assert_int_equal(link_hello_match(&own, &theirs), LINK_OTHER_SHAPE);
     own.partitions = 4, own.core = 0;
     assert_int_equal(link_hello_match(&own, &theirs), LINK_OTHER_SHAPE);
-    own.core = 1, own.cluster_id[15] ^= 1;
+    own.core = 1, own.replicas = 5;
+    assert_int_equal(link_hello_match(&own, &theirs), LINK_OTHER_REPLICAS);
+    own.replicas = 3, own.cluster_id[15] ^= 1;
     assert_int_equal(link_hello_match(&own, &theirs), LINK_OTHER_CLUSTER);
     for (unsigned i = 0; i <= 255; i++) assert_true(strlen(link_refusal_text((enum link_refusal)i)) > 4); /* it is a byte of somebody's */
 }

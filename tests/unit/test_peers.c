@@ -14,7 +14,7 @@
 #include "server/node.h"
 #include "server/peers.h"
 
-enum { OWN = 2, LOWER = 1, HIGHER = 3, PARTITIONS = 3, QUEUE = 64 << 10, TURNS_MAX = 5000, IN_BYTES = 1 << 20 };
+enum { OWN = 2, LOWER = 1, HIGHER = 3, PARTITIONS = 3, REPLICAS = 3, QUEUE = 64 << 10, TURNS_MAX = 5000, IN_BYTES = 1 << 20 };
 
 static struct {
     struct core core;
@@ -60,6 +60,7 @@ static int setup(void **state) {
     config_defaults(&w.config);
     strcpy(w.config.zone, "zone-b");
     w.config.peer_queue = QUEUE;
+    w.cluster.replicas = REPLICAS;
     w.node.config = &w.config, w.node.core_count = 1, w.node.partition_count = PARTITIONS, w.node.cluster = &w.cluster, w.node.identity.node_id = w.cluster.identity.node_id = OWN;
     w.node.limits.requests_bytes_max = 1 << 20, w.node.limits.request_bytes_max = 1 << 20;
     strcpy(w.node.client_address, "10.0.0.2:7400");
@@ -150,7 +151,7 @@ static void is_refused(struct end *e, enum link_refusal why) {
 }
 
 static struct link_hello hello_from(uint64_t from) {
-    struct link_hello h = {.cores = 1, .partitions = PARTITIONS, .from = from, .to = OWN, .zone = "zone-x", .address = "10.0.0.9:7400"};
+    struct link_hello h = {.cores = 1, .partitions = PARTITIONS, .from = from, .to = OWN, .zone = "zone-x", .address = "10.0.0.9:7400", .replicas = REPLICAS};
     memset(h.cluster_id, 7, sizeof h.cluster_id), memset(h.nonce, (int)from, sizeof h.nonce);
     return h;
 }
@@ -230,10 +231,12 @@ static void who_is_told_otherwise_is_refused_and_told_why(void **state) {
     e = dials(0), greets(e, h), is_refused(e, LINK_OTHER_SHAPE);
     h = hello_from(LOWER), h.cores++;
     e = dials(0), greets(e, h), is_refused(e, LINK_OTHER_SHAPE);
+    h = hello_from(LOWER), h.replicas++;
+    e = dials(0), greets(e, h), is_refused(e, LINK_OTHER_REPLICAS);
     h = hello_from(LOWER);
     e = dials(0), link_hello_encode(&h, e->hello), e->hello[8] = 99;
     say(e, LINK_HELLO, slice_of(e->hello, sizeof e->hello)), is_refused(e, LINK_OTHER_FORMAT);
-    assert_int_equal(figure(METRIC_PEER_REFUSED), 7);
+    assert_int_equal(figure(METRIC_PEER_REFUSED), 8);
 }
 
 static void who_has_another_key_is_refused(void **state) {
