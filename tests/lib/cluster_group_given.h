@@ -33,13 +33,18 @@ static const struct hold *hold_there(const struct group_session *x, const struct
     return h->dispatcher == x->dispatcher ? h : NULL;
 }
 
-/* Later ones of the key that this dispatcher had given out by then go back with it, and count no attempt unless their own time was over. */
-static void let_go_behind(struct sim *s, const struct group_session *x, struct cluster_event *e) {
-    uint64_t until_ns = e->of[x->group].at[x->node].until_ns; /* what was given out behind it after that, was so because it was over */
+/* Later ones of the key that this dispatcher had given out go back with it, and count no attempt unless their own time was over. If it has died, those that were given out since then stay; when that was, only the
+ * dispatcher knows: it sees that a time is over somewhat later, and gives out behind it until then. So they are as those whose own time may be over: with the member, or not. */
+static void let_go_behind(struct sim *s, const struct group_session *x, const struct cluster_event *e, bool may_have_died) {
+    uint64_t until_ns = e->of[x->group].at[x->node].until_ns;
     for (unsigned i = 0; i < gw.event_count; i++) {
         struct cluster_event *o = &gw.events[i];
         struct hold *h = &o->of[x->group].at[x->node];
-        if (o->partition != e->partition || o->seq <= e->seq || h->dispatcher != x->dispatcher || !h->held || h->given_ns > until_ns || !same_key(&gw.group[x->group], o, e)) continue;
+        if (o->partition != e->partition || o->seq <= e->seq || h->dispatcher != x->dispatcher || !h->held || !same_key(&gw.group[x->group], o, e)) continue;
+        if (may_have_died && over_at(h->given_ns, until_ns)) {
+            h->until_ns = MIN_OF(h->until_ns, sim_world_now_ns(s->world));
+            continue;
+        }
         o->of[x->group].failures += may_be_over(s, h);
         h->held = false;
     }
@@ -137,7 +142,7 @@ static struct cluster_event *group_given(struct sim *s, struct group_session *x,
         REQUIRE(may_be_over(s, h) || behind_one_that_may_be_over(s, x, e), "group %u: %u:%lld was given out while it is held", x->group, v->slot, (long long)v->seq);
         k->failures += may_be_over(s, h);
         h->held = false;
-        let_go_behind(s, x, e);
+        let_go_behind(s, x, e, false);
     }
     if (!k->redriven) check_told(s, x->group, e, v), check_turn(s, x, e, d->base);
     REQUIRE((uint32_t)v->attempt >= (k->redriven ? 1 : h->low + 1) && (uint32_t)v->attempt <= most + 1 && (uint32_t)v->attempt <= g->d.max_attempts, "group %u: %u:%lld is attempt %d, not %u to %u (%u)", x->group, v->slot,
@@ -175,7 +180,7 @@ static void group_answered(struct sim *s, struct group_session *x, struct cluste
     if (s->trace) tell(s, "group %u: %u:%lld from member %llu of dispatcher %u: %s%s", x->group, e->slot, (long long)e->seq, (unsigned long long)x->session.id, x->dispatcher, settle_words[c->kind], c->stale ? ", stale" : "");
     if (c->stale) {
         if (!mine) return;
-        let_go_behind(s, x, e);
+        let_go_behind(s, x, e, may_be_dead(s, &gw.group[x->group], k));
         k->failures += may_be_over(s, h);
         h->held = false;
         return;
@@ -190,7 +195,7 @@ static void group_answered(struct sim *s, struct group_session *x, struct cluste
         gw.acked++;
         return;
     }
-    let_go_behind(s, x, e);
+    let_go_behind(s, x, e, false);
     h->low++, k->failures++;
     gw.nacked++;
 }

@@ -116,7 +116,8 @@ static void group_learn(struct sim *s, struct node *n, unsigned partition) {
 
 /* ---- what may be */
 
-static bool may_be_over(const struct sim *s, const struct hold *h) { return h->held && sim_world_now_ns(s->world) + 25 * NS_PER_MS >= h->until_ns; }
+static bool over_at(uint64_t now_ns, uint64_t until_ns) { return now_ns + 25 * NS_PER_MS >= until_ns; }
+static bool may_be_over(const struct sim *s, const struct hold *h) { return h->held && over_at(sim_world_now_ns(s->world), h->until_ns); }
 
 static uint32_t failures_max(const struct sim *s, const struct known *k) {
     uint32_t n = k->failures + k->nacks_away;
