@@ -284,14 +284,14 @@ static void node_io_is_sound(struct node *n) {
     n->io_fails = n->stops = false, n->io_failed_ns = 0;
 }
 
-/* Where the process can go on it does. */
+/* Where the process can go on it does. One that was stopped meanwhile hears of it when it goes on. */
 static bool io_of_any_fails(struct sim *s) {
     bool fails = false;
     for (unsigned i = 0; i < NODES; i++) {
         struct node *n = &s->nodes[i];
         uint64_t now = sim_world_now_ns(s->world);
         if (io_has_failed(n) && !n->io_failed_ns) n->io_failed_ns = now;
-        if (n->io_failed_ns && now > n->io_failed_ns + 200 * NS_PER_MS && n->paused_until_ns < now) node_io_is_sound(n);
+        if (n->io_failed_ns && now > MAX_OF(n->io_failed_ns, MAX_OF(n->paused_until_ns, n->resumed_ns)) + 200 * NS_PER_MS) node_io_is_sound(n);
         fails |= n->io_fails;
     }
     return fails;
