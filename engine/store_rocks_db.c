@@ -22,7 +22,8 @@ enum {
     LEVEL0_ROCKS_STOPS = 100,
     BLOCK_BYTES = 8192,
     BLOOM_BITS = 10,
-    COMPACTION_NICE = 6, /* a quarter of a core's weight (sched(7)): docs/STORAGE.md, Priorities */
+    MERGE_NICE = 6,      /* a quarter of a core's weight (sched(7)): docs/STORAGE.md, Priorities */
+    MERGE_LAST_NICE = 10, /* a tenth: of merges into the oldest run, which nobody waits for */
     CACHE_SHARD_BYTES_MIN = 8 << 20, /* far above the largest block (a filter, 300 KB), so that a shard never thrashes */
     STATS_AGE_MS = 10,
     STATS_CALM_MS = 1000, /* no figure has changed for so long, and there is no pressure: then they are taken */
@@ -83,6 +84,7 @@ struct store_shared *store_shared_new(uint64_t block_cache_bytes, unsigned backg
     s->env = rocksdb_create_default_env();
     s->merge_threads = s->background_threads > 1 ? s->background_threads - 1 : 1;
     rocksdb_env_set_background_threads(s->env, (int)s->merge_threads);
+    rocksdb_env_set_bottom_priority_background_threads(s->env, 1); /* merges into the oldest run take minutes, and small ones must not wait for them */
     rocksdb_env_set_high_priority_background_threads(s->env, 1); /* for flushes: there are none */
     if (run_threads_start(s, MIN_OF(s->background_threads, (unsigned)STORE_RUN_THREADS_MAX))) return s;
     store_shared_free(s);
@@ -180,11 +182,13 @@ static void options_files(rocksdb_options_t *o, const struct store_shared *share
 
 /* RocksDB's own lower priority is nice 19: while cores are busy such a thread gets a hundredth of a CPU, and compactions never catch up. C has no door for another value, so a thread sets its own when it
  * comes by here for the first time. */
-static void compaction_be_nice(void) {
+static void merge_be_nice(void) {
     static _Thread_local bool done;
+    char name[16] = "";
     if (done) return;
     done = true;
-    (void)!setpriority(PRIO_PROCESS, (id_t)gettid(), COMPACTION_NICE); /* Linux: of this thread alone */
+    (void)pthread_getname_np(pthread_self(), name, sizeof name); /* rocksdb:low, rocksdb:bottom */
+    (void)!setpriority(PRIO_PROCESS, (id_t)gettid(), strstr(name, "bot") ? MERGE_LAST_NICE : MERGE_NICE); /* Linux: of this thread alone */
 }
 
 static const char *expiry_name(void *state) { return "orderdb.expiry"; }
@@ -192,7 +196,7 @@ static void expiry_destroy(void *state) {}
 static unsigned char expiry_filter_cb(void *state, int level, const char *key, size_t key_len, const char *value, size_t value_len,
                                       char **new_value, size_t *new_value_len, unsigned char *value_changed) {
     struct expiry *e = state;
-    compaction_be_nice();
+    merge_be_nice();
     return key_len >= 3 && store_row_expired(slice_of(value, value_len), atomic_load_explicit(&e->horizon_us[(uint8_t)key[2]], memory_order_relaxed));
 }
 
