@@ -71,7 +71,7 @@ static unsigned choose(const struct map *m, unsigned replicas, uint32_t partitio
 
 static unsigned set_of(const struct map *m, const struct engine_wanted *w) {
     unsigned set = 0;
-    for (unsigned i = 0; i < m->count; i++)
+    for (unsigned i = 0; i < m->count && i < GROUP_MEMBERS_MAX; i++) /* the latter: GCC 12 with UBSan sees more */
         for (uint32_t k = 0; k < w->count; k++) set |= (unsigned)(w->node_id[k] == m->node[i].node_id) << i;
     return set;
 }

@@ -94,7 +94,7 @@ void op_wire_scan_get_outcome(struct reader *r, struct op *op, uint32_t partitio
     if (op->kind == OP_CENSUS) {
         struct census_request *c = op->census;
         c->slot = get_16(r), c->from_order_id = get_signed(r), c->done = read_varint(r) != 0;
-        for (unsigned i = 0; i < c->count && !r->bad; i++) c->pairs[i].count += get_signed(r);
+        for (unsigned i = 0; i < c->count && !r->bad; i++) c->pairs[i].count = (int64_t)((uint64_t)c->pairs[i].count + read_varint(r)); /* wraps, whatever a peer sends */
         return;
     }
     f->at_end = read_varint(r) == READ_AT_END;

@@ -290,7 +290,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     bool stream = strcmp(row->name, "ReadChanges") == 0 || strcmp(row->name, "Subscribe") == 0;
     const char *timeout = how.timeout ? "90u" : stream ? "30m" : NULL; /* one that follows the stream has no end of its own */
     bool keep_open = strcmp(row->name, "Subscribe") == 0 && data[size - 1] & 1; /* a member that waits for events, until its deadline */
-    bool endless = strcmp(row->name, "HealthWatch") == 0;
+    bool endless = strcmp(row->name, "HealthWatch") == 0 || strcmp(row->name, "WatchTopology") == 0;
     if (crash == 1) call_world_exchange(&w, row->path, slice_of(body, len), keep_open, timeout, 1 + (unsigned)(hash64(message) % 12), endless); /* whatever became of it, it is sent again */
     for (unsigned i = 0; i < 2; i++) {
         if (i && crash == INPUTS_PER_CRASH / 2) engine_restart(), w.core.engine = server.engine;

@@ -24,11 +24,15 @@ static void answer(struct slice bytes, unsigned kind, struct arena *a) {
     static const int64_t ids[3] = {1, 2, 3};
     static int64_t behind[SLOT_COUNT];
     struct op op = {.kind = (enum op_kind)(kind % OP_KINDS), .arena = a}, again = {.kind = op.kind, .arena = a};
+    struct census_pair pairs[2][2] = {0};
+    struct census_request census[2] = {{.pairs = pairs[0], .count = 2}, {.pairs = pairs[1], .count = 2}};
     struct buf out = {0};
     if (!op_wire_travels(op.kind)) return;
     failure_init(&op.failure, a);
     failure_init(&again.failure, a);
     if (op.kind == OP_FEED_SEEK) op.seek.behind = again.seek.behind = behind;
+    if (op.kind == OP_FEED_READ) op.feed.behind = again.feed.behind = behind;
+    if (op.kind == OP_CENSUS) op.census = &census[0], again.census = &census[1];
     if (op.kind == OP_GROUP_POSITIONS) op.positions.behind = again.positions.behind = behind;
     if (op.kind == OP_GET_MANY) op.get_many.order_ids = again.get_many.order_ids = ids, op.get_many.count = again.get_many.count = 3;
     if (op_wire_read_outcome(bytes, &op, PARTITIONS) != STATUS_OK) return;

@@ -11,6 +11,7 @@
 #include "engine/partition.h"
 #include "engine/userlist.h"
 #include "server/groups.h"
+#include "server/leads.h"
 #include "server/node.h"
 #include "server/resources.h"
 #include "tests/lib/sim_env.h"
@@ -104,6 +105,7 @@ static void server_open(struct machines *machines, uint64_t seed) {
     config_defaults(&config);
     node = (struct node){.config = &config, .core_count = 1, .partition_count = PARTITIONS, .machines = server.machines, .limits = {.requests_bytes_max = 64 << 20, .streams_max = 4}};
     node.identity.node_id = 1;
+    check((node.leads = leads_new(PARTITIONS)));
     list_init(&finished);
 }
 
@@ -116,6 +118,7 @@ static void server_close(void) {
     sim_world_free(server.world);
     for (unsigned i = 0; i < STORES; i++) store_mem_disk_free(server.disks[i]);
     machines_free(server.machines);
+    leads_free(node.leads);
     memset(&server, 0, sizeof server);
 }
 
