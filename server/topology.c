@@ -17,6 +17,7 @@ static bool partition_message(struct arena *a, const struct partition_stats *s, 
         Orderdb__V1__Topology__Partition partition;
         Orderdb__V1__Topology__SlotRange range, *ranges[1];
         Orderdb__V1__Topology__Replica replica[GROUP_MEMBERS_MAX], *replicas[GROUP_MEMBERS_MAX];
+        struct engine_wanted wanted;
     } *m = arena_zalloc(a, sizeof *m);
     if (!m) return false;
     orderdb__v1__topology__partition__init(&m->partition);
@@ -32,6 +33,8 @@ static bool partition_message(struct arena *a, const struct partition_stats *s, 
     m->partition.partition_id = (int32_t)s->partition;
     m->partition.n_slots = 1, m->partition.slots = m->ranges;
     m->partition.n_replicas = s->replica_count, m->partition.replicas = m->replicas;
+    if (node->cluster) m->wanted = cluster_wanted(node->cluster, s->partition);
+    m->partition.n_wanted_node_ids = m->wanted.count, m->partition.wanted_node_ids = m->wanted.node_id;
     m->partition.leader_node_id = s->leader && !s->ready ? 0 : s->leader_node;
     m->partition.term = (int64_t)s->term;
     m->partition.epoch = leads_epoch(node);

@@ -168,17 +168,28 @@ static const Node *node_of(const Topology *t, uint64_t id) {
     return NULL;
 }
 
-/* How many partitions do not have it as they should: a voter of each; a leader of none; a member of none. */
+/* Are its voters those that it is to have, and is nobody else on the way? */
+static bool is_settled(const Partition *p) {
+    unsigned wanted = 0;
+    for (size_t i = 0; i < p->n_wanted_node_ids; i++) {
+        const Replica *r = replica_of(p, p->wanted_node_ids[i]);
+        wanted += r && strcmp(r->role, "VOTER") == 0;
+    }
+    return wanted == p->n_wanted_node_ids && p->n_replicas == wanted;
+}
+
+/* How many partitions are not as they should be: held by whom placement names; led by others; a member of none. */
 static unsigned left_to_do(const Topology *t, uint64_t id, const char *what) {
     unsigned left = 0;
     for (size_t i = 0; i < t->n_partitions; i++) {
         const Partition *p = t->partitions[i];
         const Replica *r = replica_of(p, id);
-        if (strcmp(what, "add") == 0) left += !r || strcmp(r->role, "VOTER") != 0;
+        if (strcmp(what, "add") == 0) left += !is_settled(p);
         else if (strcmp(what, "drain") == 0) left += p->leader_node_id == id || !p->leader_node_id;
         else left += r != NULL;
     }
     const Node *n = node_of(t, id);
+    if (strcmp(what, "add") == 0 && (!n || strcmp(n->state, "UP") != 0)) left = MAX_OF(left, 1); /* what is wanted does not know of it yet */
     if (strcmp(what, "remove") == 0 && n && strcmp(n->state, "REMOVED") != 0) left = MAX_OF(left, 1);
     return left;
 }
@@ -194,7 +205,7 @@ static enum cli_exit wait_until_done(struct cli *cli, uint64_t id, const char *w
         if (!left) e = cli->json ? cli_print_json(&t->base) : CLI_OK;
         orderdb_message_free(t);
         if (!left) {
-            if (!cli->json) printf("node %llu: %s\n", (unsigned long long)id, strcmp(what, "add") == 0 ? "it votes in every partition" : strcmp(what, "drain") == 0 ? "it leads nothing" : "it is removed");
+            if (!cli->json) printf("node %llu: %s\n", (unsigned long long)id, strcmp(what, "add") == 0 ? "it votes in the partitions that it is to hold" : strcmp(what, "drain") == 0 ? "it leads nothing" : "it is removed");
             return e;
         }
         if (time(NULL) >= until) {
