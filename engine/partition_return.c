@@ -23,7 +23,7 @@
  *
  * All of that counts voters, and who remembers nothing knows those of the beginning alone. An answer tells of the newest members in its log: once they are others, the answers are of
  * no use, and the replica neither votes nor follows, ever: it is to be removed, and its node to come back under another id. A change that any of the answers does not know yet can't have
- * got a majority without one that does.
+ * got a majority without one that does. Who has AGREED has lost nothing, so for it that one acts says enough, whatever the members are by then: it was not there when they changed.
  *
  * Price: a new group needs all its members once; a wiped one more than a majority of the others, where n is even. A second loss at the same time may have to wait for ever, and should. */
 #include <inttypes.h>
@@ -172,7 +172,8 @@ static void answered(struct partition *p, const struct peer_message *m) {
     const struct group_members *members = &p->record.members;
     if (m->returned.phase == PEER_GONE) partition_away_told(p, m);
     if (!r || m->returned.nonce != r->nonce || r->state == RETURN_CATCHING) return;
-    if (m->returned.members_index != members->index) return other_members(p, m);
+    bool proves = r->state == RETURN_AGREED && m->returned.phase == PEER_ACTING; /* whatever members there are by now */
+    if (m->returned.members_index != members->index && !proves) return other_members(p, m);
     for (uint32_t i = 0; i < members->count; i++)
         if (members->member[i].node_id == m->from && members->member[i].kind == GROUP_VOTER)
             r->answers[i] = (struct answer){m->from, m->term, m->returned.last_index, m->returned.phase, m->returned.leads};

@@ -191,7 +191,7 @@ static void test_who_agreed_to_a_new_group_knows_it_after_a_crash(void **state) 
     assert_int_equal(last_sent(x, PEER_RETURNED)->returned.phase, PEER_AGREED);
     rig_run(&x->rig, 2 * NS_PER_S);
     assert_int_equal(sent_since(x, 0, PEER_VOTE), 0);
-    say_phase(x, 3, PEER_ACTING);
+    tell(x, 3, (struct peer_message){.kind = PEER_RETURNED, .term = 1, .returned = {.nonce = last_sent(x, PEER_RETURN)->back.nonce, .phase = PEER_ACTING, .members_index = 9}}); /* they are others by now */
     rig_run(&x->rig, 2 * NS_PER_S);
     assert_true(sent_since(x, 0, PEER_VOTE) > 0);
     assert_null(partition(x)->returning);
