@@ -475,7 +475,7 @@ bool engine_drained(const struct engine *e) {
     for (uint32_t i = 0; i < e->held_count; i++) {
         const struct partition *p = &e->partitions[i];
         if (e->yields && partition_leads_others(p) && e->now_ns < e->yield_until_ns) return false;
-        if (p->flushing || p->reads_away || p->source || partition_fetch_busy(p) || partition_feed_busy(p) || partition_group_busy(p) || (p->state == PARTITION_READY && !partition_flushed(p))) return false;
+        if (p->flushing || p->reads_away || p->source || partition_fetch_busy(p) || partition_feed_busy(p) || partition_group_busy(p) || p->sweeping || (p->state == PARTITION_READY && !partition_flushed(p))) return false;
         if (p->state == PARTITION_OPENING && p->flushed.applied_index < p->drain_index && !group_installing(p->group) && !p->away) return false;
     }
     return true;

@@ -161,6 +161,8 @@ struct engine_config {
     enum status (*store_open)(void *ctx, uint32_t partition, uint64_t memtable_bytes, struct store **out, char error[256]);
     /* Removes what it has opened, closed again by now: the next store_open makes an empty one. Idempotent, for a crash in between. NULL: what is held no more stays. */
     enum status (*store_drop)(void *ctx, uint32_t partition, char error[256]);
+    /* Frees what store_drop has put aside, which may take its time: on a job, any thread, never beside a store_drop of that partition; at open too, for a crash in between. NULL: it puts nothing aside. */
+    void (*store_sweep)(void *ctx, uint32_t partition);
     void *store_ctx;
     uint32_t election_ms, heartbeat_ms;
     uint32_t trailing_entries;     /* kept in memory behind the applied one, for replicas that lag: who is further behind gets a snapshot; 0: 1,024 */

@@ -109,6 +109,7 @@ enum status partition_open(struct partition *p, struct engine *e, uint32_t id, c
     uint16_t first = partition_first_slot(id, e->config.partition_count), last = partition_last_slot(id, e->config.partition_count);
     if (!slot_cache_init(&p->slots, first, last - first + 1u)) return STATUS_MEMORY_LIMIT;
     enum status st = partition_away_found(p, error);
+    if (e->config.store_sweep) e->config.store_sweep(e->config.store_ctx, id);
     return st ? st : partition_store_load(p, error);
 }
 
@@ -152,6 +153,7 @@ void partition_close(struct partition *p) {
     if (!p->engine) return;
     check(!p->flushing);
     check(p->reads_away == 0);
+    check(!p->sweeping);
     partition_refuse(p, &p->waiting, STATUS_DRAINING, "this node is shutting down");
     partition_refuse(p, &p->held, STATUS_DRAINING, "this node is shutting down");
     partition_present_refuse(p, STATUS_DRAINING, "this node is shutting down");

@@ -101,6 +101,8 @@ struct partition {
     struct engine_wanted wanted;     /* engine_want */
     struct away *away;               /* NULL: it is no replica that was emptied (partition_away.c) */
     uint64_t away_nonce, away_ask_ns;
+    struct env_job sweep_job;
+    bool sweeping;                   /* the job is away */
     uint64_t members_look_ns;        /* the next look at the members (partition_members.c) */
     uint64_t silent_node;            /* a member that is not wanted, and says nothing; 0: none */
     unsigned silent_looks;

@@ -6,7 +6,7 @@
  *
  *   told -> MARKED: VOTE_WIPES | index in the votes file, in place of a vote; deaf from here on
  *        -> LOGGED: ENTRY_RESTART at GROUP_FIRST_INDEX is in the log, behind the marker (entries never reach the disk before votes): of what stood before it nothing counts
- *        -> [no job and no read is away] the store's files go, an empty one is made, the group is opened anew, as that of a node that has only joined
+ *        -> [no job and no read is away] the store is put aside, for a job to remove its files, an empty one is made, the group is opened anew, as that of a node that has only joined
  *        -> EMPTY: VOTE_AWAY | index: it stores and acknowledges what a leader sends, should one add it again, but it gives no vote and does not stand
  *        -> [it holds the entry at index again, committed and durable] a replica as any other
  *
@@ -111,6 +111,21 @@ void partition_away_synced(struct partition *p) {
     if (p->away->state == AWAY_MARKED && p->away->flying) p->away->state = AWAY_LOGGED;
 }
 
+/* What was put aside: unlinking large files would stand in the way of all that this core serves. A crash leaves it to the next start. */
+static void sweep_run(struct env_job *job) {
+    struct partition *p = container_of(job, struct partition, sweep_job);
+    p->engine->config.store_sweep(p->engine->config.store_ctx, p->id);
+}
+static void sweep_home(struct env_job *job) { container_of(job, struct partition, sweep_job)->sweeping = false; }
+
+static void sweep(struct partition *p) {
+    struct engine *e = p->engine;
+    if (!e->config.store_sweep) return;
+    p->sweeping = true;
+    p->sweep_job = (struct env_job){.run = sweep_run, .done = sweep_home, .behind = true};
+    e->env->ops->offload(e->env, &p->sweep_job);
+}
+
 static void empty(struct partition *p) {
     struct engine *e = p->engine;
     uint64_t term, voted_for;
@@ -131,6 +146,7 @@ static void empty(struct partition *p) {
     check(votes_set(e->votes, p->group_id, term, mark(p->away)) == STATUS_OK);
     st = partition_start(p, NULL, 0, error);
     if (st) panic_now("partition %s: %s", p->name, error);
+    sweep(p);
     log_info("what this node had of the partition is gone", "partition=%s term=%" PRIu64, p->name, term);
 }
 
@@ -145,7 +161,7 @@ static void holds_again(struct partition *p) {
 void partition_away_tick(struct partition *p) {
     struct engine *e = p->engine;
     struct away *a = p->away;
-    if (a->state == AWAY_LOGGED && !p->flushing && !p->reads_away && !p->source && !partition_feed_busy(p) && !partition_group_busy(p)) empty(p);
+    if (a->state == AWAY_LOGGED && !p->sweeping && !p->flushing && !p->reads_away && !p->source && !partition_feed_busy(p) && !partition_group_busy(p)) empty(p);
     if (a->state != AWAY_EMPTY) return;
     if (group_applicable(p->group) >= a->index && !group_installing(p->group)) return holds_again(p);
     uint64_t last = group_last_index(p->group), leader = group_leader(p->group);

@@ -40,8 +40,10 @@ void store_shared_free(struct store_shared *s);
 
 /* Opens or creates the directory. error[] names what and where. CHECKSUM_MISMATCH, FORMAT_UNKNOWN, IO_FAILED. */
 enum status store_open_rocks(struct store **out, const char *path, const struct store_config *config, char error[256]) MUST_USE;
-/* The directory of a store that is closed, and what is left beside it of imports: they go. None: OK, so that it can be done again after a crash. */
+/* The directory of a store that is closed is put aside, and what is left beside it of imports goes. None: OK, so that it can be done again after a crash. Large files take their time to be
+ * removed: store_sweep_rocks does so with what was put aside, on any thread, but not at the same time as store_drop_rocks of that path; what it can't remove it will find again. */
 enum status store_drop_rocks(const char *path, char error[256]) MUST_USE;
+void store_sweep_rocks(const char *path);
 /* In memory; `disk` is what a "flush" leaves behind and survives store_close: reopen with the same disk after a simulated crash. */
 struct store_mem_disk;
 struct store_mem_disk *store_mem_disk_new(void);

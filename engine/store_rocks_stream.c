@@ -4,6 +4,7 @@
  *     PATH.checkpoint   hard links to the tables of one moment, while somebody fetches them. Removed at the next start
  *     PATH.import       being fetched; with a FORMAT: finished, whole and durable
  *     PATH.install      a finished import that takes PATH's place: the rename to this name decides. Whoever finds it removes PATH and gives it PATH's name, as often as crashes want
+ *     PATH.gone         a store that is held no more: its files are being removed, by a job or at the next start
  *
  * The stream: "ODBCHKPT", version (4 be), number of files (4 be); for each name length (1), name, bytes (8 be); then the files' bytes, back to back. The front adds a
  * checksum over it (store_ops.h). What RocksDB holds is a prefix of the batches at each moment, so any checkpoint is the state after some entry: its partition record says which. */
@@ -203,8 +204,18 @@ enum status store_drop_rocks(const char *path, char error[256]) {
         beside(path, others[i], name);
         st = rocks_dir_remove(name, error);
     }
-    if (!st) st = rocks_dir_remove(path, error);
-    return st ? st : rocks_dir_sync_parent(path, error);
+    if (st) return st;
+    char gone[STORE_PATH_BYTES_MAX + 16];
+    beside(path, "gone", gone);
+    if ((st = rocks_dir_remove(gone, error))) return st; /* of before, swept by now as a rule */
+    if (rename(path, gone) != 0 && errno != ENOENT) return rocks_file_error(error, "rename", path);
+    return rocks_dir_sync_parent(path, error);
+}
+
+void store_sweep_rocks(const char *path) {
+    char gone[STORE_PATH_BYTES_MAX + 16], error[256];
+    beside(path, "gone", gone);
+    (void)!rocks_dir_remove(gone, error);
 }
 
 /* ---- an import */

@@ -320,6 +320,13 @@ static enum status drop_store(void *ctx, uint32_t partition, char error[256]) {
     return store_drop_rocks(path, error);
 }
 
+static void sweep_store(void *ctx, uint32_t partition) {
+    struct node *node = ctx;
+    char path[sizeof node->config->data_dir + 32];
+    snprintf(path, sizeof path, "%s/part-%05u", node->config->data_dir, partition);
+    store_sweep_rocks(path);
+}
+
 static enum status open_engine_dir(struct core *core, char error[256]) {
     struct core_state *cs = state_of(core);
     int top = core->node->state->dir_fd;
@@ -363,6 +370,7 @@ static enum status open_engine(struct core *core, char error[256]) {
         .feed_retention_us = c->stream_retention * (uint64_t)US_PER_MS,
         .store_open = open_store,
         .store_drop = drop_store,
+        .store_sweep = sweep_store,
         .store_ctx = node,
         .election_ms = node->cluster ? (uint32_t)c->election_timeout : ELECTION_MS,
         .heartbeat_ms = HEARTBEAT_MS,

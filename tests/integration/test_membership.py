@@ -288,6 +288,7 @@ def _(_cluster):
         for i, n in enumerate(nodes):
             gone = [p for p, held in enumerate(sets) if i + 1 not in held]
             until(lambda: all('what this node had of the partition is gone" partition=%d ' % p in n.log() for p in gone), what="what node %d does not hold is gone" % (i + 1))
+            until(lambda: not [name for name in os.listdir(n.data_dir) if name.endswith(".gone")], what="and its files")
         until(lambda: [len(feed(n)) for n in nodes] == [len(USERS)] * 4, what="every node tells every event")
         load = Load(nodes[0])
         victim = nodes[3]

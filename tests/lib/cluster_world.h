@@ -33,6 +33,7 @@ struct node {
     struct env *env;
     struct engine *engine; /* NULL: down */
     struct store_mem_disk *stores[PARTITIONS];
+    bool aside[PARTITIONS]; /* a store was dropped, and not swept yet */
     struct machines *machines;
     uint64_t up_at_ns, full_until_ns, leaves_at_ns; /* leaves: it hands over what it leads, and is killed then; 0: it does not */
     bool wiped, acts; /* wiped: it has not its place again yet; acts: and that is on its disk */
@@ -180,8 +181,10 @@ static enum status drop_store(void *ctx, uint32_t partition, char error[256]) {
     struct node *n = ctx;
     store_mem_disk_free(n->stores[partition]);
     n->stores[partition] = store_mem_disk_new();
+    n->aside[partition] = true;
     return STATUS_OK;
 }
+static void sweep_store(void *ctx, uint32_t partition) { ((struct node *)ctx)->aside[partition] = false; }
 
 /* One at a time: with two of three disks gone nobody knows what was acknowledged. */
 static bool may_wipe(const struct sim *s) {
@@ -226,7 +229,7 @@ static void node_start(struct node *n) {
         .node_id = n->id, .members = &s->members, .send = send_frame, .send_ctx = n, .partition_count = PARTITIONS, .partitions = partitions, .owned_count = PARTITIONS,
         .machines = n->machines, .log_live_bytes_max = s->live_bytes_max, .log_segment_bytes = (uint32_t)MAX_OF(s->live_bytes_max / 64, 64 * KIB), .memtable_bytes = s->memtable, .row_cache_bytes = PARTITIONS * 16 * KIB, .queue_ops_max = 100, .queue_bytes_max = 1 << 20,
         .list_cache_bytes = s->seed % 4 * 6 * KIB, .lists_proved = true, .filter_bytes = s->seed % 3 * 32 * KIB, .filter_proved = true,
-        .store_open = open_store, .store_drop = drop_store, .store_ctx = n, .election_ms = 300, .heartbeat_ms = 50, .trailing_entries = s->trailing, .snapshot_chunk_bytes = s->chunk, .snapshot_orders_max = s->snapshot_orders, .snapshot_bytes_per_s = 256 * KIB,
+        .store_open = open_store, .store_drop = drop_store, .store_sweep = sweep_store, .store_ctx = n, .election_ms = 300, .heartbeat_ms = 50, .trailing_entries = s->trailing, .snapshot_chunk_bytes = s->chunk, .snapshot_orders_max = s->snapshot_orders, .snapshot_bytes_per_s = 256 * KIB,
     };
     static struct env_ops ops;
     n->env = sim_env_open(s->world, n->disk);

@@ -236,6 +236,7 @@ static bool all_settled(struct sim *s) {
         const struct partition *first = NULL;
         for (unsigned i = 0; i < NODES; i++) {
             if (!is_wanted(p, i + 1) && s->nodes[i].engine && has_something(replica(&s->nodes[i], p))) return false;
+            if (s->nodes[i].aside[p]) return false; /* what was emptied is swept too */
             if (!is_wanted(p, i + 1)) continue;
             const struct partition *x = s->nodes[i].engine ? replica(&s->nodes[i], p) : NULL;
             if (!first) first = x;

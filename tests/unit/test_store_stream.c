@@ -212,6 +212,32 @@ static void test_rocks_what_a_crash_left_is_removed(void **state) {
     assert_rows(w, "a=1");
 }
 
+static void test_rocks_what_is_dropped_is_put_aside_and_swept(void **state) {
+    struct world *w = *state;
+    char gone[128], import[128];
+    struct stat s;
+    path_of(w, "gone", gone), path_of(w, "import", import);
+    for (unsigned round = 0; round < 3; round++) { /* the second one finds what the first has left: a crash came before it was swept */
+        rows_write(w, "a=1 b=2");
+        assert_int_equal(store_flush(w->store), STATUS_OK);
+        store_import_free(import_of(w, stream_of(w, 4096), 4096), true);
+        assert_int_equal(stat(import, &s), 0);
+        world_close(w);
+        assert_int_equal(store_drop_rocks(w->path, error), STATUS_OK);
+        assert_int_not_equal(stat(w->path, &s), 0);
+        assert_int_not_equal(stat(import, &s), 0);
+        assert_int_equal(stat(gone, &s), 0);
+        if (round == 1) assert_int_equal(store_drop_rocks(w->path, error), STATUS_OK); /* again, after a crash */
+        world_open(w);
+        assert_rows(w, "");
+        if (round == 0) continue;
+        store_sweep_rocks(w->path);
+        assert_int_not_equal(stat(gone, &s), 0);
+        store_sweep_rocks(w->path);
+        assert_rows(w, "");
+    }
+}
+
 #define BOTH(test) {#test " (memory)", test, world_setup_mem, world_teardown, NULL}, {#test " (RocksDB)", test, world_setup_rocks, world_teardown, NULL}
 
 int main(void) {
@@ -224,6 +250,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_mem_full_disk, world_setup_mem, world_teardown),
         cmocka_unit_test_setup_teardown(test_rocks_an_installation_goes_on_after_a_crash, world_setup_rocks, world_teardown),
         cmocka_unit_test_setup_teardown(test_rocks_what_a_crash_left_is_removed, world_setup_rocks, world_teardown),
+        cmocka_unit_test_setup_teardown(test_rocks_what_is_dropped_is_put_aside_and_swept, world_setup_rocks, world_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
