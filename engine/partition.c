@@ -288,9 +288,12 @@ bool partition_has_to_stage(const struct partition *p) {
     return partition_fetch_has_to_stage(p) || (p->state == PARTITION_READY && !list_empty(&p->waiting) && p->engine->now_ns >= partition_room_ns(p)) || p->next_stage <= group_last_index(p->group);
 }
 
+/* A follower whose tables can't be written applies nothing, so its log can't be trimmed: it stops storing and acknowledging, and the leader stops sending, rather than fill the disk. But what stands first in the log
+ * may be an entry of this group that is not known to be committed, or that the leader has replaced: no flush frees that, only what follows does, which the leader sends us while it is under way (sim_cluster 7094). */
 static bool log_full_for_follower(const struct partition *p) {
     const struct wal_stats *w = &p->engine->wal_stats;
-    return p->record.members.count > 1 && group_role(p->group) != GROUP_LEADER && w->live_bytes > w->live_bytes_max;
+    bool waits_for_more = w->oldest_group == p->group_id && w->oldest_group_index > group_applicable(p->group);
+    return p->record.members.count > 1 && group_role(p->group) != GROUP_LEADER && w->live_bytes > w->live_bytes_max && !waits_for_more;
 }
 
 void partition_stage(struct partition *p) {
@@ -303,8 +306,7 @@ void partition_stage(struct partition *p) {
         p->engine->log_blocked = true;
         return;
     }
-    /* A follower whose tables can't be written applies nothing, so its log can't be trimmed: it stops storing and acknowledging, and the leader stops sending, rather than fill the disk. One that
-     * drains would never have done, as long as others write. */
+    /* One that drains would never have done, as long as others write. */
     bool drains = p->engine->draining && group_role(p->group) == GROUP_FOLLOWER;
     if ((drains || log_full_for_follower(p)) && p->next_stage <= group_last_index(p->group)) {
         p->engine->log_blocked = true;

@@ -526,27 +526,27 @@ static void test_a_superseded_tail_stays_gone_though_the_store_holds_what_supers
 }
 
 /* sim_cluster seed 1498 (third plans): 4 to 17 of term 2 were superseded by 4 of term 3, the first segment of them let go, and the rest was taken for damage. */
-static void test_what_was_superseded_may_be_half_gone(void **state) {
-    struct role_rig *x = *state;
+static void half_gone(struct role_rig *x, uint64_t bytes) {
     found_group(x);
     x->trailing = 1;
     power_cut(x);
     append(x, 2, 2, 2, 1, 1, 3);
-    struct wal_stats stats;
     uint64_t index = 3;
+    struct wal_stats stats;
     do append(x, 2, 2, index, index == 2 ? 1 : 2, 1, 3), index++, wal_get_stats(x->rig.engine->wal, &stats); /* a block of the log each */
-    while (stats.live_bytes < 80 << 10);
-    append(x, 3, 3, 3, 2, 1, 4);
-    partition_flush(partition(x));
-    rig_run(&x->rig, 100 * NS_PER_MS);
+    while (stats.live_bytes < bytes);
+    rig_run(&x->rig, 40 * NS_PER_MS), append(x, 3, 3, 3, 2, 1, 4); /* the engine knows by then how full its log is */
+    partition_flush(partition(x)), rig_run(&x->rig, 100 * NS_PER_MS);
     assert_int_equal(partition(x)->flushed.applied_index, 4);
     wal_get_stats(x->rig.engine->wal, &stats);
     assert_true(stats.live_bytes < 64 << 10); /* a segment is gone */
     power_cut(x);
-    assert_int_equal(group_last_index(partition(x)->group), 4);
-    append(x, 3, 3, 4, 3, 1, 5);
+    assert_int_equal(group_last_index(partition(x)->group), 4), append(x, 3, 3, 4, 3, 1, 5);
     assert_int_equal(partition(x)->record.applied_index, 5);
 }
+static void test_what_was_superseded_may_be_half_gone(void **state) { half_gone(*state, 80 << 10); }
+/* sim_cluster seed 7094: a follower's log was over its limit, and what stood first in it was superseded by what the follower did not store, as its log was over its limit. */
+static void test_a_full_log_takes_what_supersedes_it(void **state) { half_gone(*state, (1 << 20) + 1); }
 
 /* ---- snapshots */
 
@@ -742,13 +742,13 @@ static void test_who_remembers_nothing_stays_out_once_the_members_are_others(voi
 /* Others write on: it flushes once, stores nothing more, and is done. */
 static void test_a_follower_drains_while_others_write(void **state) {
     struct role_rig *x = *state;
-    uint64_t last = GROUP_FIRST_INDEX, flushes;
+    uint64_t last = GROUP_FIRST_INDEX;
     found_group(x);
     for (unsigned i = 0; i < 5; i++, last++) append(x, 2, 2, last, i ? 2 : 1, 1, last);
     struct partition *p = partition(x);
     uint64_t applied = p->record.applied_index;
     assert_true(applied > GROUP_FIRST_INDEX);
-    flushes = x->rig.engine->stats.flushes;
+    uint64_t flushes = x->rig.engine->stats.flushes;
     engine_drain(x->rig.engine);
     unsigned came = 0;
     for (; came < 50 && !engine_drained(x->rig.engine); came++, last++) append(x, 2, 2, last, 2, 1, last);
@@ -784,7 +784,7 @@ int main(void) {
         TEST(test_a_token_is_waited_for_and_one_of_no_commit_refused),
         TEST(test_damaged_and_misdirected_frames_change_nothing),
         TEST(test_a_superseded_tail_stays_gone_though_the_store_holds_what_superseded_it),
-        TEST(test_what_was_superseded_may_be_half_gone),
+        TEST(test_what_was_superseded_may_be_half_gone), TEST(test_a_full_log_takes_what_supersedes_it),
         TEST(test_an_offer_is_asked_for_and_given_up),
         TEST(test_a_stream_that_makes_no_sense_is_thrown_away),
         TEST(test_a_leader_gives_its_state_piece_by_piece),
