@@ -165,7 +165,7 @@ static void options_files(rocksdb_options_t *o, const struct store_shared *share
     rocksdb_options_set_paranoid_checks(o, 1);
     rocksdb_options_set_env(o, shared->env);
     rocksdb_options_set_max_background_flushes(o, 1);
-    rocksdb_options_set_max_background_compactions(o, (int)shared->merge_threads);
+    rocksdb_options_set_max_background_compactions(o, (int)shared->merge_threads + 1); /* of one store, the one into its oldest run among them: while that waits for its thread small ones go on */
     rocksdb_options_set_max_open_files(o, -1); /* no table of open files that each look-up of a row would have to lock */
     rocksdb_options_set_max_file_opening_threads(o, 2);
     rocksdb_options_set_skip_stats_update_on_db_open(o, 1);
