@@ -80,13 +80,12 @@ struct store_shared *store_shared_new(uint64_t block_cache_bytes, unsigned backg
     s->cache = rocksdb_cache_create_lru_opts(o);
     rocksdb_lru_cache_options_destroy(o);
     s->cache_bytes = block_cache_bytes;
-    s->background_threads = MAX_OF(background_threads, 1u);
     s->env = rocksdb_create_default_env();
-    s->merge_threads = s->background_threads > 1 ? s->background_threads - 1 : 1;
+    s->merge_threads = background_threads > 1 ? background_threads - 1 : 1;
     rocksdb_env_set_background_threads(s->env, (int)s->merge_threads);
     rocksdb_env_set_bottom_priority_background_threads(s->env, 1); /* merges into the oldest run take minutes, and small ones must not wait for them */
     rocksdb_env_set_high_priority_background_threads(s->env, 1); /* for flushes: there are none */
-    if (run_threads_start(s, MIN_OF(s->background_threads, (unsigned)STORE_RUN_THREADS_MAX))) return s;
+    if (run_threads_start(s, MIN_OF(MAX_OF(background_threads, 1u), (unsigned)STORE_RUN_THREADS_MAX))) return s;
     store_shared_free(s);
     return NULL;
 }
@@ -245,17 +244,15 @@ static uint64_t rocks_property(struct rocks_store *s, enum rocks_family family, 
     return value;
 }
 
-static uint64_t rocks_readers_bytes(struct rocks_store *s) {
-    uint64_t bytes = 0;
-    for (unsigned f = 0; f < s->family_count; f++) bytes += rocks_property(s, f, "rocksdb.estimate-table-readers-mem");
-    return bytes;
+/* Of all families together. */
+static uint64_t rocks_property_sum(struct rocks_store *s, const char *name) {
+    uint64_t sum = 0;
+    for (unsigned f = 0; f < s->family_count; f++) sum += rocks_property(s, f, name);
+    return sum;
 }
 
-uint64_t rocks_files_bytes(struct rocks_store *s) {
-    uint64_t bytes = 0;
-    for (unsigned f = 0; f < s->family_count; f++) bytes += rocks_property(s, f, "rocksdb.live-sst-files-size");
-    return bytes;
-}
+#define FILES_BYTES "rocksdb.live-sst-files-size"
+uint64_t rocks_files_bytes(struct rocks_store *s) { return rocks_property_sum(s, FILES_BYTES); }
 
 /* 0 below `slow`, at least 1 from there, STORE_BEHIND_FULL at `closed`. */
 static uint32_t behind_between(uint64_t value, uint64_t slow, uint64_t closed) {
@@ -307,8 +304,8 @@ static void rocks_stats_take(struct rocks_store *s, uint64_t now_ns) {
     struct store_stats *st = &s->stats, before = *st;
     uint64_t runs = atomic_load(&s->runs);
     st->pending_compaction_bytes = rocks_property(s, FAMILY_ROWS, "rocksdb.estimate-pending-compaction-bytes");
-    st->table_bytes = rocks_files_bytes(s);
-    st->merge_bytes_max = rocks_property(s, FAMILY_ROWS, "rocksdb.live-sst-files-size");
+    st->merge_bytes_max = rocks_property(s, FAMILY_ROWS, FILES_BYTES);
+    st->table_bytes = st->merge_bytes_max + (s->family_count > 1 ? rocks_property(s, FAMILY_GROWING, FILES_BYTES) : 0);
     char *files = rocksdb_property_value_cf(s->db, s->families[FAMILY_ROWS], "rocksdb.num-files-at-level0");
     st->level0_files = files ? (uint32_t)strtoul(files, NULL, 10) : 0;
     rocksdb_free(files);
@@ -316,7 +313,7 @@ static void rocks_stats_take(struct rocks_store *s, uint64_t now_ns) {
     if (!atomic_load(&s->failed) && rocks_property(s, FAMILY_ROWS, "rocksdb.background-errors")) rocks_background_error(s);
     st->behind = files_behind(s, st);
     bool files_changed = st->table_bytes != before.table_bytes || st->level0_files != before.level0_files || !s->stats_ns;
-    if (files_changed) store_shared_readers(s->shared, &s->readers_bytes, rocks_readers_bytes(s)), st->table_readers_bytes = s->readers_bytes;
+    if (files_changed) store_shared_readers(s->shared, &s->readers_bytes, rocks_property_sum(s, "rocksdb.estimate-table-readers-mem")), st->table_readers_bytes = s->readers_bytes;
     bool changed = files_changed || st->pending_compaction_bytes != before.pending_compaction_bytes;
     if (changed || runs != s->stats_runs) s->stats_changed_ns = now_ns;
     s->stats_ns = now_ns, s->stats_runs = runs;

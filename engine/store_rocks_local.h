@@ -55,7 +55,7 @@ struct store_shared {
     rocksdb_cache_t *cache;
     uint64_t cache_bytes, readers_bytes; /* of the cache and of open files together; of open files, under the lock */
     rocksdb_env_t *env; /* the process's one set of RocksDB's background threads, for compactions */
-    unsigned background_threads, merge_threads;
+    unsigned merge_threads;
     pthread_mutex_t lock; /* innermost */
     pthread_cond_t work;
     struct list stores; /* that have something to do */
