@@ -114,6 +114,22 @@ static void check_event(struct sim *s, const Orderdb__V1__ChangeEvent *e, int64_
     s->events++;
 }
 
+/* What the replica's stream has from request->at on, which moves; request->at_end: that is all. The caller frees it. */
+static Orderdb__V1__ReadChangesResponse *stream_read(struct sim *s, struct node *n, unsigned partition, struct feed_request *request) {
+    struct partition *p = replica(n, partition);
+    struct arena arena;
+    struct failure f;
+    struct slice answer = {0};
+    arena_init(&arena, 4 << 20);
+    failure_init(&f, &arena);
+    struct feed_read read = {.view = {.store = p->store}, .machines = n->machines, .arena = &arena, .last_index = p->record.applied_index, .failure = &f};
+    REQUIRE(feed_read(&read, request, &answer) == STATUS_OK, "the stream of partition %u can't be read", partition);
+    Orderdb__V1__ReadChangesResponse *m = orderdb__v1__read_changes_response__unpack(NULL, answer.len, answer.data);
+    arena_fini(&arena);
+    REQUIRE(m, "events that do not unpack");
+    return m;
+}
+
 static void check_stream(struct sim *s, struct node *n, unsigned partition) {
     static int64_t last[SLOT_COUNT];
     static struct told told[REQUESTS_MAX];
@@ -123,18 +139,10 @@ static void check_stream(struct sim *s, struct node *n, unsigned partition) {
     memset(last, 0, sizeof last);
     memset(told, 0, sizeof told);
     for (unsigned reads = 0; !request.at_end; reads++) {
-        struct arena arena;
-        struct failure f;
-        struct slice answer = {0};
-        arena_init(&arena, 4 << 20);
-        failure_init(&f, &arena);
-        struct feed_read read = {.view = {.store = p->store}, .machines = n->machines, .arena = &arena, .last_index = p->record.applied_index, .failure = &f};
-        REQUIRE(reads < 1000 && feed_read(&read, &request, &answer) == STATUS_OK, "the stream of partition %u can't be read", partition);
-        Orderdb__V1__ReadChangesResponse *m = orderdb__v1__read_changes_response__unpack(NULL, answer.len, answer.data);
-        REQUIRE(m, "events that do not unpack");
+        REQUIRE(reads < 1000, "the stream of partition %u does not end", partition);
+        Orderdb__V1__ReadChangesResponse *m = stream_read(s, n, partition, &request);
         for (size_t i = 0; i < m->n_events; i++) check_event(s, m->events[i], last, told, &orders);
         orderdb__v1__read_changes_response__free_unpacked(m, NULL);
-        arena_fini(&arena);
     }
     REQUIRE((int64_t)orders == p->record.order_count, "partition %u: events of %u orders, %lld there are", partition, orders, (long long)p->record.order_count);
     for (unsigned i = 0; i < orders; i++) {

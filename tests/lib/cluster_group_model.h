@@ -93,15 +93,7 @@ static void group_learn(struct sim *s, struct node *n, unsigned partition) {
     gw.learned[partition] = p->record.applied_index;
     *request = (struct feed_request){.at = request->at, .payload = FEED_FULL, .bytes_max = 1 << 20};
     while (!request->at_end) {
-        struct arena arena;
-        struct failure f;
-        struct slice answer = {0};
-        arena_init(&arena, 4 << 20);
-        failure_init(&f, &arena);
-        struct feed_read read = {.view = {.store = p->store}, .machines = n->machines, .arena = &arena, .last_index = p->record.applied_index, .failure = &f};
-        REQUIRE(feed_read(&read, request, &answer) == STATUS_OK, "the stream of partition %u can't be read", partition);
-        Orderdb__V1__ReadChangesResponse *m = orderdb__v1__read_changes_response__unpack(NULL, answer.len, answer.data);
-        REQUIRE(m, "events that do not unpack");
+        Orderdb__V1__ReadChangesResponse *m = stream_read(s, n, partition, request);
         for (size_t i = 0; i < m->n_events; i++) {
             struct got_event x = got_event_of(m->events[i]);
             REQUIRE(gw.event_count < GROUP_EVENTS_MAX, "more events than orders can have");
@@ -110,7 +102,6 @@ static void group_learn(struct sim *s, struct node *n, unsigned partition) {
             snprintf(e->user, sizeof e->user, "%s", x.user);
         }
         orderdb__v1__read_changes_response__free_unpacked(m, NULL);
-        arena_fini(&arena);
     }
 }
 

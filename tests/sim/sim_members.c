@@ -12,6 +12,7 @@
 #define CLUSTER_NODES 5
 #include "engine/placement.h"
 #include "tests/lib/cluster_check.h"
+#include "tests/lib/node_rows.h"
 
 enum { BEGIN_MEMBERS = 3, WANTED_LEAST = 2, REPLICAS = 3 };
 
@@ -40,15 +41,10 @@ static bool is_wanted(unsigned partition, uint64_t id) {
 static void place(void) {
     static const char *const zones[NODES] = {"a", "a", "b", "b", "c"};
     uint8_t bytes[NODES * (8 + 3 + NODE_ROW_BYTES_MAX)];
-    struct writer w = writer_of(bytes, sizeof bytes);
+    struct node_row rows[NODES];
     struct placement map[PARTITIONS + 1];
-    for (unsigned i = 0; i < NODES; i++) {
-        uint8_t row[NODE_ROW_BYTES_MAX];
-        struct writer r = writer_of(row, sizeof row);
-        node_row_encode(&(struct node_row){.node_id = i + 1, .state = wanting.lost[i] ? NODE_STATE_LOST : NODE_STATE_UP, .revision = 1, .zone = slice_str(zones[i])}, &r);
-        write_be64(&w, i + 1), write_counted(&w, writer_slice(&r));
-    }
-    placement_make(writer_slice(&w), REPLICAS, (struct slice){0}, PARTITIONS, map);
+    for (unsigned i = 0; i < NODES; i++) rows[i] = (struct node_row){.node_id = i + 1, .state = wanting.lost[i] ? NODE_STATE_LOST : NODE_STATE_UP, .revision = 1, .zone = slice_str(zones[i])};
+    placement_make(node_rows_list(bytes, sizeof bytes, rows, NODES), REPLICAS, (struct slice){0}, PARTITIONS, map);
     for (unsigned p = 0; p < PARTITIONS; p++) wanting.now.of[p] = map[p].members;
 }
 

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "server/cluster.h"
+#include "tests/lib/node_rows.h"
 
 static char path[64], error[512];
 static struct config config;
@@ -116,18 +117,6 @@ static void leads_go_by_turns(void **state) {
     cluster_fini(&c);
 }
 
-static struct slice list_of(uint8_t *bytes, size_t cap, const struct node_row *rows, unsigned n) {
-    struct writer w = writer_of(bytes, cap);
-    for (unsigned i = 0; i < n; i++) {
-        uint8_t row[NODE_ROW_BYTES_MAX];
-        struct writer r = writer_of(row, sizeof row);
-        node_row_encode(&rows[i], &r);
-        write_be64(&w, rows[i].node_id), write_counted(&w, writer_slice(&r));
-    }
-    assert_false(w.full);
-    return writer_slice(&w);
-}
-
 static void what_the_meta_partition_has_is_learnt(void **state) {
     struct cluster c;
     struct cluster_peer p;
@@ -136,8 +125,8 @@ static void what_the_meta_partition_has_is_learnt(void **state) {
     struct node_row rows[] = {{1, NODE_STATE_UP, 1, SLICE_LIT("a"), SLICE_LIT("10.0.0.1:1")}, {2, NODE_STATE_DRAINING, 2, SLICE_LIT("b"), SLICE_LIT("10.0.0.2:1")}, {5, NODE_STATE_JOINED, 1, SLICE_LIT("c"), SLICE_LIT("10.0.0.5:1")}};
     assert_true(cluster_map(&c, 4));
     assert_int_equal(cluster_wanted(&c, 0).count, 0);
-    assert_true(cluster_learn(&c, list_of(bytes, sizeof bytes, rows, 3)));
-    assert_false(cluster_learn(&c, list_of(bytes, sizeof bytes, rows, 3))); /* nothing new */
+    assert_true(cluster_learn(&c, node_rows_list(bytes, sizeof bytes, rows, 3)));
+    assert_false(cluster_learn(&c, node_rows_list(bytes, sizeof bytes, rows, 3))); /* nothing new */
     assert_int_equal(cluster_epoch(&c), 4);
     assert_int_equal(cluster_count(&c), 3);
     for (uint32_t n = 0; n < 5; n++) assert_int_equal(cluster_wanted(&c, n).count, 2);

@@ -1,5 +1,6 @@
 /* engine/placement.h: which nodes hold which partition. */
 #include "engine/placement.h"
+#include "tests/lib/node_rows.h"
 #include "tests/lib/test.h"
 
 enum { PARTITIONS = 64 };
@@ -9,17 +10,7 @@ static struct node_row rows[NODE_ROWS_MAX];
 static unsigned row_count;
 static struct placement map[PARTITIONS + 1], before[PARTITIONS + 1];
 
-static struct slice list(void) {
-    struct writer w = writer_of(bytes, sizeof bytes);
-    for (unsigned i = 0; i < row_count; i++) {
-        uint8_t row[NODE_ROW_BYTES_MAX];
-        struct writer r = writer_of(row, sizeof row);
-        node_row_encode(&rows[i], &r);
-        write_be64(&w, rows[i].node_id), write_counted(&w, writer_slice(&r));
-    }
-    assert_false(w.full);
-    return writer_slice(&w);
-}
+static struct slice list(void) { return node_rows_list(bytes, sizeof bytes, rows, row_count); }
 
 /* Nodes 1, 2, ...: a letter each is its zone. */
 static void nodes(const char *zones) {
