@@ -46,13 +46,22 @@ static enum status record_create(struct partition *p) {
     return st ? st : store_flush(p->store); /* an empty store and a trimmed log must not look alike */
 }
 
+/* What point reads ask for again and again. A row of counts is a twentieth of an order's rows, and each create and transition reads one, of a user whose last order may be long ago: a quarter of the bytes keeps them for
+ * several times as many users as there are orders in the rest. */
+enum { ORDER_ROW_BYTES = 240, COUNTS_ROW_BYTES = 32 };
+static enum status keep_rows(struct partition *p) {
+    static const uint8_t orders[] = {KEY_HEAD, KEY_BODY, KEY_HISTORY}, counts[] = {KEY_COUNTS};
+    uint64_t bytes = p->engine->config.row_cache_bytes / p->engine->config.owned_count;
+    if (p->id == PARTITION_META || bytes / 4 < STORE_CACHE_BYTES_MIN) return STATUS_OK;
+    enum status st = store_cache_rows(p->store, bytes / 4, COUNTS_ROW_BYTES, slice_of(counts, sizeof counts));
+    return st ? st : store_cache_rows(p->store, bytes - bytes / 4, ORDER_ROW_BYTES, slice_of(orders, sizeof orders));
+}
+
 enum status partition_store_load(struct partition *p, char error[256]) {
     struct engine *e = p->engine;
     enum status st = e->config.store_open(e->config.store_ctx, p->id, p->memtable_share, &p->store, error);
     if (st) return st;
-    uint64_t cache_bytes = p->id == PARTITION_META ? 0 : e->config.row_cache_bytes / e->config.owned_count;
-    static const uint8_t kept[] = {KEY_HEAD, KEY_BODY, KEY_COUNTS, KEY_HISTORY}; /* what point reads ask for again and again */
-    if (cache_bytes >= STORE_CACHE_BYTES_MIN && (st = store_cache_rows(p->store, cache_bytes, slice_of(kept, sizeof kept)))) return st;
+    if ((st = keep_rows(p))) return st;
     arena_reset(&e->scratch);
     st = partition_record_read(p->store, &e->scratch, &p->record);
     if (!st || st == STATUS_ABSENT) {

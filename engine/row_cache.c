@@ -13,7 +13,6 @@ enum {
     USES_MAX = 3,
     SPARED_MAX = 32,      /* entries that are moved to make room for one: more would hold up whoever puts it */
     ENTRY_SHARE = 16,     /* of the ring: the largest entry */
-    BYTES_A_PLACE = 128,  /* of the cache: half of what entries take on average, so that the table is half full when the ring is */
     STEP = 16,
 };
 
@@ -46,13 +45,14 @@ static struct slice entry_key(const struct entry *e) { return slice_of(e->bytes,
 
 /* ---- open and close */
 
-struct row_cache *row_cache_new(uint64_t bytes) {
+struct row_cache *row_cache_new(uint64_t bytes, uint32_t row_bytes) {
     check(bytes >= ROW_CACHE_BYTES_MIN);
     check(bytes <= 32ull << 30);
     struct row_cache *c = mem_new(struct row_cache);
     if (!c) return NULL;
+    uint64_t entry_bytes = sizeof(struct entry) + row_bytes;
     uint32_t places = 16;
-    while ((uint64_t)places * 2 * BYTES_A_PLACE <= bytes) places *= 2;
+    while (places * entry_bytes <= bytes) places *= 2; /* one to two for each row that the ring has room for */
     c->mask = places - 1;
     c->rows_max = places / 4 * 3;
     c->size = bytes - places * sizeof *c->places;

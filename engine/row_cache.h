@@ -18,8 +18,8 @@ struct row_cache_stats {
 };
 
 enum { ROW_CACHE_BYTES_MIN = 4 << 10 };
-/* Of so many bytes, the table included; at least ROW_CACHE_BYTES_MIN, at most 32 GiB. NULL: no memory. */
-struct row_cache *row_cache_new(uint64_t bytes);
+/* Of so many bytes, the table included; at least ROW_CACHE_BYTES_MIN, at most 32 GiB. row_bytes: what a row takes on average, key and value; by it the table is made. NULL: no memory. */
+struct row_cache *row_cache_new(uint64_t bytes, uint32_t row_bytes);
 void row_cache_free(struct row_cache *c); /* NULL is fine */
 /* false: not known. value lives until the next put. */
 bool row_cache_find(struct row_cache *c, struct slice key, struct slice *value) MUST_USE;

@@ -43,8 +43,8 @@ void store_close(struct store *s) {
     store_check(s);
     check(atomic_load(&s->snapshots) == 0); /* each would point into freed memory */
     check(atomic_load(&s->iterators) == 0);
-    row_cache_free(s->cache);
-    s->cache = NULL;
+    for (unsigned i = 0; i < s->cache_count; i++) row_cache_free(s->caches[i]);
+    s->cache_count = 0;
     key_filter_free(s->filter);
     s->filter = NULL;
     s->ops->close(s);
@@ -56,29 +56,36 @@ void store_close(struct store *s) {
  * the batch that changes it, all on the owner's thread. So it is asked before the tables, and right behind the batch. Snapshots and other threads pass it by. Only rows that are there are kept, never
  * that there is none. */
 
-enum status store_cache_rows(struct store *s, uint64_t bytes, struct slice kinds) {
+enum status store_cache_rows(struct store *s, uint64_t bytes, uint32_t row_bytes, struct slice kinds) {
     store_check(s);
-    check(!s->cache);
+    check(s->cache_count < STORE_CACHES_MAX);
     static_assert((unsigned)STORE_CACHE_BYTES_MIN == (unsigned)ROW_CACHE_BYTES_MIN, "store.h says so");
-    for (size_t i = 0; i < ARRAY_LEN(s->cached); i++) s->cached[i] = !kinds.len;
-    for (size_t i = 0; i < kinds.len; i++) s->cached[kinds.data[i]] = true;
-    s->cache = row_cache_new(bytes);
-    return s->cache ? STATUS_OK : STATUS_MEMORY_LIMIT;
+    struct row_cache *c = row_cache_new(bytes, row_bytes);
+    if (!c) return STATUS_MEMORY_LIMIT;
+    s->caches[s->cache_count++] = c;
+    for (size_t i = 0; !kinds.len && i < ARRAY_LEN(s->cached); i++) s->cached[i] = (uint8_t)s->cache_count;
+    for (size_t i = 0; i < kinds.len; i++) s->cached[kinds.data[i]] = (uint8_t)s->cache_count;
+    return STATUS_OK;
 }
 
-static bool kept_kind(const struct store *s, struct slice key) { return s->cached[key.len > 2 ? key.data[2] : 0]; }
+/* Where rows of this kind are kept; NULL: nowhere. */
+static struct row_cache *cache_of(const struct store *s, struct slice key) {
+    uint8_t in = s->cached[key.len > 2 ? key.data[2] : 0];
+    return in ? s->caches[in - 1] : NULL;
+}
 
-/* Is the cache to be asked, and told, about this? */
-static bool cache_serves(const struct store_view *view, struct slice key) {
+/* The cache that is to be asked, and told, about this; NULL: none. */
+static struct row_cache *cache_for(const struct store_view *view, struct slice key) {
     const struct store *s = view->store;
-    return s->cache && !view->snapshot && kept_kind(s, key) && store_owned(s);
+    struct row_cache *c = view->snapshot ? NULL : cache_of(s, key);
+    return c && store_owned(s) ? c : NULL;
 }
 
 /* WOULD_BLOCK: neither knows. */
-static enum status cache_get(const struct store_view *view, struct slice key, struct arena *arena, struct slice *value) {
+static enum status cache_get(struct row_cache *cache, const struct store_view *view, struct slice key, struct arena *arena, struct slice *value) {
     struct slice kept;
     enum status st = view->batch ? view->store->ops->batch_get(view->batch, key, arena, value) : STATUS_WOULD_BLOCK;
-    if (st != STATUS_WOULD_BLOCK || !row_cache_find(view->store->cache, key, &kept)) return st;
+    if (st != STATUS_WOULD_BLOCK || !row_cache_find(cache, key, &kept)) return st;
     *value = arena_copy(arena, kept);
     return value->data ? STATUS_OK : STATUS_MEMORY_LIMIT;
 }
@@ -141,13 +148,14 @@ enum status store_get(const struct store_view *view, struct slice key, struct ar
     *value = (struct slice){0};
     if (view->batch && view->batch->failed) return STATUS_MEMORY_LIMIT;
     if (filter_excludes(view, key, arena)) return STATUS_ABSENT;
-    if (!cache_serves(view, key)) return view->store->ops->get(view, key, arena, value);
-    enum status st = cache_get(view, key, arena, value);
+    struct row_cache *cache = cache_for(view, key);
+    if (!cache) return view->store->ops->get(view, key, arena, value);
+    enum status st = cache_get(cache, view, key, arena, value);
     if (st != STATUS_WOULD_BLOCK) return st;
     struct store_view below = *view;
     below.batch = NULL;
     st = view->store->ops->get(&below, key, arena, value);
-    if (!st) row_cache_put(view->store->cache, key, *value);
+    if (!st) row_cache_put(cache, key, *value);
     return st;
 }
 
@@ -156,13 +164,15 @@ enum status store_get_cached(const struct store_view *view, struct slice key, st
     store_check_key(key);
     *value = (struct slice){0};
     if (view->batch && view->batch->failed) return STATUS_MEMORY_LIMIT;
-    return cache_serves(view, key) ? cache_get(view, key, arena, value) : STATUS_WOULD_BLOCK;
+    struct row_cache *cache = cache_for(view, key);
+    return cache ? cache_get(cache, view, key, arena, value) : STATUS_WOULD_BLOCK;
 }
 
 void store_keep(const struct store_view *view, struct slice key, struct slice value) {
     store_check_view(view);
     check(!view->batch); /* its rows are not the store's yet */
-    if (cache_serves(view, key)) row_cache_put(view->store->cache, key, value);
+    struct row_cache *cache = cache_for(view, key);
+    if (cache) row_cache_put(cache, key, value);
 }
 
 /* The rows of a batch that was applied, some at a time: the table's lines are asked for before the first of them is waited for. */
@@ -170,6 +180,7 @@ struct keeping {
     struct store *store;
     unsigned count;
     struct kept_row {
+        struct row_cache *cache;
         uint64_t hash;
         struct slice key, value;
         bool deleted;
@@ -178,16 +189,17 @@ struct keeping {
 static void keep_flush(struct keeping *k) {
     for (unsigned i = 0; i < k->count; i++) {
         const struct kept_row *r = &k->rows[i];
-        if (r->deleted) row_cache_forget_hashed(k->store->cache, r->hash, r->key);
-        else row_cache_put_hashed(k->store->cache, r->hash, r->key, r->value);
+        if (r->deleted) row_cache_forget_hashed(r->cache, r->hash, r->key);
+        else row_cache_put_hashed(r->cache, r->hash, r->key, r->value);
     }
     k->count = 0;
 }
 static void keep_row(void *ctx, struct slice key, struct slice value, bool deleted) {
     struct keeping *k = ctx;
-    if (!kept_kind(k->store, key)) return;
+    struct row_cache *cache = cache_of(k->store, key);
+    if (!cache) return;
     if (k->count == ARRAY_LEN(k->rows)) keep_flush(k);
-    k->rows[k->count++] = (struct kept_row){row_cache_hash(k->store->cache, key), key, value, deleted};
+    k->rows[k->count++] = (struct kept_row){cache, row_cache_hash(cache, key), key, value, deleted};
 }
 
 struct store_snapshot *store_snapshot_get(struct store *s) {
@@ -324,7 +336,7 @@ enum status store_apply(struct store *s, struct store_batch *b) {
     owner_is_here(s);
     if (b->failed) return STATUS_MEMORY_LIMIT;
     enum status st = s->ops->apply(s, b);
-    if (st || !s->cache) return st;
+    if (st || !s->cache_count) return st;
     struct keeping k = {.store = s};
     s->ops->batch_rows(b, keep_row, &k);
     keep_flush(&k);
@@ -344,7 +356,7 @@ enum status store_flush(struct store *s) {
 void store_set_expiry(struct store *s, uint8_t kind, uint64_t horizon_us) {
     store_check(s);
     if (s->filter && kind == s->filter_kind) key_filter_expire(s->filter, s->filter_horizon_us = horizon_us);
-    s->cached[kind] = false; /* files may drop them without a word: what the cache holds of them is never looked at again */
+    s->cached[kind] = 0; /* files may drop them without a word: what a cache holds of them is never looked at again */
     s->ops->set_expiry(s, kind, horizon_us);
 }
 
@@ -355,9 +367,10 @@ void store_get_stats(struct store *s, struct store_stats *out) {
     out->snapshots = atomic_load(&s->snapshots);
     out->iterators = atomic_load(&s->iterators);
     if (s->filter && store_owned(s)) out->filter_keys = key_filter_count(s->filter), out->filter_asked = s->filter_asked, out->filter_absent = s->filter_absent;
-    if (!s->cache || !store_owned(s)) return;
-    struct row_cache_stats c = row_cache_get_stats(s->cache);
-    out->cache_hits = c.hits, out->cache_misses = c.misses, out->cache_evictions = c.evictions, out->cache_bytes = c.bytes, out->cache_rows = c.rows;
+    for (unsigned i = 0; i < s->cache_count && store_owned(s); i++) {
+        struct row_cache_stats c = row_cache_get_stats(s->caches[i]);
+        out->cache_hits += c.hits, out->cache_misses += c.misses, out->cache_evictions += c.evictions, out->cache_bytes += c.bytes, out->cache_rows += c.rows;
+    }
 }
 
 void store_drop_range(struct store *s, struct slice lower, struct slice upper) {

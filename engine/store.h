@@ -62,10 +62,11 @@ void store_close(struct store *s);
 enum status store_get(const struct store_view *view, struct slice key, struct arena *arena, struct slice *value) MUST_USE;
 
 /* Keeps rows of the newest state in memory beside the store, so that the owning core's reads of them ask neither tables nor files: rows that were put, and that were read. kinds: the third bytes of
- * their keys; empty: all rows. Not those of kinds that expire. What a read answers is the same with it and without, to the byte. Once, right behind the open. MEMORY_LIMIT. */
-enum { STORE_CACHE_BYTES_MIN = 4 << 10 };
-enum status store_cache_rows(struct store *s, uint64_t bytes, struct slice kinds) MUST_USE;
-/* From that cache alone, or the view's batch. WOULD_BLOCK: it does not know; another thread's views and snapshots never do. */
+ * their keys; empty: all rows. Not those of kinds that expire. row_bytes: what a row takes on average, key and value. What a read answers is the same with it and without, to the byte. Right behind the
+ * open, once for each set of kinds that has memory of its own, STORE_CACHES_MAX times at most. MEMORY_LIMIT. */
+enum { STORE_CACHE_BYTES_MIN = 4 << 10, STORE_CACHES_MAX = 2 };
+enum status store_cache_rows(struct store *s, uint64_t bytes, uint32_t row_bytes, struct slice kinds) MUST_USE;
+/* From those caches alone, or the view's batch. WOULD_BLOCK: it does not know; another thread's views and snapshots never do. */
 enum status store_get_cached(const struct store_view *view, struct slice key, struct arena *arena, struct slice *value) MUST_USE;
 /* A row that a scan over this view stands on, kept as if it had been read by its key. Nothing was applied since the scan was opened. */
 void store_keep(const struct store_view *view, struct slice key, struct slice value);

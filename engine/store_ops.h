@@ -57,8 +57,9 @@ struct store {
     const struct store_ops *ops;
     uint32_t magic;
     _Atomic uintptr_t owner;     /* the thread that applies, as thread_self() names it: applies and new batches tell */
-    struct row_cache *cache;     /* NULL: none. The owner's alone */
-    bool cached[256];            /* rows of these kinds */
+    struct row_cache *caches[STORE_CACHES_MAX]; /* the owner's alone */
+    unsigned cache_count;
+    uint8_t cached[256];         /* rows of this kind are in caches[this - 1]; 0: in none */
     struct key_filter *filter;   /* NULL: none. The owner's alone, with all of: */
     uint8_t filter_kind;
     bool filter_whole, filter_proved;

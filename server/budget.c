@@ -12,7 +12,7 @@
  *   memtables    8 MiB a partition + F / 4                    rows that are not flushed yet
  *   stream       1 MiB a partition + F / 32                   the newest change events, for who reads along
  *   lists        F / 16                                       the newest rows of users' lists, for first pages
- *   rows         F / 8                                        rows of orders that are read or were written last, for point reads
+ *   rows         F / 8                                        rows of orders that are read or were written last, for point reads; a quarter of it for users' counts
  *   filter       F / 64                                       which idempotency keys are known: 12 bits each
  *   requests     32 MiB a core + F / 8                        arenas of calls in flight; commands that wait in engines lie in them (half of it)
  *   connections  8 MiB a core + F / 16                        connection state, HPACK tables, send buffers

@@ -5,7 +5,7 @@ static void store_in(struct rig *r)
     struct key k;
     struct slice row;
     check(store_open_mem(&r->store, r->disk) == STATUS_OK);
-    if (r->cache_bytes) check(store_cache_rows(r->store, r->cache_bytes, (struct slice){0}) == STATUS_OK);
+    if (r->cache_bytes) check(store_cache_rows(r->store, r->cache_bytes, 240, (struct slice){0}) == STATUS_OK);
     r->batch = store_batch_new(r->store);
     check(r->batch);
     feed_writer_init(&r->feed);
@@ -48,7 +48,7 @@ void rig_open(struct rig *r, struct machines *ms)
 void rig_cache(struct rig *r, uint64_t bytes)
 {
     r->cache_bytes = bytes;
-    check(store_cache_rows(r->store, bytes, (struct slice){0}) == STATUS_OK);
+    check(store_cache_rows(r->store, bytes, 240, (struct slice){0}) == STATUS_OK);
 }
 
 void rig_close(struct rig *r)

@@ -568,7 +568,7 @@ static void open_engine(struct sim *s) {
         .log_live_bytes_max = s->live_bytes,
         .log_segment_bytes = (uint32_t)s->segment_bytes,
         .memtable_bytes = 256 * KIB,
-        .row_cache_bytes = PARTITIONS * 8 * KIB, /* full all the time */
+        .row_cache_bytes = PARTITIONS * 16 * KIB, /* full all the time */
         .queue_ops_max = 16 + (uint32_t)chance(s, 100),
         .queue_target_ns = chance(s, 3) * 5 * NS_PER_MS, /* 0: without */
         .queue_bytes_max = 1 << 20,

@@ -404,7 +404,7 @@ static void open_engine(struct sim *s) {
         .log_live_bytes_max = s->live_bytes,
         .log_segment_bytes = (uint32_t)s->segment_bytes,
         .memtable_bytes = 256 * KIB,
-        .row_cache_bytes = PARTITIONS * 8 * KIB, /* full all the time */
+        .row_cache_bytes = PARTITIONS * 16 * KIB, /* full all the time */
         .queue_ops_max = 16 + (uint32_t)chance(s, 100),
         .queue_bytes_max = 2 << 20,
         .feed_tail_bytes = s->tail_bytes,

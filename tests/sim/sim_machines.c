@@ -73,7 +73,7 @@ static void start(struct sim *s) {
     s->machines = machines_new(); /* the dead process's is gone */
     struct engine_config config = {
         .node_id = 1, .partition_count = PARTITIONS, .partitions = partitions, .owned_count = PARTITIONS, .meta = true, .machines = s->machines,
-        .log_live_bytes_max = 1 << 20, .log_segment_bytes = 64 << 10, .memtable_bytes = 64 << 10, .row_cache_bytes = PARTITIONS * 8 << 10, .queue_ops_max = 100, .queue_bytes_max = 1 << 20,
+        .log_live_bytes_max = 1 << 20, .log_segment_bytes = 64 << 10, .memtable_bytes = 64 << 10, .row_cache_bytes = PARTITIONS * 16 << 10, .queue_ops_max = 100, .queue_bytes_max = 1 << 20,
         .store_open = open_store, .store_ctx = s, .election_ms = 1000, .heartbeat_ms = 100,
     };
     s->env = sim_env_open(s->world, s->disk);

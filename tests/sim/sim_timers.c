@@ -229,7 +229,7 @@ static void open_engine(struct sim *s) {
         .log_live_bytes_max = 1 << 20,
         .log_segment_bytes = 128 << 10,
         .memtable_bytes = 256 * KIB,
-        .row_cache_bytes = PARTITIONS * 8 * KIB, /* full all the time */
+        .row_cache_bytes = PARTITIONS * 16 * KIB, /* full all the time */
         .queue_ops_max = 40 + (uint32_t)chance(s, 100),
         .queue_target_ns = chance(s, 2) * 20 * NS_PER_MS,
         .queue_bytes_max = 1 << 20,

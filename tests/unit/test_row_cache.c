@@ -39,7 +39,7 @@ static bool model_find(struct model *m, uint32_t i) {
 }
 static struct model *model_new(uint64_t bytes, uint64_t seed) {
     struct model *m = mem_new(struct model);
-    m->cache = row_cache_new(bytes);
+    m->cache = row_cache_new(bytes, 240);
     assert_non_null(m->cache);
     m->random.state = seed;
     return m;
@@ -111,7 +111,7 @@ static void test_too_large_a_row_is_not_kept_nor_the_one_before(void **state) {
 }
 
 static void test_many_short_rows_do_not_fill_the_table(void **state) {
-    struct row_cache *c = row_cache_new(64 << 10);
+    struct row_cache *c = row_cache_new(64 << 10, 240);
     for (uint32_t i = 0; i < 20000; i++) {
         uint8_t key[4];
         struct slice found;
@@ -122,12 +122,21 @@ static void test_many_short_rows_do_not_fill_the_table(void **state) {
     row_cache_verify(c);
     assert_true(row_cache_get_stats(c).rows < 64 * 1024 / 128);
     row_cache_free(c);
+    c = row_cache_new(64 << 10, 16); /* a table for short ones */
+    for (uint32_t i = 0; i < 20000; i++) {
+        uint8_t key[16] = {0};
+        put_be32(key, i);
+        row_cache_put(c, slice_of(key, 16), (struct slice){0});
+    }
+    row_cache_verify(c);
+    assert_true(row_cache_get_stats(c).rows > 64 * 1024 / 96);
+    row_cache_free(c);
 }
 
 static void test_no_memory(void **state) {
     for (unsigned n = 1; n <= 3; n++) {
         mem_fail_nth(n);
-        assert_null(row_cache_new(8 << 10));
+        assert_null(row_cache_new(8 << 10, 240));
     }
     mem_fail_nth(0);
     row_cache_free(NULL);

@@ -479,6 +479,24 @@ static void test_cached_rows_go_with_the_store(void **state) {
     assert_string_equal(cached_get(w, &v, "b"), "2"); /* what was read is kept */
 }
 
+static void test_kinds_with_a_cache_of_their_own_are_not_driven_out_by_others(void **state) {
+    struct world *w = *state;
+    struct store_view v = newest(w);
+    struct store_stats before, after;
+    assert_int_equal(store_cache_rows(w->store, 4 << 10, 8, slice_str("N")), STATUS_OK);
+    rows_write(w, "s1Na=1 s1Nb=2 s1Ha=3");
+    store_get_stats(w->store, &before);
+    assert_int_equal(before.cache_rows, 3);
+    for (unsigned i = 0; i < 4000; i++) rows_write(w, arena_printf(&w->arena, "s1H%u=%0*u", i, 100, i));
+    assert_string_equal(cached_get(w, &v, "s1Ha"), "WOULD_BLOCK");
+    assert_string_equal(cached_get(w, &v, "s1Na"), "1");
+    rows_write(w, "s1Na=9 -s1Nb");
+    assert_string_equal(cached_get(w, &v, "s1Na"), "9");
+    assert_string_equal(cached_get(w, &v, "s1Nb"), "WOULD_BLOCK");
+    store_get_stats(w->store, &after);
+    assert_true(after.cache_hits == before.cache_hits + 2 && after.cache_evictions > 100 && after.cache_bytes > before.cache_bytes);
+}
+
 static void test_rows_that_expire_are_not_cached(void **state) {
     struct world *w = *state;
     struct store_view v = newest(w);
@@ -615,6 +633,7 @@ int main(void) {
         CACHED(test_cached_rows_are_those_of_the_newest_state),
         CACHED(test_cached_rows_are_the_owners_alone),
         CACHED(test_cached_rows_go_with_the_store),
+        CACHED(test_kinds_with_a_cache_of_their_own_are_not_driven_out_by_others),
         CACHED(test_rows_that_expire_are_not_cached),
         CACHED(test_failed_apply_leaves_the_cache_as_it_was),
         BOTH(test_filter_excludes_what_is_not_there),
