@@ -15,8 +15,6 @@ enum {
     MERGE_WIDTH = 10,         /* runs of like size become one; fewer are left alone */
     MERGE_LIKE_PERCENT = 100, /* like: none is more than twice its neighbour */
     MERGE_ALL_PERCENT = 400,  /* all of them do, when what is newer than the oldest is so much of it: rows that were written over take no more than four times the others' room */
-    COMPRESSED_PERCENT = 70,  /* of the rows: the oldest */
-    MERGE_READ_BYTES = 256 << 10, /* read at a time from each of its inputs */
     FILE_BYTES = 64 << 20,
     LEVEL0_SLOW = 36,
     LEVEL0_CLOSED = 56,
@@ -154,7 +152,6 @@ static void options_merges(rocksdb_options_t *o, enum rocks_family family) {
     rocksdb_universal_compaction_options_set_size_ratio(u, MERGE_LIKE_PERCENT);
     rocksdb_universal_compaction_options_set_stop_style(u, rocksdb_similar_size_compaction_stop_style);
     rocksdb_universal_compaction_options_set_max_size_amplification_percent(u, MERGE_ALL_PERCENT);
-    rocksdb_universal_compaction_options_set_compression_size_percent(u, COMPRESSED_PERCENT);
     rocksdb_options_set_compaction_style(o, rocksdb_universal_compaction);
     rocksdb_options_set_universal_compaction_options(o, u);
     rocksdb_options_set_level0_file_num_compaction_trigger(o, MERGE_WIDTH);
@@ -168,7 +165,6 @@ static void options_files(rocksdb_options_t *o, const struct store_shared *share
     rocksdb_options_set_env(o, shared->env);
     rocksdb_options_set_max_background_flushes(o, 1);
     rocksdb_options_set_max_background_compactions(o, (int)shared->merge_threads + 1); /* of one store, the one into its oldest run among them: while that waits for its thread small ones go on */
-    rocksdb_options_compaction_readahead_size(o, MERGE_READ_BYTES);
     rocksdb_options_set_max_open_files(o, -1); /* no table of open files that each look-up of a row would have to lock */
     rocksdb_options_set_max_file_opening_threads(o, 2);
     rocksdb_options_set_skip_stats_update_on_db_open(o, 1);
@@ -213,8 +209,6 @@ void rocks_options_make(struct rocks_store *s) {
         rocksdb_options_set_write_buffer_size(o, 64 * KIB); /* nothing is ever written to it */
         rocksdb_options_set_compaction_filter(o, s->filter);
     }
-    s->plain = rocksdb_options_create_copy(s->options[FAMILY_ROWS]);
-    rocksdb_options_set_compression(s->plain, rocksdb_no_compression);
     for (int cached = 0; cached < 2; cached++) s->read[cached] = rocks_read_options(cached, false);
     s->env_options = rocksdb_envoptions_create();
     s->ingest = rocksdb_ingestexternalfileoptions_create();
@@ -228,7 +222,6 @@ void rocks_options_free(struct rocks_store *s) {
     if (s->ingest) rocksdb_ingestexternalfileoptions_destroy(s->ingest);
     for (unsigned f = 0; f < FAMILIES; f++)
         if (s->options[f]) rocksdb_options_destroy(s->options[f]);
-    if (s->plain) rocksdb_options_destroy(s->plain);
     if (s->filter) rocksdb_compactionfilter_destroy(s->filter); /* RocksDB borrowed it */
 }
 

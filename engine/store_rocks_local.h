@@ -82,7 +82,6 @@ struct rocks_store {
     struct slice deferred; /* rows with this prefix are kept in the order of their puts (row_pile.h); empty: none */
 
     rocksdb_options_t *options[FAMILIES];
-    rocksdb_options_t *plain; /* FAMILY_ROWS, without compression: for runs */
     rocksdb_compactionfilter_t *filter;
     rocksdb_envoptions_t *env_options;
     rocksdb_ingestexternalfileoptions_t *ingest;

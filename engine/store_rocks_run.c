@@ -170,8 +170,7 @@ static enum status run_file_begin(struct run *r, enum rocks_family family) {
     struct run_file *f = &r->files[family];
     char *error = NULL;
     rocks_dir_run_name(r->store->path, family, f->name);
-    bool merged_soon = family == FAMILY_ROWS && r->store->family_count > 1; /* where all is in one family most of it are events */
-    f->writer = rocksdb_sstfilewriter_create(r->store->env_options, merged_soon ? r->store->plain : r->store->options[family]);
+    f->writer = rocksdb_sstfilewriter_create(r->store->env_options, r->store->options[family]);
     rocksdb_sstfilewriter_open(f->writer, f->name, &error);
     return rocks_write_error(r->store, "store run", error);
 }
