@@ -154,7 +154,7 @@ abuse: all $(LOADS) ## fifty hostile connections beside honest load, 10,000 idle
 	@tests/abuse/run.py $(B)
 	@tests/abuse/idle.py $(B)
 
-overload: all $(LOADS) ## 2, 5 and 10 times the peak for a minute each: what is still served, and how fast (about 5 minutes)
+overload: all $(LOADS) ## 2, 5 and 10 times the peak for a minute each: what is still served, and how fast (about 8 minutes)
 	@tests/abuse/overload.py --build $(B)
 
 crash: all $(RIGS) $(LOADS) ## kill -9 and power cuts under load, 200 rounds of each (about 10 minutes; ROUNDS=n)

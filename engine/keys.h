@@ -113,8 +113,11 @@ void key_letter(struct key *k, uint16_t slot, uint32_t group_id, int64_t seq);
 void key_letter_prefix(struct key *k, uint16_t slot, uint32_t group_id);
 int64_t key_letter_seq(struct slice key); /* of such a key */
 uint32_t key_group_id(struct slice key);  /* of key_group's */
+enum { KEY_POSITION_BYTES = 16 };
 /* The last 16 bytes of a list or counts key: time and id. create_us is stored with its sign bit flipped so that 1969 sorts before 1970. */
 void key_list_position(struct slice key, int64_t *create_us, int64_t *order_id);
+/* What a struct store_config says of these keys. */
+#define ENGINE_STORE_KEYS .growing = KEY_EVENTS_PREFIX, .deferred = KEY_INDEX_PREFIX, .grouped_kind = KEY_LIST, .grouped_tail = KEY_POSITION_BYTES
 /* The smallest key above all that begin with k: for upper bounds. */
 void key_after_prefix(struct key *k);
 

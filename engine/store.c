@@ -218,16 +218,28 @@ void store_snapshot_put(struct store *s, struct store_snapshot *snapshot) {
 
 /* ---- iterators. NULL stands for one that found no memory: never valid, status MEMORY_LIMIT. */
 
-struct store_iter *store_iter_open(const struct store_view *view, struct slice lower, struct slice upper) {
+static struct store_iter *iter_open(const struct store_view *view, struct slice lower, struct slice upper, bool group) {
     store_check_view(view);
     check(lower.len <= STORE_KEY_BYTES_MAX);
     check(upper.len <= STORE_KEY_BYTES_MAX);
     if (view->batch && view->batch->failed) return NULL;
-    struct store_iter *it = view->store->ops->iter_open(view, lower, upper);
+    struct store_iter *it = view->store->ops->iter_open(view, lower, upper, group);
     if (!it) return NULL;
     check(it->magic == STORE_ITER_MAGIC);
     atomic_fetch_add(&view->store->iterators, 1);
     return it;
+}
+
+struct store_iter *store_iter_open(const struct store_view *view, struct slice lower, struct slice upper) { return iter_open(view, lower, upper, false); }
+
+struct store_iter *store_iter_open_group(const struct store_view *view, struct slice group) {
+    uint8_t upper[STORE_KEY_BYTES_MAX];
+    size_t len = group.len;
+    store_check_key(group);
+    memcpy(upper, group.data, len);
+    while (len && upper[len - 1] == 0xff) len--;
+    if (len) upper[len - 1]++;
+    return iter_open(view, group, slice_of(upper, len), true);
 }
 
 static bool store_iter_usable(const struct store_iter *it) {

@@ -32,6 +32,8 @@ struct store_config {
     uint64_t block_cache_bytes; /* RocksDB: shared by all stores of the process through `shared` */
     struct store_shared *shared; /* NULL: own */
     struct slice growing;       /* keys with this prefix are only ever put in ascending order: they get files of their own. Empty: none */
+    uint8_t grouped_kind;       /* keys of this kind (their third byte) are a group and grouped_tail bytes more, at which they are sorted in it; store_iter_open_group reads a group. 0: none */
+    uint8_t grouped_tail;
     struct slice deferred;      /* keys with this prefix are put often and read seldom: a put costs a tenth, a read more (docs/STORAGE.md). Empty: none */
 };
 /* Block cache and background threads shared by all partitions of a process. NULL: no memory, or no threads. */
@@ -102,6 +104,8 @@ void store_snapshot_put(struct store *s, struct store_snapshot *snapshot);
  * store_iter_status says OK (the end), WOULD_BLOCK, CHECKSUM_MISMATCH or IO_FAILED. An iterator over a batch is invalid after a write to it.
  * NULL: no memory; every call takes it and sees an iterator that is never valid and whose status is MEMORY_LIMIT. */
 struct store_iter *store_iter_open(const struct store_view *view, struct slice lower, struct slice upper);
+/* The same over all keys of one group (store_config.grouped_kind), not empty: files that hold none of it are passed by. It is sought by whole keys only. */
+struct store_iter *store_iter_open_group(const struct store_view *view, struct slice group);
 void store_iter_close(struct store_iter *it);
 void store_iter_first(struct store_iter *it);
 void store_iter_last(struct store_iter *it);

@@ -379,7 +379,7 @@ static bool mem_batch_view(struct mem_store *s, struct mem_batch *b) {
     return !edit.failed;
 }
 
-static struct store_iter *mem_iter_open(const struct store_view *view, struct slice lower, struct slice upper) {
+static struct store_iter *mem_iter_open(const struct store_view *view, struct slice lower, struct slice upper, bool group) {
     struct mem_store *s = mem_of(view->store);
     struct mem_batch *b = view->batch ? container_of(view->batch, struct mem_batch, base) : NULL;
     if (b && !mem_batch_view(s, b)) return NULL;

@@ -18,7 +18,7 @@ struct store_ops {
     void (*ahead_get)(struct store *s, const struct slice *keys, unsigned count, struct arena *arena, struct slice *values); /* from files alone; any thread */
     struct store_snapshot *(*snapshot_get)(struct store *s);
     void (*snapshot_put)(struct store *s, struct store_snapshot *snapshot);
-    struct store_iter *(*iter_open)(const struct store_view *view, struct slice lower, struct slice upper);
+    struct store_iter *(*iter_open)(const struct store_view *view, struct slice lower, struct slice upper, bool group); /* group: lower is one */
     void (*iter_close)(struct store_iter *it);
     void (*iter_first)(struct store_iter *it);
     void (*iter_last)(struct store_iter *it);

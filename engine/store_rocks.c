@@ -201,6 +201,7 @@ static struct rocks_store *rocks_new(const char *path, const struct store_config
     s->chunk_bytes = MIN_OF(MAX_OF(s->budget_bytes / CHUNKS, (uint64_t)CHUNK_BYTES_MIN), (uint64_t)CHUNK_BYTES_MAX);
     s->growing = prefix_copy(s->growing_bytes, config->growing);
     s->deferred = prefix_copy(s->deferred_bytes, config->deferred);
+    s->grouped_kind = config->grouped_kind, s->grouped_tail = config->grouped_tail;
     s->path = mem_strdup(path);
     if (s->path) s->own = config->shared ? NULL : store_shared_new(config->block_cache_bytes, 1);
     s->shared = config->shared ? config->shared : s->own;

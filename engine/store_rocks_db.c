@@ -107,8 +107,9 @@ void store_shared_readers(struct store_shared *shared, uint64_t *own, uint64_t b
     pthread_mutex_unlock(&shared->lock);
 }
 
-/* Which keys are in the filters of files: all but the deferred ones, which are read by scans. A filter over a part of each key is what RocksDB has for that; the part is the whole key. */
-static const char *filtered_name(void *state) { return "orderdb.filtered"; }
+/* What of each key is in the filters of files: of grouped keys the group, of deferred ones, which are read by scans over many, nothing, of all others the whole. Files remember under which name their filter was made, and are
+ * asked without it under another: so what it takes of a key belongs to the name. */
+static const char *filtered_name(void *state) { return ((const struct rocks_store *)state)->grouped_kind ? "orderdb.filtered.groups" : "orderdb.filtered"; }
 static void filtered_destroy(void *state) {}
 static unsigned char filtered_in_domain_cb(void *state, const char *key, size_t len) {
     const struct rocks_store *s = state;
@@ -116,7 +117,9 @@ static unsigned char filtered_in_domain_cb(void *state, const char *key, size_t 
 }
 static unsigned char filtered_in_range_cb(void *state, const char *key, size_t len) { return 1; }
 static char *filtered_part_cb(void *state, const char *key, size_t len, size_t *part_len) {
-    *part_len = len;
+    const struct rocks_store *s = state;
+    bool grouped = s->grouped_kind && len > 3u + s->grouped_tail && (uint8_t)key[2] == s->grouped_kind;
+    *part_len = grouped ? len - s->grouped_tail : len;
     return (char *)key; /* RocksDB's type; it only reads it */
 }
 
@@ -209,7 +212,7 @@ void rocks_options_make(struct rocks_store *s) {
         rocksdb_options_set_write_buffer_size(o, 64 * KIB); /* nothing is ever written to it */
         rocksdb_options_set_compaction_filter(o, s->filter);
     }
-    for (int cached = 0; cached < 2; cached++) s->read[cached] = rocks_read_options(cached, false);
+    for (int cached = 0; cached < 2; cached++) s->read[cached] = rocks_read_options(cached, true);
     s->env_options = rocksdb_envoptions_create();
     s->ingest = rocksdb_ingestexternalfileoptions_create();
     rocksdb_ingestexternalfileoptions_set_move_files(s->ingest, 1);
@@ -226,11 +229,11 @@ void rocks_options_free(struct rocks_store *s) {
 }
 
 /* Checksums are verified on every read from disk (the default, said here because all rests on it). */
-rocksdb_readoptions_t *rocks_read_options(bool cached_only, bool scan) {
+rocksdb_readoptions_t *rocks_read_options(bool cached_only, bool filtered) {
     rocksdb_readoptions_t *r = rocksdb_readoptions_create();
     rocksdb_readoptions_set_verify_checksums(r, 1);
     rocksdb_readoptions_set_fill_cache(r, 1);
-    rocksdb_readoptions_set_total_order_seek(r, scan); /* a point read asks the filters, a scan must not */
+    rocksdb_readoptions_set_total_order_seek(r, !filtered); /* a point read and a scan of one group ask the filters, other scans must not */
     rocksdb_readoptions_set_background_purge_on_iterator_cleanup(r, 1);
     if (cached_only) rocksdb_readoptions_set_read_tier(r, 1); /* kBlockCacheTier */
     return r;

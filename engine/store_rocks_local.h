@@ -80,6 +80,7 @@ struct rocks_store {
     uint8_t growing_bytes[STORE_PREFIX_BYTES_MAX], deferred_bytes[STORE_PREFIX_BYTES_MAX];
     struct slice growing;  /* rows with this prefix have a family of their own; empty: none */
     struct slice deferred; /* rows with this prefix are kept in the order of their puts (row_pile.h); empty: none */
+    uint8_t grouped_kind, grouped_tail;
 
     rocksdb_options_t *options[FAMILIES];
     rocksdb_compactionfilter_t *filter;
@@ -205,7 +206,7 @@ uint64_t rocks_ahead_stamp(struct store *base);
 void rocks_ahead_get(struct store *base, const struct slice *keys, unsigned count, struct arena *arena, struct slice *values);
 struct store_snapshot *rocks_snapshot_get(struct store *base);
 void rocks_snapshot_put(struct store *base, struct store_snapshot *n);
-struct store_iter *rocks_iter_open(const struct store_view *view, struct slice lower, struct slice upper);
+struct store_iter *rocks_iter_open(const struct store_view *view, struct slice lower, struct slice upper, bool group);
 void rocks_iter_close(struct store_iter *base);
 void rocks_iter_first(struct store_iter *base);
 void rocks_iter_last(struct store_iter *base);

@@ -109,7 +109,7 @@ struct store_snapshot *rocks_snapshot_get(struct store *base) {
         if (n->rocks) rocksdb_release_snapshot(s->db, n->rocks);
     }
     for (int cached = 0; cached < 2 && n->rocks; cached++) {
-        n->read[cached] = rocks_read_options(cached, false);
+        n->read[cached] = rocks_read_options(cached, true);
         rocksdb_readoptions_set_snapshot(n->read[cached], n->rocks);
     }
     return n;
@@ -145,6 +145,7 @@ struct rocks_iter {
     struct store_iter base;
     struct pin pin;
     bool backward;
+    uint8_t group_tail; /* not 0: over the group `lower`, of whose keys this is the rest */
     rocksdb_readoptions_t *read; /* holds the bounds: lives as long as the iterator; NULL: RocksDB holds nothing */
     unsigned files_count;
     struct files files[FAMILIES]; /* no key is in two */
@@ -165,7 +166,7 @@ static bool family_in_range(const struct rocks_store *s, enum rocks_family famil
 
 static void files_open(struct rocks_iter *it, const struct store_view *view) {
     struct rocks_store *s = rocks_of(view->store);
-    it->read = rocks_read_options(view->cached_only, true); /* readahead stays automatic: none for a page of a list, growing for a long scan */
+    it->read = rocks_read_options(view->cached_only, it->group_tail != 0); /* readahead stays automatic: none for a page of a list, growing for a long scan */
     if (view->bulk) rocksdb_readoptions_set_fill_cache(it->read, 0);
     if (view->snapshot) rocksdb_readoptions_set_snapshot(it->read, view->snapshot->rocks);
     if (it->base.upper.len) rocksdb_readoptions_set_iterate_upper_bound(it->read, chars(it->base.upper), it->base.upper.len);
@@ -197,13 +198,15 @@ static void iter_pin(struct rocks_iter *it, const struct store_view *view) {
     }
 }
 
-struct store_iter *rocks_iter_open(const struct store_view *view, struct slice lower, struct slice upper) {
+struct store_iter *rocks_iter_open(const struct store_view *view, struct slice lower, struct slice upper, bool group) {
+    struct rocks_store *s = rocks_of(view->store);
     struct rocks_iter *it = mem_zalloc(sizeof *it + lower.len + upper.len + STORE_KEY_BYTES_MAX);
     if (!it) return NULL;
     it->base.store = view->store, it->base.magic = STORE_ITER_MAGIC;
     if (lower.len) memcpy(it->bounds, lower.data, lower.len);
     if (upper.len) memcpy(it->bounds + lower.len, upper.data, upper.len);
     it->base.lower = slice_of(it->bounds, lower.len), it->base.upper = slice_of(it->bounds + lower.len, upper.len);
+    if (group && s->grouped_kind && lower.len > 3 && lower.data[2] == s->grouped_kind) it->group_tail = s->grouped_tail;
     iter_pin(it, view);
     const struct version *v = it->pin.version;
     it->sources = mem_alloc((v->count + 1) * sizeof *it->sources);
@@ -259,7 +262,19 @@ static void files_step(struct rocks_iter *it, struct files *f) {
     else rocksdb_iter_next(f->it);
     files_stand(it, f);
 }
+/* In a group RocksDB is sought by whole keys of it, since what it takes of them has to be the group: a bound becomes the least or the greatest key that there may be, which is a row to stand on. */
+static struct slice group_key(struct rocks_iter *it, struct slice from, bool *inclusive) {
+    size_t lower = it->base.lower.len, tail = it->group_tail;
+    if (from.len == lower + tail && slice_starts_with(from, it->base.lower)) return from;
+    *inclusive = true;
+    check(slice_equal(from, it->backward ? it->base.upper : it->base.lower));
+    uint8_t *key = it->bounds + lower + it->base.upper.len;
+    memcpy(key, it->base.lower.data, lower);
+    memset(key + lower, it->backward ? 0xff : 0, tail);
+    return slice_of(key, lower + tail);
+}
 static void files_position(struct rocks_iter *it, struct files *f, struct slice from, bool inclusive) {
+    if (it->group_tail) from = group_key(it, from, &inclusive);
     if (it->backward && from.len) rocksdb_iter_seek_for_prev(f->it, chars(from), from.len);
     else if (it->backward) rocksdb_iter_seek_to_last(f->it);
     else if (from.len) rocksdb_iter_seek(f->it, chars(from), from.len);

@@ -190,8 +190,11 @@ static void row_key(const struct tree *t, struct key *k, unsigned level, struct 
 
 static struct store_iter *level_open(const struct tree *t, unsigned level) {
     struct key lower, upper;
-    if (level) key_counts_prefix(&lower, t->slot, t->user_id, (uint8_t)level);
-    else key_list_prefix(&lower, t->slot, t->user_id);
+    if (!level) {
+        key_list_prefix(&lower, t->slot, t->user_id);
+        return store_iter_open_group(t->view, key_slice(&lower));
+    }
+    key_counts_prefix(&lower, t->slot, t->user_id, (uint8_t)level);
     upper = lower;
     key_after_prefix(&upper);
     return store_iter_open(t->view, key_slice(&lower), key_slice(&upper));

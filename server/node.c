@@ -309,7 +309,7 @@ static enum status open_store(void *ctx, uint32_t partition, uint64_t memtable_b
     char path[sizeof node->config->data_dir + 32];
     if (partition == PARTITION_META) snprintf(path, sizeof path, "%s/meta", node->config->data_dir);
     else snprintf(path, sizeof path, "%s/part-%05u", node->config->data_dir, partition);
-    struct store_config sc = {.memtable_bytes = memtable_bytes, .block_cache_bytes = node->budget.block_cache_bytes, .shared = node->state->store_shared, .growing = KEY_EVENTS_PREFIX, .deferred = KEY_INDEX_PREFIX};
+    struct store_config sc = {.memtable_bytes = memtable_bytes, .block_cache_bytes = node->budget.block_cache_bytes, .shared = node->state->store_shared, ENGINE_STORE_KEYS};
     return store_open_rocks(out, path, &sc, error);
 }
 

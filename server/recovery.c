@@ -81,7 +81,7 @@ static enum status open_store(void *ctx, uint32_t partition, uint64_t memtable_b
     char path[PATH_BYTES + 32];
     if (partition == PARTITION_META) snprintf(path, sizeof path, "%s/meta", x->path);
     else snprintf(path, sizeof path, "%s/part-%05u", x->path, partition);
-    struct store_config sc = {.memtable_bytes = memtable_bytes, .block_cache_bytes = BLOCK_CACHE_BYTES, .shared = x->shared, .growing = KEY_EVENTS_PREFIX, .deferred = KEY_INDEX_PREFIX};
+    struct store_config sc = {.memtable_bytes = memtable_bytes, .block_cache_bytes = BLOCK_CACHE_BYTES, .shared = x->shared, ENGINE_STORE_KEYS};
     if (access(path, F_OK) != 0) return snprintf(error, 256, "%.200s: %s", path, strerror(errno)), STATUS_ABSENT;
     return store_open_rocks(out, path, &sc, error);
 }

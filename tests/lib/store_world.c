@@ -3,7 +3,7 @@
 #include <dirent.h>
 
 enum status world_try_open(struct world *w, char error[256]) {
-    struct store_config config = {.memtable_bytes = w->memtable_bytes, .shared = w->shared, .deferred = w->deferred, .growing = w->growing};
+    struct store_config config = {.memtable_bytes = w->memtable_bytes, .shared = w->shared, .deferred = w->deferred, .growing = w->growing, .grouped_kind = w->grouped_kind, .grouped_tail = w->grouped_tail};
     enum status st = w->rocks ? store_open_rocks(&w->store, w->path, &config, error) : store_open_mem(&w->store, w->disk);
     return st || !w->cache_bytes ? st : store_cache_rows(w->store, w->cache_bytes, 240, (struct slice){0});
 }

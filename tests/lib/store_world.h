@@ -14,6 +14,7 @@ struct world {
     uint64_t cache_bytes; /* of rows of all kinds kept beside the store; 0: none */
     struct slice deferred; /* keys with this prefix; rocks alone */
     struct slice growing;  /* the same */
+    uint8_t grouped_kind, grouped_tail; /* as in store_config */
     struct store_shared *shared;
     struct store *store;
     struct arena arena;

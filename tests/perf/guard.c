@@ -42,7 +42,7 @@ void guard_fire(void);
 static enum status open_store(void *ctx, uint32_t partition, uint64_t memtable_bytes, struct store **out, char error[256]) {
     char path[512];
     snprintf(path, sizeof path, "%s/part-%u", directory, (unsigned)MIN_OF(partition, (uint32_t)PARTITIONS));
-    const struct store_config sc = {.memtable_bytes = memtable_bytes, .block_cache_bytes = 64 << 20, .shared = shared, .growing = KEY_EVENTS_PREFIX, .deferred = KEY_INDEX_PREFIX};
+    const struct store_config sc = {.memtable_bytes = memtable_bytes, .block_cache_bytes = 64 << 20, .shared = shared, ENGINE_STORE_KEYS};
     enum status st = store_open_rocks(out, path, &sc, error);
     server.stores[MIN_OF(partition, (uint32_t)PARTITIONS)] = *out;
     return st;

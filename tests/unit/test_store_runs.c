@@ -388,6 +388,75 @@ static void test_rows_read_ahead_are_those_of_files(void **state) {
     store_ahead_free(a);
 }
 
+/* ---- scans of one group */
+
+enum { GROUPS = 9, GROUP_ROWS = 40 };
+/* Kinds before and behind them too, and a group that ends in 0xff. */
+static struct slice grouped_key(uint8_t out[8], uint8_t kind, unsigned group, uint32_t at) {
+    memcpy(out, "\0\1", 2);
+    out[2] = kind, out[3] = group ? (uint8_t)(0xff - group + 1) : 0;
+    put_be32(out + 4, at == 0 ? 0 : at == GROUP_ROWS - 1 ? UINT32_MAX : at * 1000);
+    return slice_of(out, 8);
+}
+static void grouped_write(struct store_batch *b, struct test_random *r, unsigned rows) {
+    while (rows--) {
+        uint8_t k[8];
+        struct slice key = grouped_key(k, (uint8_t)('K' + test_random_below(r, 3)), (unsigned)test_random_below(r, GROUPS), (uint32_t)test_random_below(r, GROUP_ROWS));
+        if (test_random_below(r, 4)) store_batch_put(b, key, slice_of(&rows, sizeof rows));
+        else store_batch_delete(b, key);
+    }
+}
+/* Over a group and over its range: the same, whatever is done with both. */
+static void grouped_check(const struct store_view *v, struct test_random *r) {
+    uint8_t k[8], lower[4], upper[4];
+    unsigned group = (unsigned)test_random_below(r, GROUPS);
+    memcpy(lower, grouped_key(k, 'L', group, 0).data, 4);
+    memcpy(upper, lower, 4);
+    if (upper[3] == 0xff) upper[2]++;
+    else upper[3]++;
+    struct store_iter *a = store_iter_open_group(v, slice_of(lower, 4)), *b = store_iter_open(v, slice_of(lower, 4), slice_of(upper, lower[3] == 0xff ? 3 : 4));
+    for (unsigned step = 0; step < 60; step++) {
+        struct slice key = grouped_key(k, 'L', group, (uint32_t)test_random_below(r, GROUP_ROWS));
+        uint64_t dice = test_random_below(r, 12);
+        if (dice == 0) store_iter_first(a), store_iter_first(b);
+        else if (dice == 1) store_iter_last(a), store_iter_last(b);
+        else if (dice == 2) store_iter_seek(a, key), store_iter_seek(b, key);
+        else if (dice == 3) store_iter_seek_back(a, key), store_iter_seek_back(b, key);
+        else if (!store_iter_valid(a)) continue;
+        else if (dice < 9) store_iter_next(a), store_iter_next(b);
+        else store_iter_prev(a), store_iter_prev(b);
+        assert_int_equal(store_iter_status(a), STATUS_OK);
+        assert_int_equal(store_iter_valid(a), store_iter_valid(b));
+        if (store_iter_valid(a)) assert_true(slice_equal(store_iter_key(a), store_iter_key(b)) && slice_equal(store_iter_value(a), store_iter_value(b)));
+    }
+    store_iter_close(a);
+    store_iter_close(b);
+}
+static void test_scans_of_a_group_are_those_of_its_range(void **state) {
+    struct world *w = *state;
+    struct test_random r = {23};
+    for (unsigned life = 0; life < 4; life++) { /* without groups at first: then there are files whose filters know none; and back */
+        world_close(w);
+        w->grouped_kind = life % 3 ? 'L' : 0, w->grouped_tail = 4;
+        world_open(w);
+        struct store_batch *b = store_batch_new(w->store);
+        for (unsigned round = 0; round < 60; round++) {
+            struct store_snapshot *before = store_snapshot_get(w->store);
+            struct store_view old = {.store = w->store, .snapshot = before}, over = {.store = w->store, .batch = b}, new = newest(w);
+            store_batch_clear(b);
+            grouped_write(b, &r, 1 + (unsigned)test_random_below(&r, 30));
+            grouped_check(&over, &r);
+            assert_int_equal(store_apply(w->store, b), STATUS_OK);
+            grouped_check(&new, &r);
+            if (test_random_below(&r, 3)) assert_int_equal(store_flush(w->store), STATUS_OK);
+            for (unsigned i = 0; i < 4; i++) grouped_check(&new, &r), grouped_check(&old, &r);
+            store_snapshot_put(w->store, before);
+        }
+        store_batch_free(b);
+        assert_int_equal(store_flush(w->store), STATUS_OK);
+    }
+}
+
 #define ROCKS(test) {#test, test, world_setup_rocks, world_teardown, NULL}
 #define BOTH(test) {#test " (in memory)", test, world_setup_mem, world_teardown, NULL}, ROCKS(test)
 #define DEFERRED(test, prefix) {#test " (deferred)", test, world_setup_rocks, world_teardown, &prefix}
@@ -399,6 +468,7 @@ int main(void) {
         DEFERRED(test_views_stay_as_they_were_across_runs, deferred_0),
         ROCKS(test_merged_reads_are_those_of_one_table),
         DEFERRED(test_merged_reads_are_those_of_one_table, deferred_k2),
+        BOTH(test_scans_of_a_group_are_those_of_its_range),
         ROCKS(test_growing_keys_are_never_merged),
         ROCKS(test_small_growing_files_become_one),
         ROCKS(test_older_directory_keeps_one_family),
