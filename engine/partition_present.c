@@ -180,7 +180,7 @@ enum status engine_present_receive(struct engine *e, uint64_t from_node_id, stru
 /* ---- reads */
 
 static bool op_is_of_present(const struct op *op) {
-    return op->kind == OP_GET || op->kind == OP_GET_MANY || op->kind == OP_LIST || op->kind == OP_HISTORY || op->kind == OP_RESOURCES || op->kind == OP_GROUPS;
+    return op->kind == OP_GET || op->kind == OP_GET_MANY || op->kind == OP_LIST || op->kind == OP_HISTORY || op->kind == OP_RESOURCES || op->kind == OP_NODES || op->kind == OP_GROUPS;
 }
 
 /* Who asks for no more than what is applied here may have it at once; whether the token's commit is among it, the read itself finds out. */

@@ -164,12 +164,12 @@ static uint32_t number_of(const struct forward *f, uint16_t slot) {
     return slot == SLOT_META ? count : partition_of_slot(slot, count);
 }
 
-/* Of a partition that this node does not hold (and may not know it yet): who has been named, or the next of those that are to hold it. */
-static uint64_t lead_elsewhere(struct forward *f, uint16_t slot, const struct engine_lead *lead) {
+/* Of a partition that this node does not hold (and may not know it yet): who has been named, or the next of those that are to hold it. OP_NODES is asked so by who may be held by it no more. */
+static uint64_t lead_elsewhere(struct forward *f, uint16_t slot, enum op_kind kind, const struct engine_lead *lead) {
     struct cluster *cluster = f->core->node->cluster;
     struct place *at = &f->places[number_of(f, slot)];
     uint64_t self = f->core->node->identity.node_id;
-    if (lead->member && cluster_holds(cluster, number_of(f, slot))) return lead->node;
+    if (kind != OP_NODES && lead->member && cluster_holds(cluster, number_of(f, slot))) return lead->node;
     struct engine_wanted w = cluster_wanted(cluster, number_of(f, slot));
     if (lead->node && lead->node != at->refused) return lead->node;
     if (at->leader) return at->leader;
@@ -180,9 +180,9 @@ static uint64_t lead_elsewhere(struct forward *f, uint16_t slot, const struct en
     return lead->node;
 }
 
-static struct engine_lead lead_of(struct forward *f, uint16_t slot) {
-    struct engine_lead lead = engine_lead_of(f->core->engine, slot);
-    if (!lead.here && (!lead.member || !lead.node)) lead.node = lead_elsewhere(f, slot, &lead);
+static struct engine_lead lead_of(struct forward *f, const struct op *op) {
+    struct engine_lead lead = engine_lead_of(f->core->engine, op->slot);
+    if (!lead.here && (!lead.member || !lead.node)) lead.node = lead_elsewhere(f, op->slot, op->kind, &lead);
     return lead;
 }
 
@@ -232,7 +232,7 @@ static bool is_other(const struct forward *f, uint64_t node_id) { return node_id
 /* It is freed, or asked, or stays held. */
 static void errand_try(struct forward *f, struct errand *e) {
     struct op *op = e->op;
-    struct engine_lead lead = lead_of(f, op->slot);
+    struct engine_lead lead = lead_of(f, op);
     if (lead.here) {
         errand_free(f, e);
         op->asked_node = 0;
@@ -267,7 +267,7 @@ static struct errand *errand_new(struct forward *f, struct op *op) {
 /* Not here and nobody to ask: our engine says NOT_LEADER, and the member attaches again in a while. */
 static void session_submit(struct core *core, struct op *op) {
     struct forward *f = core->forward;
-    struct engine_lead lead = lead_of(f, op->slot);
+    struct engine_lead lead = lead_of(f, op);
     bool there = !lead.here && is_other(f, lead.node) && f->session_errand_count < SESSION_ERRANDS_MAX;
     struct errand *e = there ? errand_new(f, op) : NULL;
     op->consumer.abroad = false;
@@ -298,7 +298,7 @@ static void route_submit(struct core *core, struct op *op) {
     bool bounded = op->bound.stale || op->bound.token; /* this node's replica first; who leads if that says NOT_LEADER */
     op->maybe = false;
     op->asked_node = 0;
-    if (!bounded && op_wire_travels(op->kind) && !is_of_replica(core, op)) lead = lead_of(f, op->slot);
+    if (!bounded && op_wire_travels(op->kind) && !is_of_replica(core, op)) lead = lead_of(f, op);
     struct errand *e = lead.here ? NULL : errand_new(f, op);
     if (!e) return engine_submit(core->engine, op); /* without room: its NOT_LEADER is the answer */
     failure_init(&op->failure, op->arena);
@@ -311,7 +311,7 @@ static bool route_again(struct core *core, struct op *op) {
     struct forward *f = core->forward;
     if (f->homing || is_of_node(op) || op_wire_of_session(op->kind) || !op_wire_travels(op->kind) || !may_ask_again(f, op)) return false;
     struct errand *e = errand_new(f, op);
-    struct engine_lead lead = lead_of(f, op->slot);
+    struct engine_lead lead = lead_of(f, op);
     if (e && (lead.here || !is_other(f, lead.node) || !ask(f, e, lead.node))) hold(f, e);
     return e != NULL;
 }

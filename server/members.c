@@ -17,7 +17,11 @@
  *   LIST --no rows, and this node leads the meta partition--> WRITE (the founders)
  *        --a node leaves, and this node leads--> CHECK, partition by partition: is it a member still?
  *        --a node was silent for --replace-after, and others can take over, or a lost one is heard, and this node leads--> WRITE
+ *        --the meta replica has had no leader for UNLED_NS--> LIST, of whoever leads it
  *   CHECK --nowhere--> WRITE (it is gone)
+ *
+ * The meta partition may have let go of this node before it has heard why: the entry that says that it leaves was here, and not yet known to be committed. Nobody sends it anything any more then, so its own
+ * replica would say for ever that all is as before, and it would keep what it leads.
  *
  * Silent is a node that no core of this one has a connection to (peers.c: 3 s without a word end it). Who begins to lead the meta partition counts from then on: it may not have seen before.
  *
@@ -26,6 +30,8 @@ enum state { IDLE, LIST, CHECK, WRITE };
 enum { OP_BYTES_MAX = 1 << 20 };
 #define LOOK_NS (500 * NS_PER_MS)
 #define BACK_NS (3 * NS_PER_S) /* a lost node is heard for so long, before it is given replicas again */
+#define UNLED_NS (2 * NS_PER_S) /* beyond what an election takes */
+#define UNLED_PATIENCE_NS (1 * NS_PER_S)
 
 struct members {
     struct node *node;
@@ -39,6 +45,7 @@ struct members {
     uint64_t seen;      /* what the meta replica had applied when its rows were read last */
     uint64_t leaving;   /* a node; 0: none */
     uint64_t led_at;    /* the last look at which this node led; 0: it did not */
+    uint64_t unled_ns;  /* since when the meta replica knows no leader; 0: it does */
     struct {
         uint64_t silent_ns, heard_ns; /* since when, and we lead; 0: it is not */
     } heard[NODE_ROWS_MAX]; /* by place in the cluster's peers */
@@ -223,9 +230,25 @@ static bool judge(struct members *m) {
     return false;
 }
 
+/* Who only joined has no leader before it is added, and waits for that. */
+static bool is_unled(struct members *m) {
+    struct engine_lead lead = engine_lead_of(m->core->engine, SLOT_META);
+    struct cluster_peer own;
+    uint64_t now = m->core->now_ns;
+    bool known = lead.here || lead.node || !cluster_find(m->node->cluster, m->node->identity.node_id, &own) || own.state <= NODE_STATE_JOINED;
+    if (known) m->unled_ns = 0;
+    else if (!m->unled_ns) m->unled_ns = now;
+    return !known && now - m->unled_ns >= UNLED_NS;
+}
+
 static void round_begin(struct members *m) {
     struct partition_stats s;
     if (m->state != IDLE || !m->core->engine || !engine_stats_of(m->core->engine, SLOT_META, &s)) return;
+    if (is_unled(m)) {
+        op_begin(m);
+        m->op.patience_ns = UNLED_PATIENCE_NS;
+        return op_send(m, LIST, OP_NODES, SLOT_META);
+    }
     if (s.applied_index != m->seen) {
         m->seen = s.applied_index;
         op_begin(m);

@@ -16,6 +16,7 @@ bool op_wire_travels(enum op_kind kind) {
     case OP_HISTORY:
     case OP_STATS:
     case OP_RESOURCES:
+    case OP_NODES:
     case OP_GROUPS:
     case OP_TRANSFER: return true;
     default: return op_wire_group_travels(kind) || op_wire_scan_travels(kind);
@@ -75,6 +76,7 @@ bool op_wire_write(struct buf *out, const struct op *op, uint64_t deadline_ms, u
     case OP_RESOURCES: put(&o, op->resources.kind), put(&o, (uint64_t)(int64_t)op->resources.page_size), put_slice(&o, op->resources.page_token); break;
     case OP_TRANSFER: put(&o, op->to_node_id); break;
     case OP_STATS:
+    case OP_NODES:
     case OP_GROUPS: break; /* the slot says all */
     default: op_wire_scan_travels(op->kind) ? op_wire_scan_put(&o, op, partitions) : op_wire_group_put(&o, op, partitions); break;
     }
@@ -118,6 +120,7 @@ static bool get_request(struct reader *r, struct op *op, uint64_t flags, uint32_
     case OP_RESOURCES: op->resources.kind = get_32(r), op->resources.page_size = get_signed_32(r), op->resources.page_token = read_counted(r); break;
     case OP_TRANSFER: op->to_node_id = read_varint(r); break;
     case OP_STATS:
+    case OP_NODES:
     case OP_GROUPS: break;
     default: return op_wire_scan_travels(op->kind) ? op_wire_scan_get(r, op, partitions) : op_wire_group_get(r, op, partitions);
     }
@@ -318,7 +321,8 @@ bool op_wire_write_outcome(struct buf *out, const struct op *op, uint32_t partit
     case OP_GET:
     case OP_LIST:
     case OP_HISTORY:
-    case OP_RESOURCES: put_slice(&o, op->answer); break;
+    case OP_RESOURCES:
+    case OP_NODES: put_slice(&o, op->answer); break;
     default: op_wire_scan_travels(op->kind) ? op_wire_scan_put_outcome(&o, op, partitions) : op_wire_group_put_outcome(&o, op, partitions); break;
     }
     return !o.full;
@@ -344,7 +348,8 @@ enum status op_wire_read_outcome(struct slice bytes, struct op *op, uint32_t par
     case OP_GET:
     case OP_LIST:
     case OP_HISTORY:
-    case OP_RESOURCES: op->answer = keep(&r, op->arena, &memory); break;
+    case OP_RESOURCES:
+    case OP_NODES: op->answer = keep(&r, op->arena, &memory); break;
     default: op_wire_scan_travels(op->kind) ? op_wire_scan_get_outcome(&r, op, partitions, &memory) : op_wire_group_get_outcome(&r, op, partitions, &memory); break;
     }
     if (!memory) return STATUS_MEMORY_LIMIT;

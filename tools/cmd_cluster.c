@@ -188,10 +188,22 @@ static unsigned left_to_do(const Topology *t, uint64_t id, const char *what) {
         else if (strcmp(what, "drain") == 0) left += p->leader_node_id == id || !p->leader_node_id;
         else left += r != NULL;
     }
-    const Node *n = node_of(t, id);
-    if (strcmp(what, "add") == 0 && (!n || strcmp(n->state, "UP") != 0)) left = MAX_OF(left, 1); /* what is wanted does not know of it yet */
-    if (strcmp(what, "remove") == 0 && n && strcmp(n->state, "REMOVED") != 0) left = MAX_OF(left, 1);
     return left;
+}
+
+/* What is wanted of partitions follows from it; and a node that is a member of none is REMOVED a moment later. */
+static bool state_is_due(const Topology *t, uint64_t id, const char *what) {
+    const Node *n = node_of(t, id);
+    if (strcmp(what, "add") == 0) return !n || strcmp(n->state, "UP") != 0;
+    return strcmp(what, "remove") == 0 && n && strcmp(n->state, "REMOVED") != 0;
+}
+
+static enum cli_exit fail_late(struct cli *cli, uint64_t id, const char *state, unsigned left) {
+    fprintf(stderr, "orderctl %s: after %lld s ", cli->command, (long long)cli->timeout_s);
+    if (left) fprintf(stderr, "%u partition%s left; ", left, left == 1 ? " is" : "s are");
+    else fprintf(stderr, "no partition is left, and node %llu is still %s; ", (unsigned long long)id, state);
+    fputs("it goes on by itself: orderctl cluster status\n", stderr);
+    return CLI_UNAVAILABLE;
 }
 
 static enum cli_exit wait_until_done(struct cli *cli, uint64_t id, const char *what) {
@@ -201,17 +213,17 @@ static enum cli_exit wait_until_done(struct cli *cli, uint64_t id, const char *w
         Topology *t = orderdb_get_topology(cli->db, &r, NULL);
         if (!t) return cli_error(cli);
         unsigned left = left_to_do(t, id, what);
+        bool done = !left && !state_is_due(t, id, what), late = !done && time(NULL) >= until;
+        const Node *n = node_of(t, id);
         enum cli_exit e = CLI_OK;
-        if (!left) e = cli->json ? cli_print_json(&t->base) : CLI_OK;
+        if (done) e = cli->json ? cli_print_json(&t->base) : CLI_OK;
+        if (late) e = fail_late(cli, id, n ? n->state : "not known", left);
         orderdb_message_free(t);
-        if (!left) {
+        if (done) {
             if (!cli->json) printf("node %llu: %s\n", (unsigned long long)id, strcmp(what, "add") == 0 ? "it votes in the partitions that it is to hold" : strcmp(what, "drain") == 0 ? "it leads nothing" : "it is removed");
             return e;
         }
-        if (time(NULL) >= until) {
-            fprintf(stderr, "orderctl %s: %u partition%s left after %lld s; it goes on by itself: orderctl cluster status\n", cli->command, left, left == 1 ? "" : "s", (long long)cli->timeout_s);
-            return CLI_UNAVAILABLE;
-        }
+        if (late) return e;
         struct timespec pause = {.tv_nsec = 200 * 1000000l};
         nanosleep(&pause, NULL);
     }

@@ -9,6 +9,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import orderdb_test as t
 from cluster import Cluster, Joined, members, run, states, topology
 from orderdb_test import equal, test, true, until
+from zones import Zones
 
 USERS = ["member-user-%d" % i for i in range(12)]
 
@@ -229,6 +230,25 @@ def _(_cluster):
         equal(members(cluster.nodes[0]), [{1: "VOTER", 3: "VOTER"}] * 3)
         load.goes_on()
         load.end()
+
+
+@test("a node that leaves, and hears nothing while the meta partition lets go of it, hears of it later: what it leads goes to others")
+def _(_cluster):
+    """Nobody sends a node anything of a partition that it is not in any more, so its own replica of the nodes' rows says for ever that it is to stay."""
+    with Zones(proxies=True, lead_hold="500ms", election_timeout="3s") as cluster:
+        until(lambda: spread(cluster), what="leads are spread")
+        until(lambda: all(states(n) == {1: "UP", 2: "UP", 3: "UP"} for n in cluster.nodes), what="all know of all")
+        to_second, between = cluster.proxies[0], cluster.proxies[2]  # the lower id dials
+        to_second.swallow, between.swallow = "up", "down"
+        try:
+            cluster.nodes[2].orderctl("cluster", "node", "remove", "2", "--yes", "--no-wait")
+            until(lambda: any('members change" partition=meta step=remove node=2 ' in n.log() for n in cluster.nodes), step_s=0.01, what="the meta partition lets go of it")
+        finally:
+            to_second.mend()
+            between.mend()
+        cluster.nodes[2].orderctl("--timeout", "60", "cluster", "node", "remove", "2", "--yes")
+        equal(cluster.nodes[1].wait(30), 1)
+        equal(members(cluster.nodes[0]), [{1: "VOTER", 3: "VOTER"}] * 3)
 
 
 @test("who may not join is told why")

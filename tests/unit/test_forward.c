@@ -167,6 +167,24 @@ static void of_a_partition_that_is_held_elsewhere_those_are_asked_who_hold_it(vo
     assert_int_equal(w.submitted_count, 0);
 }
 
+/* The others may have let go of it without its knowing: who has no leader asks around. Of other ops that would be a guess in every election. */
+static void the_rows_of_nodes_are_asked_for_by_who_has_no_leader(void **state) {
+    struct op *op = op_new(OP_NODES, NS_PER_S);
+    op->slot = SLOT_META;
+    w.lead = (struct engine_lead){.member = true};
+    submit(op);
+    assert_int_equal(last_said()->to, LEADER);
+    answers_not_leader(op, OTHER);
+    later(20 * NS_PER_MS);
+    assert_int_equal(last_said()->to, OTHER);
+    answers(op, STATUS_OK);
+    is_home_with(op, STATUS_OK);
+    op = op_new(OP_NODES, NS_PER_S);
+    op->slot = SLOT_META, op->any_replica = true; /* what its own replica has */
+    submit(op);
+    assert_ptr_equal(w.submitted, op);
+}
+
 static void what_this_node_leads_goes_to_its_engine(void **state) {
     struct op *op = read_op(NS_PER_S), *any = read_op(NS_PER_S);
     w.lead = (struct engine_lead){.here = true};
@@ -422,6 +440,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(what_this_node_leads_goes_to_its_engine),
         TEST(of_a_partition_that_is_held_elsewhere_those_are_asked_who_hold_it),
+        TEST(the_rows_of_nodes_are_asked_for_by_who_has_no_leader),
         TEST(who_leads_is_asked_and_its_answer_comes_home),
         TEST(a_refusal_is_the_answer_whatever_it_says),
         TEST(an_answer_of_another_node_or_number_is_not_looked_at),

@@ -111,6 +111,7 @@ static void test_requests(void **state) {
     assert_int_equal(got.resources.page_size, 7);
     (void)travelled(&(struct op){.kind = OP_STATS, .slot = 5});
     (void)travelled(&(struct op){.kind = OP_GROUPS, .slot = SLOT_META});
+    (void)travelled(&(struct op){.kind = OP_NODES, .slot = SLOT_META});
     assert_int_equal(travelled(&(struct op){.kind = OP_TRANSFER, .slot = 6, .to_node_id = 1000000}).to_node_id, 1000000);
 }
 
@@ -216,6 +217,9 @@ static void test_reads_come_home(void **state) {
     buf_fini(&odd);
     op = (struct op){.kind = OP_TRANSFER, .slot = 1};
     (void)came_home(&op);
+    op = (struct op){.kind = OP_NODES, .slot = SLOT_META, .answer = SLICE_LIT("rows")};
+    got = came_home(&op);
+    assert_slice(got.answer, "rows");
     struct consumer_group_row rows[] = {{.group_id = 4, .revision = 5, .epoch = 6, .definition = SLICE_LIT("defined")}, {.group_id = 9, .revision = 1, .definition = SLICE_LIT("too")}};
     op = (struct op){.kind = OP_GROUPS, .slot = SLOT_META, .groups = {rows, 2}};
     got = came_home(&op);
