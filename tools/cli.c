@@ -14,6 +14,7 @@
 #include "proto/timetext.h"
 #include "tools/pbjson.h"
 #include "tools/table.h"
+#include "tools/yaml.h"
 
 #define FILE_BYTES_MAX (1 * GIB)
 
@@ -83,17 +84,37 @@ enum cli_exit cli_error_of(const struct cli *cli, const struct orderdb_error *e)
     return CLI_UNAVAILABLE;
 }
 
-enum cli_exit cli_print_json(const ProtobufCMessage *m) {
-    char *text = pbjson_format(m, 2);
-    if (!text) return cli_no_memory();
-    puts(text);
-    mem_free(text);
+static bool as_yaml;
+void cli_print_as_yaml(void) { as_yaml = true; }
+
+/* before and behind: of a list's element. */
+static bool print_yaml(const char *before, const char *json, const char *behind) {
+    struct buf text = {0}, out = {0};
+    bool ok = buf_append(&text, slice_str(before)) && buf_append(&text, slice_str(json)) && buf_append(&text, slice_str(behind)) && yaml_write(buf_slice(&text), &out);
+    if (ok) fwrite(out.data, 1, out.len, stdout);
+    buf_fini(&text);
+    buf_fini(&out);
+    return ok;
+}
+
+enum cli_exit cli_print_text(const char *json) {
+    if (as_yaml) return print_yaml("", json, "") ? CLI_OK : cli_no_memory();
+    puts(json);
     return CLI_OK;
 }
 
+enum cli_exit cli_print_json(const ProtobufCMessage *m) {
+    char *text = pbjson_format(m, 2);
+    enum cli_exit e = text ? cli_print_text(text) : cli_no_memory();
+    mem_free(text);
+    return e;
+}
+
 void cli_array_add_text(struct cli_array *a, const char *json) {
-    if (json) printf("%s%s", a->begun ? ",\n" : "[", json);
-    if (json) a->begun = true;
+    bool ok = json != NULL;
+    if (ok && as_yaml) ok = print_yaml("[", json, "]");
+    else if (ok) printf("%s%s", a->begun ? ",\n" : "[", json);
+    if (ok) a->begun = true;
     else a->failed = true;
 }
 
@@ -104,7 +125,8 @@ void cli_array_add(struct cli_array *a, const ProtobufCMessage *m) {
 }
 
 enum cli_exit cli_array_end(const struct cli_array *a, enum cli_exit e) {
-    if (a->begun || !e) puts(a->begun ? "]" : "[]");
+    if (!a->begun && !e) puts("[]");
+    else if (a->begun && !as_yaml) puts("]");
     return e || !a->failed ? e : cli_no_memory();
 }
 

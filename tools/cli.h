@@ -16,7 +16,7 @@ struct cli {
     bool tls;
     int64_t timeout_s;
     bool help, version;
-    bool json, yaml;
+    bool json, yaml;     /* json: what is printed is for programs, as JSON or (yaml too) as YAML */
     const char *command; /* "order get", for messages */
     struct orderdb_client *db;
 };
@@ -28,7 +28,6 @@ struct cli_command {
     const struct arg *flags;
     int operands_min, operands_max;
     enum cli_exit (*run)(struct cli *cli, int argc, char **argv);
-    bool yaml; /* takes --output yaml */
 };
 extern const struct cli_command order_commands[], machine_commands[], resource_commands[], stream_commands[], group_commands[], dlq_commands[], cluster_commands[], recover_commands[], index_commands[], status_commands[], bench_commands[]; /* each ends with family NULL */
 
@@ -38,9 +37,12 @@ enum cli_exit cli_usage(const struct cli *cli, const char *format, ...) PRINTF_L
 enum cli_exit cli_error(const struct cli *cli);
 enum cli_exit cli_error_of(const struct cli *cli, const struct orderdb_error *e); /* another error, in the same way */
 enum cli_exit cli_no_memory(void);
-/* A whole message on stdout; CLI_OK. */
+/* From now on what these print is YAML. */
+void cli_print_as_yaml(void);
+/* A whole message on stdout, or JSON text without its line's end; CLI_OK. */
 enum cli_exit cli_print_json(const ProtobufCMessage *m);
-/* A JSON array of messages on stdout, one a line, as they come. */
+enum cli_exit cli_print_text(const char *json);
+/* An array of messages on stdout, in JSON one a line, as they come. */
 struct cli_array {
     bool begun, failed;
 };

@@ -62,6 +62,16 @@ static const char *options_read(struct drive_options *o, int64_t timeout_s) {
     return NULL;
 }
 
+static bool print_json(const struct drive_report *r, const struct drive_options *o, const char *name) {
+    char *text = NULL;
+    size_t len;
+    FILE *f = open_memstream(&text, &len);
+    if (f) report_json(f, r, o, name);
+    bool ok = f && fclose(f) == 0 && cli_print_text(text) == CLI_OK;
+    free(text);
+    return ok;
+}
+
 static enum cli_exit bench_run(struct cli *cli, int argc, char **argv) {
     static struct drive_report report;
     struct drive_options o = {.seconds = 10, .warm_seconds = 1};
@@ -80,7 +90,8 @@ static enum cli_exit bench_run(struct cli *cli, int argc, char **argv) {
     if (!ok) fprintf(stderr, "orderctl: %s\n", error);
     if (ok) {
         ok = drive_run(&driver, &o, &report);
-        if (ok) (cli->json ? report_json : report_text)(&report, &o, argv[0]);
+        if (ok && cli->json) ok = print_json(&report, &o, argv[0]);
+        else if (ok) report_text(&report, &o, argv[0]);
         orderdb_driver_close();
     }
     tls_source_free(tls);

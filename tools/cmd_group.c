@@ -212,8 +212,8 @@ static enum cli_exit group_delete(struct cli *cli, int argc, char **argv, struct
     r.group = argv[0];
     if (!yes) return cli_usage(cli, "its place in the stream and its dead letters go with it: say --yes");
     if (!cli_call(cli, SERVICE "DeleteConsumerGroup", &r.base, &orderdb__v1__delete_consumer_group_response__descriptor, a, &e)) return e;
-    if (cli->json) puts("{}");
-    else text_print(stdout, argv[0]), puts(" deleted");
+    if (cli->json) return cli_print_text("{}");
+    text_print(stdout, argv[0]), puts(" deleted");
     return CLI_OK;
 }
 

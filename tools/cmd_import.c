@@ -222,10 +222,10 @@ static enum cli_exit report_json(const struct importer_books *b) {
         ok = buf_append(&out, slice_str(i ? ",\n    " : "\n    ")) && pbjson_quote(&out, b->reasons[i].text) &&
              buf_append(&out, slice_str(number));
     }
-    ok = ok && buf_append(&out, slice_str(b->reason_count ? "\n  }\n}" : "}\n}"));
-    if (ok) printf("%.*s\n", (int)out.len, (const char *)out.data);
+    ok = ok && buf_append(&out, slice_str(b->reason_count ? "\n  }\n}" : "}\n}")) && buf_append(&out, slice_of("", 1));
+    enum cli_exit e = ok ? cli_print_text((const char *)out.data) : cli_no_memory();
     buf_fini(&out);
-    return ok ? CLI_OK : cli_no_memory();
+    return e;
 }
 
 /* ---- the command */

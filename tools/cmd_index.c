@@ -86,10 +86,12 @@ static enum cli_exit partition_check(struct cli *cli, int32_t id, int64_t of, st
 
 static enum cli_exit say(const struct cli *cli, const struct checked *c) {
     if (isatty(2)) fputc('\n', stderr);
-    if (cli->json)
-        printf("{\n  \"partitions\": %u,\n  \"orders\": \"%lld\",\n  \"rows\": \"%lld\",\n  \"defects\": \"%lld\",\n  \"building\": %u\n}\n", c->partitions, (long long)c->orders, (long long)c->rows,
-               (long long)c->defects, c->building);
-    else if (c->defects) printf("%lld defect%s in %lld order%s and %lld index row%s\n", (long long)c->defects, S(c->defects), (long long)c->orders, S(c->orders), (long long)c->rows, S(c->rows));
+    if (cli->json) {
+        char json[256];
+        snprintf(json, sizeof(json), "{\n  \"partitions\": %u,\n  \"orders\": \"%lld\",\n  \"rows\": \"%lld\",\n  \"defects\": \"%lld\",\n  \"building\": %u\n}", c->partitions, (long long)c->orders, (long long)c->rows,
+                 (long long)c->defects, c->building);
+        if (cli_print_text(json)) return CLI_UNAVAILABLE;
+    } else if (c->defects) printf("%lld defect%s in %lld order%s and %lld index row%s\n", (long long)c->defects, S(c->defects), (long long)c->orders, S(c->orders), (long long)c->rows, S(c->rows));
     else if (!c->building) printf("%u partition%s, %lld order%s, %lld index row%s: they agree both ways\n", c->partitions, S(c->partitions), (long long)c->orders, S(c->orders), (long long)c->rows, S(c->rows));
     return c->defects || c->building ? CLI_REFUSED : CLI_OK;
 }

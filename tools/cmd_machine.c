@@ -332,10 +332,10 @@ static enum cli_exit machine_show_run(struct cli *cli, int argc, char **argv) {
         text_print(stderr, argv[0]);
         fputs("; `orderctl machine list` tells which there are\n", stderr);
         e = CLI_REFUSED;
-    } else if (e == CLI_OK && cli->json) {
-        e = cli_print_json(&s.found->base);
     } else if (e == CLI_OK && cli->yaml) {
         print_yaml(s.found);
+    } else if (e == CLI_OK && cli->json) {
+        e = cli_print_json(&s.found->base);
     } else if (e == CLI_OK) {
         printf("%s@%d\n\n", s.found->name, s.found->version);
         print_states(s.found);
@@ -375,7 +375,7 @@ const struct cli_command machine_commands[] = {
     {"machine", "list", "", "status machines, all versions", "Examples:\n  orderctl machine list\n", NULL, 0, 0, machine_list_run},
     {"machine", "show", "NAME[@VERSION]", "states, timers and edges of a status machine",
      "With --output yaml or json: a file that `machine apply` takes.\n\n"
-     "Examples:\n  orderctl machine show retail\n  orderctl machine show retail@1 --output yaml > retail.yaml\n", NULL, 1, 1, machine_show_run, .yaml = true},
+     "Examples:\n  orderctl machine show retail\n  orderctl machine show retail@1 --output yaml > retail.yaml\n", NULL, 1, 1, machine_show_run},
     {NULL},
 };
 

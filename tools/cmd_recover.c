@@ -47,7 +47,7 @@ static enum cli_exit recover_run(struct cli *cli, int argc, char **argv) {
     if (recover.is_unsafe && recover.dry_run) return cli_usage(cli, "--dry-run and --unsafe: one of them");
     if (recover.sure && !recover.is_unsafe) return cli_usage(cli, "--yes goes with --unsafe");
     if (recover.begin_empty && !recover.is_unsafe) return cli_usage(cli, "--begin-empty goes with --unsafe");
-    if (cli->json) return cli_usage(cli, "--output json is not for recover");
+    if (cli->json) return cli_usage(cli, "--output %s is not for recover", cli->output);
     const char *program = recover.orderd ? recover.orderd : beside(path) ? path : "orderd";
     const char *words[10] = {"orderd", "recover", "--data-dir", recover.data_dir};
     unsigned n = 4;

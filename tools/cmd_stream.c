@@ -168,9 +168,10 @@ static bool show(struct tail *t, const Orderdb__V1__ReadChangesResponse *m) {
         if (e->commit_time) time_format(e->commit_time->seconds, e->commit_time->nanos, t->last_time);
         if (t->cli->json) {
             char *text = pbjson_format(&e->base, 0);
-            if (!text) return false;
-            puts(text);
+            if (text && t->cli->yaml) puts("---");
+            bool ok = text && cli_print_text(text) == CLI_OK;
             mem_free(text);
+            if (!ok) return false;
         } else {
             print_row(t, e);
         }
@@ -256,8 +257,9 @@ static enum cli_exit tail_run(struct cli *cli, struct arena *a) {
 }
 
 static enum cli_exit stream_tail_run(struct cli *cli, int argc, char **argv) {
-    if (format && strcmp(format, "json") != 0 && strcmp(format, "table") != 0) return cli_usage(cli, "--format is json or table, not %s", format);
-    if (format) cli->json = strcmp(format, "json") == 0;
+    if (format && strcmp(format, "json") != 0 && strcmp(format, "yaml") != 0 && strcmp(format, "table") != 0) return cli_usage(cli, "--format is json, yaml or table, not %s", format);
+    if (format) cli->yaml = strcmp(format, "yaml") == 0, cli->json = strcmp(format, "table") != 0;
+    if (cli->yaml) cli_print_as_yaml();
     struct arena a;
     arena_init(&a, 16 * MIB);
     enum cli_exit e = tail_run(cli, &a);
@@ -273,7 +275,7 @@ static const struct arg tail_flags[] = {
     {"--payload", NULL, ARG_TEXT, &payload, "summary|full", "the order after the event: without or with items, addresses, payments (default: summary)"},
     {"--count", NULL, ARG_NUMBER, &count, "N", "end after so many events; with --cursor: with the message that reaches them"},
     {"--stop-at-end", NULL, ARG_SWITCH, &stop_at_end, NULL, "end when all that is there is shown"},
-    {"--format", NULL, ARG_TEXT, &format, "json|table", "the same as --output; json: one event a line"},
+    {"--format", NULL, ARG_TEXT, &format, "json|table|yaml", "the same as --output; json: one event a line; yaml: a document each"},
     {NULL},
 };
 

@@ -107,7 +107,9 @@ enum cli_exit cmd_verify_run(struct cli *cli, int argc, char **argv) {
     enum cli_exit e = user ? user_check(cli, &totals) : ids_check(cli, argc, argv, &totals);
     if (e != CLI_OK) return e;
     if (cli->json) {
-        printf("{\n  \"orders\": %lld,\n  \"entries\": %lld\n}\n", (long long)totals.orders, (long long)totals.entries);
+        char json[128];
+        snprintf(json, sizeof(json), "{\n  \"orders\": %lld,\n  \"entries\": %lld\n}", (long long)totals.orders, (long long)totals.entries);
+        return cli_print_text(json);
     } else if (user || totals.orders > 1) {
         printf("%lld order%s, %lld entr%s: every link holds\n", (long long)totals.orders, totals.orders == 1 ? "" : "s", (long long)totals.entries,
                totals.entries == 1 ? "y" : "ies");

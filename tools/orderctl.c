@@ -23,7 +23,7 @@ static const struct arg global_flags[] = {
     {"--tls-cert", NULL, ARG_TEXT, &cli.tls_cert, "FILE", "your certificate (or $ORDERDB_TLS_CERT)"},
     {"--tls-key", NULL, ARG_TEXT, &cli.tls_key, "FILE", "its key (or $ORDERDB_TLS_KEY)"},
     {"--tls-server-name", NULL, ARG_TEXT, &cli.tls_server_name, "NAME", "who the server must be (or $ORDERDB_TLS_SERVER_NAME)"},
-    {"--output", "-o", ARG_TEXT, &cli.output, "json|table|yaml", "how answers are printed (default: table; yaml: machine show)"},
+    {"--output", "-o", ARG_TEXT, &cli.output, "json|table|yaml", "how answers are printed (default: table)"},
     {"--timeout", NULL, ARG_NUMBER, &cli.timeout_s, "SECONDS", "of a call, retries included (default: 10)"},
     {"--help", "-h", ARG_SWITCH, &cli.help, NULL, "what a command does, with examples"},
     {"--version", NULL, ARG_SWITCH, &cli.version, NULL, "print the version"},
@@ -149,9 +149,10 @@ static enum cli_exit command_unknown(const char *family, const char *name) {
 }
 
 static enum cli_exit command_run(const struct cli_command *c, int argc, char **argv) {
-    cli.json = cli.output && strcmp(cli.output, "json") == 0;
-    cli.yaml = c->yaml && cli.output && strcmp(cli.output, "yaml") == 0;
-    if (cli.output && !cli.json && !cli.yaml && strcmp(cli.output, "table") != 0) return cli_usage(&cli, "--output is json or table, not %s", cli.output);
+    cli.yaml = cli.output && strcmp(cli.output, "yaml") == 0;
+    cli.json = cli.yaml || (cli.output && strcmp(cli.output, "json") == 0);
+    if (cli.yaml) cli_print_as_yaml();
+    if (cli.output && !cli.json && strcmp(cli.output, "table") != 0) return cli_usage(&cli, "--output is json, yaml or table, not %s", cli.output);
     if (cli.timeout_s < 1 || cli.timeout_s > TIMEOUT_S_MAX) return cli_usage(&cli, "--timeout is 1 to %d seconds", TIMEOUT_S_MAX);
     if (argc < c->operands_min || argc > c->operands_max) return cli_usage(&cli, "expected: orderctl %s%s%s", cli.command, *c->operands ? " " : "", c->operands);
     cli.server = setting(cli.server, "ORDERDB_SERVER");

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <strings.h>
 #include <yaml.h>
 
 #include "proto/base/mem.h"
@@ -57,10 +58,18 @@ static bool is_one_of(const char *s, const char *const *words) {
 static const char *const nulls[] = {"", "~", "null", "Null", "NULL", NULL};
 static const char *const trues[] = {"true", "True", "TRUE", NULL}, *const falses[] = {"false", "False", "FALSE", NULL};
 
+/* "30m", "1800s" */
+static bool is_duration(const char *s) {
+    s += strspn(s, "0123456789");
+    return strchr("smhd", *s) && *s && !s[1];
+}
+
 bool yaml_is_plain(const char *s) {
+    static const char *const taken[] = {"null", "true", "false", "y", "n", "yes", "no", "on", "off", NULL};
     /* Names, and no more than that: everything else is quoted. */
-    bool safe = *s && *s != '-' && strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.") == strlen(s);
-    return safe && !is_number(s) && !is_one_of(s, nulls) && !is_one_of(s, trues) && !is_one_of(s, falses);
+    bool safe = *s && !strchr("-.0123456789", *s) && strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.") == strlen(s);
+    for (const char *const *w = taken; safe && *w; w++) safe = strcasecmp(s, *w) != 0;
+    return safe || (*s >= '0' && *s <= '9' && is_duration(s));
 }
 
 static bool read_scalar(struct reading *r, const yaml_event_t *e) {
@@ -225,4 +234,46 @@ unsigned yaml_line(const struct yaml *y, const char *path) {
         if (holds && n >= best) best = n, line = y->places[i].line;
     }
     return line;
+}
+
+/* ---- writing: what the parser finds in the JSON text goes to the emitter, with another style */
+
+static int written_cb(void *ctx, unsigned char *bytes, size_t n) { return buf_append(ctx, slice_of(bytes, n)); }
+
+static void restyle(yaml_event_t *e) {
+    switch (e->type) {
+    case YAML_DOCUMENT_START_EVENT: e->data.document_start.implicit = 1; break;
+    case YAML_DOCUMENT_END_EVENT: e->data.document_end.implicit = 1; break;
+    case YAML_SEQUENCE_START_EVENT: e->data.sequence_start.style = YAML_BLOCK_SEQUENCE_STYLE; break;
+    case YAML_MAPPING_START_EVENT: e->data.mapping_start.style = YAML_BLOCK_MAPPING_STYLE; break;
+    case YAML_SCALAR_EVENT:
+        if (e->data.scalar.style == YAML_PLAIN_SCALAR_STYLE || !yaml_is_plain((const char *)e->data.scalar.value)) break;
+        e->data.scalar.style = YAML_PLAIN_SCALAR_STYLE;
+        e->data.scalar.plain_implicit = 1;
+        break;
+    default: break;
+    }
+}
+
+bool yaml_write(struct slice json, struct buf *out) {
+    yaml_parser_t parser;
+    yaml_emitter_t emitter;
+    if (!yaml_parser_initialize(&parser)) return false;
+    bool ok = yaml_emitter_initialize(&emitter), end = false;
+    if (ok) {
+        yaml_parser_set_input_string(&parser, json.data, json.len);
+        yaml_emitter_set_output(&emitter, written_cb, out);
+        yaml_emitter_set_unicode(&emitter, 1);
+        yaml_emitter_set_width(&emitter, -1); /* a text is one line: it can be searched for */
+    }
+    while (ok && !end) {
+        yaml_event_t e;
+        if (!(ok = yaml_parser_parse(&parser, &e))) break;
+        end = e.type == YAML_STREAM_END_EVENT;
+        restyle(&e);
+        ok = yaml_emitter_emit(&emitter, &e); /* takes it over */
+    }
+    yaml_emitter_delete(&emitter);
+    yaml_parser_delete(&parser);
+    return ok;
 }

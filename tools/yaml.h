@@ -1,5 +1,5 @@
-/* YAML, and JSON, which is YAML too, as JSON text for pbjson; and where in the file each field stands. One document, no anchors, no tags. The only includer of
- * libyaml. What a plain scalar means is YAML 1.2's core schema: null, true, false, numbers; anything else is text. */
+/* YAML, and JSON, which is YAML too, as JSON text for pbjson; and where in the file each field stands. One document, no anchors, no tags. And JSON text as YAML.
+ * The only includer of libyaml. What a plain scalar means is YAML 1.2's core schema: null, true, false, numbers; anything else is text. */
 #ifndef TOOLS_YAML_H
 #define TOOLS_YAML_H
 
@@ -22,7 +22,9 @@ bool yaml_read(struct slice text, struct yaml *out, unsigned *line, char error[Y
 void yaml_fini(struct yaml *y);
 /* The line of a field, or of what holds it. */
 unsigned yaml_line(const struct yaml *y, const char *path);
-/* Written as it is, the text is read as this text: needs no quotes. */
+/* Written as it is, the text is read as this text, by readers of YAML 1.1 too (to which no, on and dates are something else): needs no quotes. */
 bool yaml_is_plain(const char *text);
+/* Appends JSON text as YAML in block style, with its line's end. false: it is no JSON, or no memory. */
+bool yaml_write(struct slice json, struct buf *out) MUST_USE;
 
 #endif

@@ -12,6 +12,8 @@
 #ifndef BENCH_GEN_DRIVE_H
 #define BENCH_GEN_DRIVE_H
 
+#include <stdio.h>
+
 #include "bench/gen/usage.h"
 #include "bench/histogram.h"
 #include "proto/base/list.h"
@@ -81,7 +83,7 @@ void drive_stop(void);         /* from a signal handler: ends soon, and reports 
 
 /* report.c */
 void report_text(const struct drive_report *r, const struct drive_options *o, const char *name);
-void report_json(const struct drive_report *r, const struct drive_options *o, const char *name);
+void report_json(FILE *out, const struct drive_report *r, const struct drive_options *o, const char *name);
 /* "create", "get", "mixed", or "create=20,get=80": a mix. false: neither. */
 bool mix_read(const char *text, unsigned mix[WORK_COUNT]) MUST_USE;
 

@@ -34,33 +34,33 @@ void report_text(const struct drive_report *r, const struct drive_options *o, co
     for (unsigned i = 0; i < r->reason_count; i++) printf("  failed: %s: %llu\n", r->reasons[i].text, (unsigned long long)r->reasons[i].count);
 }
 
-static void json_text(const char *s) {
-    putchar('"');
-    for (; *s; s++) printf(*s == '"' || *s == '\\' ? "\\%c" : (unsigned char)*s < 32 ? "?" : "%c", *s);
-    putchar('"');
+static void json_text(FILE *out, const char *s) {
+    fputc('"', out);
+    for (; *s; s++) fprintf(out, *s == '"' || *s == '\\' ? "\\%c" : (unsigned char)*s < 32 ? "?" : "%c", *s);
+    fputc('"', out);
 }
 
-static void latency_json(const char *name, const struct histogram *h) {
+static void latency_json(FILE *out, const char *name, const struct histogram *h) {
     static const struct { const char *name; double share; } points[] = {{"p50", 0.5}, {"p90", 0.9}, {"p99", 0.99}, {"p999", 0.999}};
-    printf("\"%s\":{\"count\":%llu", name, (unsigned long long)h->count);
-    for (size_t i = 0; i < ARRAY_LEN(points); i++) printf(",\"%s_ms\":%.4f", points[i].name, h->count ? histogram_ms(h, points[i].share) : 0);
-    printf(",\"max_ms\":%.4f}", (double)h->max / 1e6);
+    fprintf(out, "\"%s\":{\"count\":%llu", name, (unsigned long long)h->count);
+    for (size_t i = 0; i < ARRAY_LEN(points); i++) fprintf(out, ",\"%s_ms\":%.4f", points[i].name, h->count ? histogram_ms(h, points[i].share) : 0);
+    fprintf(out, ",\"max_ms\":%.4f}", (double)h->max / 1e6);
 }
 
-void report_json(const struct drive_report *r, const struct drive_options *o, const char *name) {
-    printf("{\"name\":");
-    json_text(name);
-    printf(",\"connections\":%llu,\"inflight\":%llu,\"due_per_s\":%.1f,\"seconds\":%.3f,\"done\":%llu,\"per_s\":%.1f,\"unsent\":%llu,\"failed\":%llu,\"prepared\":%llu,\"used_up\":%s,\"interrupted\":%s",
+void report_json(FILE *out, const struct drive_report *r, const struct drive_options *o, const char *name) {
+    fprintf(out, "{\"name\":");
+    json_text(out, name);
+    fprintf(out, ",\"connections\":%llu,\"inflight\":%llu,\"due_per_s\":%.1f,\"seconds\":%.3f,\"done\":%llu,\"per_s\":%.1f,\"unsent\":%llu,\"failed\":%llu,\"prepared\":%llu,\"used_up\":%s,\"interrupted\":%s",
            (unsigned long long)o->connections, (unsigned long long)o->inflight, o->rate, r->seconds, (unsigned long long)r->done, r->rate, (unsigned long long)r->unsent,
            (unsigned long long)r->failed, (unsigned long long)r->prepared, r->used_up ? "true" : "false", r->interrupted ? "true" : "false");
-    printf(",\"generator_us\":%.3f,\"server_us\":%.3f,\"generator_cores\":%.3f,\"server_cores\":%.3f,\"others_cores\":%.3f", us_each(r->used.own_s, r), us_each(r->used.server_s, r),
+    fprintf(out, ",\"generator_us\":%.3f,\"server_us\":%.3f,\"generator_cores\":%.3f,\"server_cores\":%.3f,\"others_cores\":%.3f", us_each(r->used.own_s, r), us_each(r->used.server_s, r),
            r->seconds > 0 ? r->used.own_s / r->seconds : 0, r->seconds > 0 ? r->used.server_s / r->seconds : 0, others_cores(r, o));
-    printf(",\"latency\":{");
-    latency_json("all", &r->latency);
-    for (unsigned i = 0; i < WORK_COUNT; i++) putchar(','), latency_json(work_names[i], &r->latency_by[i]);
-    printf("},\"reasons\":{");
-    for (unsigned i = 0; i < r->reason_count; i++) printf(i ? "," : ""), json_text(r->reasons[i].text), printf(":%llu", (unsigned long long)r->reasons[i].count);
-    printf("}}\n");
+    fprintf(out, ",\"latency\":{");
+    latency_json(out, "all", &r->latency);
+    for (unsigned i = 0; i < WORK_COUNT; i++) fputc(',', out), latency_json(out, work_names[i], &r->latency_by[i]);
+    fprintf(out, "},\"reasons\":{");
+    for (unsigned i = 0; i < r->reason_count; i++) fprintf(out, i ? "," : ""), json_text(out, r->reasons[i].text), fprintf(out, ":%llu", (unsigned long long)r->reasons[i].count);
+    fprintf(out, "}}\n");
 }
 
 bool mix_read(const char *text, unsigned mix[WORK_COUNT]) {

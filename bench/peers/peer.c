@@ -56,7 +56,7 @@ int main(int argc, char **argv) {
     struct sigaction stop = {.sa_handler = stop_cb};
     sigaction(SIGINT, &stop, NULL), sigaction(SIGTERM, &stop, NULL);
     if (!peer.open(&o, socket) || !drive_run(&peer.driver, &o, &report)) return 1;
-    report_json(&report, &o, argv[optind]);
+    report_json(stdout, &report, &o, argv[optind]);
     peer.close();
     return report.failed || !report.done;
 }

@@ -144,6 +144,29 @@ def _(server):
     refused(server.orderctl("order", "verify", check=False), 2, "--user USER")
 
 
+@test("-o yaml: whatever prints JSON prints YAML, with the same content")
+def _(server):
+    create = ["order", "create", "--user", "yaml", "--currency", "EUR", "--item", "sku=no,title=Tea: green,qty=2,price=7.50", "--request-id", "cli-yaml-request-01"]
+    order = server.orderctl_json(*create)["order"]
+    shown = server.orderctl("order", "get", order["order_id"], "-o", "yaml").stdout.splitlines()
+    for line in ('order_id: "%s"' % order["order_id"], "user_id: yaml", "status: PENDING_PAYMENT", 'version: "1"', "items:", '- sku_id: "no"', '  title: "Tea: green"', "  quantity: 2", "    currency: EUR"):
+        true(line in shown, "%r is not in %s" % (line, shown))
+    again = server.orderctl(*create, "-o", "yaml").stdout.splitlines()
+    true("replayed: true" in again and "order:" in again and "  status: PENDING_PAYMENT" in again, again)
+    equal(server.orderctl("order", "verify", order["order_id"], "-o", "yaml").stdout, "orders: 1\nentries: 1\n")
+    equal(server.orderctl("group", "list", "-o", "yaml").stdout, "[]\n")
+    for name in ("yaml-a", "yaml-b"):
+        server.orderctl("group", "create", name)
+    equal([line for line in server.orderctl("group", "list", "--output=yaml").stdout.splitlines() if line.startswith("- ")], ["- group: yaml-a", "- group: yaml-b"])
+    for name in ("yaml-a", "yaml-b"):
+        equal(server.orderctl("group", "delete", name, "--yes", "-o", "yaml").stdout, "{}\n")
+    for how in (["-o", "yaml"], ["--format", "yaml"], ["-o", "json", "--format", "yaml"]):
+        tail = server.orderctl("stream", "tail", "--user", "yaml", "--from", "earliest", "--stop-at-end", *how).stdout.splitlines()
+        equal((tail[0], tail.count("---"), "order_id: \"%s\"" % order["order_id"] in tail), ("---", 1, True))
+    true("partitions:" in server.orderctl("status", "-o", "yaml").stdout.splitlines())
+    refused(server.orderctl("status", "-o", "xml", check=False), 2, "--output is json, yaml or table, not xml")
+
+
 @test("index check: orders and index rows agree, in every partition or in one; what is no partition is refused")
 def _(server):
     for i in range(5):
@@ -333,7 +356,7 @@ def _(server):
     for arguments, words in [(["nope"], "no command"), (["order", "nope"], "no command"), (["stauts"], "did you mean \"status\"?"), (["crate"], "did you mean \"order create\"?"),
                              (["order", "lst", "ann"], "did you mean \"order list\"?"), (["get", "7"], "did you mean \"order get\"?"),
                              (["order", "list", "a", "--pagesize", "7"], "did you mean --page-size?"), (["order", "get"], "ORDER_ID"), (["order", "get", "x"], "not an order id"),
-                             (["order", "get", "7", "--nope"], "unknown flag --nope"), (["status", "-o", "xml"], "json or table"), (["order", "create", "--user"], "needs a value"),
+                             (["order", "get", "7", "--nope"], "unknown flag --nope"), (["status", "-o", "xml"], "json, yaml or table"), (["order", "create", "--user"], "needs a value"),
                              (["order", "create", "--user", "a", "--currency", "JPY", "--item", "sku=a,price=1.5"], "not an amount in JPY"),
                              (["order", "list", "a", "--status", ""], "names no status"), (["order", "list", "a", "--page", "0"], "from 1"),
                              (["order", "transition", "7", "pay", "--expect", ","], "names no status"), (["status", "--timeout", "0"], "1 to 86400"),

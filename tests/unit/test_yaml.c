@@ -88,9 +88,27 @@ static void sizes_are_bounded(void **state)
 
 static void plain_texts_stay_what_they_are(void **state)
 {
-    static const char *const plain[] = {"PAID", "a-b_c", "v1.2x", "30m"}, *const quoted[] = {"", "true", "null", "12", "1.5", "-x", "a b", "a: b", "1e3", "~", "é"};
+    static const char *const plain[] = {"PAID", "a-b_c", "v1.2x", "30m"}, *const quoted[] = {"", "true", "null", "12", "1.5", "-x", "a b", "a: b", "1e3", "~", "é", "No", "off", "y", "0x1f", "2026-01-31", "1.5s", "1:30"};
     for (size_t i = 0; i < ARRAY_LEN(plain); i++) assert_true(yaml_is_plain(plain[i]));
     for (size_t i = 0; i < ARRAY_LEN(quoted); i++) assert_false(yaml_is_plain(quoted[i]));
+}
+
+static void json_is_written_in_blocks(void **state)
+{
+    static const char json[] = "{\"a\": \"PAID\", \"id\": \"12\", \"num\": -1.5, \"on\": true, \"e\": [], \"l\": [{\"t\": \"a \\\"b\\\"\\n\\u0001 \xe6\x94\xb6\"}, [\"no\", null]], \"o\": {}}";
+    struct buf out = {0};
+    struct yaml y;
+    unsigned line;
+    char error[YAML_ERROR_BYTES];
+    assert_true(yaml_write(slice_str(json), &out));
+    assert_true(buf_append(&out, slice_of("", 1)));
+    assert_string_equal((char *)out.data, "a: PAID\nid: \"12\"\nnum: -1.5\n\"on\": true\ne: []\nl:\n- t: \"a \\\"b\\\"\\n\\x01 \xe6\x94\xb6\"\n- - \"no\"\n  - null\no: {}\n");
+    assert_true(yaml_read(slice_of(out.data, out.len - 1), &y, &line, error)); /* and it is read as what it was */
+    assert_memory_equal(y.json.data, "{\"a\":\"PAID\",\"id\":\"12\",\"num\":-1.5,\"on\":true,\"e\":[],\"l\":[{\"t\":\"a \\\"b\\\"\\n\\u0001 \xe6\x94\xb6\"},[\"no\",null]],\"o\":{}}", y.json.len);
+    yaml_fini(&y);
+    out.len = 0;
+    assert_false(yaml_write(SLICE_LIT("{\"a\": ["), &out));
+    buf_fini(&out);
 }
 
 int main(void)
@@ -102,6 +120,7 @@ int main(void)
         cmocka_unit_test(what_is_not_taken_is_said_with_its_line),
         cmocka_unit_test(sizes_are_bounded),
         cmocka_unit_test(plain_texts_stay_what_they_are),
+        cmocka_unit_test(json_is_written_in_blocks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
