@@ -149,7 +149,7 @@ def _(server):
     create = ["order", "create", "--user", "yaml", "--currency", "EUR", "--item", "sku=no,title=Tea: green,qty=2,price=7.50", "--request-id", "cli-yaml-request-01"]
     order = server.orderctl_json(*create)["order"]
     shown = server.orderctl("order", "get", order["order_id"], "-o", "yaml").stdout.splitlines()
-    for line in ('order_id: "%s"' % order["order_id"], "user_id: yaml", "status: PENDING_PAYMENT", 'version: "1"', "items:", '- sku_id: "no"', '  title: "Tea: green"', "  quantity: 2", "    currency: EUR"):
+    for line in ('order_id: "%s"' % order["order_id"], "user_id: yaml", "status: PENDING_PAYMENT", 'version: "1"', "items:", '- sku_id: "no"', '  title: "Tea: green"', "  quantity: 2", "    currency_code: EUR"):
         true(line in shown, "%r is not in %s" % (line, shown))
     again = server.orderctl(*create, "-o", "yaml").stdout.splitlines()
     true("replayed: true" in again and "order:" in again and "  status: PENDING_PAYMENT" in again, again)
