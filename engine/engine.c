@@ -239,6 +239,11 @@ struct engine_lead engine_lead_of(const struct engine *e, uint16_t slot) {
     return (struct engine_lead){.here = p->state == PARTITION_READY || (p->state == PARTITION_FAILED && leads), .member = partition_votes(p), .node = group_leader(p->group)};
 }
 
+unsigned engine_voters_of(const struct engine *e, uint16_t slot, uint64_t node_ids[GROUP_MEMBERS_MAX]) {
+    const struct partition *p = engine_partition_of_slot(e, slot);
+    return p ? group_voters(p->group, node_ids) : 0;
+}
+
 void engine_submit(struct engine *e, struct op *op) {
     failure_init(&op->failure, op->arena);
     op->answer = (struct slice){0};

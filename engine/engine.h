@@ -184,6 +184,8 @@ struct engine_lead {
     uint64_t node;
 };
 struct engine_lead engine_lead_of(const struct engine *e, uint16_t slot);
+/* Whose majority it takes for the slot's partition to be led, as this replica knows it. Returns how many; 0: not known. */
+unsigned engine_voters_of(const struct engine *e, uint16_t slot, uint64_t node_ids[GROUP_MEMBERS_MAX]);
 /* A frame that node `from` sent to this one, of the group that send named (0: of several). Malformed, or of a group that is not here: FIELD_INVALID, nothing changed. Call engine_tick soon. */
 enum status engine_receive(struct engine *e, uint64_t group_id, uint64_t from_node_id, struct slice frame) MUST_USE;
 /* Runs what is due: batches, commits, applies, flushes, timers. Call once a loop cycle, after the cycle's submits. */

@@ -1,5 +1,7 @@
 #include "server/forward.h"
 
+#include <stdio.h>
+
 #include "engine/engine.h"
 #include "engine/machine.h"
 #include "proto/base/log.h"
@@ -18,6 +20,7 @@
  *   ASKED, a machine was given its id --> SETTLING until our meta replica has it too --> home     the handler goes on with what it says
  *   a read that may be of a bounded past (read_bound) --> our engine first; NOT_LEADER: ASKED
  *   past the deadline: home, OUTCOME_UNKNOWN where it may have been done
+ *   HELD, certainly not done, and a majority of the partition's voters out of reach for QUORUM_NS: home, NO_QUORUM. It is no election that one could wait for
  *
  * A partition that this node does not hold: one node after another of those that are to hold it is asked, and who does not lead says who does (struct place).
  *
@@ -30,6 +33,9 @@ enum { TABLE_SIZE = 1 << 15, ERRANDS_MAX = TABLE_SIZE / 2, VISITS_MAX = 1 << 14,
 #define TICK_NS (5 * NS_PER_MS) /* what is held is tried again: a lead that was handed over is known after two or three */
 #define TICK_MANY_NS (20 * NS_PER_MS) /* of more than HELD_FEW: each try is a look at all of them */
 #define PATIENCE_NS (10 * NS_PER_S) /* of ops without a deadline */
+#define QUORUM_NS (2 * NS_PER_S)    /* a node that restarts is back by then, or is not soon */
+#define QUORUM_LOOK_NS (50 * NS_PER_MS)
+#define QUORUM_RETRY_MS 1000
 
 struct errand {
     struct list link; /* held, settling: forward.waiting; asked: forward.asked */
@@ -46,11 +52,14 @@ struct visit {
     uint64_t number, node_id;
 };
 
-/* What is known of a partition that this node does not hold, from those that were asked. */
 struct place {
+    /* of a partition that this node does not hold, from those that were asked */
     uint64_t leader;  /* as one has said; 0: nobody has */
     uint64_t refused; /* who said last that it is not it */
     uint32_t turn;    /* whose turn it is among those that are to hold it */
+    /* of any, when that was last looked at */
+    unsigned voters, reached; /* reached: by a connection, or this node */
+    uint64_t looked_ns, gone_ns; /* gone_ns: since when no majority of them is; 0: one is */
 };
 
 struct forward {
@@ -121,8 +130,51 @@ static void errand_fail(struct forward *f, struct errand *e, enum status st, con
     errand_home(f, e);
 }
 
+/* ---- a majority */
+
+static uint32_t number_of(const struct forward *f, uint16_t slot) {
+    uint32_t count = f->core->node->partition_count;
+    return slot == SLOT_META ? count : partition_of_slot(slot, count);
+}
+
+/* By whoever waits for the partition: nobody waits, nobody looks. So "since" may be of an earlier loss; the call that is then refused at once comes again in a second. */
+static void place_look(struct forward *f, uint16_t slot) {
+    struct place *at = &f->places[number_of(f, slot)];
+    uint64_t now = f->core->now_ns, self = f->core->node->identity.node_id;
+    if (at->looked_ns && now - at->looked_ns < QUORUM_LOOK_NS) return;
+    struct engine_wanted w = {0};
+    bool held = engine_lead_of(f->core->engine, slot).member && cluster_holds(f->core->node->cluster, number_of(f, slot));
+    if (held) w.count = engine_voters_of(f->core->engine, slot, w.node_id);
+    else w = cluster_wanted(f->core->node->cluster, number_of(f, slot));
+    at->looked_ns = now, at->voters = w.count, at->reached = 0;
+    for (uint32_t i = 0; i < w.count; i++) at->reached += w.node_id[i] == self || peers_up(f->core->peers, w.node_id[i]);
+    if (!w.count || at->reached > w.count / 2) at->gone_ns = 0;
+    else if (!at->gone_ns) at->gone_ns = now;
+}
+
+static bool quorum_gone(struct forward *f, uint16_t slot) {
+    place_look(f, slot);
+    const struct place *at = &f->places[number_of(f, slot)];
+    return at->gone_ns && f->core->now_ns - at->gone_ns >= QUORUM_NS;
+}
+
+static void errand_no_quorum(struct forward *f, struct errand *e) {
+    const struct place *at = &f->places[number_of(f, e->op->slot)];
+    struct failure *to = &e->op->failure;
+    char partition[16] = "meta";
+    if (e->op->slot != SLOT_META) snprintf(partition, sizeof partition, "%u", number_of(f, e->op->slot));
+    failure_init(to, e->op->arena);
+    to->retry_delay_ms = QUORUM_RETRY_MS;
+    failure_meta(to, "partition", "%s", partition);
+    failure_meta(to, "voters", "%u", at->voters);
+    failure_meta(to, "reachable", "%u", at->reached);
+    failure_set(to, STATUS_NO_QUORUM, "partition %s has no majority: %u of its %u voters can be reached from here; nothing was done", partition, at->reached, at->voters);
+    errand_home(f, e);
+}
+
 static void errand_give_up(struct forward *f, struct errand *e) {
     bool unknown = e->op->maybe || (e->state == ERRAND_ASKED && e->op->kind == OP_WRITE);
+    if (e->state == ERRAND_HELD && !unknown && quorum_gone(f, e->op->slot)) return errand_no_quorum(f, e);
     if (unknown) errand_fail(f, e, STATUS_DEADLINE_EXCEEDED, "the node that leads the partition did not answer in time: the write may have been done; the same request_id settles it");
     else if (e->op->deadline_ns) errand_fail(f, e, STATUS_DEADLINE_EXCEEDED, "the deadline passed while the partition had no leader that could be asked; nothing was done");
     else errand_fail(f, e, STATUS_NOT_LEADER, "the partition has no leader that can be asked at the moment");
@@ -158,11 +210,6 @@ static bool command_repeats(struct forward *f, struct slice bytes) {
 static bool may_ask_again(struct forward *f, const struct op *op) { return op_wire_of_session(op->kind) ? false : op->kind != OP_WRITE || !op->maybe || command_repeats(f, op->command); }
 
 /* ---- whom */
-
-static uint32_t number_of(const struct forward *f, uint16_t slot) {
-    uint32_t count = f->core->node->partition_count;
-    return slot == SLOT_META ? count : partition_of_slot(slot, count);
-}
 
 /* Of a partition that this node does not hold (and may not know it yet): who has been named, or the next of those that are to hold it. OP_NODES is asked so by who may be held by it no more. */
 static uint64_t lead_elsewhere(struct forward *f, uint16_t slot, enum op_kind kind, const struct engine_lead *lead) {
@@ -237,8 +284,8 @@ static void errand_try(struct forward *f, struct errand *e) {
         errand_free(f, e);
         op->asked_node = 0;
         engine_submit(f->core->engine, op);
-    } else if (is_other(f, lead.node)) {
-        (void)ask(f, e, lead.node);
+    } else if ((!is_other(f, lead.node) || !ask(f, e, lead.node)) && op->deadline_ns && !op->maybe && quorum_gone(f, op->slot)) {
+        errand_no_quorum(f, e); /* what has no deadline waits: it is this node's own, or a caller's who wants to */
     }
 }
 

@@ -227,7 +227,7 @@ static void on_home(struct mail_hop *hop) {
         g->state = GROUPS_IDLE;
         return;
     }
-    bool next = g->state == GROUPS_BRING && g->op.failure.status == STATUS_NOT_LEADER; /* the node that leads the partition brings it what it lacks */
+    bool next = g->state == GROUPS_BRING && (g->op.failure.status == STATUS_NOT_LEADER || g->op.failure.status == STATUS_NO_QUORUM); /* the node that leads the partition brings it what it lacks */
     if (g->op.failure.status && g->state != GROUPS_LAG && !next) {
         log_debug("consumer groups: tried again", "state=%d partition=%u status=%s", (int)g->state, g->partition, status_name(g->op.failure.status));
         begin_again(g, RETRY_NS);

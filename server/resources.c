@@ -238,7 +238,7 @@ static void on_known(struct resources *r) {
 static void on_home(struct mail_hop *hop) {
     struct resources *r = container_of(hop, struct resources, hop);
     static const char *const names[] = {"", "look", "list", "target", "known", "push"};
-    bool next = r->state == ROUND_PUSH && r->op.failure.status == STATUS_NOT_LEADER; /* the node that leads the partition brings it what it lacks */
+    bool next = r->state == ROUND_PUSH && (r->op.failure.status == STATUS_NOT_LEADER || r->op.failure.status == STATUS_NO_QUORUM); /* the node that leads the partition brings it what it lacks */
     if (r->op.failure.status && !next) {
         round_fail(r, names[r->state], &r->op.failure);
         return;

@@ -136,7 +136,8 @@ static void item_retry(struct timer *t) {
 static bool item_wait(struct call *call, struct import *im, struct import_item *item) {
     const struct failure *f = &item->op.op.failure;
     bool limited = f->status == STATUS_RATE_LIMITED;
-    if ((f->status != STATUS_OVERLOADED && f->status != STATUS_NOT_LEADER && !limited) || ++item->tries > IMPORT_TRIES_MAX) return false;
+    bool passes = limited || f->status == STATUS_OVERLOADED || f->status == STATUS_NOT_LEADER || f->status == STATUS_NO_QUORUM;
+    if (!passes || ++item->tries > IMPORT_TRIES_MAX) return false;
     struct core *core = call_core(call);
     uint64_t pause_ns = limited ? MAX_OF(f->retry_delay_ms * NS_PER_MS, (uint64_t)IMPORT_RETRY_NS) : IMPORT_RETRY_NS;
     if (!timer_set(&core->timers, &item->retry, core->now_ns + pause_ns)) return false;

@@ -29,6 +29,11 @@ static struct {
 
 struct engine_lead __wrap_engine_lead_of(const struct engine *e, uint16_t slot);
 struct engine_lead __wrap_engine_lead_of(const struct engine *e, uint16_t slot) { return w.lead; }
+unsigned __wrap_engine_voters_of(const struct engine *e, uint16_t slot, uint64_t node_ids[GROUP_MEMBERS_MAX]);
+unsigned __wrap_engine_voters_of(const struct engine *e, uint16_t slot, uint64_t node_ids[GROUP_MEMBERS_MAX]) {
+    node_ids[0] = SELF, node_ids[1] = LEADER, node_ids[2] = OTHER;
+    return 3;
+}
 void __wrap_engine_submit(struct engine *e, struct op *op);
 void __wrap_engine_submit(struct engine *e, struct op *op) { w.submitted = op, w.submitted_count++; }
 bool __wrap_peers_say(struct peers *p, uint64_t node_id, enum link_kind kind, struct slice body);
@@ -362,6 +367,46 @@ static void without_a_deadline_patience_is_ten_seconds(void **state) {
     is_home_with(op, STATUS_NOT_LEADER);
 }
 
+static const char *meta_of(const struct op *op, const char *key) {
+    for (const struct failure_meta *m = op->failure.metas; m; m = m->next)
+        if (strcmp(m->key, key) == 0) return (const char *)m->value.data;
+    return "";
+}
+
+static void without_a_majority_nobody_waits_for_a_leader(void **state) {
+    struct op *op = write_op("a-request-of-its-own", 10 * NS_PER_S), *unknown = write_op("another-request-id", 10 * NS_PER_S), *patient = read_op(0), *next = read_op(10 * NS_PER_S), *last = read_op(10 * NS_PER_S);
+    submit(unknown);
+    w.deaf = true, w.lead.node = 0;
+    forward_on_lost(f, LEADER); /* it may have been done */
+    submit(op), submit(patient);
+    for (unsigned i = 0; i < 19; i++) later(100 * NS_PER_MS);
+    assert_int_equal(w.home_count, 0); /* a node that restarts */
+    for (unsigned i = 0; i < 3; i++) later(100 * NS_PER_MS);
+    is_home_with(op, STATUS_NO_QUORUM);
+    assert_string_equal(meta_of(op, "voters"), "3");
+    assert_string_equal(meta_of(op, "reachable"), "1");
+    assert_int_equal(atoi(meta_of(op, "partition")), (int)partition_of_slot(SLOT, PARTITIONS));
+    assert_int_equal(op->failure.retry_delay_ms, 1000);
+    submit(next); /* that is known now */
+    later(25 * NS_PER_MS);
+    assert_int_equal(w.home_count, 2);
+    assert_int_equal(next->failure.status, STATUS_NO_QUORUM);
+    w.deaf = false; /* they elect */
+    submit(last);
+    later(100 * NS_PER_MS);
+    assert_int_equal(w.home_count, 2);
+    w.lead.node = OTHER;
+    later(25 * NS_PER_MS);
+    assert_int_equal(w.said_count, 4); /* the one that was asked, the three that waited */
+    w.deaf = true, w.lead.node = 0;
+    forward_on_lost(f, OTHER);
+    for (unsigned i = 0; i < 80; i++) later(100 * NS_PER_MS);
+    assert_int_equal(last->failure.status, STATUS_NO_QUORUM);
+    assert_int_equal(patient->failure.status, STATUS_NO_QUORUM); /* at the end of its patience */
+    assert_int_equal(unknown->failure.status, STATUS_DEADLINE_EXCEEDED);
+    assert_int_equal(w.home_count, 5);
+}
+
 static void so_many_and_no_more(void **state) {
     struct op *last = read_op(NS_PER_S);
     for (unsigned i = 0; i < ASKED_MOST; i++) submit(read_op(NS_PER_S));
@@ -453,6 +498,7 @@ int main(void) {
         TEST(a_lost_connection_is_asked_anew_where_that_changes_nothing),
         TEST(a_deadline_says_whether_it_may_have_been_done),
         TEST(without_a_deadline_patience_is_ten_seconds),
+        TEST(without_a_majority_nobody_waits_for_a_leader),
         TEST(so_many_and_no_more),
         TEST(what_waits_when_the_node_stops_is_told_so),
         TEST(what_another_node_asks_is_run_here_and_answered),
