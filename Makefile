@@ -100,12 +100,14 @@ PEERS := $(patsubst %,$(B)/bench/peers/%,postgres mariadb redis etcd)
 HEADERS := $(foreach r,$(ROOMS),$(wildcard $(r)/*.h $(r)/*/*.h))
 HEADERS_OK := $(HEADERS:%=$(B)/hdr/%.ok)
 
-.PHONY: all help deps run demo test check tests-built unit sim fuzz integration bench bench-cluster figures abuse overload crash zones timers scaling perf-guard profile bench-stream tidy errors-doc hdr-check clean
+.PHONY: all help deps run demo test check tests-built unit sim fuzz integration bench bench-cluster figures abuse overload crash zones timers scaling tls-cost perf-guard profile bench-stream tidy errors-doc hdr-check clean
 all: $(B)/orderd $(B)/orderctl ## the server and its command-line tool (the default)
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile tools/install.mk
-	@echo "  SAN=asan|tsan, before any of them: a build of its own with that sanitizer, in build-asan or build-tsan"
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{line = sprintf("  make %-14s", $$1); n = split($$2, words, " "); \
+	  for (i = 1; i <= n; i++) { if (length(line " " words[i]) > 80) { print line; line = sprintf("%21s", "") } line = line " " words[i] } print line}' Makefile tools/install.mk
+	@echo "  SAN=asan|tsan, before any of them: a build of its own with that sanitizer, in"
+	@echo "                      build-asan or build-tsan"
 	@echo "  FUZZ_SECONDS=N with test or fuzz: so long for each fuzz target (5)"
 
 deps: ## install what is missing (Debian 12; sudo only where not root)
@@ -169,6 +171,9 @@ timers: all $(LOADS) $(B)/tests/sim/sim_timers ## 100,000 payments against their
 
 scaling: all ## what a second core brings: the server's CPU an operation with one core and with two, by turns (about 90 s, on a quiet machine)
 	@bench/scaling.py $(B)
+
+tls-cost: all ## what TLS costs a CREATE: rate and CPU beside cleartext, by turns (under a minute, on a quiet machine)
+	@bench/tls.py $(B)
 
 perf-guard: $(GUARD) ## instructions of CREATE, TRANSITION, GET, LIST against tests/perf/guard.json, within 5 % (valgrind, half a minute); RECORD=1 writes them anew
 	@tests/perf/guard.py $(B) $(if $(RECORD),--record)

@@ -1,8 +1,6 @@
 #!/usr/bin/env python3
 """make bench: the order work on OrderDB and its peers, side by side, and what the figures are worth. docs/BENCH.md says what is compared.
 
-usage: bench/bench.py BUILD [--quick] [--only create,get] [--peers pg,mariadb,redis] [--runs N] [--seconds S] [--population N] [--zipf X] [--dir DIR] [--write | --no-write] [--strict]
-
 Every system gets a fresh directory on a real disk, the same population and the same draws, one after the other in turns: never two at once. Its best number of clients is found
 first, for each work. Figures are medians of the runs. The table goes to bench/RESULTS.md between its marks (not with --quick, unless --write) and to stdout.
 Exit 0: it ran, whatever came out; with --strict 1 when a bar is missed. 2: it could not run."""
@@ -306,18 +304,18 @@ def place(asked):
 
 
 def options_read():
-    a = argparse.ArgumentParser(description="OrderDB beside PostgreSQL, MariaDB and Redis")
-    a.add_argument("build")
-    a.add_argument("--quick", action="store_true")
-    a.add_argument("--only", default=",".join(WORK))
-    a.add_argument("--peers", default=",".join(p.PEERS))
-    a.add_argument("--runs", type=int)
-    a.add_argument("--seconds", type=float)
-    a.add_argument("--population", type=int)
-    a.add_argument("--zipf", type=float, default=0)
-    a.add_argument("--dir")
-    a.add_argument("--write", action=argparse.BooleanOptionalAction)
-    a.add_argument("--strict", action="store_true")
+    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a.add_argument("build", metavar="BUILD", help="the directory of the built programs")
+    a.add_argument("--quick", action="store_true", help="a look in two or three minutes, nothing written")
+    a.add_argument("--only", default=",".join(WORK), help="of the work (default: %(default)s)")
+    a.add_argument("--peers", default=",".join(p.PEERS), help="beside whom (default: %(default)s)")
+    a.add_argument("--runs", type=int, help="of each (default: 3, quick 1)")
+    a.add_argument("--seconds", type=float, help="of a run (default: 5, quick 2)")
+    a.add_argument("--population", type=int, help="orders there are before (default: 200000, quick 20000)")
+    a.add_argument("--zipf", type=float, default=0, help="how unevenly users create (default: evenly)")
+    a.add_argument("--dir", help="on the disk that is to be measured (default: one is looked for)")
+    a.add_argument("--write", action=argparse.BooleanOptionalAction, help="the table goes into bench/RESULTS.md (default: where all was measured)")
+    a.add_argument("--strict", action="store_true", help="exit code 1 when a bar is missed")
     o = a.parse_args()
     o.build = os.path.abspath(o.build)
     o.runs = o.runs or (1 if o.quick else 3)

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""make bench-cluster: three orderd on this machine as one cluster. usage: bench/cluster.py BUILD [--only=rates,failover,drain,catchup] [--runs=N] [--seconds=S] [--mib=N] [--peers=PostgreSQL,etcd] [--clients=8x32] [--write]
+"""make bench-cluster: three orderd on this machine as one cluster.
 
   rates     CREATE against PostgreSQL with two synchronous standbys (ANY 1) on the same work, and PUTs of 600 bytes against three nodes of etcd, by turns; each at its best number of clients
   failover  kill -9 of a node that leads: until writes to its partitions succeed again; what the others' writes took meanwhile
@@ -27,11 +27,10 @@ PG_BAR, ETCD_BAR, FAILOVER_S, DRAIN_S, CATCHUP_FACTOR = 2.5, 1.0, 3.0, 0.2, 2.0
 BEGIN, END = "<!-- make bench-cluster: from here -->", "<!-- make bench-cluster: to here -->"
 
 
-def option(name, default):
-    return next((type(default)(a.split("=", 1)[1]) for a in sys.argv[2:] if a.startswith("--%s=" % name)), default)
-
-
-RUNS, SECONDS, MIB = option("runs", 3), option("seconds", 4.0), option("mib", 1024)
+ARGS = t.options(__doc__, only=("rates,failover,drain,catchup", "parts"), runs=(3, "turns"), seconds=(4.0, "of each rate"), mib=(1024, "that the follower is behind"), peers=("PostgreSQL,etcd", "beside whom"),
+                 clients=("", "connections x calls in flight on each, as 8x32, instead of the best of several"), rate=(0, "creates a second while the follower comes back; 0: 40 % of what is possible"), load=(20, "seconds of that"),
+                 write=(False, "the table goes into bench/RESULTS.md"))
+RUNS, SECONDS, MIB = ARGS.runs, ARGS.seconds, ARGS.mib
 rows, notes = [], []
 
 
@@ -182,7 +181,7 @@ def rates():
     os.makedirs(top)
     os.chmod(t.TEMP, 0o755)  # the peer's user passes
     systems = [OrderDB(), OrderDB(gathered=True)]
-    wanted, fixed = option("peers", "PostgreSQL,etcd").split(","), option("clients", "")
+    wanted, fixed = ARGS.peers.split(","), ARGS.clients
     for s in (x for x in (Postgres(top), Etcd(top)) if x.name in wanted):
         if s.missing():
             notes.append("%s was left out: %s is not there" % (s.name, s.missing()))
@@ -322,11 +321,11 @@ def catchup():
             thread.join()
         say("%d MiB written while a node was away, in %.0f s" % (MIB, time.monotonic() - begun))
         s.pids = [n.pid for n in cluster.up()]
-        rate = int(option("rate", 0) or one(s, (8, 16), 2)["per_s"] * 0.4)
+        rate = int(ARGS.rate or one(s, (8, 16), 2)["per_s"] * 0.4)
         load = ("--rate", rate, "--connections", 8, "--inflight", 64, "--warm-up", 0.5)
         calm = s.run(*load, "--seconds", 10, "--seed", 11)
         report = {}
-        loader = threading.Thread(target=lambda: report.update(s.run(*load, "--seconds", option("load", 20), "--seed", 12)))
+        loader = threading.Thread(target=lambda: report.update(s.run(*load, "--seconds", ARGS.load, "--seed", 12)))
         loader.start()
         time.sleep(1)
         begun = time.monotonic()
@@ -363,12 +362,15 @@ def write(table):
 
 def main():
     parts = {"rates": rates, "failover": lambda: pauses("kill -9", lambda n: n.kill(), FAILOVER_S), "drain": lambda: pauses("SIGTERM", lambda n: n.stop(), DRAIN_S), "catchup": catchup}
-    for name in option("only", ",".join(parts)).split(","):
+    wrong = [name for name in ARGS.only.split(",") if name not in parts]
+    if wrong:
+        sys.exit("--only is of %s, not %s" % (", ".join(parts), ", ".join(wrong)))
+    for name in ARGS.only.split(","):
         parts[name]()
     table = "`make bench-cluster`, %s, %d CPUs, three nodes of each on them, generator too; load average %.1f at the end.\n\n| what | measured | bar | met |\n|---|---|---|---|\n" % (
         time.strftime("%Y-%m-%d"), os.cpu_count(), os.getloadavg()[0]) + "".join("| %s | %s | %s | %s |\n" % r for r in rows) + "".join("\n%s\n" % n for n in notes)
     print(table)
-    if "--write" in sys.argv:
+    if ARGS.write:
         write(table)
 
 

@@ -1,7 +1,5 @@
 #!/usr/bin/python3
 """Many small orders loaded into a fresh server: throughput by tenths, disk, writes, resident memory, restart times; and what a second core brings.
-usage: bench/figures.py BUILD [--orders=5000000] [--only=load|cores]
-
 Prints a Markdown table for bench/RESULTS.md. Generator and server share the machine. Calls that the server refused because its queue or its store was full (OVERLOADED) were not applied and are told; any other failure
 ends the run. Ends with 1 when a bar of an issue is missed: at 20,000,000 orders and more the last tenth must have 80 % of the first's rate, else 70 %."""
 import os
@@ -12,10 +10,6 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../tests/integration"))
 import orderdb_test as t  # noqa: E402
-
-
-def option(name, default):
-    return next((int(a.split("=")[1]) for a in sys.argv if a.startswith("--%s=" % name)), default)
 
 
 def load(server, *arguments):
@@ -108,12 +102,12 @@ def loaded(orders):
 
 
 def main():
-    only = next((a[len("--only="):] for a in sys.argv if a.startswith("--only=")), "all")
-    if len(sys.argv) < 2 or only not in ("all", "load", "cores"):
-        sys.exit(__doc__)
-    if only != "cores":
-        loaded(option("orders", 5000000))
-    if only != "load":
+    o = t.options(__doc__, orders=(5000000, "how many are loaded"), only=("all", "load, cores or all"))
+    if o.only not in ("all", "load", "cores"):
+        sys.exit("--only is load, cores or all")
+    if o.only != "cores":
+        loaded(o.orders)
+    if o.only != "load":
         cores_compared()
     print("| what | measured | bar | met |\n|---|---|---|---|")
     print("\n".join(rows))

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Where the microseconds go: CREATE, TRANSITION, GET under a closed loop, the server sampled by perf. usage: bench/profile.py BUILD [--seconds=6] [--connections=8] [--inflight=32]
+"""Where the microseconds go: CREATE, TRANSITION, GET under a closed loop, the server sampled by perf.
 
 Needs perf (linux-perf). Prints Markdown for bench/RESULTS.md. A part's share is that of the samples with the function on the stack ("of it" rows are inside the row above);
 the rest of an op is shared work: loop, mail, kernel."""
@@ -33,10 +33,6 @@ PARTS = [
 ]
 
 
-def option(name, default):
-    return next((int(a.split("=")[1]) for a in sys.argv if a.startswith("--%s=" % name)), default)
-
-
 def shares(data):
     out = subprocess.run(["perf", "report", "-i", data, "--children", "--sort", "symbol", "-g", "none", "--stdio"], capture_output=True, text=True).stdout
     found = {}
@@ -55,15 +51,16 @@ def libraries(data):
 
 
 def main():
+    o = t.options(__doc__, seconds=(6, "of each method"), connections=(8, "of the load"), inflight=(32, "calls at a time on each"))
     if not shutil.which("perf"):
         print("perf is not installed (package linux-perf)")
         return 1
-    seconds = option("seconds", 6)
+    seconds = o.seconds
     for mode in ("create", "transition", "get"):
         server = t.Server(cores=os.cpu_count(), partitions=2 * os.cpu_count())
         data = os.path.join(server.directory, "perf.data")
-        load = subprocess.Popen([os.path.join(t.BUILD, "bench/load"), "--server", server.address, "--mode", mode, "--connections", str(option("connections", 8)),
-                                 "--inflight", str(option("inflight", 32)), "--seconds", str(seconds + 8)], stdout=subprocess.PIPE, text=True)
+        load = subprocess.Popen([os.path.join(t.BUILD, "bench/load"), "--server", server.address, "--mode", mode, "--connections", str(o.connections),
+                                 "--inflight", str(o.inflight), "--seconds", str(seconds + 8)], stdout=subprocess.PIPE, text=True)
         time.sleep(5)
         before, begin = server.metrics(), time.monotonic()
         cpu = t.cpu_s(server.pid)

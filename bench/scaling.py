@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""What a second core brings: the server's CPU an operation with --cores 1 and with --cores 2, in turns. usage: bench/scaling.py BUILD [--runs=3] [--seconds=2] [--population=20000]
+"""What a second core brings: the server's CPU an operation with --cores 1 and with --cores 2, in turns.
 
 The machine has two CPUs and the generator needs one of them, so rates can't tell. CPU an operation can: n cores that each spend c us on one do n/c a us, if they have nothing but that to do. So the gain is
 2 x c(one core) / c(two cores), at full load, with the same number of partitions; runs and compactions are in both. Prints a Markdown table for bench/RESULTS.md; exit 1: a bar is missed."""
@@ -17,18 +17,14 @@ BARS = {"get": 1.7, "list": 1.7, "create": 1.5, "transition": 1.5}
 CLIENTS = ("--connections", 8, "--inflight", 32)
 
 
-def option(name, default):
-    return next((type(default)(a.split("=")[1]) for a in sys.argv if a.startswith("--%s=" % name)), default)
-
-
 def bench(server, work, *more):
     return peers.figures_of([os.path.join(t.BUILD, "orderctl"), "bench", work, "--server", server.address, "--server-pid", server.process.pid, "--timeout", 30, "-o", "json", *CLIENTS, *more])
 
 
-def measure(cores):
+def measure(cores, o):
     """{work: report} of a fresh server."""
     server = t.Server(cores=cores, partitions=PARTITIONS)
-    population, seconds = ("--population", option("population", 20000)), ("--seconds", option("seconds", 2.0), "--warm-up", 0.5)
+    population, seconds = ("--population", o.population), ("--seconds", o.seconds, "--warm-up", 0.5)
     bench(server, "create", "--fill", *population)
     found = {work: bench(server, work, *population, *seconds, "--fresh", 60000) for work in BARS}
     server.remove()
@@ -36,10 +32,11 @@ def measure(cores):
 
 
 def main():
+    o = t.options(__doc__, runs=(3, "turns of both"), seconds=(2.0, "of each work"), population=(20000, "orders there are before"))
     runs = {1: [], 2: []}
-    for turn in range(option("runs", 3)):
+    for turn in range(o.runs):
         for cores in (1, 2) if turn % 2 == 0 else (2, 1):
-            runs[cores].append(measure(cores))
+            runs[cores].append(measure(cores, o))
     failed = False
     print("| work | one core: us an operation, rate | two cores | a second core brings | bar | met |\n|---|---|---|---|---|---|")
     for work, bar in BARS.items():

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""The change stream's figures, beside Redis and NATS JetStream in the same run. usage: bench/stream.py BUILD [--orders=300000] [--seconds=5]
+"""The change stream's figures, beside Redis and NATS JetStream in the same run.
 
 Prints Markdown for bench/RESULTS.md, with the machine's load while it ran; progress on stderr. What is compared takes turns, three times each; figures are medians.
 - What events cost a create: server CPU against a build of the same tree that writes none (MUTANT=no_events), a third of the orders at a time.
@@ -20,10 +20,6 @@ import orderdb_test as t  # noqa: E402
 
 TURNS = 3
 EVENT_BYTES = 300  # of the peers
-
-
-def option(name, default):
-    return next((type(default)(a.split("=")[1]) for a in sys.argv if a.startswith("--%s=" % name)), default)
 
 
 def say(text):
@@ -258,7 +254,8 @@ def table(head, rows):
 
 
 def main():
-    orders, seconds = option("orders", 300000) // TURNS, option("seconds", 5)
+    o = t.options(__doc__, orders=(300000, "created, a third in each turn"), seconds=(5, "of each live load"))
+    orders, seconds = o.orders // TURNS, o.seconds
     flags = {"cores": os.cpu_count(), "partitions": 2 * os.cpu_count()}
     old = baseline()
     global BEGAN

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Order timers in numbers: many that are due at once beside honest load, and many that are pending. usage: bench/timers.py BUILD [--due=1000000] [--orders=1250000] [--rate=3000] [--seconds=20]
+"""Order timers in numbers: many that are due at once beside honest load, and many that are pending.
 
 Due: orders with a timer are created, and the server started anew; callers create at a fixed rate, alone, on a store at rest. It is down while all timers come due, starts, and fires
 them while callers create at that rate; then the same load once more, behind the drain, whose runs and compactions go on. --orders=0: without what follows.
@@ -15,10 +15,6 @@ import orderdb_test as t  # noqa: E402
 
 admin = t.admin_pb2
 DAY = 86400
-
-
-def option(name, default):
-    return next((int(a.split("=")[1]) for a in sys.argv if a.startswith("--%s=" % name)), default)
 
 
 def load(server, *arguments):
@@ -63,8 +59,7 @@ def creates(rate, seconds, seed):
     return "--mode", "create", "--connections", 8, "--inflight", 64, "--rate", rate, "--seconds", seconds, "--seed", seed
 
 
-def due():
-    count, rate, seconds = option("due", 1000000), option("rate", 3000), option("seconds", 20)
+def due(count, rate, seconds):
     server = t.Server(cores=os.cpu_count(), partitions=2 * os.cpu_count(), wait_s=60)
     after_s = max(20, count // 20000) + 2 * seconds  # longer than it takes to create them on a slow machine
     next_retail(server, [("pay_timeout", after_s, "pay_timeout")])
@@ -98,8 +93,7 @@ def due():
     server.remove()
 
 
-def pending():
-    orders = option("orders", 1250000)
+def pending(orders):
     server = t.Server(cores=os.cpu_count(), partitions=2 * os.cpu_count(), wait_s=60)
     next_retail(server, [("remind-%d" % i, 30 * DAY + i, "") for i in range(8)])
     rss = server.rss_bytes()
@@ -116,7 +110,8 @@ def pending():
 
 
 if __name__ == "__main__":
+    args = t.options(__doc__, due=(1000000, "timers that come due while it is down"), orders=(1250000, "with 8 timers each; 0: without"), rate=(3000, "creates a second beside"), seconds=(20, "of each such load"))
     print("| what | measured |\n|---|---|")
-    due()
-    if option("orders", 1250000):
-        pending()
+    due(args.due, args.rate, args.seconds)
+    if args.orders:
+        pending(args.orders)

@@ -1,8 +1,6 @@
 #!/usr/bin/python3
 """What an idle connection costs: N of them that have each had a call answered, and the growth of the server's resident memory divided by N.
 
-usage: tests/abuse/idle.py BUILD [--connections=10000] [--bar=32]
-
 Cleartext and TLS; the client's processes hold the connections while the server is looked at. Ends with 1 when the bar (KiB a connection) is missed or a connection was lost. Prints rows of a
 Markdown table."""
 import multiprocessing
@@ -18,10 +16,6 @@ import orderdb_test as t  # noqa: E402
 import run  # noqa: E402
 
 PROCESSES = 4
-
-
-def option(name, default):
-    return next((int(a.split("=")[1]) for a in sys.argv if a.startswith("--%s=" % name)), default)
 
 
 def client(port, ca, count, number, to_parent, from_parent):
@@ -101,14 +95,15 @@ def run_clients(s, tls_files, count, look=None):
 
 
 def main():
-    count, bar = option("connections", 10000), option("bar", 32)
+    o = t.options(__doc__, connections=(10000, "so many"), bar=(32, "KiB each, at most"), only=("cleartext,TLS", "over which"))
+    count, bar = o.connections, o.bar
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < count + 1100:
         sys.exit("%d connections need a limit of open files (ulimit -n) of %d; it is %d" % (count, count + 1100, hard))
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     bad = 0
     for kind, files in (("cleartext", None), ("TLS", run.certificates())):
-        if len(sys.argv) > 2 and sys.argv[2] in ("cleartext", "TLS") and sys.argv[2] != kind:
+        if kind not in o.only.split(","):
             continue
         each, had_answer, left = measure(count, files)
         ok = each < bar * 1024 and had_answer == left == count

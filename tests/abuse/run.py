@@ -1,9 +1,6 @@
 #!/usr/bin/python3
 """Honest load beside fifty hostile connections (bench/attack.c), over cleartext and TLS, from addresses of their own and from the honest client's.
 
-usage: tests/abuse/run.py BUILD [--seconds=12] [--rounds=2] [--phases=cleartext,TLS,same]
-       tests/abuse/run.py BUILD --by-kind [--seconds=4] [--phases=...] [--connections=3] [--only=KIND]    no honest load: server's CPU for each kind alone, in thousandths of a core
-
 Each round is a phase of honest load alone, one beside the attackers, one beside a dummy that burns as much CPU as the attackers did: machine and noise are shared by all three. Each phase has a server of its
 own, new and warmed up for two seconds: a store that has grown by the orders of the phases before has compactions to do, and caches that fill, which would be the attack's in this table. Memory above is what
 the server grew by in the worst phase beside attackers, less what it grew by in the worst one without, rows that wait for their run left out of both (a budget bounds them).
@@ -110,14 +107,12 @@ def phase(tls, seconds, beside=lambda rig: ()):
     return p
 
 
-def option(name, default, read=int):
-    return next((read(a.split("=")[1]) for a in sys.argv if a.startswith("--%s=" % name)), default)
-
-
-def phases():
+def phases(names):
     all_of = {"cleartext": ("cleartext", None, ()), "TLS": ("TLS", certificates(), ()), "same": ("cleartext, all from the honest address", None, ("--same-address",))}
-    chosen = option("phases", ",".join(all_of), str).split(",")
-    return [all_of[name] for name in chosen]
+    wrong = [name for name in names.split(",") if name not in all_of]
+    if wrong:
+        sys.exit("--phases is of %s, not %s" % (", ".join(all_of), ", ".join(wrong)))
+    return [all_of[name] for name in names.split(",")]
 
 
 def kinds(rig):
@@ -129,10 +124,10 @@ def attack(args):
     return json.loads(subprocess.run([ATTACK, *args], stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
-def by_kind():
+def by_kind(o):
     """What an attack costs an idle server. CPU is in ticks of 10 ms, so below 5 thousandths there is nothing to be seen in 4 s; an idle server's own is in the first row."""
-    seconds, connections, only = option("seconds", 4), option("connections", 3), option("only", "", str)
-    for kind, tls, more in phases():
+    seconds, connections, only = o.seconds or 4, o.connections, o.only
+    for kind, tls, more in phases(o.phases):
         print("| %s, %d connections | server, 1/1000 of a core | attackers | connections | cut off | refused | KiB | limits |\n|---|---|---|---|---|---|---|---|" % (kind, connections))
         names = [only] if only else [None, *kinds(Rig(tls))]
         for name in names:
@@ -148,10 +143,10 @@ def by_kind():
             rig.server.remove()
 
 
-def main():
-    seconds, rounds, missed = option("seconds", 12), option("rounds", 2), []
+def main(o):
+    seconds, rounds, missed = o.seconds or 12, o.rounds, []
     print("| honest load beside 50 hostile connections | alone | attacked | beside a dummy | attacked / alone | attacked / dummy | attackers' CPU | server's CPU for the attack | memory above | calls refused | clean after |\n|---|---|---|---|---|---|---|---|---|---|---|")
-    for kind, tls, more in phases():
+    for kind, tls, more in phases(o.phases):
         rows = {"alone": [], "attacked": [], "dummy": []}
         for _ in range(rounds if not more else 1):
             rows["alone"].append(phase(tls, seconds))
@@ -183,4 +178,6 @@ def main():
 
 
 if __name__ == "__main__":
-    by_kind() if "--by-kind" in sys.argv else main()
+    args = t.options(__doc__, seconds=(0, "of each phase; 0: 12, with --by-kind 4"), rounds=(2, "turns of the three"), phases=("cleartext,TLS,same", "over which; same: from the honest client's address. One of them and --rounds=1 take 50 s"),
+                     by_kind=(False, "no honest load: the server's CPU for each kind alone, in thousandths of a core"), connections=(3, "attackers, with --by-kind"), only=("", "this kind alone, with --by-kind"))
+    by_kind(args) if args.by_kind else main(args)

@@ -14,6 +14,7 @@ A test takes the shared server, or nothing. Every server runs on ports of its ow
 temporary one (ORDERDB_TEST_DIR: under that), both gone at the end whatever happened. The build directory is argv[1] or $BUILD or "build".
 Only Debian's python3-grpcio and python3-protobuf are needed; message classes come from protoc at the start.
 """
+import argparse
 import atexit
 import datetime
 import itertools
@@ -26,6 +27,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 import traceback
@@ -43,6 +45,31 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 BUILD = os.path.join(ROOT, sys.argv[1] if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else os.environ.get("BUILD", "build"))
 # Sanitizer builds are some times slower: what waits, waits longer.
 SLOW = 4 if re.search(r"-(asan|tsan)$", BUILD) else 1
+
+
+
+def options(text, **flags):
+    """The command line of a load or a measurement: BUILD, and flags=(default, help). A default of False is a switch. --help is text, folded, and these."""
+    global BUILD, SLOW
+    folded = "\n".join(textwrap.fill(line, 79, subsequent_indent=" " * 12 if line.startswith(" ") else "") for line in text.splitlines())
+    p = argparse.ArgumentParser(description=folded, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("build", nargs="?", default=BUILD, metavar="BUILD", help="the directory of the built programs (default: build)")
+    for name, (default, about) in flags.items():
+        about = about.replace("%", "%%")
+        if default is False:
+            p.add_argument("--" + name.replace("_", "-"), action="store_true", help=about)
+        else:
+            p.add_argument("--" + name.replace("_", "-"), type=type(default), default=default, metavar={int: "N", float: "N", str: "WORDS"}[type(default)], help="%s (default: %s)" % (about, "none" if default == "" else default))
+    found = p.parse_args()
+    BUILD = os.path.join(ROOT, found.build)
+    SLOW = 4 if re.search(r"-(asan|tsan)$", BUILD) else 1
+    return found
+
+
+# A test's --help is what it says of itself; before anything is made for it.
+if os.path.basename(sys.argv[0]).startswith("test_") and {"-h", "--help"} & set(sys.argv[1:]):
+    print(sys.modules["__main__"].__doc__, "\n\nPARTS OF NAMES behind BUILD: only tests whose names have one of them.", sep="")
+    sys.exit(0)
 
 _base = os.environ.get("ORDERDB_TEST_DIR")
 TEMP = tempfile.mkdtemp(prefix="orderdb-test-", dir=_base)

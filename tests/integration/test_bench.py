@@ -1,7 +1,9 @@
 #!/usr/bin/python3
 """orderctl bench and bench/bench.py against a real server: every work runs, its figures add up, what it wrote is there. Rates are not judged."""
+import glob
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -81,6 +83,19 @@ def _():
         t.true(part in p.stdout, p.stdout)
     p = subprocess.run([sys.executable, os.path.join(t.ROOT, "bench/bench.py"), t.BUILD, "--only", "creates"], capture_output=True, text=True, timeout=20)
     t.true(p.returncode == 2 and "creates" in p.stderr, p.stderr)
+
+
+@t.test("every script and every make target says what it does, and does nothing else when asked")
+def _():
+    for path in sorted(p for pattern in ("bench/*.py", "tests/abuse/*.py", "tests/perf/*.py", "tests/integration/test_[cz]*.py") for p in glob.glob(os.path.join(t.ROOT, pattern)) if os.access(p, os.X_OK)):
+        p = subprocess.run([path, "--help"], capture_output=True, text=True, timeout=60)
+        t.equal((p.returncode, p.stderr), (0, ""), path)
+        t.true("usage" in p.stdout or "BUILD" in p.stdout, p.stdout)
+    texts = "".join(open(os.path.join(t.ROOT, name)).read() for name in ("Makefile", "tools/install.mk"))
+    targets = {w for line in re.findall(r"^\.PHONY: (.*)$", texts, re.M) for w in line.split()} - {"FORCE"}
+    told = subprocess.run(["make", "-s", "-C", t.ROOT, "help"], capture_output=True, text=True, check=True).stdout
+    t.equal(targets - set(re.findall(r"^  make (\S+)", told, re.M)), set(), "not in make help")
+    t.equal([line for line in told.splitlines() if len(line) > 80], [])
 
 
 @t.test("the table takes the place of the one before it")

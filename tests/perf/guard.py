@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Instructions of CREATE, TRANSITION, GET and LIST on a fixed input (rows in memory; then in files, but for CREATE, with an empty row cache and with a warm one), of an order's share of a flush and of a timer that fires, against the numbers in guard.json: tests/perf/guard.py BUILD_DIR [--record].
+"""Instructions of CREATE, TRANSITION, GET and LIST on a fixed input (rows in memory; then in files, but for CREATE, with an empty row cache and with a warm one), of an order's share of a flush and of a timer that fires, against the numbers in guard.json.
 
 valgrind counts what tests/perf/guard.c does, and only inside the server's entry points, so neither load nor clock nor other threads are in the figures: two runs differ
 by half a percent at most; so are the blocks that are asked of the heap, libraries' included. More than 5 % above the recorded number is a failure; a change that means it records again, in the same commit. Numbers
 made with other versions of compiler or libraries don't compare: then it is skipped, and says so."""
-import glob, json, os, re, shutil, subprocess, sys, tempfile
+import argparse, glob, json, os, re, shutil, subprocess, sys, tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 NUMBERS = os.path.join(HERE, 'guard.json')
@@ -70,9 +70,11 @@ def measure(build):
 
 
 def main():
-    if len(sys.argv) not in (2, 3) or sys.argv[2:] not in ([], ['--record']):
-        sys.exit(__doc__)
-    build, record = sys.argv[1], len(sys.argv) == 3
+    o = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    o.add_argument('build', metavar='BUILD')
+    o.add_argument('--record', action='store_true', help='writes the numbers anew')
+    o = o.parse_args()
+    build, record = o.build, o.record
     if not shutil.which('valgrind'):
         return print('skip perf guard: valgrind is not installed')
     now = versions()
