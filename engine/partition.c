@@ -206,7 +206,11 @@ static bool partition_is_behind(const struct partition *p, const struct op *op) 
 enum status partition_admit(struct partition *p, struct op *op) {
     struct engine *e = p->engine;
     struct failure *f = &op->failure;
-    if (p->damaged) return failure_set(f, STATUS_CHECKSUM_MISMATCH, "partition %s holds damaged data: it takes no writes until it is restored", p->name);
+    if (p->damaged) {
+        failure_set(f, STATUS_CHECKSUM_MISMATCH, "partition %s holds damaged data: it takes no writes until it is restored", p->name);
+        partition_tell_damage(p, &p->damage, f);
+        return f->status;
+    }
     if (partition_command_fits(op)) return f->status;
     f->retry_delay_ms = RETRY_DELAY_MS;
     if (e->disk_full || p->state == PARTITION_FAILED) {
@@ -392,7 +396,7 @@ static enum status apply_commands(struct partition *p, struct apply *a, const st
 
 static enum status apply_entry_once(struct partition *p, const struct group_entry *entry) {
     struct engine *e = p->engine;
-    struct apply a = {.view = {.store = p->store, .batch = p->batch, .ahead = partition_timers_rows(p)}, .machines = e->config.machines, .record = p->record, .slots = &p->slots, .lists = e->lists, .feed = &p->feed, .index = entry->index, .kept = p->kept, .timers = p->timers, .timers_soonest_us = INT64_MAX, .effects = &e->effects, .scratch = &e->scratch};
+    struct apply a = {.view = {.store = p->store, .batch = p->batch, .ahead = partition_timers_rows(p), .damage = &p->damage}, .machines = e->config.machines, .record = p->record, .slots = &p->slots, .lists = e->lists, .feed = &p->feed, .index = entry->index, .kept = p->kept, .timers = p->timers, .timers_soonest_us = INT64_MAX, .effects = &e->effects, .scratch = &e->scratch};
     e->effects.count = 0;
     store_batch_clear(p->batch);
 #ifdef ORDERDB_MUTANT_NO_EVENTS /* a wrong build, made by the bench to see what events cost */

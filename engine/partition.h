@@ -85,6 +85,7 @@ struct partition {
     bool flushing;
     uint64_t drain_index;            /* applied when the drain began */
     bool damaged;                    /* PARTITION_FAILED for good: a table does not match its checksum */
+    struct store_damage damage;      /* and where, if that is known */
     uint64_t shown_index;            /* callers were told of what was applied up to here: no read tells less */
     bool proving;                    /* PARTITION_FAILED, open again: the flush that runs decides */
     uint64_t reopen_at_ns, reopen_pause_ns; /* PARTITION_FAILED */
@@ -276,6 +277,8 @@ bool partition_elsewhere(const struct partition *p);     /* others are wanted to
 bool partition_shows(const struct partition *p);         /* to any_replica, though it does not lead */
 bool partition_votes(const struct partition *p);         /* this node is a voter of it, by the members that were applied here */
 void partition_refuse(struct partition *p, struct list *ops, enum status st, const char *why);
+/* To a CHECKSUM_MISMATCH, what an operator asks first; other failures stay as they are. */
+void partition_tell_damage(const struct partition *p, const struct store_damage *d, struct failure *f);
 
 /* partition_present.c: reads with several voters. */
 bool engine_present_open(struct engine *e);              /* false: no memory */

@@ -139,6 +139,7 @@ static void empty(struct partition *p) {
     if (st) panic_now("partition %s: it can't be emptied: %s: %s. A restart goes on with it", p->name, status_name(st), error);
     p->log_bytes_unflushed = p->shown_index = p->released = p->drain_index = 0;
     p->damaged = p->proving = p->flush_wanted = false;
+    p->damage = (struct store_damage){0};
     p->present.as_of_ns = p->present.as_of_index = 0;
     p->silent_node = 0, p->silent_looks = 0;
     wal_restart(e->wal, p->group_id, GROUP_FIRST_INDEX);

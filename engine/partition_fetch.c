@@ -197,6 +197,7 @@ static void store_switch(struct partition *p, struct store_import *import, const
     if (st) panic_now("partition %s: a snapshot can't take the store's place: %s: %s. A restart goes on with it", p->name, status_name(st), error);
     p->log_bytes_unflushed = 0;
     p->damaged = p->proving = false;
+    p->damage = (struct store_damage){0};
     p->reopen_pause_ns = 0;
     p->state = PARTITION_OPENING;
     p->engine->stats.snapshots_taken++;

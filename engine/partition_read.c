@@ -37,8 +37,11 @@ static void index_pieced(struct partition *p, const struct op *op) {
     if (!c->position_len) e->stats.index_check.passes++, e->stats.index_check.passed_s = (uint64_t)(e->env->ops->wall_us(e->env) / US_PER_S);
 }
 
-static void read_run(struct partition *p, struct op *op, const struct store_view *view) {
+static void read_run(struct partition *p, struct op *op, const struct store_view *through) {
     struct engine *e = p->engine;
+    struct store_damage damage = {0};
+    struct store_view seen = *through, *view = &seen;
+    seen.damage = &damage;
     struct query q = {
         .view = *view,
         .machines = e->config.machines,
@@ -81,6 +84,7 @@ static void read_run(struct partition *p, struct op *op, const struct store_view
 out:
     op->index = st; /* WOULD_BLOCK is for us, not for the failure */
     if (st && st != STATUS_WOULD_BLOCK) failure_set(&op->failure, st, "%s", status_name(st));
+    if (st != STATUS_WOULD_BLOCK) partition_tell_damage(p, &damage, &op->failure);
 }
 
 struct read_away { /* lives in the op's arena */
@@ -125,7 +129,8 @@ static void read_home(struct env_job *job) {
 static void validate(struct partition *p, struct op *op) {
     struct engine *e = p->engine;
     struct outcome *o = &op->outcome;
-    struct apply a = {.view = {.store = p->store, .batch = p->batch}, .machines = e->config.machines, .trial = true, .record = p->record, .scratch = &e->scratch};
+    struct store_damage damage = {0};
+    struct apply a = {.view = {.store = p->store, .batch = p->batch, .damage = &damage}, .machines = e->config.machines, .trial = true, .record = p->record, .scratch = &e->scratch};
     if (partition_command_fits(op)) return;
     store_batch_clear(p->batch);
     arena_reset(&e->scratch);
@@ -134,6 +139,7 @@ static void validate(struct partition *p, struct op *op) {
     enum status st = apply_command(&a, op->command, op->arena, o);
     if (st) {
         failure_set(&op->failure, st, "the request could not be tried (%s)", status_name(st));
+        partition_tell_damage(p, &damage, &op->failure);
     } else if (o->status == STATUS_DEADLINE_EXCEEDED) { /* apply.h: no room for the outcome; here nothing took place */
         failure_set(&op->failure, STATUS_MEMORY_LIMIT, "no memory for the answer");
     } else if (o->status) {

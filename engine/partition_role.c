@@ -67,10 +67,18 @@ enum status partition_not_leading(struct partition *p, struct failure *f) {
     return failure_set(f, STATUS_NOT_LEADER, "partition %s is led by node %" PRIu64, p->name, leader);
 }
 
+void partition_tell_damage(const struct partition *p, const struct store_damage *d, struct failure *f) {
+    if (f->status != STATUS_CHECKSUM_MISMATCH) return;
+    failure_meta(f, "partition", "%s", p->name);
+    if (d->file[0]) failure_meta(f, "file", "%s", d->file);
+    if (d->file[0] && d->offset >= 0) failure_meta(f, "offset", "%" PRId64, d->offset);
+}
+
 void partition_refuse(struct partition *p, struct list *ops, enum status st, const char *why) {
     for (struct list *l; (l = list_pop_front(ops));) {
         struct op *op = list_entry(l, struct op, link);
         failure_set(&op->failure, st, "%s", why);
+        partition_tell_damage(p, &p->damage, &op->failure);
         op->maybe |= ops == &p->proposed;
         engine_finish(p->engine, op);
     }

@@ -17,12 +17,19 @@ struct store_snapshot;
 struct store_iter;
 struct store_ahead;
 
+/* Where stored bytes are damaged. */
+struct store_damage {
+    char file[48];  /* "part-00003/000123.sst": the store's directory and the file; "": nothing was met, or it is not known where */
+    int64_t offset; /* of the damaged block; -1: not known */
+};
+
 /* What a read sees: the store's newest state, a snapshot's, or a batch over the newest state (its own writes included). */
 struct store_view {
     struct store *store;
     const struct store_snapshot *snapshot; /* NULL: newest */
     struct store_batch *batch;             /* not NULL: read your writes; owning core only */
     const struct store_ahead *ahead;       /* not NULL: rows that need not be looked for in files; owning core only */
+    struct store_damage *damage;           /* not NULL: set by reads, iterators' too, that answer CHECKSUM_MISMATCH */
     bool cached_only;                      /* STATUS_WOULD_BLOCK rather than read the disk */
     bool bulk;                             /* a long scan: it reads ahead, and does not displace what is cached */
 };

@@ -47,9 +47,23 @@ enum status rocks_status(const char *error) {
     return STATUS_IO_FAILED;
 }
 
+/* "block checksum mismatch: stored = 1, computed = 2, type = 4  in /data/part-00003/000123.sst offset 8197 size 4082" (block_fetcher.cc), "file is too short (17 bytes) to be an sstable: /data/.../000123.sst"
+ * (format.cc). */
+void rocks_damage_read(const char *path, const char *error, struct store_damage *damage) {
+    static const char suffix[] = ".sst", at[] = " offset ";
+    const char *end = strstr(error, suffix), *name = end, *directory = strrchr(path, '/');
+    *damage = (struct store_damage){.offset = -1};
+    if (!end) return;
+    while (name > error && name[-1] != '/' && name[-1] != ' ') name--;
+    end += sizeof suffix - 1;
+    if (snprintf(damage->file, sizeof damage->file, "%s/%.*s", directory ? directory + 1 : path, (int)(end - name), name) >= (int)sizeof damage->file) damage->file[0] = 0;
+    if (strncmp(end, at, sizeof at - 1) == 0 && end[sizeof at - 1] >= '0' && end[sizeof at - 1] <= '9') damage->offset = strtoll(end + sizeof at - 1, NULL, 10);
+}
+
 /* Takes the text over. A read's error leaves the store as it is; the first few are logged. */
-enum status rocks_read_error(struct rocks_store *s, char *error) {
+enum status rocks_read_error(struct rocks_store *s, char *error, struct store_damage *damage) {
     enum status st = rocks_status(error);
+    if (st == STATUS_CHECKSUM_MISMATCH && damage) rocks_damage_read(s->path, error, damage);
     if (st && st != STATUS_WOULD_BLOCK && atomic_fetch_add(&s->read_errors, 1) < READ_ERRORS_LOGGED_MAX)
         log_error("store read", "path=%s err=%s", s->path, error);
     rocksdb_free(error);
@@ -363,7 +377,7 @@ uint64_t rocks_range_bytes(struct store *base, struct slice lower, struct slice 
         uint64_t bytes = 0;
         char *error = NULL;
         rocksdb_approximate_sizes_cf(rocks_of(base)->db, rocks_of(base)->families[f], 1, &from, &from_len, &to, &to_len, &bytes, &error);
-        if (error) rocks_read_error(rocks_of(base), error), bytes = 0;
+        if (error) rocks_read_error(rocks_of(base), error, NULL), bytes = 0;
         sum += bytes;
     }
     return sum;

@@ -133,8 +133,10 @@ static inline bool rocks_owned(const struct rocks_store *s) { return store_owned
 
 /* ---- store_rocks_db.c: RocksDB's errors, options, properties */
 
-/* Takes the text over. A read's error leaves the store as it is; the first few are logged. */
-enum status rocks_read_error(struct rocks_store *s, char *error);
+/* Takes the text over. A read's error leaves the store as it is; the first few are logged. damage: where it is, if it is damage; NULL: nobody asks. */
+enum status rocks_read_error(struct rocks_store *s, char *error, struct store_damage *damage);
+/* What RocksDB's text says of where. */
+void rocks_damage_read(const char *path, const char *error, struct store_damage *damage);
 /* Takes the text over. The first failed write decides what later ones answer. */
 enum status rocks_write_error(struct rocks_store *s, const char *what, char *error);
 enum status rocks_status(const char *error);

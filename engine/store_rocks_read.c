@@ -50,7 +50,7 @@ static enum status files_get(const struct store_view *view, struct slice key, st
         st = value_copy(arena, data, len, value);
         rocksdb_pinnableslice_destroy(row);
     }
-    return error ? rocks_read_error(s, error) : st;
+    return error ? rocks_read_error(s, error, view->damage) : st;
 }
 
 enum status rocks_batch_get(const struct store_batch *b, struct slice key, struct arena *arena, struct slice *value) {
@@ -79,7 +79,7 @@ void rocks_ahead_get(struct store *base, const struct slice *keys, unsigned coun
     rocksdb_batched_multi_get_cf(s->db, s->read[false], s->families[FAMILY_ROWS], count, names, lengths, found, errors, false);
     for (unsigned i = 0; i < count; i++) {
         size_t len = 0;
-        if (errors[i]) (void)!rocks_read_error(s, errors[i]);
+        if (errors[i]) (void)!rocks_read_error(s, errors[i], NULL);
         if (!found[i]) continue;
         const char *data = rocksdb_pinnableslice_value(found[i], &len);
         if (value_copy(arena, data, len, &values[i])) values[i] = (struct slice){0};
@@ -144,6 +144,7 @@ struct files {
 struct rocks_iter {
     struct store_iter base;
     struct pin pin;
+    struct store_damage *damage; /* the view's */
     bool backward;
     uint8_t group_tail; /* not 0: over the group `lower`, of whose keys this is the rest */
     rocksdb_readoptions_t *read; /* holds the bounds: lives as long as the iterator; NULL: RocksDB holds nothing */
@@ -203,6 +204,7 @@ struct store_iter *rocks_iter_open(const struct store_view *view, struct slice l
     struct rocks_iter *it = mem_zalloc(sizeof *it + lower.len + upper.len + STORE_KEY_BYTES_MAX);
     if (!it) return NULL;
     it->base.store = view->store, it->base.magic = STORE_ITER_MAGIC;
+    it->damage = view->damage;
     if (lower.len) memcpy(it->bounds, lower.data, lower.len);
     if (upper.len) memcpy(it->bounds + lower.len, upper.data, upper.len);
     it->base.lower = slice_of(it->bounds, lower.len), it->base.upper = slice_of(it->bounds + lower.len, upper.len);
@@ -255,7 +257,7 @@ static void files_stand(struct rocks_iter *it, struct files *f) {
     }
     char *error = NULL;
     rocksdb_iter_get_error(f->it, &error);
-    if (error) it->base.status = rocks_read_error(rocks_of(it->base.store), error);
+    if (error) it->base.status = rocks_read_error(rocks_of(it->base.store), error, it->damage);
 }
 static void files_step(struct rocks_iter *it, struct files *f) {
     if (it->backward) rocksdb_iter_prev(f->it);

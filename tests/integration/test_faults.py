@@ -402,6 +402,10 @@ def _():
             except t.grpc.RpcError as e:
                 losses += 1
                 assert e.code() in (t.grpc.StatusCode.DATA_LOSS, t.grpc.StatusCode.UNAVAILABLE), "%s %s" % (e.code(), e.details())
+                if e.code() == t.grpc.StatusCode.DATA_LOSS:
+                    f = t.Failure(e)
+                    assert f.reason == "CHECKSUM_MISMATCH" and directory + "/" + f.metadata["file"] in tables and f.metadata["file"].startswith("part-%05d/" % int(f.metadata["partition"])), f.metadata
+                    assert 0 <= int(f.metadata["offset"]) < os.path.getsize(directory + "/" + f.metadata["file"]), f.metadata
         assert losses, "void: the damage was not seen"
     else:
         assert "orrupt" in server.log() or "CHECKSUM" in server.log(), server.log_tail()
