@@ -55,13 +55,14 @@ bool address_is_loopback(const struct address *a) {
     return (ntohl(((const struct sockaddr_in *)&a->sa)->sin_addr.s_addr) >> 24) == 127;
 }
 
+bool address_is_everywhere(const struct address *a) {
+    if (a->sa.ss_family == AF_INET6) return IN6_IS_ADDR_UNSPECIFIED(&((const struct sockaddr_in6 *)&a->sa)->sin6_addr);
+    return ((const struct sockaddr_in *)&a->sa)->sin_addr.s_addr == htonl(INADDR_ANY);
+}
+
 bool address_is_definite(const struct address *a) {
-    if (a->sa.ss_family == AF_INET6) {
-        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&a->sa;
-        return !IN6_IS_ADDR_UNSPECIFIED(&in6->sin6_addr) && in6->sin6_port;
-    }
-    const struct sockaddr_in *in = (const struct sockaddr_in *)&a->sa;
-    return in->sin_addr.s_addr != htonl(INADDR_ANY) && in->sin_port;
+    struct address copy = *a;
+    return !address_is_everywhere(a) && *port_of(&copy) != 0;
 }
 
 static const char in_use[] = "is in use";

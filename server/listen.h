@@ -16,6 +16,7 @@ enum { ADDRESS_TEXT_BYTES = 64 };
 enum status address_parse(struct address *a, const char *text, char error[256]) MUST_USE;
 void address_format(const struct sockaddr_storage *sa, char out[ADDRESS_TEXT_BYTES]);
 bool address_is_loopback(const struct address *a);
+bool address_is_everywhere(const struct address *a); /* all interfaces */
 bool address_is_definite(const struct address *a); /* neither all interfaces nor a port that the kernel is to choose */
 
 /* Binds `count` sockets to one address (SO_REUSEPORT when more than one: the kernel spreads connections over them). Port 0: the kernel chooses, once

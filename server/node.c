@@ -17,6 +17,7 @@
 #include "proto/base/mem.h"
 #include "proto/tls.h"
 #include "server/clock.h"
+#include "server/advertise.h"
 #include "server/balance.h"
 #include "server/cluster.h"
 #include "server/forward.h"
@@ -511,25 +512,14 @@ static void set_limits(struct node *node) {
     throttle_init(&node->throttle, node->limits.calls_per_connection_max, node->limits.queue_target_ns, 0);
 }
 
-/* Where other nodes reach this one: an address of its own. */
-static enum status own_peer_address(const struct node *node, char out[ADDRESS_TEXT_BYTES], char error[512]) {
-    const struct address *a = &node->state->addresses[LISTENER_PEER];
-    address_format(&a->sa, out);
-    if (address_is_definite(a)) return STATUS_OK;
-    return snprintf(error, 512, "--join needs a --peer-listen with an address and a port that the other nodes can reach, not %s", out), STATUS_FIELD_INVALID;
-}
-
 /* A new directory waits until a node has told what the cluster is; one that belongs to it starts without, and asks the nodes that its replica of the meta partition knows. */
 static enum status join(struct node *node, struct identity_wish *wish, char error[512]) {
     const struct config *c = node->config;
     struct cluster *cluster = node->cluster;
     struct join_shape shape = {0};
-    char address[ADDRESS_TEXT_BYTES];
     struct identity found = {0};
     bool known = !node->state->identity_is_new && identity_peek(&found, node->state->dir_fd) == STATUS_OK && found.clustered;
-    enum status st = own_peer_address(node, address, error);
-    if (st) return st;
-    st = join_ask(cluster, &shape, c, address, known, error);
+    enum status st = join_ask(cluster, &shape, c, node->peer_address, known, error);
     if (st == STATUS_NO_QUORUM) memcpy(cluster->identity.cluster_id, found.cluster_id, sizeof found.cluster_id);
     else if (st) return st;
     if (st == STATUS_OK && ((wish->cores && wish->cores != shape.cores) || (wish->partitions && wish->partitions != shape.partitions)))
@@ -610,9 +600,7 @@ static enum status bind_ports(struct node *node, char error[512]) {
     for (unsigned k = 0; k < LISTENER_KINDS && st == STATUS_OK; k++) {
         st = listen_bind(&ns->addresses[k], fds[k], k == LISTENER_CLIENT ? node->core_count : 1, BIND_PATIENCE_MS, error);
     }
-    static_assert(sizeof node->client_address >= ADDRESS_TEXT_BYTES, "any address fits");
-    address_format(&ns->addresses[LISTENER_CLIENT].sa, node->client_address);
-    address_format(&ns->addresses[LISTENER_PEER].sa, node->peer_address);
+    advertise_bound(node, &ns->addresses[LISTENER_CLIENT], &ns->addresses[LISTENER_PEER]);
     if (st == STATUS_OK && !address_is_loopback(&ns->addresses[LISTENER_CLIENT])) {
         if (!node->tls) log_warn("clients talk cleartext", "listen=%s", node->config->listen);
     }
@@ -692,6 +680,7 @@ enum status node_start(struct node *node, const struct config *config, const str
     pthread_mutex_init(&ns->error_lock, NULL);
     enum status st = read_addresses(node, error);
     if (st == STATUS_OK) st = read_cluster(node, error);
+    if (st == STATUS_OK) st = advertise_read(node, &ns->addresses[LISTENER_CLIENT], &ns->addresses[LISTENER_PEER], error);
     if (st == STATUS_OK) st = open_identity(node, error);
     if (st == STATUS_OK) st = divide(node, error);
     if (st == STATUS_OK) st = make_shared(node, error);

@@ -41,7 +41,7 @@ struct node {
     struct limits limits;
     struct identity identity;
     uint32_t core_count, partition_count;
-    char client_address[64], peer_address[64]; /* as bound: the kernel's choice for port 0 */
+    char client_address[64], peer_address[64]; /* as others are told (advertise.h) */
     struct core **cores;
     const struct core_hooks *hooks;
     struct readers *readers;
