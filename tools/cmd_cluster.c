@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "tools/cli.h"
+#include "tools/cluster_init.h"
 #include "tools/table.h"
 
 #define SERVICE "/orderdb.v1.AdminService/"
@@ -281,6 +282,7 @@ static const struct arg node_flags[] = {{"--no-wait", NULL, ARG_SWITCH, &no_wait
                                          {NULL}};
 
 const struct cli_command cluster_commands[] = {
+    {"cluster", "init", "NODE...", "a key and command lines for the nodes of a new cluster", cluster_init_text, cluster_init_flags, 1, CLUSTER_FOUNDERS_MAX, cluster_init_run},
     {"cluster", "status", "", "nodes and zones, who leads, how far replicas are behind",
      "BEHIND, and the number behind a replica, are entries of the partition's log that it has not stored, as the leader knows; ? means that the leader could not be asked.\n\n"
      "Examples:\n  orderctl cluster status\n  orderctl cluster status -o json --server 10.0.0.7:7400\n", NULL, 0, 0, status_run},

@@ -400,6 +400,8 @@ def _(server):
     equal(completed("order", "create", "-f", "a f", cwd=server.directory), ["a file.json"])
     equal(completed("order", "import", "a f", cwd=server.directory), ["a file.json"])
     equal(completed("completion", ""), ["bash"])
+    equal(completed("cluster", ""), ["init", "status", "transfer", "node"])
+    equal(completed("cluster", "init", "--d"), ["--data-dir", "--dry-run"])
     equal(completed("cluster", "node", ""), ["add", "drain", "remove"])
     equal(completed("cluster", "node", "--no-wait", "re"), ["remove"])
     equal(completed("cluster", "node", "remove", ""), [])
