@@ -5,7 +5,9 @@ Prints Markdown for bench/RESULTS.md, with the machine's load while it ran; prog
 - What events cost a create: server CPU against a build of the same tree that writes none (MUTANT=no_events), a third of the orders at a time.
 - Catch-up: the orders of those three turns, all from the earliest to the end. Peers get as many events of 300 bytes. Readers are C on all sides (bench/follow.c, bench/peer.c), one thread.
 - Acks: a group's members take and ack each of those events (bench/consume.c; Redis: XREADGROUP and XACK), until the group's lag is 0: all acks are in the log then.
-- Latency, fan-out, a reader that hangs: open or closed load beside live readers.
+- Fan-out to groups: each acks every event, one process a group, at a quarter of the peak: what each saw of the orders, and when.
+- Latency, fan-out to readers, a reader that hangs: open or closed load beside live readers.
+--only: these parts alone, for a machine that can't be had for six minutes; the orders are made all the same.
 redis-server and nats-server (Debian packages of these names) are left out, and that is said, where they are not installed."""
 import os
 import re
@@ -217,6 +219,26 @@ def fan_out(server, rate, seconds):
     return rows
 
 
+def fan_groups(server, rate, seconds):
+    """1, 4 and 16 groups under an open load: (groups, creates/s, of the events seen by the one that saw least, its p50 and p99, the median group's p99, acked/s by all)."""
+    rows = []
+    for count in (1, 4, 16):
+        names = ["fan-%d-%d" % (count, i) for i in range(count)]
+        for name in names:
+            server.call("CreateConsumerGroup", group=t.stream_pb2.ConsumerGroup(group=name, start=t.stream_pb2.ConsumerGroup.LATEST))
+        running = [subprocess.Popen([program("consume"), "--server", server.address, "--group", n, "--live", "--latency", "--seconds", str(seconds + 3)], stdout=subprocess.PIPE, text=True)
+                   for n in names]
+        time.sleep(1)
+        made, _ = load_end(load_start(server, "--seconds", seconds, "--rate", rate))
+        seen = [numbers(p.communicate()[0]) for p in running]
+        least, p50, p99 = (f(s[k] for s in seen) for f, k in ((min, "events"), (max, "p50_ms"), (max, "p99_ms")))
+        rows.append((count, made / seconds, least / made, p50, p99, statistics.median(s["p99_ms"] for s in seen), sum(s["events"] for s in seen) / seconds))
+        for name in names:
+            server.call("DeleteConsumerGroup", group=name)
+        say("%d groups: all but %.1f %% seen by the slowest, p99 %.1f ms" % (count, 100 * (1 - least / made), p99))
+    return rows
+
+
 def hang(server, seconds):
     """Creates a second without and with a reader that takes nothing, and what it holds of an idle server's memory."""
     rates, grown = {False: [], True: []}, 0
@@ -253,51 +275,91 @@ def table(head, rows):
     print()
 
 
+PARTS = ("cost", "read", "ack", "live", "fan", "groups", "hang")
+
+
+def parts(text):
+    only = text.split(",")
+    assert set(only) <= set(PARTS), "--only: some of %s" % ",".join(PARTS)
+    return only
+
+
+def print_read(rows):
+    reference = rows["ReadChanges, SUMMARY"][0]
+    table(["catch-up read", "events/s", "MB/s", "ReadChanges SUMMARY is", "CPU of the server an event"],
+          [(n, "%.0f" % r, "%.0f" % mb, "%.2f x" % (reference / r), "%.2f us" % c) for n, (r, mb, c) in rows.items()])
+
+
+def print_acked(groups):
+    reference = next(iter(groups.values()))[0]
+    table(["read and acked (bar 150,000/s, and ahead of Redis)", "events/s", "one member by user is", "CPU of the server an event"],
+          [(n, "%.0f" % r, "%.2f x" % (reference / r), "%.2f us" % c) for n, (r, c) in groups.items()])
+
+
+def print_fans(fans):
+    table(["live readers", "creates/s", "of the events seen", "commit to delivery p50", "p99", "catch-up each", "all"],
+          [("%d" % n, "%.0f" % c, "%.1f %%" % (100 * seen), "%.1f ms" % p50, "%.1f ms" % p99, "%.0f/s" % each, "%.0f/s" % all_) for n, c, seen, p50, p99, each, all_ in fans])
+
+
+def print_groups(rows):
+    table(["groups, each acks all", "creates/s (a quarter of the peak)", "of the events seen, least", "commit to delivery p50, worst", "p99, worst", "p99, median", "acked, all"],
+          [("%d" % n, "%.0f" % c, "%.1f %%" % (100 * least), "%.1f ms" % p50, "%.1f ms" % p99, "%.1f ms" % mid, "%.0f/s" % all_) for n, c, least, p50, p99, mid, all_ in rows])
+
+
+def hang_rows(hung, grown):
+    return [("creates beside a reader that hangs", "%.0f/s, without %.0f/s; by turns %+.1f %%" % (statistics.median(hung[True]), statistics.median(hung[False]), paired(hung[True], hung[False])), "less than 3 % less"),
+            ("memory that it holds", "%.1f MiB" % (grown / 2**20), "< 16 MiB")]
+
+
+def cost_row(us):
+    if not us["without"]:
+        return "server CPU a create", "%.1f us" % statistics.median(us["with"]), "at most 15 % more"
+    a, b = statistics.median(us["with"]), statistics.median(us["without"])
+    return "server CPU a create", "%.1f us, without events %.1f us; by turns %+.1f %%" % (a, b, paired(us["with"], us["without"])), "at most 15 % more"
+
+
 def main():
-    o = t.options(__doc__, orders=(300000, "created, a third in each turn"), seconds=(5, "of each live load"))
-    orders, seconds = o.orders // TURNS, o.seconds
-    flags = {"cores": os.cpu_count(), "partitions": 2 * os.cpu_count()}
-    old = baseline()
     global BEGAN
+    o = t.options(__doc__, orders=(300000, "created, a third in each turn"), seconds=(5, "of each live load"), only=(",".join(PARTS), "of the parts"))
+    only, orders, seconds = parts(o.only), o.orders // TURNS, o.seconds
+    flags = {"cores": os.cpu_count(), "partitions": 2 * os.cpu_count()}
+    old = baseline() if "cost" in only else None
     BEGAN = time.monotonic()
     say("begins")
     current = t.Server(start=False, **flags)
     base = t.Server(start=False, program=old, **flags) if old else None
-    peers = peers_start()
+    peers = peers_start() if "read" in only or "ack" in only else []
+    more = []
     try:
         us, rates = create_cost(orders, current, base)
-        events = int(follow(current)["events"])
+        peak, events = statistics.median(rates), int(follow(current)["events"])
         assert events >= orders * TURNS
-        rows = catch_up(current, peers, events)
-        groups = acked(current, peers, events)
-        peak = statistics.median(rates)
-        group_p50, group_p99 = group_live(current, peak / 2, seconds)
-        fans = fan_out(current, peak / 2, seconds)
-        hung, grown = hang(current, seconds)
+        if "read" in only:
+            print_read(catch_up(current, peers, events))
+        if "ack" in only:
+            if "read" not in only:
+                for p in peers:
+                    p.do("load", events)
+            print_acked(acked(current, peers, events))
+        if "live" in only:
+            more.append(("commit to delivery, one group, %.0f creates/s (half of the peak)" % (peak / 2), "p50 %.1f ms, p99 %.1f ms" % tuple(group_live(current, peak / 2, seconds)), "p99 < 20 ms"))
+        if "fan" in only:
+            print_fans(fan_out(current, peak / 2, seconds))
+        if "groups" in only:
+            print_groups(fan_groups(current, peak / 4, seconds))
+        if "hang" in only:
+            more += hang_rows(*hang(current, seconds))
+        if "cost" in only:
+            more.append(cost_row(us))
     finally:
         for p in peers:
             p.end()
     say("done")
-    missing = [p for p in PEERS if p not in [x.name for x in peers]]
-    print("%d CPUs; load average %.1f to %.1f while it ran (%.0f s); %d orders, %d events.%s\n" % (
+    if more:
+        table(["what", "measured", "bar"], more)
+    missing = [p for p in PEERS if p not in [x.name for x in peers]] if "read" in only or "ack" in only else []
+    print("%d CPUs; load average %.1f to %.1f while it ran (%.0f s); %d orders, %d events.%s" % (
         os.cpu_count(), min(LOADS), max(LOADS), time.monotonic() - BEGAN, orders * TURNS, events, " Not installed, so left out: %s." % ", ".join(missing) if missing else ""))
-    reference = rows["ReadChanges, SUMMARY"][0]
-    table(["catch-up read", "events/s", "MB/s", "ReadChanges SUMMARY is", "CPU of the server an event"],
-          [(n, "%.0f" % r, "%.0f" % mb, "%.2f x" % (reference / r), "%.2f us" % c) for n, (r, mb, c) in rows.items()])
-    reference = next(iter(groups.values()))[0]
-    table(["read and acked (bar 150,000/s, and ahead of Redis)", "events/s", "one member by user is", "CPU of the server an event"],
-          [(n, "%.0f" % r, "%.2f x" % (reference / r), "%.2f us" % c) for n, (r, c) in groups.items()])
-    table(["live readers", "creates/s", "of the events seen", "commit to delivery p50", "p99", "catch-up each", "all"],
-          [("%d" % n, "%.0f" % c, "%.1f %%" % (100 * seen), "%.1f ms" % p50, "%.1f ms" % p99, "%.0f/s" % each, "%.0f/s" % all_) for n, c, seen, p50, p99, each, all_ in fans])
-    more = [("commit to delivery, one group, %.0f creates/s (half of the peak)" % (peak / 2), "p50 %.1f ms, p99 %.1f ms" % (group_p50, group_p99), "p99 < 20 ms"),
-            ("creates beside a reader that hangs", "%.0f/s, without %.0f/s; by turns %+.1f %%" % (statistics.median(hung[True]), statistics.median(hung[False]), paired(hung[True], hung[False])), "less than 3 % less"),
-            ("memory that it holds", "%.1f MiB" % (grown / 2**20), "< 16 MiB")]
-    if base:
-        a, b = statistics.median(us["with"]), statistics.median(us["without"])
-        more.append(("server CPU a create", "%.1f us, without events %.1f us; by turns %+.1f %%" % (a, b, paired(us["with"], us["without"])), "at most 15 % more"))
-    else:
-        more.append(("server CPU a create", "%.1f us; a server without events does not build here" % statistics.median(us["with"]), "at most 15 % more"))
-    table(["what", "measured", "bar"], more)
     return 0
 
 
