@@ -20,7 +20,7 @@ A failed call has `grpc-status`, `grpc-message` (a sentence for people, which ma
 - **BadRequest** where fields are at fault: one violation each, `field` is its path (`order.items[3].quantity`), the text names limit and value. At most 20.
 - **RetryInfo** where waiting helps, and `grpc-retry-pushback-ms` with the same delay in the trailers.
 
-A seek of a consumer group that failed half-way has, whatever the reason, the metadata `moved_slots` and `unmoved_slots` ([API](API.md#consumer-groups)).
+A seek of a consumer group that failed half-way has, whatever the reason, the metadata `moved_slots` and `unmoved_slots`, and is gone on with by the servers ([API](API.md#consumer-groups)).
 
 The same Status stands in the results of batches and in `rejected` of an import, there with the paths of the one request.
 
