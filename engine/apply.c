@@ -108,6 +108,7 @@ static enum status applied(struct applying *x)
     case COMMAND_GROUP_LETTERS: return apply_group_letters(x);
     case COMMAND_GROUP_REDRIVE: return apply_group_redrive(x);
     case COMMAND_GROUP_SEEK: return apply_group_seek(x);
+    case COMMAND_GROUP_SEEKING: return apply_group_seeking(x);
     case COMMAND_GROUP_SNAPSHOT: return apply_group_snapshot(x);
     case COMMAND_GROUP_SWEEP: return apply_group_sweep(x);
     case COMMAND_ACKED: break; /* on the wire alone */

@@ -98,7 +98,7 @@ struct outcome {
         uint32_t group_id;        /* COMMAND_GROUP: of the group that it made, changed or ended; ABSENT, ALREADY_THERE: 0 */
         uint64_t revision;        /* COMMAND_GROUP: of what is stored now */
         struct slice name, definition; /* COMMAND_GROUP: as stored; DELETE: as it was */
-        uint64_t epoch;           /* COMMAND_GROUP_SEEK, a restart by COMMAND_GROUP_SNAPSHOT: as it is now */
+        uint64_t epoch;           /* COMMAND_GROUP_SEEK, a restart by COMMAND_GROUP_SNAPSHOT: as it is now. COMMAND_GROUP_SEEKING that begins: the seek's id */
         unsigned count;           /* COMMAND_GROUP_REDRIVE: letters that were there and were changed. SNAPSHOT: 1: the scan went on */
         bool more;                /* COMMAND_GROUP_SWEEP: rows are left. LETTERS: one took the place of an older letter of its event, as after a seek */
         uint16_t slot;            /* ACK_NOT_IN_FLIGHT: of what */

@@ -1,5 +1,6 @@
 #include "engine/apply_local.h"
 #include "engine/consumer_row.h"
+#include "engine/consumer_seek.h"
 
 #include "proto/pbwire.h"
 
@@ -190,6 +191,8 @@ static enum status registry_change(struct applying *x, const struct registry *re
     if (x->command->group.action == GROUP_DELETE) {
         key_group(&k, row->group_id);
         store_batch_delete(x->a->view.batch, key_slice(&k));
+        key_seek(&k, row->group_id);
+        store_batch_delete(x->a->view.batch, key_slice(&k));
         return STATUS_OK;
     }
     if (slice_equal(row->definition, x->command->group.definition)) return STATUS_OK;
@@ -215,6 +218,34 @@ enum status apply_group(struct applying *x)
     x->out->group.revision = row.revision;
     x->out->group.definition = row.definition;
     return STATUS_OK;
+}
+
+/* What all partitions are to do, until they have. One seek of a group at a time: the epoch, which every beginning and every end raises, tells whoever has looked at the partitions before
+ * that they have moved since. */
+enum status apply_group_seeking(struct applying *x)
+{
+    const struct command_group_seeking *c = &x->command->seeking;
+    struct consumer_group_row group;
+    struct consumer_seek seek;
+    struct key k;
+    struct slice bytes;
+    enum status st;
+    if (!find_group(x, c->group_id, &group, &st)) return st;
+    x->out->group.group_id = c->group_id;
+    key_seek(&k, c->group_id);
+    st = get(x, &k, &bytes);
+    if (!st) st = consumer_seek_row_decode(bytes, &seek);
+    if (st && st != STATUS_ABSENT) return st;
+    bool goes_on = st == STATUS_OK;
+    if (c->over && (!goes_on || seek.id != c->epoch)) return STATUS_OK;
+    if (!c->over && (goes_on || c->epoch != group.epoch)) return apply_refuse(x, STATUS_VERSION_MISMATCH);
+    if (!c->over && (st = consumer_seek_plan_decode(c->plan, &seek))) return st;
+    x->out->group.epoch = ++group.epoch;
+    if ((st = put_group(x, &group))) return st;
+    if (c->over) return store_batch_delete(x->a->view.batch, key_slice(&k)), STATUS_OK;
+    struct writer w = row_writer(x, CONSUMER_SEEK_HEAD_BYTES + c->plan.len);
+    if (w.data) consumer_seek_row_encode(group.epoch, x->now_us, c->plan, &w);
+    return put(x, &k, &w);
 }
 
 /* ---- a partition's copy */

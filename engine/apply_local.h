@@ -62,6 +62,7 @@ enum status apply_group_settle(struct applying *x) MUST_USE;
 enum status apply_group_letters(struct applying *x) MUST_USE;
 enum status apply_group_redrive(struct applying *x) MUST_USE;
 enum status apply_group_seek(struct applying *x) MUST_USE;
+enum status apply_group_seeking(struct applying *x) MUST_USE;
 enum status apply_group_snapshot(struct applying *x) MUST_USE;
 enum status apply_group_sweep(struct applying *x) MUST_USE;
 /* The command's ack, if it has one: decides and writes nothing; then, the transition being written, settles. */

@@ -36,6 +36,7 @@ enum command_type {
     COMMAND_GROUP_SWEEP = 23,
     COMMAND_ACKED = 24,         /* on the wire alone: a transition or patch with an ack */
     COMMAND_GROUP_SNAPSHOT = 25,
+    COMMAND_GROUP_SEEKING = 26, /* to the meta partition */
     COMMAND_NODE = 32,          /* to the meta partition */
 };
 enum { COMMAND_STATUSES_MAX = 64, COMMAND_BATCH_MAX = 1000, COMMAND_FIRE_MAX = 256, GROUP_REFS_MAX = 1000, ENTRY_FORMAT = 1 };
@@ -170,6 +171,13 @@ struct command_group_seek {
     unsigned count;      /* 0 to SLOT_COUNT */
     struct slice packed; /* { slot(2) behind(varint) }*, slots ascending */
 };
+/* A seek of all partitions begins, or is over: what is to be done is kept until all of them have taken it (consumer_seek.h). */
+struct command_group_seeking {
+    uint32_t group_id;
+    bool over;
+    uint64_t epoch;    /* that the group is at in the meta partition; another, or a seek that is not over: refused, VERSION_MISMATCH. over: the seek's id; another: nothing is done */
+    struct slice plan; /* of a beginning */
+};
 /* The snapshot of a group that begins with one goes on: orders from one place of its scan to the next are told, all of this or (the scan is not there any more, another
  * epoch) nothing. Or, `restart`: the group begins anew with a snapshot, as by a seek. */
 struct command_group_snapshot {
@@ -217,6 +225,7 @@ struct command {
         struct command_group_letters letters;
         struct command_group_redrive redrive;
         struct command_group_seek seek;
+        struct command_group_seeking seeking;
         struct command_group_snapshot snapshot;
         struct command_group_sweep sweep;
     };

@@ -9,11 +9,12 @@
  *   redrive   group(4) action(1) milli(4) count(varint) { slot(2) seq(8) }*
  *   seek      group(4) epoch(8) count(varint) { slot(2) behind(varint) }*
  *   snapshot  group(4) epoch(8) restart(1) [from_slot(2) from_after(8) to_slot(2) to_after(8) told(varint) count(varint) { slot(2) position }*]
+ *   seeking   group(4) over(1) epoch(8) [plan]
  *   sweep     group(4)
  *
  * Lists are found here, not yet decoded: whoever applies them walks them once more, item by item. */
 
-bool command_is_group(enum command_type type) { return (type >= COMMAND_GROUP && type <= COMMAND_GROUP_SWEEP) || type == COMMAND_GROUP_SNAPSHOT; }
+bool command_is_group(enum command_type type) { return (type >= COMMAND_GROUP && type <= COMMAND_GROUP_SWEEP) || type == COMMAND_GROUP_SNAPSHOT || type == COMMAND_GROUP_SEEKING; }
 
 size_t command_group_bytes_max(const struct command *c)
 {
@@ -25,6 +26,7 @@ size_t command_group_bytes_max(const struct command *c)
     case COMMAND_GROUP_LETTERS: return FIXED_MAX + COUNTED + c->letters.packed.len;
     case COMMAND_GROUP_REDRIVE: return FIXED_MAX + COUNTED + c->redrive.packed.len;
     case COMMAND_GROUP_SEEK: return FIXED_MAX + COUNTED + c->seek.packed.len;
+    case COMMAND_GROUP_SEEKING: return FIXED_MAX + COUNTED + c->seeking.plan.len;
     case COMMAND_GROUP_SNAPSHOT: return FIXED_MAX + 2 * COUNTED + c->snapshot.packed.len;
     default: return FIXED_MAX;
     }
@@ -86,6 +88,12 @@ void command_group_encode(const struct command *c, struct writer *w)
         write_be32(w, c->seek.group_id);
         write_be64(w, c->seek.epoch);
         encode_list(w, c->seek.count, c->seek.packed);
+        return;
+    case COMMAND_GROUP_SEEKING:
+        write_be32(w, c->seeking.group_id);
+        write_u8(w, c->seeking.over);
+        write_be64(w, c->seeking.epoch);
+        if (!c->seeking.over) write_counted(w, c->seeking.plan);
         return;
     case COMMAND_GROUP_SNAPSHOT: encode_snapshot(&c->snapshot, w); return;
     default: write_be32(w, c->sweep.group_id);
@@ -183,6 +191,12 @@ void command_group_decode(struct reader *r, struct command *c)
         c->seek.group_id = read_be32(r);
         c->seek.epoch = read_be64(r);
         c->seek.packed = read_list(r, SLOT_COUNT, &c->seek.count, item_behind);
+        return;
+    case COMMAND_GROUP_SEEKING:
+        c->seeking.group_id = read_be32(r);
+        c->seeking.over = read_flag(r);
+        c->seeking.epoch = read_be64(r);
+        if (!c->seeking.over) c->seeking.plan = read_counted(r);
         return;
     case COMMAND_GROUP_SNAPSHOT: decode_snapshot(r, &c->snapshot); return;
     default: c->sweep.group_id = read_be32(r);

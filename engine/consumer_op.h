@@ -145,8 +145,10 @@ struct consumer_positions {
 
 /* op.groups: OP_GROUPS: the groups that a partition (SLOT_META: the authority) knows. */
 struct consumer_groups {
+    uint32_t seek_of;                /* in: of this group's seek `seek` is wanted; 0: of none */
     struct consumer_group_row *rows; /* out, [count], in the op's arena */
     unsigned count;
+    struct slice seek;               /* out, of SLOT_META: its row (consumer_seek.h); empty: there is none */
 };
 
 #endif

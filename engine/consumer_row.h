@@ -73,10 +73,11 @@ struct consumer_group_row {
     uint32_t redrive_milli; /* redriven letters that may go out in 1,000 s; 0: any number */
     uint16_t sweep_slot;    /* REMOVING: slots below are empty already */
     struct slice definition;
+    uint64_t seeking_us;    /* of what OP_GROUPS finds in the meta partition: since when a seek of the group goes on (consumer_seek.h); 0: none does */
 };
 enum { CONSUMER_GROUP_ROW_HEAD_BYTES_MAX = 1 + 8 + 8 + 1 + 8 + 8 + 4 + 2 + 10 };
 void consumer_group_row_encode(const struct consumer_group_row *r, struct writer *w);
-enum status consumer_group_row_decode(struct slice row, struct consumer_group_row *out) MUST_USE; /* group_id stays 0 */
+enum status consumer_group_row_decode(struct slice row, struct consumer_group_row *out) MUST_USE; /* group_id and seeking_us stay 0 */
 
 /* How far a snapshot has come: every order of slots below `slot`, and of this one up to `after`. slot SLOT_COUNT: it is over. */
 struct consumer_scan {

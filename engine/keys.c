@@ -239,6 +239,7 @@ static void key_of_group(struct key *k, uint16_t slot, enum key_kind kind, uint3
 
 void key_group(struct key *k, uint32_t group_id) { key_of_group(k, KEY_SLOT_PARTITION, KEY_GROUP, group_id); }
 void key_progress(struct key *k, uint32_t group_id) { key_of_group(k, KEY_SLOT_PARTITION, KEY_PROGRESS, group_id); }
+void key_seek(struct key *k, uint32_t group_id) { key_of_group(k, KEY_SLOT_PARTITION, KEY_SEEK, group_id); }
 void key_position(struct key *k, uint16_t slot, uint32_t group_id) { key_of_group(k, slot, KEY_GROUP, group_id); }
 void key_letter_prefix(struct key *k, uint16_t slot, uint32_t group_id) { key_of_group(k, slot, KEY_LETTER, group_id); }
 

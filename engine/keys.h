@@ -25,6 +25,7 @@
  *   0xffff 'T' fire_us(8) order_id(8) no(1)                nothing: the order has this timer in its head (timers.h). Its slot is the order_id's
  *   0xffff 'G' group(4)                                    a consumer group (consumer_row.h); group 0, of the meta partition: the last id given
  *   0xffff 'J' group(4)                                    its progress in the partition
+ *   0xffff 'K' group(4)                                    a seek of it that goes on; of the meta partition alone (consumer_seek.h)
  */
 #ifndef ENGINE_KEYS_H
 #define ENGINE_KEYS_H
@@ -41,6 +42,7 @@ enum key_kind {
     KEY_PLACES = 'P',
     KEY_GROUP = 'G',
     KEY_PROGRESS = 'J',
+    KEY_SEEK = 'K',
     KEY_LETTER = 'Q',
     KEY_HEAD = 'H',
     KEY_INDEX = 'I',
@@ -108,6 +110,7 @@ void key_index_row(struct key *k, uint8_t kind, struct slice value, int64_t crea
 bool key_index_parts(struct slice key, uint8_t *kind, struct slice *value, int64_t *create_us, int64_t *order_id);
 void key_group(struct key *k, uint32_t group_id);
 void key_progress(struct key *k, uint32_t group_id);
+void key_seek(struct key *k, uint32_t group_id);
 void key_position(struct key *k, uint16_t slot, uint32_t group_id);
 void key_letter(struct key *k, uint16_t slot, uint32_t group_id, int64_t seq);
 void key_letter_prefix(struct key *k, uint16_t slot, uint32_t group_id);

@@ -1,6 +1,7 @@
 /* What is asked about a group in a partition: lag, dead letters, positions; and which groups it knows. Over rows alone, on a reader thread; a lag has beside them what only the
  * dispatcher knows. */
 #include "engine/partition_group_blocked.h"
+#include "engine/consumer_seek.h"
 #include "engine/partition_group_count.h"
 #include "proto/pbwire.h"
 
@@ -474,12 +475,36 @@ static enum status letters(struct query_of *q, struct op *op)
 
 /* ---- groups */
 
+static enum status seeks(struct op *op, const struct store_view *view)
+{
+    struct consumer_groups *g = &op->groups;
+    struct key lower, upper;
+    enum status st = STATUS_OK;
+    key_seek(&lower, 1);
+    key_seek(&upper, UINT32_MAX);
+    struct store_iter *it = store_iter_open(view, key_slice(&lower), key_slice(&upper));
+    for (store_iter_first(it); store_iter_valid(it) && !st; store_iter_next(it)) {
+        struct consumer_seek seek;
+        uint32_t group_id = key_group_id(store_iter_key(it));
+        st = consumer_seek_row_decode(store_iter_value(it), &seek);
+        for (unsigned i = 0; i < g->count && !st; i++)
+            if (g->rows[i].group_id == group_id) g->rows[i].seeking_us = seek.begun_us;
+        if (st || group_id != g->seek_of) continue;
+        g->seek = arena_copy(op->arena, store_iter_value(it));
+        if (!g->seek.data) st = STATUS_MEMORY_LIMIT;
+    }
+    if (!st) st = store_iter_status(it);
+    store_iter_close(it);
+    return st;
+}
+
 static enum status groups(struct op *op, const struct store_view *view)
 {
     struct consumer_groups *g = &op->groups;
     struct key lower, upper;
     enum status st = STATUS_OK;
     g->count = 0;
+    g->seek = (struct slice){0};
     g->rows = arena_array(op->arena, struct consumer_group_row, (size_t)2 * CONSUMER_GROUPS_MAX);
     if (!g->rows) return STATUS_MEMORY_LIMIT;
     key_group(&lower, 1);
@@ -495,7 +520,7 @@ static enum status groups(struct op *op, const struct store_view *view)
     }
     if (!st) st = store_iter_status(it);
     store_iter_close(it);
-    return st;
+    return st ? st : seeks(op, view);
 }
 
 /* true: of a small write the partition would say this. */

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "engine/consumer_seek.h"
 #include "engine/engine.h"
 #include "proto/base/buf.h"
 #include "proto/base/hash.h"
@@ -16,15 +17,21 @@
 
 /* One op at a time, on core 0:
  *
- *   IDLE --> LIST     the meta partition's groups --> the partitions are compared with it, if something has changed:
- *            KNOWN    partition p's groups; one is missing, old or too many: BRING; else p + 1
+ *   IDLE --> LIST     the meta partition's groups --> the partitions are compared with it, if something has changed or a seek goes on:
+ *            SEEK     if one does: what it is to do
+ *            KNOWN    partition p's groups; one is missing, old or too many: BRING; it has not taken the seek: MOVE; else p + 1
  *            BRING    the definition, or its end, as a command of p's log --> KNOWN
  *            CONFIRM  before an end: the groups as the meta partition's leader knows them now
- *            LAG      of the shown group g in partition p, PAUSE_NS after the one before; after the last: IDLE for ROUND_NS
+ *            MOVE     the seek's part of p, as a command of its log
+ *            OVER     all have taken it: the meta partition need not keep it any more --> LIST, for the next one
+ *            LAG      of the shown group g in partition p, PAUSE_NS after the one before; after the last: IDLE for ROUND_NS. The list is looked at every ROUND_NS meanwhile
+ *
+ * A seek (server/serve_seek.c) is moved on by its call; here, what that has left: it was cut off, its node died, a partition would not. Each node does it for the partitions that it leads, and whichever
+ * sees that all have taken it ends it, if it leads the meta partition. One that can't be ended waits for the next round behind the others.
  *
  * A group that a partition has and the list has not may be younger than the list: the list is this node's replica's, which may be behind, and other nodes make groups, too. What is brought to a partition is in the
  * meta partition before; so it is taken away only if the leader of that, asked afterwards, has no such group either. Else it would begin anew: where it was, what it had settled and its dead letters would be gone. */
-enum groups_state { GROUPS_IDLE, GROUPS_LIST, GROUPS_KNOWN, GROUPS_CONFIRM, GROUPS_BRING, GROUPS_LAG };
+enum groups_state { GROUPS_IDLE, GROUPS_LIST, GROUPS_SEEK, GROUPS_KNOWN, GROUPS_CONFIRM, GROUPS_BRING, GROUPS_MOVE, GROUPS_OVER, GROUPS_LAG };
 enum { OP_BYTES_MAX = 16 << 20, NAMES_MAX = 64 };
 #define PAUSE_NS (250 * NS_PER_MS)
 #define RETRY_NS NS_PER_S
@@ -53,13 +60,19 @@ struct groups {
     struct timer timer;
     struct op op;
     struct mail_hop hop;
-    struct arena arena, list_arena; /* the op's; the list's */
+    struct arena arena, list_arena, seek_arena; /* the op's; the list's; the seek's */
     struct consumer_groups list;
     uint32_t partition;
     uint32_t doubtful;        /* CONFIRM: the group that is perhaps to go */
+    uint32_t seek_group;      /* whose seek this round moves on; 0: none goes on */
+    struct consumer_seek seek;
+    bool seek_waits;          /* a partition has not taken it, and could not */
+    uint32_t seek_before;     /* of a smaller group id than this it has been tried in this round */
     /* figures: being gathered, and as they are shown */
     struct figures gathered[GROUPS_SHOWN_MAX], shown[GROUPS_SHOWN_MAX];
     unsigned gathered_count, shown_count, group;
+    uint32_t lag_partition;
+    uint64_t listed_ns;
     uint32_t total; /* groups there are */
     struct groups_core {
         struct mail_task task;
@@ -99,6 +112,7 @@ static void list(struct groups *g) {
     op_begin(g);
     arena_reset(&g->list_arena);
     g->asked = generation_of(g);
+    g->listed_ns = g->core->now_ns;
     g->partition = 0;
     g->op.any_replica = true;
     send(g, GROUPS_LIST, OP_GROUPS, SLOT_META, &g->list_arena);
@@ -121,7 +135,7 @@ static void ask_lag(struct groups *g) {
     op_begin(g);
     g->op.lag.group_id = g->gathered[g->group].group_id;
     g->op.lag.asked_max = LAG_ASKED_MAX;
-    send(g, GROUPS_LAG, OP_GROUP_LAG, slot_of(g), &g->arena);
+    send(g, GROUPS_LAG, OP_GROUP_LAG, partition_first_slot(g->lag_partition, g->node->partition_count), &g->arena);
 }
 
 static void gather(struct groups *g) {
@@ -135,7 +149,7 @@ static void gather(struct groups *g) {
         memcpy(f->name, d.name.data, d.name.len);
     }
     g->group = 0;
-    g->partition = 0;
+    g->lag_partition = 0;
     if (g->gathered_count) {
         ask_lag(g);
         return;
@@ -155,7 +169,7 @@ static void on_lag(struct groups *g) {
         f->dead_letters += lag->dead_letters;
         f->members = MAX_OF(f->members, lag->members);
     }
-    if (++g->partition == g->node->partition_count) g->partition = 0, g->group++;
+    if (++g->lag_partition == g->node->partition_count) g->lag_partition = 0, g->group++;
     if (g->group == g->gathered_count) {
         memcpy(g->shown, g->gathered, sizeof g->shown);
         g->shown_count = g->gathered_count;
@@ -183,13 +197,72 @@ static void bring(struct groups *g, const struct consumer_group_row *row, bool r
     else begin_again(g, RETRY_NS);
 }
 
-static void on_next(struct groups *g) {
-    if (++g->partition < g->node->partition_count) {
-        ask_known(g);
+/* ---- seeks */
+
+/* The next group whose seek goes on, by id, behind those that were tried in this round; 0: none. */
+static uint32_t next_seek(const struct groups *g) {
+    uint32_t next = 0;
+    for (unsigned i = 0; i < g->list.count; i++) {
+        const struct consumer_group_row *row = &g->list.rows[i];
+        if (row->seeking_us && row->group_id >= g->seek_before && (!next || row->group_id < next)) next = row->group_id;
+    }
+    return next;
+}
+
+static void ask_seek(struct groups *g) {
+    op_begin(g);
+    arena_reset(&g->seek_arena);
+    g->op.any_replica = true;
+    g->op.groups.seek_of = g->seek_group;
+    send(g, GROUPS_SEEK, OP_GROUPS, SLOT_META, &g->seek_arena);
+}
+
+static void on_seek(struct groups *g) {
+    if (!g->op.groups.seek.len || consumer_seek_row_decode(g->op.groups.seek, &g->seek) || g->seek.partition_count != g->node->partition_count) g->seek_group = 0; /* it is over */
+    ask_known(g);
+}
+
+/* What a partition has not taken of the seek is sent to it. false: it has, or it must wait. */
+static bool move(struct groups *g, const struct consumer_groups *known) {
+    const struct consumer_group_row *row = g->seek_group ? row_of(known, g->seek_group) : NULL;
+    if (g->seek_group && !row) g->seek_waits = true;
+    if (!row || row->epoch != consumer_seek_epoch(&g->seek, g->partition)) return false;
+    op_begin(g);
+    g->op.command = consumer_seek_command(&g->seek, g->seek_group, g->partition, &g->arena);
+    if (!g->op.command.data) return g->seek_waits = true, false;
+    log_info("a partition takes a seek of a consumer group that was left to it", "partition=%u group=%u", g->partition, g->seek_group);
+    send(g, GROUPS_MOVE, OP_WRITE, slot_of(g), &g->arena);
+    return true;
+}
+
+/* Of all partitions compared and moved on: the end of the seek, the next one, or figures. */
+static void on_compared(struct groups *g) {
+    g->compared = g->asked;
+    if (!g->seek_group) {
+        gather(g);
         return;
     }
-    g->compared = g->asked;
-    gather(g);
+    if (g->seek_waits) {
+        list(g);
+        return;
+    }
+    struct command c = {.type = COMMAND_GROUP_SEEKING, .seeking = {.group_id = g->seek_group, .over = true, .epoch = g->seek.id}};
+    op_begin(g);
+    g->op.command = command_encode(&c, &g->arena);
+    if (g->op.command.data) send(g, GROUPS_OVER, OP_WRITE, SLOT_META, &g->arena);
+    else begin_again(g, RETRY_NS);
+}
+
+static void on_next(struct groups *g) {
+    if (++g->partition < g->node->partition_count) ask_known(g);
+    else on_compared(g);
+}
+
+/* What was refused by a partition waits; but one that is at another epoch has taken it. */
+static void on_moved_on(struct groups *g) {
+    enum status st = g->op.failure.status;
+    g->seek_waits |= st && st != STATUS_VERSION_MISMATCH;
+    on_next(g);
 }
 
 static void on_known(struct groups *g) {
@@ -207,7 +280,7 @@ static void on_known(struct groups *g) {
         send(g, GROUPS_CONFIRM, OP_GROUPS, SLOT_META, &g->arena);
         return;
     }
-    on_next(g);
+    if (!move(g, known)) on_next(g);
 }
 
 static void on_confirmed(struct groups *g) {
@@ -217,7 +290,12 @@ static void on_confirmed(struct groups *g) {
 
 static void on_listed(struct groups *g) {
     g->list = g->op.groups;
-    if (g->asked != g->compared) ask_known(g);
+    g->seek_group = next_seek(g);
+    g->seek_before = g->seek_group ? g->seek_group + 1 : 0;
+    g->seek_waits = false;
+    if (g->seek_group) ask_seek(g);
+    else if (g->asked != g->compared) ask_known(g);
+    else if (g->group < g->gathered_count) ask_lag(g); /* in the middle of the figures */
     else gather(g);
 }
 
@@ -228,7 +306,8 @@ static void on_home(struct mail_hop *hop) {
         return;
     }
     bool next = g->state == GROUPS_BRING && (g->op.failure.status == STATUS_NOT_LEADER || g->op.failure.status == STATUS_NO_QUORUM); /* the node that leads the partition brings it what it lacks */
-    if (g->op.failure.status && g->state != GROUPS_LAG && !next) {
+    bool told = g->state == GROUPS_LAG || g->state == GROUPS_MOVE || g->state == GROUPS_OVER;
+    if (g->op.failure.status && !told && !next) {
         log_debug("consumer groups: tried again", "state=%d partition=%u status=%s", (int)g->state, g->partition, status_name(g->op.failure.status));
         begin_again(g, RETRY_NS);
         return;
@@ -236,9 +315,12 @@ static void on_home(struct mail_hop *hop) {
     switch (g->state) {
     case GROUPS_IDLE: check(!"an op without a round"); break;
     case GROUPS_LIST: on_listed(g); break;
+    case GROUPS_SEEK: on_seek(g); break;
     case GROUPS_KNOWN: on_known(g); break;
     case GROUPS_CONFIRM: on_confirmed(g); break;
     case GROUPS_BRING: if (next) on_next(g); else ask_known(g); break;
+    case GROUPS_MOVE: on_moved_on(g); break;
+    case GROUPS_OVER: list(g); break;
     case GROUPS_LAG: on_lag(g); break;
     }
 }
@@ -246,7 +328,7 @@ static void on_home(struct mail_hop *hop) {
 static void on_timer(struct timer *t) {
     struct groups *g = container_of(t, struct groups, timer);
     if (g->core->draining) return;
-    if (g->state == GROUPS_LAG && generation_of(g) == g->asked) ask_lag(g);
+    if (g->state == GROUPS_LAG && generation_of(g) == g->asked && g->core->now_ns - g->listed_ns < ROUND_NS) ask_lag(g);
     else list(g);
 }
 
@@ -329,6 +411,7 @@ struct groups *groups_new(struct node *node) {
     g->timer.fire = on_timer;
     arena_init(&g->arena, OP_BYTES_MAX);
     arena_init(&g->list_arena, OP_BYTES_MAX);
+    arena_init(&g->seek_arena, OP_BYTES_MAX);
     for (uint32_t i = 0; i < node->core_count; i++) g->cores[i].groups = g;
     return g;
 }
@@ -337,5 +420,6 @@ void groups_free(struct groups *g) {
     if (!g) return;
     arena_fini(&g->arena);
     arena_fini(&g->list_arena);
+    arena_fini(&g->seek_arena);
     mem_free(g);
 }

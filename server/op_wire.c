@@ -75,9 +75,9 @@ bool op_wire_write(struct buf *out, const struct op *op, uint64_t deadline_ms, u
     case OP_HISTORY: put(&o, (uint64_t)op->history.order_id), put(&o, (uint64_t)(int64_t)op->history.page_size), put_slice(&o, op->history.page_token); break;
     case OP_RESOURCES: put(&o, op->resources.kind), put(&o, (uint64_t)(int64_t)op->resources.page_size), put_slice(&o, op->resources.page_token); break;
     case OP_TRANSFER: put(&o, op->to_node_id); break;
+    case OP_GROUPS: put(&o, op->groups.seek_of); break;
     case OP_STATS:
-    case OP_NODES:
-    case OP_GROUPS: break; /* the slot says all */
+    case OP_NODES: break; /* the slot says all */
     default: op_wire_scan_travels(op->kind) ? op_wire_scan_put(&o, op, partitions) : op_wire_group_put(&o, op, partitions); break;
     }
     return !o.full;
@@ -119,9 +119,9 @@ static bool get_request(struct reader *r, struct op *op, uint64_t flags, uint32_
     case OP_HISTORY: op->history.order_id = get_signed(r), op->history.page_size = get_signed_32(r), op->history.page_token = read_counted(r); break;
     case OP_RESOURCES: op->resources.kind = get_32(r), op->resources.page_size = get_signed_32(r), op->resources.page_token = read_counted(r); break;
     case OP_TRANSFER: op->to_node_id = read_varint(r); break;
+    case OP_GROUPS: op->groups.seek_of = get_32(r); break;
     case OP_STATS:
-    case OP_NODES:
-    case OP_GROUPS: break;
+    case OP_NODES: break;
     default: return op_wire_scan_travels(op->kind) ? op_wire_scan_get(r, op, partitions) : op_wire_group_get(r, op, partitions);
     }
     return true;
@@ -247,7 +247,7 @@ static void put_groups(struct out *o, const struct consumer_groups *g) {
     for (unsigned i = 0; i < g->count; i++) {
         const struct consumer_group_row *row = &g->rows[i];
         size_t cap = CONSUMER_GROUP_ROW_HEAD_BYTES_MAX + row->definition.len;
-        put(o, row->group_id);
+        put(o, row->group_id), put(o, row->seeking_us);
         if (o->full || !buf_reserve(o->buf, 10 + cap)) {
             o->full = true;
             return;
@@ -261,6 +261,7 @@ static void put_groups(struct out *o, const struct consumer_groups *g) {
         memmove(at + head.len, at + 10, w.len);
         o->buf->len += head.len + w.len;
     }
+    put_slice(o, g->seek);
 }
 
 static void get_groups(struct reader *r, struct op *op, bool *memory) {
@@ -270,10 +271,12 @@ static void get_groups(struct reader *r, struct op *op, bool *memory) {
     if (!g->rows) *memory = false;
     for (unsigned i = 0; i < g->count && *memory && !r->bad; i++) {
         uint32_t id = get_32(r);
+        uint64_t seeking_us = read_varint(r);
         struct slice row = keep(r, op->arena, memory);
         if (*memory && consumer_group_row_decode(row, &g->rows[i]) != STATUS_OK) r->bad = true;
-        g->rows[i].group_id = id;
+        g->rows[i].group_id = id, g->rows[i].seeking_us = seeking_us;
     }
+    if (*memory && !r->bad) g->seek = keep(r, op->arena, memory);
 }
 
 /* Of another's partition: what a topology shows of it. */

@@ -186,7 +186,19 @@ unsigned serve_page_size(struct failure *f, int32_t sent, unsigned max, unsigned
     return sent ? (unsigned)sent : unset;
 }
 
-static void get_found(struct call *call, struct group_call *g) { call_reply(call, &g->row.definition, 1); }
+static void get_found(struct call *call, struct group_call *g) {
+    enum { FIELD_SEEKING_SINCE = 11, CAP = PB_TIMESTAMP_BYTES_MAX + 8 };
+    uint8_t *bytes = arena_alloc(call_arena(call), CAP);
+    if (!bytes) {
+        serve_fail_memory(call);
+        return;
+    }
+    struct writer w = writer_of(bytes, CAP);
+    if (g->row.seeking_us) pb_timestamp_us(&w, FIELD_SEEKING_SINCE, (int64_t)g->row.seeking_us);
+    check(!w.full);
+    const struct slice parts[] = {g->row.definition, writer_slice(&w)};
+    call_reply(call, parts, ARRAY_LEN(parts));
+}
 
 void serve_get_consumer_group(struct call *call) {
     Orderdb__V1__GetConsumerGroupRequest *m = (void *)serve_decode(call, &orderdb__v1__get_consumer_group_request__descriptor);

@@ -1,30 +1,33 @@
-/* SeekConsumerGroup: where a group goes on, in every slot. Three walks over the partitions, one op at a time but for the last:
+/* SeekConsumerGroup: where a group goes on, in every slot. Walks over the partitions, one op at a time but for MOVE:
  *
  *   SEEK       OP_FEED_SEEK: the time, cursor or start as the seq that is behind the reader, by slot       -> target
  *   LOOK       OP_GROUP_POSITIONS: where the group is now, and what would come again or be left out        -> previous, counts; dry_run ends here
  *              else also: whether the partition would take a write now
- *   MOVE       COMMAND_GROUP_SEEK, of the epoch that LOOK saw: of two seeks at once one is refused (VERSION_MISMATCH). The first partition alone, as the arbiter of that;
- *              then all others at once, so that a call which is cut off can't leave some of them out
+ *   PLAN       COMMAND_GROUP_SEEKING to the meta partition: what each partition is to do, and the epoch at which LOOK found it there. From here on the seek takes place, whatever becomes of the
+ *              call, the connection or this process. Of two seeks at once one is refused (VERSION_MISMATCH), also one that looked while the other was at work
+ *   MOVE       COMMAND_GROUP_SEEK of each partition, all at once
+ *   OVER       the plan is taken away, and the answer given
  *
  * Back to the snapshot (start SNAPSHOT_THEN_TAIL) there is nothing to seek: LOOK counts the orders that will be told, MOVE is COMMAND_GROUP_SNAPSHOT.
  *
- * Each partition moves by itself, so there is no seek of all or none; but what can be known beforehand (damage, a full disk, tables that fall behind, another seek) refuses it before
- * anything has moved. Behind that a refusal that passes (overload, a leader that changes) is tried again for PATIENCE_NS; what fails all the same is told with the slots that have moved and
- * those that have not: the same seek again moves all.
+ * What can be known beforehand (damage, a full disk, tables that fall behind, another seek) refuses it before anything is planned. Behind that a refusal that passes (overload, a leader that
+ * changes) is tried again for PATIENCE_NS; what fails all the same is told with the slots that have moved and those that have not, and is groups.c's to go on with, as is all that a call leaves which is cut off.
  *
  * Undo. previous_cursor is behind what was settled, slot by slot. Of a snapshot that is not over there is no such place: then it is the cursor of a snapshot's beginning. */
 #include <stdio.h>
 
 #include "engine/check.h"
+#include "engine/consumer_seek.h"
 #include "engine/cursor.h"
 #include "orderdb/v1/stream.pb-c.h"
 #include "proto/pbwire.h"
 #include "proto/route.h"
 #include "server/core.h"
+#include "server/groups.h"
 #include "server/node.h"
 #include "server/serve_group.h"
 
-enum { SLOTS_BYTES = 16, SLOTS_TEXT_BYTES = 512 }; /* "16383-16383,"; all of them: as many ranges as fit */
+enum { SLOTS_BYTES = 16, SLOTS_TEXT_BYTES = 512, VARINT_BYTES_MAX = 10 }; /* "16383-16383,"; all of them: as many ranges as fit */
 #define AGAIN_NS (50 * NS_PER_MS)
 #define PATIENCE_NS (10 * NS_PER_S)
 
@@ -36,6 +39,7 @@ struct seek_move {
 };
 
 struct seeking {
+    struct group_call *call;
     bool snapshot;     /* to the beginning of one */
     bool in_snapshot;  /* it is within one: no place of the stream says where */
     enum feed_from from;
@@ -44,6 +48,8 @@ struct seeking {
     uint64_t *epochs; /* by partition */
     uint64_t redelivered, skipped;
     bool estimated;
+    struct consumer_seek plan; /* in an arena of its own */
+    bool planned, over;        /* PLAN has been sent; the plan is known to be gone, or never to have been there */
     struct seek_move *moves; /* [partitions] */
     uint32_t moves_away;     /* or waiting */
     struct timer timer;
@@ -87,13 +93,21 @@ static bool succeeded(struct call *call, struct call_op *o) {
     return false;
 }
 
-static struct slice seek_packed(const struct seeking *s, uint16_t first, uint16_t last, struct arena *arena, unsigned *count) {
-    size_t cap = (size_t)(last - first + 1) * (2 + 10);
+static struct slice epochs_packed(const struct seeking *s, uint32_t partitions, struct arena *arena) {
+    uint8_t *bytes = arena_alloc(arena, (size_t)partitions * VARINT_BYTES_MAX);
+    if (!bytes) return (struct slice){0};
+    struct writer w = writer_of(bytes, (size_t)partitions * VARINT_BYTES_MAX);
+    for (uint32_t i = 0; i < partitions; i++) write_varint(&w, s->epochs[i]);
+    check(!w.full);
+    return writer_slice(&w);
+}
+
+static struct slice slots_packed(const struct seeking *s, struct arena *arena, unsigned *count) {
+    size_t cap = (size_t)SLOT_COUNT * (2 + VARINT_BYTES_MAX);
     uint8_t *bytes = arena_alloc(arena, cap);
     if (!bytes) return (struct slice){0};
     struct writer w = writer_of(bytes, cap);
-    *count = 0;
-    for (uint32_t slot = first; slot <= last; slot++) {
+    for (uint32_t slot = 0; slot < SLOT_COUNT; slot++) {
         if (s->target.seq[slot] <= 0) continue; /* from its first event on */
         write_be16(&w, (uint16_t)slot);
         write_varint(&w, (uint64_t)s->target.seq[slot]);
@@ -115,23 +129,16 @@ static void slots_text(const struct seeking *s, uint32_t partitions, bool moved,
 }
 
 static void moves_failed(struct call *call, struct group_call *g) {
-    struct seeking *s = g->own;
-    uint32_t partitions = call_core(call)->node->partition_count, moved = 0;
+    const struct seeking *s = g->own;
+    uint32_t partitions = call_core(call)->node->partition_count;
     struct failure *f = call_failure(call);
     char there[SLOTS_TEXT_BYTES], left[SLOTS_TEXT_BYTES];
-    for (uint32_t i = 0; i < partitions; i++) moved += s->moves[i].moved;
     f->retry_delay_ms = s->retry_delay_ms;
-    if (moved) {
-        slots_text(s, partitions, true, there, sizeof there);
-        slots_text(s, partitions, false, left, sizeof left);
-        failure_meta(f, "moved_slots", "%s", there);
-        failure_meta(f, "unmoved_slots", "%s", left);
-        failure_set(f, s->refused, "the group has moved in slots %s and not in %s (%s): send the same seek again to move all", there, left, s->why);
-    } else if (s->refused == STATUS_VERSION_MISMATCH) {
-        failure_set(f, STATUS_VERSION_MISMATCH, "the group was moved by another seek at the same time: look where it is, and seek again");
-    } else {
-        failure_set(f, s->refused, "%s", s->why);
-    }
+    slots_text(s, partitions, true, there, sizeof there);
+    slots_text(s, partitions, false, left, sizeof left);
+    failure_meta(f, "moved_slots", "%s", there);
+    failure_meta(f, "unmoved_slots", "%s", left);
+    failure_set(f, s->refused, "the group has not moved in slots %s (%s): the server goes on with the seek until it has, and takes no other one before", left, s->why);
     call_fail(call);
 }
 
@@ -144,20 +151,42 @@ static void move_refused(struct call *call, struct seeking *s, const struct fail
     s->retry_delay_ms = f->retry_delay_ms;
 }
 
+/* To the meta partition, in the arena of such ops. false: no memory. */
+static bool meta_send(struct call *call, struct group_call *g, const struct command_group_seeking *seeking, void (*next)(struct call *call, struct call_op *o)) {
+    struct command c = {.type = COMMAND_GROUP_SEEKING, .seeking = *seeking};
+    arena_reset(g->arena);
+    g->op.op = (struct op){.kind = OP_WRITE, .slot = SLOT_META, .arena = g->arena, .deadline_ns = call_deadline_ns(call), .command = command_encode(&c, g->arena)};
+    if (g->op.op.command.data) call_submit(call, &g->op, next);
+    return g->op.op.command.data;
+}
+
+/* Whether it was taken away or not (then groups.c does it): all have moved. */
+static void on_over(struct call *call, struct call_op *o) {
+    struct group_call *g = container_of(o, struct group_call, op);
+    struct seeking *s = g->own;
+    s->over = !o->op.failure.status;
+    seek_reply(call, g);
+}
+
+static void plan_end(struct call *call, struct group_call *g) {
+    const struct seeking *s = g->own;
+    if (!meta_send(call, g, &(struct command_group_seeking){.group_id = g->row.group_id, .over = true, .epoch = s->plan.id}, on_over)) seek_reply(call, g);
+}
+
 /* All moves are home. */
 static void moves_over(struct call *call, struct group_call *g) {
     const struct seeking *s = g->own;
     if (s->moves_away) return;
     if (s->refused) moves_failed(call, g);
-    else seek_reply(call, g);
+    else plan_end(call, g);
 }
 
-/* Some have moved, and this one can't now: true if it will be tried again. */
+/* It can't now: true if it will be tried again. */
 static bool move_waits(struct call *call, struct seeking *s, struct seek_move *m) {
     const struct failure *f = &m->op.op.failure;
     struct core *core = call_core(call);
     uint64_t deadline_ns = call_deadline_ns(call), due_ns = core->now_ns + AGAIN_NS;
-    if (m->partition == 0 || status_retry(f->status) == RETRY_NEVER || f->status == STATUS_DEADLINE_EXCEEDED || core->draining) return false;
+    if (status_retry(f->status) == RETRY_NEVER || f->status == STATUS_DEADLINE_EXCEEDED || core->draining) return false;
     if (due_ns >= s->until_ns || (deadline_ns && due_ns + AGAIN_NS >= deadline_ns)) return false; /* there is time to say what has become of it */
     if (!s->timer.place && !timer_set(&core->timers, &s->timer, due_ns)) return false;
     return m->again = true;
@@ -165,10 +194,10 @@ static bool move_waits(struct call *call, struct seeking *s, struct seek_move *m
 
 static void on_again(struct timer *t) {
     struct seeking *s = container_of(t, struct seeking, timer);
-    struct group_call *g = s->moves[0].call;
+    struct group_call *g = s->call;
     struct call *call = g->op.call;
     uint32_t partitions = call_core(call)->node->partition_count;
-    for (uint32_t i = 1; i < partitions; i++) {
+    for (uint32_t i = 0; i < partitions; i++) {
         if (!s->moves[i].again) continue;
         s->moves[i].again = false;
         s->moves_away--;
@@ -177,18 +206,14 @@ static void on_again(struct timer *t) {
     moves_over(call, g);
 }
 
+/* One that is at another epoch has been moved by groups.c: nobody else can. */
 static void on_moved(struct call *call, struct call_op *o) {
     struct seek_move *m = container_of(o, struct seek_move, op);
     struct group_call *g = m->call;
     struct seeking *s = g->own;
-    uint32_t partitions = call_core(call)->node->partition_count;
-    m->moved = !o->op.failure.status;
+    m->moved = !o->op.failure.status || o->op.failure.status == STATUS_VERSION_MISMATCH;
     if (!m->moved && move_waits(call, s, m)) return;
     if (!m->moved) move_refused(call, s, &o->op.failure);
-    bool first = m->partition == 0 && m->moved;
-    if (first) s->until_ns = call_core(call)->now_ns + PATIENCE_NS;
-    for (uint32_t i = 1; first && i < partitions; i++)
-        if (!move_send(call, g, i)) move_refused(call, s, &(struct failure){.status = STATUS_MEMORY_LIMIT});
     s->moves_away--;
     moves_over(call, g);
 }
@@ -197,15 +222,11 @@ static void on_moved(struct call *call, struct call_op *o) {
 static bool move_send(struct call *call, struct group_call *g, uint32_t partition) {
     struct seeking *s = g->own;
     struct seek_move *m = &s->moves[partition];
-    uint32_t partitions = call_core(call)->node->partition_count;
     struct arena *arena = m->op.op.arena ? m->op.op.arena : call_arena_take(call);
     if (!arena) return false;
     arena_reset(arena);
-    struct command c = {.type = COMMAND_GROUP_SEEK, .seek = {.group_id = g->row.group_id, .epoch = s->epochs[partition]}};
-    if (s->snapshot) c = (struct command){.type = COMMAND_GROUP_SNAPSHOT, .snapshot = {.group_id = g->row.group_id, .epoch = s->epochs[partition], .restart = true}};
-    else c.seek.packed = seek_packed(s, partition_first_slot(partition, partitions), partition_last_slot(partition, partitions), arena, &c.seek.count);
-    m->op.op = (struct op){.kind = OP_WRITE, .slot = partition_first_slot(partition, partitions), .arena = arena, .deadline_ns = call_deadline_ns(call)};
-    m->op.op.command = s->snapshot || c.seek.packed.data ? command_encode(&c, arena) : (struct slice){0};
+    m->op.op = (struct op){.kind = OP_WRITE, .slot = partition_first_slot(partition, call_core(call)->node->partition_count), .arena = arena, .deadline_ns = call_deadline_ns(call)};
+    m->op.op.command = consumer_seek_command(&s->plan, g->row.group_id, partition, arena);
     if (!m->op.op.command.data) return false;
     m->call = g;
     m->partition = partition;
@@ -214,8 +235,43 @@ static bool move_send(struct call *call, struct group_call *g, uint32_t partitio
     return true;
 }
 
-static void moves_begin(struct call *call, struct group_call *g) {
-    if (!move_send(call, g, 0)) serve_fail_memory(call);
+static void another_seek(struct call *call) {
+    failure_set(call_failure(call), STATUS_VERSION_MISMATCH, "another seek moves the group at the same time: look where it is, and seek again");
+    call_fail(call);
+}
+
+static void on_planned(struct call *call, struct call_op *o) {
+    struct group_call *g = container_of(o, struct group_call, op);
+    struct seeking *s = g->own;
+    uint32_t partitions = call_core(call)->node->partition_count;
+    s->over = o->op.failure.status == STATUS_VERSION_MISMATCH;
+    if (s->over) {
+        another_seek(call);
+        return;
+    }
+    if (!succeeded(call, o)) return;
+    s->plan.id = o->op.outcome.group.epoch;
+    s->until_ns = call_core(call)->now_ns + PATIENCE_NS;
+    s->moves_away = 1; /* until all have been sent */
+    for (uint32_t i = 0; i < partitions; i++)
+        if (!move_send(call, g, i)) move_refused(call, s, &(struct failure){.status = STATUS_MEMORY_LIMIT});
+    s->moves_away--;
+    moves_over(call, g);
+}
+
+static void plan_begin(struct call *call, struct group_call *g) {
+    struct seeking *s = g->own;
+    uint32_t partitions = call_core(call)->node->partition_count;
+    struct arena *memory = call_arena_take(call); /* it outlives the op */
+    if (!memory) {
+        serve_fail_memory(call);
+        return;
+    }
+    s->plan = (struct consumer_seek){.snapshot = s->snapshot, .partition_count = partitions, .epochs = epochs_packed(s, partitions, memory)};
+    if (!s->snapshot) s->plan.packed = slots_packed(s, memory, &s->plan.count);
+    struct slice plan = s->plan.epochs.data && (s->snapshot || s->plan.packed.data) ? consumer_seek_plan_encode(&s->plan, memory) : (struct slice){0};
+    s->planned = true;
+    if (!plan.data || !meta_send(call, g, &(struct command_group_seeking){.group_id = g->row.group_id, .epoch = g->row.epoch, .plan = plan}, on_planned)) serve_fail_memory(call);
 }
 
 static void on_looked(struct call *call, struct call_op *o) {
@@ -236,7 +292,7 @@ static void on_looked(struct call *call, struct call_op *o) {
         seek_reply(call, g);
         return;
     }
-    moves_begin(call, g);
+    plan_begin(call, g);
 }
 
 static void seek_look(struct call *call, struct group_call *g) {
@@ -300,13 +356,16 @@ static bool read_to(struct seeking *s, const Orderdb__V1__SeekConsumerGroupReque
 static void on_end(struct call *call) {
     struct seeking *s = *call_state(call);
     timer_clear(&call_core(call)->timers, &s->timer);
+    if (s->planned && !s->over) groups_changed(call_core(call)); /* the rest is groups.c's */
 }
 
 static void seek_found(struct call *call, struct group_call *g) {
-    g->own = *call_state(call);
+    struct seeking *s = g->own = *call_state(call);
+    s->call = g;
     g->arena = call_arena_take(call);
-    const struct seeking *s = g->own;
-    if (g->arena && s->snapshot) seek_look(call, g);
+    const Orderdb__V1__SeekConsumerGroupRequest *m = g->message;
+    if (g->row.seeking_us && !m->dry_run) another_seek(call);
+    else if (g->arena && s->snapshot) seek_look(call, g);
     else if (g->arena) seek_from(call, g);
     else serve_fail_memory(call);
 }

@@ -138,6 +138,11 @@ static void print_group(const Group *g) {
         printf("retry         %d attempts, %s to %s apart, then %s\n", g->retry->max_attempts, text, other, word_of(exhausted, (int)g->retry->on_exhausted));
     }
     printf("paused        %s\n", g->paused ? "yes" : "no");
+    if (g->seeking_since) {
+        char time[TIME_TEXT_BYTES];
+        time_format(g->seeking_since->seconds, g->seeking_since->nanos, time);
+        printf("seek          goes on since %s: some partitions have not taken it yet, and will\n", time);
+    }
 }
 
 static enum cli_exit show(struct cli *cli, const Group *g) {

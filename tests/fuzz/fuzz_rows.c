@@ -2,6 +2,7 @@
  * to the same. The first byte chooses the decoder. */
 #include "engine/apply.h"
 #include "engine/consumer_row.h"
+#include "engine/consumer_seek.h"
 #include "engine/resource.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -158,6 +159,20 @@ static void try_letter(struct slice row, struct writer *w) {
     check(w->full || (consumer_letter_decode(writer_slice(w), &again) == STATUS_OK && again.key == l.key && slice_equal(again.event, l.event)));
 }
 
+static void try_seek(struct slice row, struct writer *w) {
+    static struct arena arena;
+    struct consumer_seek s, again;
+    if (consumer_seek_row_decode(row, &s)) return;
+    within(s.epochs, row), within(s.packed, row);
+    arena_init(&arena, 4 << 20);
+    struct slice plan = consumer_seek_plan_encode(&s, &arena);
+    check(consumer_seek_plan_decode(plan, &again) == STATUS_OK && again.count == s.count && slice_equal(again.packed, s.packed));
+    consumer_seek_row_encode(s.id, s.begun_us, plan, w);
+    check(w->full || writer_slice(w).len <= row.len); /* shorter: of counts that were written at length */
+    check(consumer_seek_command(&s, 1, s.partition_count - 1, &arena).data);
+    arena_fini(&arena);
+}
+
 /* The order that the row's key would name, and the row. */
 static void try_list(struct slice row, struct writer *w) {
     struct slice card;
@@ -173,7 +188,7 @@ static void try_list(struct slice row, struct writer *w) {
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static void (*const tries[])(struct slice row, struct writer *w) = {try_head, try_body, try_history, try_slot, try_partition, try_dedup, try_resource, try_machine, try_timers, try_timers_record, try_group, try_position, try_letter,
-                                                                        try_places, try_feed, try_events, try_list};
+                                                                        try_places, try_feed, try_events, try_list, try_seek};
     static uint8_t out[ROW_BYTES_MAX];
     if (size == 0) return 0;
     struct writer w = writer_of(out, sizeof out);

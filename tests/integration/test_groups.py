@@ -524,6 +524,37 @@ def _(server):
     t.refused(lambda: server.call("SeekConsumerGroup", group="nobody", start=st.ConsumerGroup.EARLIEST), "NOT_FOUND", "GROUP_NOT_FOUND")
 
 
+@t.test("seek: kill -9 in the middle moves nothing or all, and says so while it goes on")
+def _():
+    with t.Server(cores=2, partitions=8) as server:
+        group(server, "cut", start=st.ConsumerGroup.LATEST)
+        all_ = sum(len(orders(server, next(users_), 2)) for _ in range(30))
+        lag_is(server, "cut", events=all_)
+        at_end = False
+
+        def seek(client, start):
+            try:
+                client.call("SeekConsumerGroup", group="cut", start=start, timeout=5)
+            except t.Failure as f:
+                t.true(f.code_name in ("UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED"), f)
+
+        for delay in (0.0, 0.001, 0.002, 0.004, 0.006, 0.01):
+            start = st.ConsumerGroup.EARLIEST if at_end else st.ConsumerGroup.LATEST
+            call = threading.Thread(target=seek, args=(t.Client(server.address), start))
+            call.start()
+            time.sleep(delay)
+            server.kill()
+            call.join()
+            server.start()
+            t.until(lambda: not server.call("GetConsumerGroup", group="cut").HasField("seeking_since"), WAIT_S, "the seek is over")
+            left = server.call("GetGroupLag", group="cut").events
+            t.true(left in (0, all_), "%d of %d: some partitions have moved" % (left, all_))
+            at_end = left == 0
+        server.call("SeekConsumerGroup", group="cut", start=st.ConsumerGroup.LATEST)
+        lag_is(server, "cut", events=0)
+        t.true("seek " not in server.orderctl("group", "show", "cut").stdout, "nothing goes on")
+
+
 @t.test("lag and seek count what the filter wants, whether anybody has looked at it or not")
 def _(server):
     group(server, "paid", start=st.ConsumerGroup.LATEST, filter='type = "TRANSITIONED" AND entry.to_status = "PAID"')

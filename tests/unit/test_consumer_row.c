@@ -3,6 +3,7 @@
 
 #include "engine/command.h"
 #include "engine/consumer_row.h"
+#include "engine/consumer_seek.h"
 #include "engine/keys.h"
 #include "proto/base/mem.h"
 
@@ -128,6 +129,47 @@ static void rows_come_back(void **state)
     assert_true(slice_equal(l.event, letter.event));
 }
 
+/* Two partitions: at epochs 5 and 300, to be sought behind (1, 7) and (9000, 1000). */
+static struct slice seek_bytes(void)
+{
+    static const struct consumer_seek s = {.partition_count = 2, .epochs = {(const uint8_t *)"\x05\xac\x02", 3}, .count = 2, .packed = {(const uint8_t *)"\x00\x01\x07\x23\x28\xe8\x07", 7}};
+    struct slice plan = consumer_seek_plan_encode(&s, &arena);
+    size_t cap = CONSUMER_SEEK_HEAD_BYTES + plan.len;
+    struct writer w = writer_of(arena_alloc(&arena, cap), cap);
+    consumer_seek_row_encode(2, 3, plan, &w);
+    assert_false(w.full);
+    return writer_slice(&w);
+}
+
+static void a_seek_says_what_each_partition_is_to_do(void **state)
+{
+    struct consumer_seek s;
+    struct command c;
+    assert_int_equal(consumer_seek_row_decode(seek_bytes(), &s), STATUS_OK);
+    assert_int_equal(s.id, 2);
+    assert_int_equal(s.begun_us, 3);
+    assert_int_equal(consumer_seek_epoch(&s, 1), 300);
+    assert_int_equal(command_decode(consumer_seek_command(&s, 9, 0, &arena), &arena, &c), STATUS_OK);
+    assert_int_equal(c.type, COMMAND_GROUP_SEEK);
+    assert_int_equal(c.seek.group_id, 9);
+    assert_int_equal(c.seek.epoch, 5);
+    assert_int_equal(c.seek.count, 1);
+    assert_true(slice_equal(c.seek.packed, SLICE_LIT("\x00\x01\x07")));
+    assert_int_equal(command_decode(consumer_seek_command(&s, 9, 1, &arena), &arena, &c), STATUS_OK);
+    assert_int_equal(c.seek.epoch, 300);
+    assert_true(slice_equal(c.seek.packed, SLICE_LIT("\x23\x28\xe8\x07")));
+    struct consumer_seek again = {.snapshot = true, .partition_count = 2, .epochs = s.epochs};
+    assert_int_equal(consumer_seek_plan_decode(consumer_seek_plan_encode(&again, &arena), &s), STATUS_OK);
+    assert_int_equal(command_decode(consumer_seek_command(&s, 9, 1, &arena), &arena, &c), STATUS_OK);
+    assert_int_equal(c.type, COMMAND_GROUP_SNAPSHOT);
+    assert_true(c.snapshot.restart);
+    assert_int_equal(c.snapshot.epoch, 300);
+    again.count = 1, again.packed = SLICE_LIT("\x00\x01\x07"); /* a snapshot begins nowhere */
+    assert_int_equal(consumer_seek_plan_decode(consumer_seek_plan_encode(&again, &arena), &s), STATUS_CHECKSUM_MISMATCH);
+    again = (struct consumer_seek){.partition_count = 1, .epochs = SLICE_LIT("\x05"), .count = 2, .packed = SLICE_LIT("\x00\x02\x07\x00\x01\x07")}; /* slots ascend */
+    assert_int_equal(consumer_seek_plan_decode(consumer_seek_plan_encode(&again, &arena), &s), STATUS_CHECKSUM_MISMATCH);
+}
+
 static struct command sample(enum command_type type)
 {
     struct command c = {.type = type};
@@ -141,6 +183,7 @@ static struct command sample(enum command_type type)
     case COMMAND_GROUP_SNAPSHOT:
         c.snapshot = (struct command_group_snapshot){.group_id = 1, .epoch = 2, .from_slot = 3, .from_after = 4, .to_slot = 5, .to_after = 6, .told = 300, .count = 1, .packed = SLICE_LIT("\x01\x02\x03pos")};
         break;
+    case COMMAND_GROUP_SEEKING: c.seeking = (struct command_group_seeking){1, false, 2, SLICE_LIT("plan")}; break;
     case COMMAND_GROUP_SWEEP: c.sweep.group_id = 1; break;
     default:
         c.type = COMMAND_TRANSITION;
@@ -150,7 +193,7 @@ static struct command sample(enum command_type type)
     return c;
 }
 
-static const enum command_type types[] = {COMMAND_GROUP, COMMAND_GROUP_BRING, COMMAND_GROUP_SETTLE, COMMAND_GROUP_LETTERS, COMMAND_GROUP_REDRIVE, COMMAND_GROUP_SEEK, COMMAND_GROUP_SWEEP, COMMAND_ACKED, COMMAND_GROUP_SNAPSHOT};
+static const enum command_type types[] = {COMMAND_GROUP, COMMAND_GROUP_BRING, COMMAND_GROUP_SETTLE, COMMAND_GROUP_LETTERS, COMMAND_GROUP_REDRIVE, COMMAND_GROUP_SEEK, COMMAND_GROUP_SWEEP, COMMAND_ACKED, COMMAND_GROUP_SNAPSHOT, COMMAND_GROUP_SEEKING};
 
 /* Encoded, decoded and encoded again: the same bytes. And no cut or longer one is taken. */
 static void commands_come_back(void **state)
@@ -175,7 +218,7 @@ static void commands_come_back(void **state)
 static void the_bytes_are_golden(void **state)
 {
     static const char *const names[] = {"command_group", "command_group_bring", "command_group_settle", "command_group_letters", "command_group_redrive", "command_group_seek", "command_group_sweep",
-                                        "command_acked", "command_group_snapshot"};
+                                        "command_acked", "command_group_snapshot", "command_group_seeking"};
     for (size_t i = 0; i < ARRAY_LEN(types); i++) {
         struct command c = sample(types[i]);
         assert_golden(names[i], command_encode(&c, &arena));
@@ -187,12 +230,14 @@ static void the_bytes_are_golden(void **state)
     assert_golden("group_progress", progress_bytes());
     assert_golden("group_position", position_bytes(&position));
     assert_golden("group_letter", letter_bytes());
+    assert_golden("group_seeking", seek_bytes());
     assert_golden("group_progress_scan", scan_bytes(5));
     assert_golden("group_position_told", position_bytes(&told));
     key_group(&k, 1), write_slice(&w, key_slice(&k));
     key_progress(&k, 1), write_slice(&w, key_slice(&k));
     key_position(&k, 2, 1), write_slice(&w, key_slice(&k));
     key_letter(&k, 2, 1, 3), write_slice(&w, key_slice(&k));
+    key_seek(&k, 1), write_slice(&w, key_slice(&k));
     assert_golden("group_keys", writer_slice(&w));
 }
 
@@ -202,7 +247,9 @@ static void damaged_rows_are_refused(void **state)
     struct consumer_progress pr;
     struct consumer_position p;
     struct consumer_letter l;
-    struct slice rows[] = {group_bytes(), progress_bytes(), position_bytes(&position), letter_bytes(), scan_bytes(5), position_bytes(&told)};
+    struct consumer_seek s;
+    struct slice rows[] = {group_bytes(), progress_bytes(), position_bytes(&position), letter_bytes(), scan_bytes(5), position_bytes(&told)}, seek = seek_bytes();
+    for (size_t n = 0; n < seek.len; n++) assert_int_equal(consumer_seek_row_decode(slice_of(seek.data, n), &s), STATUS_CHECKSUM_MISMATCH);
     for (unsigned i = 0; i < ARRAY_LEN(rows); i++)
         for (size_t n = 0; n < rows[i].len; n++) {
             struct slice cut = slice_of(rows[i].data, n);
@@ -318,6 +365,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_come_back),
+        cmocka_unit_test(a_seek_says_what_each_partition_is_to_do),
         cmocka_unit_test(commands_come_back),
         cmocka_unit_test(the_bytes_are_golden),
         cmocka_unit_test(damaged_rows_are_refused),

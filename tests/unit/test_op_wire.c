@@ -110,8 +110,8 @@ static void test_requests(void **state) {
     assert_int_equal(got.resources.kind, RESOURCE_LIMIT);
     assert_int_equal(got.resources.page_size, 7);
     (void)travelled(&(struct op){.kind = OP_STATS, .slot = 5});
-    (void)travelled(&(struct op){.kind = OP_GROUPS, .slot = SLOT_META});
     (void)travelled(&(struct op){.kind = OP_NODES, .slot = SLOT_META});
+    assert_int_equal(travelled(&(struct op){.kind = OP_GROUPS, .slot = SLOT_META, .groups.seek_of = 7}).groups.seek_of, 7);
     assert_int_equal(travelled(&(struct op){.kind = OP_TRANSFER, .slot = 6, .to_node_id = 1000000}).to_node_id, 1000000);
 }
 
@@ -221,12 +221,16 @@ static void test_reads_come_home(void **state) {
     got = came_home(&op);
     assert_slice(got.answer, "rows");
     struct consumer_group_row rows[] = {{.group_id = 4, .revision = 5, .epoch = 6, .definition = SLICE_LIT("defined")}, {.group_id = 9, .revision = 1, .definition = SLICE_LIT("too")}};
-    op = (struct op){.kind = OP_GROUPS, .slot = SLOT_META, .groups = {rows, 2}};
+    op = (struct op){.kind = OP_GROUPS, .slot = SLOT_META, .groups = {.rows = rows, .count = 2, .seek = SLICE_LIT("a seek")}};
+    rows[1].seeking_us = 1ull << 50;
     got = came_home(&op);
     assert_int_equal(got.groups.count, 2);
     assert_int_equal(got.groups.rows[0].group_id, 4);
     assert_int_equal(got.groups.rows[0].epoch, 6);
     assert_slice(got.groups.rows[1].definition, "too");
+    assert_int_equal(got.groups.rows[0].seeking_us, 0);
+    assert_int_equal(got.groups.rows[1].seeking_us, 1ull << 50);
+    assert_slice(got.groups.seek, "a seek");
 }
 
 static void test_what_does_not_fit_is_told(void **state) {
