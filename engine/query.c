@@ -32,8 +32,9 @@ static_assert(PAGE_BYTES_MAX + USERLIST_STATUSES_MAX * COUNT_ENTRY_BYTES_MAX + 1
 static enum status query_fault(const struct query *q, enum status st, const char *what, int64_t order_id) {
     if (st == STATUS_WOULD_BLOCK || st == STATUS_OK) return st;
     if (st == STATUS_ABSENT) st = STATUS_CHECKSUM_MISMATCH; /* absent where it has to be */
-    if (order_id) failure_set(q->failure, st, "%s of order %lld: %s", what, (long long)order_id, status_name(st));
-    else failure_set(q->failure, st, "%s: %s", what, status_name(st));
+    const char *why = st == STATUS_CHECKSUM_MISMATCH ? "stored data is damaged" : status_name(st);
+    if (order_id) failure_set(q->failure, st, "%s: %s of order %lld", why, what, (long long)order_id);
+    else failure_set(q->failure, st, "%s: %s", why, what);
     return st;
 }
 
