@@ -202,8 +202,9 @@ void table_print(const struct table *t, FILE *out, unsigned width) {
     if (colored) fputs(TEXT_BOLD, out);
     for (unsigned c = 0; c < t->column_count; c++) cell_print(out, t->columns[c].title, widths[c], t->columns[c].right, c + 1 == t->column_count);
     if (colored) fputs(TEXT_PLAIN, out);
-    for (size_t i = 0; i < t->cell_count; i++) {
-        unsigned c = (unsigned)(i % t->column_count);
-        cell_print(out, t->cells[i], widths[c], t->columns[c].right, c + 1 == t->column_count);
+    for (size_t row = 0; row < t->cell_count; row += t->column_count) {
+        unsigned count = t->column_count;
+        while (count > 1 && !*t->cells[row + count - 1]) count--; /* no blanks at a line's end */
+        for (unsigned c = 0; c < count; c++) cell_print(out, t->cells[row + c], widths[c], t->columns[c].right, c + 1 == count);
     }
 }

@@ -35,6 +35,19 @@ static void test_width(void **state) {
     }
 }
 
+static void test_no_blanks_end_a_line(void **state) {
+    static const struct table_column columns[] = {{"A"}, {"LONG"}, {"N", .right = true}};
+    static const char *const cells[] = {"a", "", "1", "b", "x", "", "c", "", ""};
+    struct table t;
+    table_init(&t, columns, ARRAY_LEN(columns));
+    for (size_t i = 0; i < ARRAY_LEN(cells); i++) table_cell(&t, "%s", cells[i]);
+    FILE *f = out_open();
+    table_print(&t, f, TABLE_WIDTH);
+    table_fini(&t);
+    fclose(f);
+    assert_string_equal(printed, "A  LONG  N\na        1\nb  x\nc\n");
+}
+
 /* Extremes of what an order may hold: nothing is wider than 80, numbers and times are whole, each cut shows. */
 static void test_fits(void **state) {
     static const struct table_column columns[] = {
@@ -139,7 +152,7 @@ static void test_not_colored(void **state) {
 
 int main(void) {
     text_begin();
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_width), cmocka_unit_test(test_fits), cmocka_unit_test(test_narrow), cmocka_unit_test(test_text_is_made_harmless),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_width), cmocka_unit_test(test_fits), cmocka_unit_test(test_no_blanks_end_a_line), cmocka_unit_test(test_narrow), cmocka_unit_test(test_text_is_made_harmless),
                                        cmocka_unit_test(test_cuts_and_escapes), cmocka_unit_test(test_fold),
                                        cmocka_unit_test(test_not_colored)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
