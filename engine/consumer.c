@@ -164,6 +164,7 @@ enum status consumer_redefine(struct consumer *c, const struct consumer_group_ro
         if (k->state != KEY_BLOCKED) continue;
         k->state = KEY_IDLE;
         c->blocked--;
+        if (e) e->flags &= (uint8_t)~ENTRY_DEAD;
         if (e && e->state == ENTRY_WAITING && e->attempts >= c->definition.max_attempts) {
             consumer_exhausted(c, e, SLICE_LIT("the attempts are used up")); /* what it was blocked with stays, if that was kept */
             continue;
@@ -293,6 +294,7 @@ void consumer_take_back(struct consumer *c, struct consumer_entry *e)
     struct consumer_key *k = entry_key(c, e);
     window_key_unlist(c, k); /* its list may be the member's */
     k->next = entry_index(c, e);
+    if (k->state == KEY_BLOCKED) k->state = KEY_IDLE, c->blocked--; /* at one behind it, which comes into question again in its turn (consumer_used_up) */
     for (; e && e->state == ENTRY_GIVEN; e = entry_at(c, e->key_next)) {
         given_remove(c, e);
         e->state = ENTRY_WAITING;
@@ -382,6 +384,7 @@ bool consumer_unblock(struct consumer *c, const struct consumer_letter_ref *at, 
     k->state = KEY_IDLE;
     c->blocked--;
     e->attempts = 0;
+    e->flags &= (uint8_t)~ENTRY_DEAD;
     window_error_free(c, e);
     if (skip) ack(c, e);
     else window_key_update(c, k);
@@ -394,13 +397,13 @@ static void nack(struct consumer *c, struct consumer_entry *e, uint64_t delay_us
     consumer_take_back(c, e);
     e->attempts++;
     if (!(e->flags & ENTRY_LETTER)) consumer_mark_dirty(c, e->slot);
-    if (dead || e->attempts >= c->definition.max_attempts) {
+    if (dead) e->flags |= ENTRY_DEAD;
+    if (consumer_used_up(c, e)) {
         consumer_exhausted(c, e, error);
         return;
     }
     bool backs_off = delay_us == CONSUMER_NO_DELAY;
     uint64_t delay_ns = backs_off ? backoff_ns(c, e->attempts) : MIN_OF(delay_us, (uint64_t)(365 * 86400) * US_PER_S) * NS_PER_US;
-    if (k->state == KEY_BLOCKED) return;
     if (delay_ns) window_key_delay(c, k, now_ns + delay_ns, backs_off);
     else window_key_update(c, k);
 }

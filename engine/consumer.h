@@ -38,7 +38,7 @@ enum {
 #define CONSUMER_NONE UINT32_MAX
 
 enum entry_state { ENTRY_FREE, ENTRY_WAITING, ENTRY_READING, ENTRY_GIVEN, ENTRY_DYING, ENTRY_SETTLED };
-enum { ENTRY_UNSEEN = 1, ENTRY_LETTER = 2, ENTRY_BEHIND = 4, ENTRY_AWAY = 8, ENTRY_TOLD = 16 }; /* content is kept elsewhere, the filter has not seen it; a redriven letter; dies only because its key is parked; being read, or its letter written: in neither c->reading nor c->dying; an order of the snapshot */
+enum { ENTRY_UNSEEN = 1, ENTRY_LETTER = 2, ENTRY_BEHIND = 4, ENTRY_AWAY = 8, ENTRY_TOLD = 16, ENTRY_DEAD = 32 }; /* content is kept elsewhere, the filter has not seen it; a redriven letter; dies only because its key is parked; being read, or its letter written: in neither c->reading nor c->dying; an order of the snapshot; nacked as dead, and it is no letter: its key is blocked at it, or will be */
 
 struct consumer_entry {
     int64_t seq;

@@ -200,7 +200,7 @@ void give_new(struct consumer *c, struct consumer_key *k, struct consumer_entry 
         consumer_hold_back(c, k);
         return;
     }
-    if (e->attempts >= c->definition.max_attempts) {
+    if (consumer_used_up(c, e)) {
         if (k->next == entry_index(c, e)) consumer_exhausted(c, e, SLICE_LIT("the attempts are used up"));
         return;
     }
@@ -265,7 +265,7 @@ static bool give_next(struct consumer *c, struct consumer_key *k, uint64_t now_n
 {
     struct consumer_entry *e = &c->entries[k->next];
     struct consumer_bytes b;
-    if (e->attempts >= c->definition.max_attempts) { /* it was a position that said so, or a definition that allows fewer */
+    if (consumer_used_up(c, e)) { /* a position said so, or a definition that allows fewer; or it blocked its key, and one in front of it came back */
         consumer_exhausted(c, e, SLICE_LIT("the attempts are used up"));
         return true;
     }

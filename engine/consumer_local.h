@@ -62,6 +62,8 @@ void consumer_take_back(struct consumer *c, struct consumer_entry *e);
 /* Of a key that is parked: everything that is not given out is to become a letter too. */
 void consumer_hold_back(struct consumer *c, struct consumer_key *k);
 /* The attempts of an entry that is not given out are used up. error: its own from now on. */
+/* It is not given out any more, but when somebody says so. */
+static inline bool consumer_used_up(const struct consumer *c, const struct consumer_entry *e) { return e->attempts >= c->definition.max_attempts || e->flags & ENTRY_DEAD; }
 void consumer_exhausted(struct consumer *c, struct consumer_entry *e, struct slice error);
 void consumer_settled(struct consumer *c, struct consumer_entry *e);
 

@@ -63,10 +63,48 @@ static void a_time_out_takes_back_what_was_given_out_behind_it_until_it_was_seen
     assert_true(unseen);
 }
 
+/* One of a key with a window blocks it while one in front is still out. When that comes back and has attempts left, it is that one's turn: then the key is blocked where it was. */
+static void a_key_that_is_blocked_goes_on_for_what_comes_back_in_front(void **state)
+{
+    struct engine_rig r;
+    struct member m;
+    struct consumer_definition d = definition_of("");
+    d.key_window = 2;
+    d.on_exhausted = EXHAUSTED_BLOCK;
+    open_group(&r, &d);
+    for (int i = 0; i < 3; i++) create_by(&r, "alice");
+    assert_int_equal(member_join(&m, &r, "a", 10), STATUS_OK);
+    member_get(&m, NS_PER_S, &got);
+    assert_int_equal(got.n, 2);
+    struct got_event first = got.at[0];
+    assert_true(member_settle(&m, CONSUMER_DEAD, got.at[1].slot, got.at[1].seq, 0));
+    assert_int_equal(group_lag(&r).blocked_keys, 1);
+    assert_true(member_settle(&m, CONSUMER_NACK, first.slot, first.seq, 0));
+    assert_int_equal(group_lag(&r).blocked_keys, 0);
+    for (int i = 0; i < 2; i++) {
+        member_get(&m, NS_PER_S, &got);
+        assert_int_equal(got.n, 1); /* not the second, which was nacked as dead, nor what is behind it */
+        assert_int_equal(got.at[0].seq, 1);
+        assert_int_equal(got.at[0].attempt, 2);
+        assert_int_equal(group_lag(&r).blocked_keys, 1);
+        if (i) break;
+        member_leave(&m); /* so it comes back once more */
+        assert_int_equal(group_lag(&r).blocked_keys, 0);
+        assert_int_equal(member_join(&m, &r, "b", 10), STATUS_OK);
+    }
+    assert_true(member_ack(&m, &got.at[0]));
+    member_get(&m, NS_PER_S, &got);
+    assert_int_equal(got.n, 0);
+    assert_int_equal(group_lag(&r).blocked_keys, 1);
+    member_leave(&m);
+    rig_close(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_time_out_takes_back_what_was_given_out_behind_it_until_it_was_seen),
+        cmocka_unit_test(a_key_that_is_blocked_goes_on_for_what_comes_back_in_front),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
