@@ -313,7 +313,7 @@ $(UNIT) $(SIM) $(FUZZ) $(GUARD): $(B)/tests/%: $(B)/obj/tests/%.o $(TEST_LINK) $
 $(B)/tests/sim/sim_feed: LDFLAGS_BASE += -Wl,--wrap=feed_add,--wrap=places_encode
 # They take the engine's door, and the connections to other nodes, into their own hands.
 $(B)/tests/unit/test_forward: LDFLAGS_BASE += -Wl,--wrap=engine_lead_of,--wrap=engine_voters_of,--wrap=engine_submit,--wrap=peers_say,--wrap=peers_up
-$(B)/tests/sim/sim_cluster: LDFLAGS_BASE += -Wl,--wrap=group_applicable,--wrap=wal_append,--wrap=partition_return_due,--wrap=partition_read_waits,--wrap=group_commit_index,--wrap=consumer_init,--wrap=dispatcher_begin,--wrap=dispatcher_loaded,--wrap=consumer_position_now,--wrap=dispatcher_writes,--wrap=window_key,--wrap=partition_group_close,--wrap=consumer_settle,--wrap=panic_now
+$(B)/tests/sim/sim_cluster: LDFLAGS_BASE += -Wl,--wrap=group_applicable,--wrap=wal_append,--wrap=partition_return_due,--wrap=partition_read_waits,--wrap=group_commit_index,--wrap=consumer_init,--wrap=dispatcher_begin,--wrap=dispatcher_loaded,--wrap=consumer_position_now,--wrap=dispatcher_writes,--wrap=window_key,--wrap=partition_group_close,--wrap=consumer_settle,--wrap=panic_now,--wrap=apply_ack_settle
 $(B)/tests/sim/sim_members: LDFLAGS_BASE += -Wl,--wrap=group_members_applied
 FUSE_LIBS := $(shell pkg-config --libs fuse3 2>/dev/null)
 CFLAGS_FUSE := $(shell pkg-config --cflags fuse3 2>/dev/null)

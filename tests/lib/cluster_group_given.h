@@ -4,12 +4,13 @@
 
 #include "tests/lib/cluster_group_model.h"
 
-enum { GROUP_HELD_MAX = 128 };
+enum { GROUP_HELD_MAX = 128, GROUP_ACTORS = 2, GROUP_SESSIONS_MAX = 1 << 15 };
 /* A member of one partition's dispatcher; a new one after each end of its membership. Its memory is never given back: a process that was killed has it, too. */
 struct group_session {
     struct consumer_session session;
     char name[16];
-    unsigned node, life, partition, group, actor, dispatcher;
+    unsigned node, life, partition, group, actor, dispatcher; /* group: its life */
+    uint32_t group_id;
     uint64_t begun_ns, poll_ns, complete_us; /* poll_ns: when the poll has to be home */
     bool joined, leaving, gone, polling, settling;
     struct held_event {
@@ -18,6 +19,8 @@ struct group_session {
     } held[GROUP_HELD_MAX];
     unsigned held_count;
 };
+
+static struct group_session *actors[PARTITIONS][GROUP_NAMES][GROUP_ACTORS], *sessions[GROUP_SESSIONS_MAX];
 
 static struct hold *hold_of(const struct group_session *x, struct cluster_event *e) {
     struct hold *h = &e->of[x->group].at[x->node];
@@ -109,7 +112,7 @@ static void check_turn(struct sim *s, const struct group_session *x, struct clus
         bool mine = h && h->held && h->session == x, over = h && may_be_over(s, h);
         bool apart = group_has_snapshot(g) && o->order_id != e->order_id; /* one is told when the snapshot comes to it, the other in its turn */
         if (o->seq < e->seq && !apart && !passed_over(o, x->group)) {
-            bool settled = (k->durable && k->durable <= base) || (h && h->acked) || k->acks_away;
+            bool settled = (k->durable && k->durable <= base) || (h && h->acked) || k->acks_away || k->skipped;
             bool died = g->d.on_exhausted == EXHAUSTED_LETTER && may_be_dead(s, g, k);
             REQUIRE(settled || died || mine, "group %u: %u:%lld was given out by dispatcher %u in front of %lld", x->group, e->slot, (long long)e->seq, x->dispatcher, (long long)o->seq);
             REQUIRE(g->d.on_exhausted != EXHAUSTED_PARK || !k->letter || k->letter > base || k->acked, "group %u: %u:%lld was given out behind %lld, which is a letter", x->group, e->slot, (long long)e->seq, (long long)o->seq);
@@ -133,6 +136,8 @@ static struct cluster_event *group_given(struct sim *s, struct group_session *x,
     REQUIRE(group_wants(g, e), "group %u: %u:%lld is not what the filter wants", x->group, v->slot, (long long)v->seq);
     REQUIRE(led[0] == d->term || led[1] == d->term || leads_now(n, x->partition) == d->term, "group %u: %u:%lld is given out by node %llu, which does not lead in term %llu any more", x->group, v->slot, (long long)v->seq,
             (unsigned long long)n->id, (unsigned long long)d->term);
+    bool *paused = gw.paused[x->node][x->partition][x->group];
+    REQUIRE(!paused[0] || !paused[1] || !is_paused(s, n, x->partition, x->group), "group %u: %u:%lld is given out by node %llu, and is paused there", x->group, v->slot, (long long)v->seq, (unsigned long long)n->id);
     REQUIRE(gw.stage < GROUPS_STARTED_AGAIN, "group %u: %u:%lld comes again, long after everything was settled", x->group, v->slot, (long long)v->seq);
     REQUIRE(k->redriven || !k->durable || k->durable > d->base, "group %u: %u:%lld was settled behind entry %llu, and comes again from dispatcher %u, which began behind %llu", x->group, v->slot, (long long)v->seq,
             (unsigned long long)k->durable, x->dispatcher, (unsigned long long)d->base);

@@ -4,8 +4,11 @@
  * yet that they are deposed have one too. So some things hold for each dispatcher, with what it could know, and others for all:
  *   - each: nothing that was settled at its base, or acked to it; in order per key, redelivery included, a key with one member, key_window; stale exactly when it may be; attempts;
  *     only while it leads, in the term in which it began
+ *   - each: nothing while its group is paused in its replica's rows
  *   - all: what is settled in one replica's rows stays settled in all that have applied as much; nothing is settled there but what was acked, has died, or waits behind what has;
  *     attempts never above what went wrong; `complete_to` says nothing of what is not settled; an order of a snapshot is told as of one version, and its changes are those behind it.
+ * A group that is sought, or deleted and made anew, has another life from then on, of which all that holds afresh: dispatchers know their group's id and epoch, and so their life. A group that is changed
+ * meanwhile (redefined) is held to the loosest that it was ever asked to be.
  * Members can't know what happens inside at a time of its own (a lease that ends), or what came of an ack that has no answer: those are ranges, never guesses. */
 #ifndef TESTS_LIB_CLUSTER_GROUP_MODEL_H
 #define TESTS_LIB_CLUSTER_GROUP_MODEL_H
@@ -14,7 +17,7 @@
 #include "tests/lib/cluster_check.h"
 #include "tests/lib/group_event.h"
 
-enum { GROUPS = 2, GROUP_FIRST_ID = 7, GROUP_EVENTS_MAX = 1024, GROUP_DISPATCHERS_MAX = 4096, GROUP_USERS = 12 };
+enum { GROUP_NAMES = 2, GROUP_LIVES = 3, GROUPS = GROUP_NAMES * GROUP_LIVES, GROUP_FIRST_ID = 7, GROUP_EVENTS_MAX = 1024, GROUP_DISPATCHERS_MAX = 4096, GROUP_USERS = 12 };
 
 struct group_session;
 /* Of one event and group at a node's newest dispatcher that gave it out. */
@@ -27,6 +30,7 @@ struct hold {
 };
 struct known {
     bool acked, killed, told, redriven; /* told: by an event of a snapshot */
+    bool skipped;                       /* a seek passes over it, or an operator lets its key go on without it: or will */
     unsigned acks_away, nacks_away;     /* without an answer, which may never come */
     uint32_t failures;                  /* at most, those of holds that are over left out */
     unsigned given;
@@ -40,12 +44,28 @@ struct cluster_event {
     char user[32];
     struct known of[GROUPS];
 };
+enum group_ending { ENDING_NONE, ENDING_SEEK, ENDING_DELETE };
+struct sought_slot {
+    uint16_t slot;
+    int64_t behind;
+};
+/* One life of a group. */
 struct cluster_group {
-    struct consumer_definition d;
+    struct consumer_definition d; /* the loosest that it was */
+    uint32_t attempts_min;        /* max_attempts, at the least */
     char filter[64];
     uint64_t bring_ns;
-    struct group_write *writing[PARTITIONS]; /* the group is brought, or letters redriven */
+    bool mortal;                  /* events may die; else it may be sought: letters outlive that */
+    unsigned changes_in;          /* redefined, blocked keys let go on, sought, deleted: so seldom */
+    uint32_t id[PARTITIONS];      /* 0: it has not begun */
+    uint64_t epoch[PARTITIONS];
+    struct group_write *writing[PARTITIONS]; /* the group is brought, changed or ended, or letters redriven */
     uint64_t give_up_ns[PARTITIONS];
+    struct consumer_definition now[PARTITIONS]; /* as it is to be, in this revision */
+    uint64_t revision[PARTITIONS], brought_revision[PARTITIONS];
+    enum group_ending ending[PARTITIONS];
+    struct sought_slot sought[PARTITIONS][GROUP_USERS];
+    unsigned sought_count[PARTITIONS];
     bool brought[PARTITIONS], redriven[PARTITIONS];
 };
 struct group_dispatcher {
@@ -55,7 +75,8 @@ struct group_dispatcher {
 enum group_stage { GROUPS_LIVE, GROUPS_SETTLED, GROUPS_STARTED_AGAIN, GROUPS_LEAVING, GROUPS_DONE };
 /* One process for each seed. */
 static struct {
-    unsigned count; /* 0: a plan without groups */
+    unsigned count; /* of names; 0: a plan without groups */
+    unsigned life[PARTITIONS][GROUP_NAMES];
     struct cluster_group group[GROUPS];
     struct cluster_event events[GROUP_EVENTS_MAX];
     unsigned event_count;
@@ -65,11 +86,14 @@ static struct {
     unsigned dispatcher_count, newest[NODES][PARTITIONS][GROUPS]; /* number of a dispatcher, from 1 */
     uint64_t base[NODES][PARTITIONS][GROUPS];                     /* of what is being loaded */
     uint64_t led[NODES][PARTITIONS][2];                           /* the term that it led at the last looks; 0: none */
+    bool paused[NODES][PARTITIONS][GROUPS][2];                    /* by its rows, at the last looks */
     enum group_stage stage;
     uint64_t stage_ns, look_ns;
     unsigned window_parts;
-    uint64_t given, again, acked, nacked, stale, letters, told, lost_leads, sessions;
+    uint64_t given, again, acked, nacked, stale, letters, told, lost_leads, sessions, refs, refs_refused, seeks, deletions, redefined, pauses, unblocked;
 } gw;
+
+static unsigned life_now(unsigned partition, unsigned name) { return name * GROUP_LIVES + gw.life[partition][name]; }
 
 static bool group_wants(const struct cluster_group *g, const struct cluster_event *e) { return !g->filter[0] || strcmp(e->user, "user-0") != 0; }
 static bool group_has_snapshot(const struct cluster_group *g) { return g->d.start == START_SNAPSHOT; }
@@ -116,7 +140,7 @@ static uint32_t failures_max(const struct sim *s, const struct known *k) {
     return n;
 }
 
-static bool may_be_dead(const struct sim *s, const struct cluster_group *g, const struct known *k) { return k->killed || failures_max(s, k) >= g->d.max_attempts; }
+static bool may_be_dead(const struct sim *s, const struct cluster_group *g, const struct known *k) { return k->killed || failures_max(s, k) >= g->attempts_min; }
 
 /* Of an order that was told by a later event. */
 static bool passed_over(const struct cluster_event *e, unsigned group) {
@@ -130,7 +154,7 @@ static bool passed_over(const struct cluster_event *e, unsigned group) {
 static bool may_be_settled(const struct sim *s, unsigned group, const struct cluster_event *e) {
     const struct cluster_group *g = &gw.group[group];
     const struct known *k = &e->of[group];
-    if (!group_wants(g, e) || k->acked || k->acks_away || may_be_dead(s, g, k)) return true;
+    if (!group_wants(g, e) || k->acked || k->acks_away || k->skipped || (g->d.on_exhausted != EXHAUSTED_BLOCK && may_be_dead(s, g, k))) return true;
     for (unsigned i = 0; i < gw.event_count && g->d.on_exhausted == EXHAUSTED_PARK; i++) { /* it waits behind a letter */
         const struct cluster_event *o = &gw.events[i];
         bool before = o->seq < e->seq || g->d.key_window > 1 || group_has_snapshot(g); /* it may be taken back when what was given out behind it has died; orders are told by their ids */
@@ -184,30 +208,58 @@ static void look_at_event(struct sim *s, struct node *n, unsigned group, struct 
     if (k->acked || !r->position.letters || (k->letter && k->letter <= applied)) return;
     struct arena arena;
     arena_init(&arena, 1 << 20);
-    key_letter(&key, e->slot, GROUP_FIRST_ID + group, e->seq);
+    key_letter(&key, e->slot, g->id[e->partition], e->seq);
     struct slice row = group_row(s, n, e->partition, &key, &arena);
     if (row.data) look_at_letter(s, group, e, row, applied);
     arena_fini(&arena);
 }
 
+/* This replica's copy; false: there is none, or it goes. */
+static bool group_copy(struct sim *s, struct node *n, unsigned partition, unsigned group, struct arena *arena, struct consumer_group_row *copy) {
+    struct key k;
+    key_group(&k, gw.group[group].id[partition]);
+    struct slice row = group_row(s, n, partition, &k, arena);
+    if (!row.data) return false;
+    REQUIRE(consumer_group_row_decode(row, copy) == STATUS_OK, "a group's copy");
+    return !(copy->flags & CONSUMER_REMOVING);
+}
+
+/* In this life or a later one of the same id. */
+static bool group_goes(unsigned partition, unsigned group) {
+    for (unsigned v = group; v < GROUPS && gw.group[v].id[partition] == gw.group[group].id[partition]; v++)
+        if (gw.group[v].ending[partition] == ENDING_DELETE) return true;
+    return false;
+}
+
 /* Every event that is known, as this replica has it. */
 static void group_look(struct sim *s, struct node *n, unsigned partition, unsigned group) {
+    const struct cluster_group *g = &gw.group[group];
     struct arena arena;
     struct key k;
     struct group_rows r = {0};
+    struct consumer_group_row copy = {0};
     arena_init(&arena, 4 << 20);
-    key_progress(&k, GROUP_FIRST_ID + group);
+    bool there = group_copy(s, n, partition, group, &arena, &copy);
+    bool over = there ? copy.epoch > g->epoch[partition] : group_goes(partition, group); /* of that life it knows nothing any more */
+    if (over) {
+        arena_fini(&arena);
+        return;
+    }
+    bool early = !there || copy.epoch < g->epoch[partition]; /* or nothing yet */
+    key_progress(&k, g->id[partition]);
     struct slice row = group_row(s, n, partition, &k, &arena);
     REQUIRE(!row.data || consumer_progress_decode(row, &r.progress) == STATUS_OK, "a group's progress");
+    if (early || r.progress.epoch != g->epoch[partition]) r.progress = (struct consumer_progress){.scanning = !early && copy.flags & CONSUMER_SNAPSHOT};
     for (unsigned user = 0; user < GROUP_USERS; user++) {
         char name[32];
         snprintf(name, sizeof name, "user-%u", user);
         uint16_t slot = slot_of_user(slice_str(name));
         if (partition_of_slot(slot, PARTITIONS) != partition) continue;
-        key_position(&k, slot, GROUP_FIRST_ID + group);
+        key_position(&k, slot, g->id[partition]);
         row = group_row(s, n, partition, &k, &arena);
         r.position = (struct consumer_position){0};
         REQUIRE(!row.data || consumer_position_decode(row, &arena, &r.position) == STATUS_OK, "a group's position");
+        if (early || r.position.epoch != g->epoch[partition]) r.position = (struct consumer_position){.letters = r.position.letters};
         for (unsigned i = 0; i < gw.event_count; i++)
             if (gw.events[i].slot == slot && gw.events[i].partition == partition) look_at_event(s, n, group, &gw.events[i], &r);
     }
@@ -218,34 +270,36 @@ static void check_groups(struct sim *s) {
     for (unsigned i = 0; i < NODES; i++)
         for (unsigned p = 0; s->nodes[i].engine && p < PARTITIONS && gw.count; p++) {
             group_learn(s, &s->nodes[i], p);
-            for (unsigned g = 0; g < gw.count; g++)
+            for (unsigned g = 0; g < GROUPS; g++)
                 if (gw.group[g].brought[p]) group_look(s, &s->nodes[i], p, g);
         }
 }
 
 /* ---- dispatchers */
 
-static bool dispatcher_place(const struct dispatcher *d, unsigned *node, unsigned *partition, unsigned *group) {
+static bool dispatcher_place(const struct dispatcher *d, unsigned *node, unsigned *partition) {
     struct sim *s = clocks_of;
     for (*node = 0; *node < NODES && s->nodes[*node].engine != d->partition->engine;) ++*node;
-    *partition = d->partition->id, *group = d->group_id - GROUP_FIRST_ID;
-    return gw.count && *node < NODES && *group < gw.count;
+    *partition = d->partition->id;
+    return gw.count && *node < NODES;
 }
 
 /* What it begins with is read now. */
 static void dispatcher_reads(const struct dispatcher *d) {
     struct sim *s = clocks_of;
-    unsigned node, partition, group;
-    if (!dispatcher_place(d, &node, &partition, &group)) return;
-    gw.base[node][partition][group] = d->last_index;
+    unsigned node, partition;
+    if (!dispatcher_place(d, &node, &partition)) return;
     group_learn(s, &s->nodes[node], partition);
-    group_look(s, &s->nodes[node], partition, group);
+    for (unsigned group = 0; group < GROUPS; group++)
+        if (gw.group[group].id[partition] == d->group_id) gw.base[node][partition][group] = d->last_index, group_look(s, &s->nodes[node], partition, group);
 }
 
 static void dispatcher_begins(const struct dispatcher *d) {
     struct sim *s = clocks_of;
-    unsigned node, partition, group;
-    if (!dispatcher_place(d, &node, &partition, &group)) return;
+    unsigned node, partition, group = 0;
+    if (d->job_status || !dispatcher_place(d, &node, &partition)) return;
+    while (group < GROUPS && (gw.group[group].id[partition] != d->group_id || gw.group[group].epoch[partition] != d->row.epoch)) group++;
+    REQUIRE(group < GROUPS, "a dispatcher of group %u in epoch %llu, which nobody made", d->group_id, (unsigned long long)d->row.epoch);
     REQUIRE(gw.dispatcher_count < GROUP_DISPATCHERS_MAX, "too many dispatchers");
     gw.dispatchers[gw.dispatcher_count] = (struct group_dispatcher){.node = node, .partition = partition, .group = group, .base = gw.base[node][partition][group], .term = group_term(d->partition->group)};
     gw.newest[node][partition][group] = ++gw.dispatcher_count;
@@ -257,10 +311,27 @@ static uint64_t leads_now(const struct node *n, unsigned partition) { /* its ter
     return p && group_role(p->group) == GROUP_LEADER ? group_term(p->group) : 0;
 }
 
+/* By what this replica has applied. */
+static bool is_paused(struct sim *s, struct node *n, unsigned partition, unsigned group) {
+    struct consumer_group_row copy;
+    struct consumer_definition d;
+    struct arena arena;
+    if (gw.group[group].revision[partition] < 2 || !leads_now(n, partition) || !n->engine->by_id[partition]->store) return false; /* it was never changed */
+    arena_init(&arena, 64 << 10);
+    bool there = group_copy(s, n, partition, group, &arena, &copy);
+    if (there) REQUIRE(consumer_definition_decode(copy.definition, &d) == STATUS_OK, "a group's definition");
+    bool paused = there && d.paused;
+    arena_fini(&arena);
+    return paused;
+}
+
 /* Before and behind each turn: what is handed back in a turn was decided in it, or since the one before. */
 static void groups_note_leads(struct sim *s) {
     for (unsigned i = 0; i < NODES && gw.count; i++)
-        for (unsigned p = 0; p < PARTITIONS; p++) gw.led[i][p][1] = gw.led[i][p][0], gw.led[i][p][0] = leads_now(&s->nodes[i], p);
+        for (unsigned p = 0; p < PARTITIONS; p++) {
+            gw.led[i][p][1] = gw.led[i][p][0], gw.led[i][p][0] = leads_now(&s->nodes[i], p);
+            for (unsigned g = 0; g < GROUPS; g++) gw.paused[i][p][g][1] = gw.paused[i][p][g][0], gw.paused[i][p][g][0] = is_paused(s, &s->nodes[i], p, g);
+        }
 }
 
 #endif

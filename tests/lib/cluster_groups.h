@@ -1,11 +1,11 @@
 /* Members of consumer groups in sim_cluster.c: they attach to whoever leads a partition, take events on credit, ack, nack, extend, let lie and leave, and come again elsewhere when their dispatcher, its lead
- * or its node is gone. Some hang: what they hold times out. In the end, with health for all, everything is acked; what died is redriven, once; after a pause all nodes lose power, and nothing may come again. */
+ * or its node is gone. Some ack with a transition. Some hang: what they hold times out. Groups are redefined and paused, keys that are blocked let go on, groups sought, deleted and made anew (cluster_group_life.h). In the end, with health for all, everything is acked; what died is redriven, once; after a pause all nodes lose power, and nothing may come again. */
 #ifndef TESTS_LIB_CLUSTER_GROUPS_H
 #define TESTS_LIB_CLUSTER_GROUPS_H
 
-#include "tests/lib/cluster_group_given.h"
+#include "tests/lib/cluster_group_life.h"
 
-enum { GROUP_ACTORS = 2, GROUP_SESSIONS_MAX = 1 << 15, GROUP_SETTLES_MAX = 32 };
+enum { GROUP_SETTLES_MAX = 32 };
 struct group_op {
     struct op op;
     struct arena arena;
@@ -13,89 +13,13 @@ struct group_op {
     struct consumer_settle settles[GROUP_SETTLES_MAX];
     struct cluster_event *events[GROUP_SETTLES_MAX];
 };
-struct group_write {
-    struct op op;
-    struct arena arena;
-    unsigned partition, group;
-    bool redrives;
-};
-static struct group_session *actors[PARTITIONS][GROUPS][GROUP_ACTORS], *sessions[GROUP_SESSIONS_MAX];
-
-static uint16_t slot_in(unsigned partition) { return partition_first_slot(partition, PARTITIONS); }
-
-static bool is_ready(const struct node *n, unsigned partition) { return node_runs(n) && n->engine->by_id[partition]->state == PARTITION_READY && leads_now(n, partition); }
-
-static unsigned leader_of(struct sim *s, unsigned partition) {
-    for (unsigned i = 0; i < NODES; i++)
-        if (is_ready(&s->nodes[i], partition)) return i;
-    return (unsigned)chance(s, NODES);
-}
-
-static void group_draw(struct cluster_group *g, struct sim *s, bool sure) {
-    g->d = definition_of("");
-    if (chance(s, 3) == 0) snprintf(g->filter, sizeof g->filter, "user_id != \"user-0\""), g->d.filter = slice_str(g->filter);
-    g->d.ordering = (enum consumer_ordering)(1 + chance(s, 3));
-    g->d.on_exhausted = chance(s, 2) ? EXHAUSTED_LETTER : EXHAUSTED_PARK;
-    g->d.max_attempts = 2 + (uint32_t)chance(s, 3);
-    g->d.ack_timeout_us = 500000 + 100000 * chance(s, 15);
-    g->d.key_window = chance(s, 2) ? 1 : 1 + (uint32_t)chance(s, 4);
-    if (chance(s, 3) == 0) g->d.start = START_SNAPSHOT;
-    if (group_has_snapshot(g) && g->d.ordering == ORDERING_USER) g->d.key_window = 1; /* which of a key's orders is told in front of which change of another, is anybody's guess */
-    if (sure) g->d.start = START_EARLIEST, g->d.ordering = ORDERING_USER, g->d.key_window = 1; /* what a mutant has to do with */
-    tell(s, "a group: ordering %d, exhausted %d, %u attempts, ack_timeout %llu us, key_window %u, start %d, filter '%s'", (int)g->d.ordering, (int)g->d.on_exhausted, g->d.max_attempts, (unsigned long long)g->d.ack_timeout_us,
-         g->d.key_window, (int)g->d.start, g->filter);
-    g->bring_ns = sim_world_now_ns(s->world) + chance(s, 4000) * NS_PER_MS;
-}
-
-static void groups_draw(struct sim *s, bool sure) {
-    gw.count = 1 + (unsigned)chance(s, GROUPS);
-    gw.window_parts = chance(s, 4) ? 128 : 16; /* windows of 256 or 2,048 events */
-    s->snapshot_orders = 1 + (unsigned)chance(s, 8);
-    for (unsigned i = 0; i < gw.count; i++) group_draw(&gw.group[i], s, sure);
-}
-
-/* ---- what is written by hand: a group's definition, a redrive. Said again until it is answered: twice is the same as once */
-
-static void write_done(struct op *op) {
-    struct group_write *w = container_of(op, struct group_write, op);
-    struct cluster_group *g = &gw.group[w->group];
-    struct sim *s = clocks_of;
-    enum status st = op->failure.status;
-    REQUIRE(st == STATUS_OK || st == STATUS_NOT_LEADER || st == STATUS_OVERLOADED || st == STATUS_DISK_FULL, "a group's write: %s", status_name(st));
-    if (!st && !w->redrives) g->brought[w->partition] = true, tell(s, "group %u is in partition %u", w->group, w->partition);
-    if (!st && w->redrives) g->redriven[w->partition] = true, tell(s, "group %u: %u letters of partition %u are redriven", w->group, op->outcome.group.count, w->partition);
-    if (g->writing[w->partition] == w) g->writing[w->partition] = NULL;
-    arena_fini(&w->arena);
-    mem_free(w);
-}
-
-static void group_write_at(struct sim *s, unsigned partition, unsigned group, const struct command *c, bool redrives) {
-    struct cluster_group *g = &gw.group[group];
-    struct node *n = &s->nodes[leader_of(s, partition)];
-    if ((g->writing[partition] && sim_world_now_ns(s->world) < g->give_up_ns[partition]) || !node_runs(n)) return;
-    struct group_write *w = mem_new(struct group_write);
-    w->partition = partition, w->group = group, w->redrives = redrives;
-    arena_init(&w->arena, 1 << 20);
-    w->op = (struct op){.kind = OP_WRITE, .slot = slot_in(partition), .arena = &w->arena, .done = write_done, .command = command_encode(c, &w->arena)};
-    g->writing[partition] = w, g->give_up_ns[partition] = sim_world_now_ns(s->world) + NS_PER_S;
-    engine_submit(n->engine, &w->op);
-}
-
-static void group_bring(struct sim *s, unsigned partition, unsigned group) {
-    struct arena arena;
-    arena_init(&arena, 64 << 10);
-    struct command c = {.type = COMMAND_GROUP_BRING, .bring = {.group_id = GROUP_FIRST_ID + group, .revision = 1, .definition = consumer_definition_encode(&gw.group[group].d, &arena)}};
-    group_write_at(s, partition, group, &c, false);
-    arena_fini(&arena);
-}
-
 /* ---- ops of members */
 
 static struct group_op *group_op_new(struct group_session *x, enum op_kind kind, void (*done)(struct op *op)) {
     struct group_op *a = mem_new(struct group_op);
     a->session = x;
     arena_init(&a->arena, 4 << 20);
-    a->op = (struct op){.kind = kind, .slot = slot_in(x->partition), .arena = &a->arena, .done = done, .consumer = {.group_id = GROUP_FIRST_ID + x->group, .session = &x->session}};
+    a->op = (struct op){.kind = kind, .slot = slot_in(x->partition), .arena = &a->arena, .done = done, .consumer = {.group_id = x->group_id, .session = &x->session}};
     return a;
 }
 static void group_op_free(struct group_op *a) { arena_fini(&a->arena), mem_free(a); }
@@ -125,7 +49,9 @@ static void attached(struct op *op) {
     if (st) {
         x->gone = true;
     } else {
-        x->joined = true, x->dispatcher = gw.newest[x->node][x->partition][x->group];
+        for (unsigned v = 0; v < GROUPS; v++) /* whatever life that has */
+            if (gw.group[v].id[x->partition] == x->group_id && gw.newest[x->node][x->partition][v] > x->dispatcher) x->group = v, x->dispatcher = gw.newest[x->node][x->partition][v];
+        x->joined = true;
         REQUIRE(x->dispatcher, "attached to no dispatcher");
         for (unsigned i = 0; i < gw.sessions; i++) { /* it has taken the place of an earlier one that hangs */
             struct group_session *o = sessions[i];
@@ -135,16 +61,17 @@ static void attached(struct op *op) {
     group_op_free(a);
 }
 
-static void session_new(struct sim *s, unsigned partition, unsigned group, unsigned actor) {
+static void session_new(struct sim *s, unsigned partition, unsigned name, unsigned actor) {
+    unsigned group = life_now(partition, name);
     unsigned node = chance(s, 8) ? leader_of(s, partition) : (unsigned)chance(s, NODES);
     struct node *n = &s->nodes[node];
     if (!node_runs(n)) return;
     REQUIRE(gw.sessions < GROUP_SESSIONS_MAX, "too many sessions");
     struct group_session *x = sessions[gw.sessions++] = mem_new(struct group_session);
-    *x = (struct group_session){.node = node, .life = n->life, .partition = partition, .group = group, .actor = actor, .begun_ns = sim_world_now_ns(s->world)};
+    *x = (struct group_session){.node = node, .life = n->life, .partition = partition, .group = group, .group_id = gw.group[group].id[partition], .actor = actor, .begun_ns = sim_world_now_ns(s->world)};
     snprintf(x->name, sizeof x->name, "member-%u", actor);
     x->session = (struct consumer_session){.id = gw.sessions, .opened_us = x->begun_ns / 1000 + 1, .member_id = slice_str(x->name), .credit = 1 + (int64_t)chance(s, 30)};
-    actors[partition][group][actor] = x;
+    actors[partition][name][actor] = x;
     group_op_submit(s, group_op_new(x, OP_GROUP_ATTACH, attached));
 }
 
@@ -161,7 +88,7 @@ static void polled(struct op *op) {
     struct sim *s = clocks_of;
     enum status st = op->failure.status;
     x->polling = false;
-    bool ends = st == STATUS_NOT_LEADER || st == STATUS_MEMBER_REPLACED || st == STATUS_CANCELLED;
+    bool ends = st == STATUS_NOT_LEADER || st == STATUS_MEMBER_REPLACED || st == STATUS_CANCELLED || st == STATUS_GROUP_NOT_FOUND;
     REQUIRE(!st || ends || st == STATUS_OVERLOADED, "poll: %s %s", status_name(st), op->failure.message);
     gw.lost_leads += st == STATUS_NOT_LEADER;
     if (!st) {
@@ -208,12 +135,68 @@ static void settled(struct op *op) {
 
 static void settle_add(struct sim *s, struct group_op *a, struct cluster_event *e) {
     unsigned what = s->healthy ? 0 : (unsigned)chance(s, 40);
-    enum consumer_settle_kind kind = what < 26 ? CONSUMER_ACK : what < 36 ? CONSUMER_NACK : what < 37 ? CONSUMER_DEAD : CONSUMER_EXTEND;
+    enum consumer_settle_kind kind = what < 26 ? CONSUMER_ACK : what < 36 ? CONSUMER_NACK : what < 37 && gw.group[a->session->group].mortal ? CONSUMER_DEAD : CONSUMER_EXTEND;
     struct known *k = &e->of[a->session->group];
     unsigned i = a->op.consumer.settle_count++;
     a->events[i] = e;
     a->settles[i] = (struct consumer_settle){.kind = kind, .slot = e->slot, .seq = e->seq, .delay_us = chance(s, 2) ? CONSUMER_NO_DELAY : 1000 * chance(s, 200), .error = SLICE_LIT("no luck")};
     k->acks_away += kind == CONSUMER_ACK, k->nacks_away += kind == CONSUMER_NACK || kind == CONSUMER_DEAD, k->killed |= kind == CONSUMER_DEAD;
+}
+
+/* An order of it is paid, with its ack, by whoever of the clients has nothing to do. false: nobody has. */
+static bool ack_with_write(struct sim *s, struct group_session *x, struct cluster_event *e) {
+    struct request **at = NULL, *create = NULL;
+    if (!gw.group[x->group].mortal || s->request_count == REQUESTS_MAX) return false; /* it names the group, and not its epoch */
+    for (unsigned i = 0; i < CLIENTS; i++)
+        if (!s->client[i] || s->client[i]->acked || s->client[i]->refused) at = &s->client[i];
+    for (unsigned i = 0; i < s->request_count; i++)
+        if (!s->requests[i].create && s->requests[i].acked && s->requests[i].order_id == e->order_id) create = &s->requests[i];
+    if (!at || !create) return false;
+    struct request *r = *at = &s->requests[s->request_count];
+    *r = (struct request){.number = ++s->request_count, .kind = PAY, .create = create, .user = create->user, .ack = e, .ack_session = x};
+    e->of[x->group].acks_away++;
+    return true;
+}
+
+static bool is_member(const struct sim *s, const struct group_session *x) {
+    struct dispatcher *d = there(s, x) ? dispatcher_running(s->nodes[x->node].engine->by_id[x->partition], x->group_id) : NULL;
+    return d && consumer_member_of(&d->consumer, &x->session);
+}
+
+/* Since when it is held where it is asked for. */
+static uint64_t ack_held_ns(const struct sim *s, const struct request *r, unsigned node) {
+    const struct group_session *x = r->ack_session;
+    const struct hold *h = &r->ack->of[x->group].at[node];
+    return x->node == node && h->held && h->session == x && is_member(s, x) ? h->given_ns : 0;
+}
+
+static void ack_taken(struct sim *s, struct node *n, const struct request *r) {
+    const struct group_session *x = r->ack_session;
+    const struct partition *p = replica(n, x->partition);
+    struct known *k = &r->ack->of[x->group];
+    struct hold *h = &k->at[n->id - 1];
+    if (!r->acked) k->acks_away--, gw.refs++;
+    k->acked = true;
+    if (h->dispatcher && h->dispatcher == gw.newest[n->id - 1][x->partition][x->group]) { /* it was told, or has read it */
+        k->failures += may_be_over(s, h);
+        h->held = false, h->acked = true;
+    }
+    if (p->state != PARTITION_READY || p->record.applied_index < p->shown_index || gw.group[x->group].ending[x->partition]) return;
+    group_learn(s, n, x->partition);
+    group_look(s, n, x->partition, x->group);
+    REQUIRE(k->durable, "group %u: %u:%lld was acked with request %llu, and is not settled", x->group, r->ack->slot, (long long)r->ack->seq, (unsigned long long)r->number);
+}
+
+static void ack_refused(struct sim *s, struct node *n, const struct request *r, enum status st, uint64_t given_ns) {
+    struct group_session *x = r->ack_session;
+    struct known *k = &r->ack->of[x->group];
+    const struct hold *h = &k->at[n->id - 1];
+    bool holds = given_ns && ack_held_ns(s, r, (unsigned)n->id - 1) == given_ns && !may_be_over(s, h) && !behind_one_that_may_be_over(s, x, r->ack);
+    bool settled = k->acked || k->acks_away > 1 || k->durable || k->skipped;
+    REQUIRE(st != STATUS_ACK_NOT_IN_FLIGHT || !holds || settled || gw.group[x->group].ending[x->partition], "group %u: %u:%lld is held, and its ack with request %llu is refused", x->group, r->ack->slot, (long long)r->ack->seq,
+            (unsigned long long)r->number);
+    k->acks_away--, gw.refs_refused++;
+    if (there(s, x) && !x->leaving && k->at[x->node].session == x && k->at[x->node].held) hold_add(s, x, r->ack);
 }
 
 static void session_settle(struct sim *s, struct group_session *x) {
@@ -224,9 +207,11 @@ static void session_settle(struct sim *s, struct group_session *x) {
             i++;
             continue;
         }
-        if (!a) a = group_op_new(x, OP_GROUP_SETTLE, settled);
-        settle_add(s, a, x->held[i].event);
+        struct cluster_event *e = x->held[i].event;
         x->held[i] = x->held[--x->held_count];
+        if (!s->healthy && chance(s, 8) == 0 && ack_with_write(s, x, e)) continue;
+        if (!a) a = group_op_new(x, OP_GROUP_SETTLE, settled);
+        settle_add(s, a, e);
     }
     if (!a && !s->healthy && gw.event_count && chance(s, 300) == 0) { /* what it may not hold */
         struct cluster_event *e = &gw.events[chance(s, gw.event_count)];
@@ -238,26 +223,26 @@ static void session_settle(struct sim *s, struct group_session *x) {
     group_op_submit(s, a);
 }
 
-static void actor_run(struct sim *s, unsigned partition, unsigned group, unsigned actor) {
-    struct group_session *x = actors[partition][group][actor];
+static void actor_run(struct sim *s, unsigned partition, unsigned name, unsigned actor) {
+    struct group_session *x = actors[partition][name][actor];
     uint64_t now = sim_world_now_ns(s->world);
     if (!x) {
-        if (gw.stage < GROUPS_LEAVING && chance(s, 10) == 0) session_new(s, partition, group, actor);
+        if (gw.stage < GROUPS_LEAVING && chance(s, 10) == 0) session_new(s, partition, name, actor);
         return;
     }
     struct node *n = &s->nodes[x->node];
     bool hangs = !s->healthy && chance(s, 1500) == 0; /* or its own node does; another begins */
     if (x->life != n->life || x->gone || hangs || (!node_runs(n) && chance(s, 300) == 0)) {
-        actors[partition][group][actor] = NULL;
+        actors[partition][name][actor] = NULL;
         return;
     }
     if (!node_runs(n) || x->leaving) return;
-    REQUIRE(!s->healthy || !x->polling || now < MAX_OF(x->poll_ns, n->resumed_ns) + 8 * NS_PER_S, "group %u: a poll of node %u, partition %u, never ends", group, x->node + 1, partition);
+    REQUIRE(!s->healthy || !x->polling || now < MAX_OF(x->poll_ns, n->resumed_ns) + 8 * NS_PER_S, "group %u: a poll of node %u, partition %u, never ends", x->group, x->node + 1, partition);
     if (!x->joined) {
         if (now > x->begun_ns + 3 * NS_PER_S) session_leave(s, x);
         return;
     }
-    if (!s->healthy && chance(s, 1000) == 0) {
+    if ((!s->healthy && chance(s, 1000) == 0) || x->group_id != gw.group[life_now(partition, name)].id[partition]) {
         session_leave(s, x);
         return;
     }
@@ -271,15 +256,15 @@ static void actor_run(struct sim *s, unsigned partition, unsigned group, unsigne
 static bool group_drained(struct sim *s, unsigned partition, unsigned group) {
     struct node *n = &s->nodes[leader_of(s, partition)];
     struct cluster_group *g = &gw.group[group];
-    if (!is_ready(n, partition) || !g->brought[partition]) return false;
+    if (!is_ready(n, partition) || !g->brought[partition] || g->ending[partition] || g->revision[partition] != g->brought_revision[partition]) return false;
     group_learn(s, n, partition);
     group_look(s, n, partition, group);
     for (unsigned i = 0; i < gw.event_count; i++) {
         const struct cluster_event *e = &gw.events[i];
         const struct known *k = &e->of[group];
         if (e->partition != partition || !group_wants(g, e) || passed_over(e, group)) continue;
-        if (!k->durable || k->durable > replica(n, partition)->record.applied_index || (!k->given && !k->letter)) return false;
-        REQUIRE(k->acked || k->acks_away || k->letter, "group %u: %u:%lld is settled, was not acked, and is no letter", group, e->slot, (long long)e->seq);
+        if (!k->durable || k->durable > replica(n, partition)->record.applied_index || (!k->given && !k->letter && !k->skipped)) return false;
+        REQUIRE(k->acked || k->acks_away || k->letter || k->skipped, "group %u: %u:%lld is settled, was not acked, and is no letter", group, e->slot, (long long)e->seq);
     }
     return true;
 }
@@ -294,7 +279,7 @@ static unsigned group_letters(struct sim *s, unsigned partition, unsigned group,
         struct key k;
         if (e->partition != partition) continue;
         arena_init(&arena, 1 << 20);
-        key_letter(&k, e->slot, GROUP_FIRST_ID + group, e->seq);
+        key_letter(&k, e->slot, gw.group[group].id[partition], e->seq);
         bool is = group_row(s, n, partition, &k, &arena).data;
         arena_fini(&arena);
         if (!is) continue;
@@ -311,11 +296,11 @@ static bool letters_gone(struct sim *s, unsigned partition, unsigned group) {
     struct writer w = writer_of(packed, sizeof packed);
     struct cluster_group *g = &gw.group[group];
     unsigned count = group_letters(s, partition, group, &w);
-    struct command c = {.type = COMMAND_GROUP_REDRIVE, .redrive = {.group_id = GROUP_FIRST_ID + group, .action = LETTERS_REDRIVE, .count = count, .packed = writer_slice(&w)}};
+    struct command c = {.type = COMMAND_GROUP_REDRIVE, .redrive = {.group_id = g->id[partition], .action = LETTERS_REDRIVE, .count = count, .packed = writer_slice(&w)}};
     if (!count) return true;
     if (g->redriven[partition]) return false;
     if (!g->writing[partition]) gw.letters += count;
-    group_write_at(s, partition, group, &c, true);
+    group_write_at(s, partition, group, &c, WRITE_REDRIVE);
     return false;
 }
 
@@ -333,14 +318,15 @@ static bool all_gone(struct sim *s) {
 static bool all_drained(struct sim *s) {
     bool drained = true;
     for (unsigned p = 0; p < PARTITIONS; p++)
-        for (unsigned g = 0; g < gw.count; g++) drained = drained && group_drained(s, p, g) && letters_gone(s, p, g);
+        for (unsigned name = 0; name < gw.count; name++) drained = drained && group_drained(s, p, life_now(p, name)) && letters_gone(s, p, life_now(p, name));
     return drained;
 }
 
 static void tell_groups(struct sim *s) {
     for (unsigned i = 0; i < gw.event_count; i++)
-        for (unsigned g = 0; g < gw.count; g++) {
+        for (unsigned name = 0; name < gw.count; name++) {
             const struct cluster_event *e = &gw.events[i];
+            unsigned g = life_now(e->partition, name);
             const struct known *k = &e->of[g];
             if (!group_wants(&gw.group[g], e) || passed_over(e, g) || (k->durable && (k->acked || k->acks_away) && !k->redriven)) continue;
             tell(s, "group %u: %u:%lld of %s, order %lld: given %u times, acked %d (%u away), durable behind %llu, a letter behind %llu, told %d, redriven %d", g, e->slot, (long long)e->seq, e->user, (long long)e->order_id, k->given,
@@ -393,9 +379,9 @@ static void groups_end(struct sim *s) {
 
 static void groups_run(struct sim *s) {
     for (unsigned p = 0; p < PARTITIONS; p++)
-        for (unsigned g = 0; g < gw.count; g++) {
-            if (!gw.group[g].brought[p] && (s->healthy || sim_world_now_ns(s->world) >= gw.group[g].bring_ns)) group_bring(s, p, g);
-            for (unsigned i = 0; i < GROUP_ACTORS && gw.group[g].brought[p] && gw.stage < GROUPS_LEAVING; i++) actor_run(s, p, g, i);
+        for (unsigned name = 0; name < gw.count; name++) {
+            life_run(s, p, name);
+            for (unsigned i = 0; i < GROUP_ACTORS && gw.group[life_now(p, name)].brought[p] && gw.stage < GROUPS_LEAVING; i++) actor_run(s, p, name, i);
         }
 }
 

@@ -26,6 +26,8 @@
 #endif
 enum { NODES = CLUSTER_NODES, PARTITIONS = 2, REQUESTS_MAX = 300, CLIENTS = 6, SEEN_MAX = 1 << 14, LISTED_MAX = 1 << 12, MANY_MAX = 4, TERMS_MAX = 4096, STORY_LINES = 80 };
 enum request_kind { CREATE, PAY, SET_TIMER };
+struct cluster_event;
+struct group_session;
 struct node {
     struct sim *sim;
     uint64_t id;
@@ -58,6 +60,8 @@ struct request {
     bool fresh; /* an answer said that it was done then */
     bool acked, refused, busy;
     uint64_t give_up_ns;
+    struct cluster_event *ack; /* of a PAY: with the ack of this one, which the session holds; NULL: with none */
+    struct group_session *ack_session;
 };
 /* One try of a request, or a read of a request's order. Its memory is the process's that it was given to. */
 struct attempt {
@@ -69,6 +73,7 @@ struct attempt {
     uint64_t begun_ns;
     int64_t version; /* of a read: what it must show at least */
     bool read;
+    uint64_t ack_given_ns; /* the session held it there when this was asked, since then; 0: it did not */
     struct request *many[MANY_MAX]; /* OP_GET_MANY */
     int64_t ids[MANY_MAX];
 };

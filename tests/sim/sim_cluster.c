@@ -24,10 +24,10 @@
 #include "tests/lib/cluster_history.h"
 
 enum mutant { MUTANT_NONE, MUTANT_LEADER_EARLY, MUTANT_FOLLOWER_EARLY, MUTANT_NO_RESTART, MUTANT_WIPED_VOTES, MUTANT_UNCONFIRMED, MUTANT_ANY_AGE, MUTANT_NOTHING_NOTED,
-              MUTANT_GROUPS, MUTANT_TOLD_AHEAD = MUTANT_GROUPS, MUTANT_NOT_WRITTEN, MUTANT_UNORDERED, MUTANT_OUTLIVES, MUTANT_TAKES_ANY, MUTANTS };
+              MUTANT_GROUPS, MUTANT_TOLD_AHEAD = MUTANT_GROUPS, MUTANT_NOT_WRITTEN, MUTANT_UNORDERED, MUTANT_OUTLIVES, MUTANT_TAKES_ANY, MUTANT_ACK_DROPPED, MUTANTS };
 static const char *const mutant_names[MUTANTS] = {"", "a leader applies and answers what is not committed", "a follower applies what is not committed", "the log is not told that it begins anew behind a snapshot", "a wiped disk votes when it returns",
                                                    "a leader answers reads without asking who follows it", "a follower answers whatever its age", "a round does not note what is committed",
-                                                   "a position says that what is under way is settled", "positions are not written", "a group's keys have no order", "a dispatcher outlives its lead", "an ack is taken from anybody"};
+                                                   "a position says that what is under way is settled", "positions are not written", "a group's keys have no order", "a dispatcher outlives its lead", "an ack is taken from anybody", "an ack that comes with a transition settles nothing"};
 static enum mutant mutant;
 static bool plain; /* plans without consumer groups, as seeds of before had */
 
@@ -164,6 +164,11 @@ bool __wrap_consumer_settle(struct consumer *c, struct consumer_member *m, const
     return __real_consumer_settle(c, m, settle, now_ns);
 }
 
+struct applying;
+enum status __real_apply_ack_settle(struct applying *x);
+enum status __wrap_apply_ack_settle(struct applying *x);
+enum status __wrap_apply_ack_settle(struct applying *x) { return mutant == MUTANT_ACK_DROPPED ? STATUS_OK : __real_apply_ack_settle(x); }
+
 /* ---- clients */
 
 static void user_name(unsigned user, char name[32]) { snprintf(name, 32, "user-%u", user); }
@@ -197,8 +202,12 @@ static struct slice request_command(struct sim *s, const struct request *r, stru
     if (r->kind == SET_TIMER) return timer_command(r, &options, arena);
     if (r->kind == PAY) {
         Orderdb__V1__TransitionOrderRequest m = ORDERDB__V1__TRANSITION_ORDER_REQUEST__INIT;
+        Orderdb__V1__AckRef ack = ORDERDB__V1__ACK_REF__INIT;
+        char event_id[40];
         m.order_id = r->create->order_id, m.event = (char *)"pay", m.options = &options;
-        REQUIRE(check_transition(&m, (struct slice){0}, arena, &checked, &f), "a transition");
+        if (r->ack) snprintf(event_id, sizeof event_id, "%u:%lld", r->ack->slot, (long long)r->ack->seq), ack.group = (char *)"payments", ack.event_id = event_id, m.ack = &ack;
+        REQUIRE(check_transition(&m, (struct slice){0}, arena, &checked, &f), "a transition: %s", f.violations ? f.violations->description : "?");
+        if (r->ack) command_ack_set_group(checked.command, r->ack_session->group_id);
         return checked.command;
     }
     Orderdb__V1__CreateOrderRequest m = ORDERDB__V1__CREATE_ORDER_REQUEST__INIT;
@@ -277,12 +286,13 @@ static void attempt_ended(struct sim *s, struct attempt *a) {
     r->busy = false;
     s->not_leader += st == STATUS_NOT_LEADER;
     bool retried = st == STATUS_NOT_LEADER || st == STATUS_OVERLOADED || st == STATUS_DEADLINE_EXCEEDED || st == STATUS_DISK_FULL;
-    REQUIRE(st == STATUS_OK || retried || (r->create && st == STATUS_STATUS_MISMATCH), "refused with %s: %s", status_name(st), a->op.failure.message);
+    REQUIRE(st == STATUS_OK || retried || (r->create && st == STATUS_STATUS_MISMATCH) || (r->ack && st == STATUS_ACK_NOT_IN_FLIGHT), "refused with %s: %s", status_name(st), a->op.failure.message);
     if (st == STATUS_OK) {
         bool replayed = a->op.outcome.replayed;
         REQUIRE(replayed || !r->fresh, "request %llu was done twice", (unsigned long long)r->number);
         REQUIRE(replayed || !r->acked || a->begun_ns <= r->answered_ns, "request %llu was done after it had been answered", (unsigned long long)r->number);
         REQUIRE(!r->acked || r->own_version == a->op.outcome.head.version, "request %llu has two answers", (unsigned long long)r->number);
+        if (r->ack) ack_taken(s, a->node, r);
         if (!r->acked) r->answered_ns = sim_world_now_ns(s->world);
         r->fresh |= !replayed, r->own_version = a->op.outcome.head.version;
         REQUIRE(!r->refused, "request %llu was refused, and is done", (unsigned long long)r->number);
@@ -294,6 +304,7 @@ static void attempt_ended(struct sim *s, struct attempt *a) {
         if (r->kind == SET_TIMER) timer_acked(s, r, &a->op.outcome);
     } else if (!retried) {
         REQUIRE(!r->acked, "request %llu is done, and was refused", (unsigned long long)r->number);
+        if (r->ack && !r->refused) ack_refused(s, a->node, r, st, a->ack_given_ns);
         r->refused = true;
     }
 }
@@ -328,10 +339,12 @@ static void client_run(struct sim *s, struct request **at) {
         if (chance(s, 3) && other->acked && !other->create) r->create = other, r->user = other->user, r->kind = chance(s, 2) ? PAY : SET_TIMER;
         if (r->kind == SET_TIMER) r->fire_us = 1735689600000000ll + (int64_t)(sim_world_now_ns(s->world) / 1000) + (int64_t)chance(s, 4 * US_PER_S);
     }
+    if (r->ack && chance(s, 4)) n = &s->nodes[r->ack_session->node];
     if ((r->busy && sim_world_now_ns(s->world) < r->give_up_ns) || !node_runs(n) || chance(s, 4)) return;
     struct attempt *a = attempt_new(s, r, OP_WRITE);
     a->op.command = request_command(s, r, &a->arena);
     if (!r->asked_ns) r->asked_ns = a->begun_ns;
+    a->node = n, a->ack_given_ns = r->ack ? ack_held_ns(s, r, (unsigned)n->id - 1) : 0;
     r->busy = true, r->give_up_ns = sim_world_now_ns(s->world) + (200 + chance(s, 1500)) * NS_PER_MS;
     engine_submit(n->engine, &a->op);
 }
@@ -512,8 +525,10 @@ static int run_seed(uint64_t seed, bool trace) {
            (unsigned long long)s->transfers, (unsigned long long)s->fulls, (unsigned long long)s->leaps, (unsigned long long)s->fullest, (unsigned long long)s->wipes, (unsigned long long)s->returns, (unsigned long long)s->timers_fired, (unsigned long long)s->events,
            (unsigned long long)s->pauses, (unsigned long long)s->isolations, (unsigned long long)s->stale_reads, (unsigned long long)s->token_reads, (unsigned long long)s->followed, (unsigned long long)s->flips, (unsigned long long)s->refusals, (double)sim_world_now_ns(s->world) / 1e9);
     if (gw.count)
-        printf("#    %u groups, %llu members attached, %u dispatchers, %llu events given, %llu again, %llu acks, %llu nacks, %llu stale, %llu letters redriven, %llu orders told; %llu nodes stopped by a write that failed\n", gw.count, (unsigned long long)gw.sessions, gw.dispatcher_count,
-               (unsigned long long)gw.given, (unsigned long long)gw.again, (unsigned long long)gw.acked, (unsigned long long)gw.nacked, (unsigned long long)gw.stale, (unsigned long long)gw.letters, (unsigned long long)gw.told, (unsigned long long)s->io_stops);
+        printf("#    %u groups, %llu members attached, %u dispatchers, %llu events given, %llu again, %llu acks, %llu nacks, %llu stale, %llu letters redriven, %llu orders told; %llu acks with writes, %llu refused, %llu redefined, %llu pauses, %llu keys unblocked, %llu seeks, %llu deleted; %llu nodes stopped by a write that failed\n", gw.count, (unsigned long long)gw.sessions, gw.dispatcher_count,
+               (unsigned long long)gw.given, (unsigned long long)gw.again, (unsigned long long)gw.acked, (unsigned long long)gw.nacked, (unsigned long long)gw.stale, (unsigned long long)gw.letters, (unsigned long long)gw.told,
+               (unsigned long long)gw.refs, (unsigned long long)gw.refs_refused, (unsigned long long)gw.redefined, (unsigned long long)gw.pauses, (unsigned long long)gw.unblocked, (unsigned long long)gw.seeks, (unsigned long long)gw.deletions,
+               (unsigned long long)s->io_stops);
     fflush(stdout);
     return 0;
 }
