@@ -93,7 +93,7 @@ def _(server):
         (["--from", "yesterday"], 2, ["--from is earliest, now"]),
         (["--payload", "half"], 2, ["--payload is summary or full"]),
         (["--user", ""], 2, ["--user is empty"]),
-        (["--format", "xml"], 2, ["--format is json or table"]),
+        (["--format", "xml"], 2, ["--format is json, yaml or table"]),
         (["--cursor", os.path.join(t.ROOT, "Makefile")], 2, ["holds no cursor"]),
     ]:
         p = server.orderctl("stream", "tail", "--stop-at-end", *arguments, check=False)
