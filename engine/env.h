@@ -53,6 +53,7 @@ struct env_ops {
     void (*write_async)(struct env *env, struct env_file *f, struct env_io *io, const void *buf, size_t len, uint64_t offset);
     void (*sync_async)(struct env *env, struct env_file *f, struct env_io *io);
     void (*offload)(struct env *env, struct env_job *job);
+    void (*make_way)(struct env *env); /* between pieces of a job that is `behind`: whoever waits for this CPU goes first. Any thread */
 };
 
 struct env {

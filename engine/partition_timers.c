@@ -117,7 +117,7 @@ void partition_timers_free(struct partition *p)
 /* ---- a look */
 
 /* What apply will read of some orders. What is wrong with a row apply will say. */
-static void read_orders(struct store_ahead *rows, const struct due *due, unsigned count)
+static void read_orders(struct env *env, struct store_ahead *rows, const struct due *due, unsigned count)
 {
     struct key keys[2 * READ_ORDERS];
     struct slice names[2 * READ_ORDERS], found[2 * READ_ORDERS];
@@ -125,6 +125,7 @@ static void read_orders(struct store_ahead *rows, const struct due *due, unsigne
     for (unsigned i = 0; i < count; i++) key_head(&keys[i], due[i].order_id), key_body(&keys[count + i], due[i].order_id);
     for (unsigned i = 0; i < 2 * count; i++) names[i] = key_slice(&keys[i]);
     store_ahead_read(rows, names, 2 * count, found);
+    env->ops->make_way(env);
     for (unsigned i = 0; i < count; i++) {
         struct order_head head;
         if (!found[i].data || order_head_decode(found[i], &head)) continue; /* all of it is new, and in no file */
@@ -133,6 +134,7 @@ static void read_orders(struct store_ahead *rows, const struct due *due, unsigne
         counts++;
     }
     store_ahead_read(rows, names, counts, found);
+    env->ops->make_way(env);
 }
 
 static int by_order(const void *a, const void *b)
@@ -173,7 +175,7 @@ static void look_run(struct env_job *job)
     if (f->status || !found->count) return;
     found->first_us = found->due[0].fire_us;
     qsort(found->due, found->count, sizeof found->due[0], by_order);
-    for (unsigned i = 0; i < found->count; i += READ_ORDERS) read_orders(found->rows, found->due + i, MIN_OF(found->count - i, (unsigned)READ_ORDERS));
+    for (unsigned i = 0; i < found->count; i += READ_ORDERS) read_orders(p->engine->env, found->rows, found->due + i, MIN_OF(found->count - i, (unsigned)READ_ORDERS));
 }
 
 static void look_home(struct env_job *job)
