@@ -167,7 +167,7 @@ struct engine_config {
     uint32_t election_ms, heartbeat_ms;
     uint32_t trailing_entries;     /* kept in memory behind the applied one, for replicas that lag: who is further behind gets a snapshot; 0: 1,024 */
     uint32_t snapshot_chunk_bytes; /* of a snapshot between replicas, asked for one by one; the same on all nodes; 0: 256 KiB */
-    uint64_t snapshot_bytes_per_s; /* that this engine fetches, by partition; 0: 64 MiB */
+    uint64_t snapshot_bytes_per_s; /* that this engine fetches, all partitions together; 0: 32 MiB */
 };
 
 enum { META_MEMTABLE_BYTES = 2 << 20 };

@@ -147,6 +147,7 @@ struct engine {
     uint64_t rounds;                 /* the newest one's number */
     size_t outbox_bytes;
     unsigned sources;                /* partitions that have one */
+    uint64_t fetch_due_ns;           /* when the rate allows the next chunk that is fetched, of any partition */
     struct list_cache *lists;        /* NULL: none */
     struct arena scratch;            /* apply's */
     struct group_effects effects;    /* of the entry that is applied */

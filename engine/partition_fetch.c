@@ -126,7 +126,8 @@ static void write_home(struct env_job *job) {
     e->stats.snapshot_bytes += f->bytes;
     e->now_ns = e->env->ops->mono_ns(e->env);
     uint64_t rate = e->config.snapshot_bytes_per_s ? e->config.snapshot_bytes_per_s : SNAPSHOT_BYTES_PER_S;
-    f->ask_ns = MAX_OF(f->came_ns + f->bytes * NS_PER_S / rate, e->now_ns);
+    e->fetch_due_ns = MAX_OF(e->fetch_due_ns, f->came_ns) + f->bytes * NS_PER_S / rate; /* partitions take turns: at most a chunk of each is ahead */
+    f->ask_ns = MAX_OF(e->fetch_due_ns, e->now_ns);
     if (f->offset == f->total) {
         ask(f->partition); /* thanks */
         away(f, FETCH_FINISHING, finish_run, finish_home);

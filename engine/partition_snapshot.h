@@ -9,7 +9,7 @@ enum {
     SNAPSHOT_CHUNK_BYTES = 256 << 10, /* engine_config.snapshot_chunk_bytes: 0 */
     SNAPSHOT_SOURCES_MAX = 2,         /* checkpoints that a core keeps at a time: more who ask are told to wait */
 };
-#define SNAPSHOT_BYTES_PER_S (64 * MIB)        /* engine_config.snapshot_bytes_per_s: 0 */
+#define SNAPSHOT_BYTES_PER_S (32 * MIB)        /* engine_config.snapshot_bytes_per_s: 0 */
 #define SNAPSHOT_ASK_NS (1 * NS_PER_S)         /* an answer that has not come is asked for again */
 #define SNAPSHOT_WAIT_NS (100 * NS_PER_MS)     /* to ask again who says that it is not ready */
 #define SNAPSHOT_GIVE_UP_NS (5 * NS_PER_S)     /* nothing has come: what came so far is thrown away, and the next offer taken */
