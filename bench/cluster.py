@@ -1,16 +1,19 @@
 #!/usr/bin/python3
 """make bench-cluster: three orderd on this machine as one cluster.
 
-  rates     CREATE against PostgreSQL with two synchronous standbys (ANY 1) on the same work, and PUTs of 600 bytes against three nodes of etcd, by turns; each at its best number of clients
+  rates     CREATE against PostgreSQL with two synchronous standbys (ANY 1) on the same work, and PUTs of 600 bytes against three nodes of etcd, by turns; each at its best number of clients, or all at each of --clients (connections x in flight)
   failover  kill -9 of a node that leads: until writes to its partitions succeed again; what the others' writes took meanwhile
   drain     SIGTERM of a node that leads, the same
+  idle      CPU of each of three nodes with 64 partitions, when nobody calls
   catchup   a follower --mib behind (1024): how fast it comes back under load, and what the leader's p99 is meanwhile
 
 Each part takes less than two minutes and has a cluster of its own. The machine should be quiet. Peers are Debian's: postgresql, etcd-server, etcd-client (tools/setup.sh bench); one that is not there is left out, and that is said."""
 import json
+import math
 import os
 import random
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -23,12 +26,12 @@ import orderdb_test as t  # noqa: E402
 import peers as p  # noqa: E402
 from cluster import Cluster  # noqa: E402
 
-PG_BAR, ETCD_BAR, FAILOVER_S, DRAIN_S, CATCHUP_FACTOR = 2.5, 1.0, 3.0, 0.2, 2.0
+PG_BAR, ETCD_BAR, FAILOVER_S, DRAIN_S, CATCHUP_FACTOR, IDLE_PERCENT = 2.5, 1.0, 3.0, 0.2, 2.0, 2.0
 BEGIN, END = "<!-- make bench-cluster: from here -->", "<!-- make bench-cluster: to here -->"
 
 
-ARGS = t.options(__doc__, only=("rates,failover,drain,catchup", "parts"), runs=(3, "turns"), seconds=(4.0, "of each rate"), mib=(1024, "that the follower is behind"), peers=("PostgreSQL,etcd", "beside whom"),
-                 clients=("", "connections x calls in flight on each, as 8x32, instead of the best of several"), rate=(0, "creates a second while the follower comes back; 0: 40 % of what is possible"), load=(20, "seconds of that"),
+ARGS = t.options(__doc__, only=("rates,failover,drain,idle,catchup", "parts"), runs=(3, "turns"), seconds=(4.0, "of each rate"), mib=(1024, "that the follower is behind"), peers=("PostgreSQL,etcd", "beside whom"),
+                 clients=("", "connections x calls in flight on each, as 8x8,8x32: all are measured, instead of the best of several"), rate=(0, "creates a second while the follower comes back; 0: 40 % of what is possible"),
                  write=(False, "the table goes into bench/RESULTS.md"))
 RUNS, SECONDS, MIB = ARGS.runs, ARGS.seconds, ARGS.mib
 rows, notes = [], []
@@ -60,9 +63,15 @@ class OrderDB:
         t.until(lambda: (self.cluster.leaders() or {0: 0}).values() and (not self.gathered or set((self.cluster.leaders() or {0: 0}).values()) == {1}), 60, "leads are where they should be")
         self.pids = [n.pid for n in self.cluster.nodes]
 
-    def run(self, *arguments):
+    def command(self, *arguments):
         """Through one node, which forwards what others lead."""
-        return p.figures_of([os.path.join(t.BUILD, "orderctl"), "bench", "create", "--server", self.cluster.nodes[0].address, "--timeout", 30, "-o", "json", *arguments])
+        return [os.path.join(t.BUILD, "orderctl"), "bench", "create", "--server", self.cluster.nodes[0].address, "--timeout", "30", "-o", "json", *map(str, arguments)]
+
+    def run(self, *arguments):
+        return p.figures_of(self.command(*arguments))
+
+    def begin(self, *arguments):
+        return subprocess.Popen(self.command(*arguments), stdout=subprocess.PIPE, text=True)
 
     def stop(self):
         self.cluster.remove()
@@ -176,12 +185,27 @@ def one(system, clients, seconds, warm=0.5):
     return r
 
 
+def compare(systems, clients, got):
+    """What runs of each came to, beside each other."""
+    def middle(name, get):
+        return statistics.median(map(get, got[name]))
+    for s in systems:
+        each = [r["per_s"] for r in got[s.name]]
+        bar("CREATE/s, three nodes, %s (%d x %d in flight)" % (s.name, *clients[s.name]), "%.0f [%.0f-%.0f], p50 %.2f ms, p99 %.2f ms, %.0f us of CPU a create, all nodes%s" % (
+            statistics.median(each), min(each), max(each), middle(s.name, lambda r: r["latency"]["all"]["p50_ms"]), middle(s.name, lambda r: r["latency"]["all"]["p99_ms"]), middle(s.name, lambda r: r["cpu_us"]),
+            " (%s)" % " + ".join("%.0f" % middle(s.name, lambda r: r["cpu_us_each"][i]) for i in range(3)) if s.pids else ""), "", None)
+    ours = middle("OrderDB", lambda r: r["per_s"])
+    for s, least in ((x, {"PostgreSQL": PG_BAR, "etcd": ETCD_BAR}[x.name]) for x in systems[2:]):
+        ratio = ours / middle(s.name, lambda r: r["per_s"])
+        bar("CREATE against %s, three nodes, %d and %d in flight" % (s.name, math.prod(clients["OrderDB"]), math.prod(clients[s.name])), "%.2fx" % ratio, "%gx" % least, ratio >= least)
+
+
 def rates():
     top = os.path.join(t.TEMP, "peers")
     os.makedirs(top)
     os.chmod(t.TEMP, 0o755)  # the peer's user passes
     systems = [OrderDB(), OrderDB(gathered=True)]
-    wanted, fixed = ARGS.peers.split(","), ARGS.clients
+    wanted, fixed = ARGS.peers.split(","), [tuple(map(int, c.split("x"))) for c in ARGS.clients.split(",") if c]
     for s in (x for x in (Postgres(top), Etcd(top)) if x.name in wanted):
         if s.missing():
             notes.append("%s was left out: %s is not there" % (s.name, s.missing()))
@@ -194,26 +218,17 @@ def rates():
             s.start()
             begun.append(s)
             say("started", s.name)
-        best, got = {}, {}
+        got, at = {}, {}
         for s in systems:
-            best[s.name] = tuple(map(int, fixed.split("x"))) if fixed else max(((one(s, c, 1.5)["per_s"], c) for c in s.clients))[1]
+            at[s.name] = fixed or [max(((one(s, c, 1.5)["per_s"], c) for c in s.clients))[1]]
         for turn in range(RUNS):
-            for s in systems[turn % len(systems):] + systems[:turn % len(systems)]:
-                r = one(s, best[s.name], SECONDS)
-                got.setdefault(s.name, []).append(r)
-                say("%-10s %8.0f/s  p50 %.2f ms  p99 %.2f ms  %.0f us of CPU, all nodes; failed %d" % (s.name, r["per_s"], r["latency"]["all"]["p50_ms"], r["latency"]["all"]["p99_ms"], r["cpu_us"], r["failed"]))
-
-        def middle(name, get):
-            return statistics.median(map(get, got[name]))
-        for s in systems:
-            each = [r["per_s"] for r in got[s.name]]
-            bar("CREATE/s, three nodes, %s (%d x %d in flight)" % (s.name, *best[s.name]), "%.0f [%.0f-%.0f], p50 %.2f ms, p99 %.2f ms, %.0f us of CPU a create, all nodes%s" % (
-                statistics.median(each), min(each), max(each), middle(s.name, lambda r: r["latency"]["all"]["p50_ms"]), middle(s.name, lambda r: r["latency"]["all"]["p99_ms"]), middle(s.name, lambda r: r["cpu_us"]),
-                " (%s)" % " + ".join("%.0f" % middle(s.name, lambda r: r["cpu_us_each"][i]) for i in range(3)) if s.pids else ""), "", None)
-        ours = middle("OrderDB", lambda r: r["per_s"])
-        for s, least in ((x, {"PostgreSQL": PG_BAR, "etcd": ETCD_BAR}[x.name]) for x in systems[2:]):
-            ratio = ours / middle(s.name, lambda r: r["per_s"])
-            bar("CREATE against %s, three nodes" % s.name, "%.2fx" % ratio, "%gx" % least, ratio >= least)
+            for c in range(len(at["OrderDB"])):
+                for s in systems[turn % len(systems):] + systems[:turn % len(systems)]:
+                    r = one(s, at[s.name][c], SECONDS)
+                    got.setdefault((s.name, c), []).append(r)
+                    say("%-10s %d x %d %8.0f/s  p50 %.2f ms  p99 %.2f ms  %.0f us of CPU, all nodes; failed %d" % (s.name, *at[s.name][c], r["per_s"], r["latency"]["all"]["p50_ms"], r["latency"]["all"]["p99_ms"], r["cpu_us"], r["failed"]))
+        for c in range(len(at["OrderDB"])):
+            compare(systems, {s.name: at[s.name][c] for s in systems}, {s.name: got[s.name, c] for s in systems})
     finally:
         for s in begun:
             s.stop()
@@ -282,7 +297,51 @@ def pauses(what, break_node, limit_s):
     notes.extend(failures[:3])
 
 
+# ---- nobody calls
+
+def idle():
+    with Cluster(partitions=64, memory_budget="1GiB") as cluster:
+        cluster.wait_leaders(wait_s=30)
+        time.sleep(3)
+        before, begun = [t.cpu_s(n.pid) for n in cluster.nodes], time.monotonic()
+        time.sleep(SECONDS * 3)
+        each = [(t.cpu_s(n.pid) - was) / (time.monotonic() - begun) * 100 for n, was in zip(cluster.nodes, before)]
+        bar("three nodes with 64 partitions, nobody calls, %.0f s" % (SECONDS * 3), ", ".join("%.2f" % x for x in each) + " % of a core", "%g %%" % IDLE_PERCENT, max(each) < IDLE_PERCENT)
+
+
 # ---- far behind
+
+def fill_far(cluster, mib):
+    """Orders of 30 KB that don't compress, through two nodes."""
+    piece, threads, each = os.urandom(30000), [], 24
+    left = [mib * 2**20 // (each * len(piece))]
+    lock = threading.Lock()
+
+    def fill(n):
+        client = t.Client(cluster.nodes[n % 2].address)
+        while True:
+            with lock:
+                left[0] -= 1
+                if left[0] < 0:
+                    return
+            requests = [t.create_request(user_id="far-%d-%d" % (left[0] % 999, i % 9), extension=os.urandom(64) + piece[64:]) for i in range(each)]
+            todo = t.pb.BatchCreateOrdersRequest(requests=requests)
+            while True:
+                try:
+                    answer = client.call("BatchCreateOrders", todo, timeout=30)
+                    if not any(r.HasField("error") for r in answer.results):
+                        break
+                except t.Failure:
+                    pass
+                time.sleep(0.1)
+    begun = time.monotonic()
+    for n in range(3):
+        threads.append(threading.Thread(target=fill, args=(n,)))
+        threads[-1].start()
+    for thread in threads:
+        thread.join()
+    say("%d MiB written while a node was away, in %.0f s" % (mib, time.monotonic() - begun))
+
 
 def catchup():
     s = OrderDB()
@@ -292,41 +351,12 @@ def catchup():
         behind = cluster.nodes[2]
         behind.kill()
         cluster.wait_leaders(wait_s=30)
-        piece, threads, each = os.urandom(30000), [], 24
-        left = [MIB * 2**20 // (each * len(piece))]
-        lock = threading.Lock()
-
-        def fill(n):
-            client = t.Client(cluster.nodes[n % 2].address)
-            while True:
-                with lock:
-                    left[0] -= 1
-                    if left[0] < 0:
-                        return
-                requests = [t.create_request(user_id="far-%d-%d" % (left[0] % 999, i % 9), extension=os.urandom(64) + piece[64:]) for i in range(each)]
-                todo = t.pb.BatchCreateOrdersRequest(requests=requests)
-                while True:
-                    try:
-                        answer = client.call("BatchCreateOrders", todo, timeout=30)
-                        if not any(r.HasField("error") for r in answer.results):
-                            break
-                    except t.Failure:
-                        pass
-                    time.sleep(0.1)
-        begun = time.monotonic()
-        for n in range(3):
-            threads.append(threading.Thread(target=fill, args=(n,)))
-            threads[-1].start()
-        for thread in threads:
-            thread.join()
-        say("%d MiB written while a node was away, in %.0f s" % (MIB, time.monotonic() - begun))
+        fill_far(cluster, MIB)
         s.pids = [n.pid for n in cluster.up()]
         rate = int(ARGS.rate or one(s, (8, 16), 2)["per_s"] * 0.4)
         load = ("--rate", rate, "--connections", 8, "--inflight", 64, "--warm-up", 0.5)
-        calm = s.run(*load, "--seconds", 10, "--seed", 11)
-        report = {}
-        loader = threading.Thread(target=lambda: report.update(s.run(*load, "--seconds", ARGS.load, "--seed", 12)))
-        loader.start()
+        calm = s.run(*load, "--seconds", 8, "--seed", 11)
+        loader = s.begin(*load, "--seconds", 120, "--seed", 12)
         time.sleep(1)
         begun = time.monotonic()
         behind.start(wait=False)
@@ -334,16 +364,16 @@ def catchup():
 
         def near():
             a = cluster.applied()
-            return all(a[2].get(part, 0) + 2000 > index for part, index in a[0].items()) and behind.metrics()['orderdb_snapshots_taken_total{core="0"}'] > 0
-        t.until(near, 120, "it is within 2,000 entries of the others", step_s=0.1)
+            return all(a[2].get(part, 0) + 100 > index for part, index in a[0].items()) and behind.metrics()['orderdb_snapshots_taken_total{core="0"}'] > 0
+        t.until(near, 100, "it is within 100 entries of the others", step_s=0.1)
         took = time.monotonic() - begun
-        during = loader.is_alive()
-        loader.join()
+        loader.send_signal(signal.SIGINT)  # what it tells is of that time, and of a second before
+        report = json.loads(loader.communicate(timeout=60)[0])
         got = behind.metrics().get('orderdb_snapshot_bytes_total{core="0"}', 0)
         was, now = calm["latency"]["all"]["p99_ms"], report["latency"]["all"]["p99_ms"]
-        bar("a node %d MiB behind is back, at %d creates/s due" % (MIB, rate), "%.1f s, %.0f MiB/s%s" % (took, MIB / took, "" if during else " (the load ended before)"), "stated", None)
+        bar("a node %d MiB behind is back, at %d creates/s due" % (MIB, rate), "%.1f s, %.0f MiB/s" % (took, MIB / took), "stated", None)
         bar("creates meanwhile, p99", "%.2f ms; %.2f ms before" % (now, was), "at most %gx" % CATCHUP_FACTOR, now <= CATCHUP_FACTOR * was)
-        bar("creates that failed meanwhile", "%d of %d" % (report["failed"], report["done"]), "0", not report["failed"])
+        bar("creates that failed meanwhile", "%d of %d%s" % (report["failed"], report["done"], "".join("; %d %s" % (n, text) for text, n in report["reasons"].items())), "0", not report["failed"])
         say("snapshot bytes", got)
         cluster.wait_equal(60)
     finally:
@@ -361,7 +391,7 @@ def write(table):
 
 
 def main():
-    parts = {"rates": rates, "failover": lambda: pauses("kill -9", lambda n: n.kill(), FAILOVER_S), "drain": lambda: pauses("SIGTERM", lambda n: n.stop(), DRAIN_S), "catchup": catchup}
+    parts = {"rates": rates, "failover": lambda: pauses("kill -9", lambda n: n.kill(), FAILOVER_S), "drain": lambda: pauses("SIGTERM", lambda n: n.stop(), DRAIN_S), "idle": idle, "catchup": catchup}
     wrong = [name for name in ARGS.only.split(",") if name not in parts]
     if wrong:
         sys.exit("--only is of %s, not %s" % (", ".join(parts), ", ".join(wrong)))
