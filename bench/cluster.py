@@ -300,7 +300,7 @@ def pauses(what, break_node, limit_s):
 # ---- nobody calls
 
 def idle():
-    with Cluster(partitions=64, memory_budget="1GiB") as cluster:
+    with Cluster(partitions=64, memory_budget="1200MiB") as cluster:
         cluster.wait_leaders(wait_s=30)
         time.sleep(3)
         before, begun = [t.cpu_s(n.pid) for n in cluster.nodes], time.monotonic()
