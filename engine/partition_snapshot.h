@@ -15,6 +15,7 @@ enum {
 #define SNAPSHOT_GIVE_UP_NS (5 * NS_PER_S)     /* nothing has come: what came so far is thrown away, and the next offer taken */
 #define SNAPSHOT_PAUSE_NS (1 * NS_PER_S)       /* after a failure */
 #define SNAPSHOT_IDLE_NS (15 * NS_PER_S)       /* nobody asks: the checkpoint goes; above SNAPSHOT_GIVE_UP_NS */
+#define SNAPSHOT_THANKED_NS (3 * NS_PER_S)     /* the same, once somebody has all of it: for as long as installing it may take, for the entries behind it are kept until then */
 
 static_assert((int)SNAPSHOT_CHUNK_BYTES <= (int)PEER_CHUNK_BYTES_MAX, "a chunk fits a frame");
 

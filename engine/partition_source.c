@@ -1,6 +1,6 @@
 /* A snapshot for replicas that lag behind the log: the giving side.
  *
- *   asked -> [a flush that began later has returned] -> making, a job -> ready, read chunk by chunk, a job each -> nobody has asked for SNAPSHOT_IDLE_NS: gone
+ *   asked -> [a flush that began later has returned] -> making, a job -> ready, read chunk by chunk, a job each -> nobody has asked for SNAPSHOT_IDLE_NS, or for SNAPSHOT_THANKED_NS since somebody got all of it: gone
  *
  * The asker pulls, so the pace is its own. A checkpoint serves all who ask, each at its own offset; who asks with a session that is not ours (a restart, another leader) begins
  * anew. From the first question on, entries behind the checkpoint are kept in memory (hold_index), or a busy group would outrun whoever fetches; but not more than HOLD_BYTES_MAX of
@@ -158,8 +158,9 @@ void partition_source_asked(struct partition *p, const struct peer_message *m) {
     if (!s && (p->state == PARTITION_FAILED || e->draining || p->fetch)) return answer(p, m->from, PEER_CHUNK_GONE);
     if (!s && !source_new(p)) return answer(p, m->from, PEER_CHUNK_WAIT);
     s = p->source;
-    s->used_ns = e->now_ns;
-    if (m->fetch.session && (m->fetch.offset > s->reached || m->fetch.offset >= s->total)) return; /* the latter: thanks, all of it came */
+    bool thanks = m->fetch.session && m->fetch.offset >= s->total; /* others may wait for a checkpoint of theirs, and there are few */
+    s->used_ns = thanks ? e->now_ns + SNAPSHOT_THANKED_NS - SNAPSHOT_IDLE_NS : e->now_ns;
+    if (m->fetch.session && (m->fetch.offset > s->reached || thanks)) return;
     struct asked *at = NULL;
     for (unsigned i = 0; i < GROUP_MEMBERS_MAX; i++)
         if (s->asked[i].node_id == m->from || (!s->asked[i].node_id && !at)) at = &s->asked[i];
