@@ -4,7 +4,7 @@
 
 #include "proto/base/hash.h"
 
-enum { AT_KIND = 4, AT_FLAGS = 5, AT_ZERO = 6, AT_CRC = 8, FLAG_PACKED = 1, PACKED_HEAD_BYTES = 4 };
+enum { AT_KIND = 4, AT_FLAGS = 5, AT_ZERO = 6, AT_CRC = 8, FLAG_PACKED = 1, PACKED_HEAD_BYTES = 4, PING_LEAD_ZONE = 1 };
 enum { AT_FORMAT = 8, AT_CORE = 12, AT_CLUSTER = 16, AT_FROM = 32, AT_TO = 40, AT_CORES = 48, AT_PARTITIONS = 52, AT_NONCE = 56, AT_ZONE = 72, AT_ADDRESS = AT_ZONE + LINK_ZONE_BYTES, AT_REPLICAS = AT_ADDRESS + LINK_ADDRESS_BYTES, AT_REPLACE_AFTER = AT_REPLICAS + 4 };
 static_assert(AT_REPLACE_AFTER + 4 == LINK_HELLO_BYTES, "as drawn in the header");
 static const char magic[8] = "ODB LINK";
@@ -112,6 +112,18 @@ enum status link_hello_decode(struct slice bytes, struct link_hello *out) {
 
 bool link_version_decode(struct slice body, char out[LINK_VERSION_BYTES_MAX + 1]) {
     return body.len > 0 && body.len <= LINK_VERSION_BYTES_MAX && !memchr(body.data, 0, body.len) && get_text(body.data, body.len, out);
+}
+
+size_t link_lead_zone_encode(const char *zone, uint8_t out[LINK_LEAD_ZONE_BYTES_MAX]) {
+    size_t n = strnlen(zone, LINK_ZONE_BYTES);
+    out[0] = PING_LEAD_ZONE;
+    memcpy(out + 1, zone, n);
+    return 1 + n;
+}
+
+bool link_lead_zone_decode(struct slice body, char out[LINK_ZONE_BYTES + 1]) {
+    if (body.len < 1 || body.len > LINK_LEAD_ZONE_BYTES_MAX || body.data[0] != PING_LEAD_ZONE) return false;
+    return !memchr(body.data, 0, body.len) && get_text(body.data + 1, body.len - 1, out);
 }
 
 enum link_refusal link_hello_match(const struct link_hello *own, const struct link_hello *theirs) {

@@ -13,7 +13,8 @@
  *   PROOF    32 bytes of proof
  *   REFUSED  u8 why
  *   RAFT     a frame of peer.h, whole: it has group and sender in it
- *   PING     nothing; the first on a connection: what version of OrderDB its sender runs, text. Who does not know that does not look
+ *   PING     nothing; the first on a connection: what version of OrderDB its sender runs, text; the second: u8 1, then its --lead-zone, text, which may be empty. Who does not know
+ *            that does not look
  *   JOIN     a node that is new to the cluster says who it is: counted zone, counted address (HOST:PORT for other nodes)
  *   JOINED   u8 verdict (1 joined, 2 it is a member already, 3 refused), counted text; then { u64 big-endian node id, counted zone, counted address }*, the nodes there are
  *   ASK      u64 number, then an op (server/op_wire.h);  ANSWER  u64 number, then what came of it
@@ -82,6 +83,11 @@ enum status link_hello_decode(struct slice bytes, struct link_hello *out) MUST_U
 
 /* Of a PING's body. false: not such a text. */
 bool link_version_decode(struct slice body, char out[LINK_VERSION_BYTES_MAX + 1]) MUST_USE;
+
+/* The body of the PING that tells --lead-zone; how long it is. Beginning with what no text begins with, it is no version. */
+enum { LINK_LEAD_ZONE_BYTES_MAX = 1 + LINK_ZONE_BYTES };
+size_t link_lead_zone_encode(const char *zone, uint8_t out[LINK_LEAD_ZONE_BYTES_MAX]);
+bool link_lead_zone_decode(struct slice body, char out[LINK_ZONE_BYTES + 1]) MUST_USE; /* false: another PING */
 
 /* Why a connection is not taken. Sent: never renumber. */
 enum link_refusal {

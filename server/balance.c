@@ -10,6 +10,9 @@
 
 /* Once a second each partition of the core is looked at; at most one is handed over each time, so that a node that is back does not get all of its leads at one moment.
  *
+ * While a node is connected whose --lead-zone is another none is handed over: the two would hand the same lead back and forth. So a new zone is given to one node after another, as they are
+ * restarted, and leads move when the last one has it.
+ *
  * A node that drains or leaves the cluster gives all it leads at once, to whom they are due then.
  *
  * Against flapping: a lead is kept for --lead-hold at least; it goes to a node alone that has been connected for UP_LOOKS looks and has stored all but LAG_MAX of what is committed; and a
@@ -79,9 +82,9 @@ static bool look_at_lead(struct balance *b, uint32_t number, bool rests) {
 static void on_look(struct timer *t) {
     struct balance *b = container_of(t, struct balance, timer);
     struct node *node = b->core->node;
-    bool rests = is_to_rest(b);
+    bool rests = is_to_rest(b), moves = rests || cluster_lead_zone_agreed(node->cluster);
     look_at_nodes(b);
-    for (uint32_t n = 0; n <= node->partition_count; n++)
+    for (uint32_t n = 0; n <= node->partition_count && moves; n++)
         if (node_core_of_slot(node, slot_of(node, n)) == b->core->id && look_at_lead(b, n, rests) && !rests) break;
     if (!timer_set(&b->core->timers, &b->timer, b->core->now_ns + LOOK_NS)) log_error("no memory for a timer: leads stay where they are", "core=%u", b->core->id);
 }

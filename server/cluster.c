@@ -85,6 +85,8 @@ enum status cluster_read(struct cluster *c, bool *used, const struct config *con
     *used = *config->peers || *config->join;
     for (const char *z = config->zone; *z; z++)
         if (*z < 0x21 || *z > 0x7e) return snprintf(error, 512, "--zone '%s': letters, digits and signs alone", config->zone), STATUS_FIELD_INVALID;
+    for (const char *z = config->lead_zone; *z; z++)
+        if (*z < 0x21 || *z > 0x7e) return snprintf(error, 512, "--lead-zone '%s': letters, digits and signs alone", config->lead_zone), STATUS_FIELD_INVALID;
     if (!*used) {
         if (config->node_id || *config->cluster_key_file) return snprintf(error, 512, "--node-id and --cluster-key-file go with --peers or --join"), STATUS_FIELD_INVALID;
         return STATUS_OK;
@@ -204,7 +206,7 @@ void cluster_tell(struct cluster *c, uint64_t node_id, const struct link_hello *
     check(p);
     check(said || p->links > 0);
     if (!said) p->links--;
-    else if (p->links++ == 0) p->version[0] = 0; /* it may come back as another */
+    else if (p->links++ == 0) p->version[0] = 0, p->leads_elsewhere = false; /* it may come back as another */
     if (said) {
         memcpy(p->zone, said->zone, sizeof p->zone);
         memcpy(p->client_address, said->address, sizeof p->client_address);
@@ -220,6 +222,24 @@ void cluster_tell_version(struct cluster *c, uint64_t node_id, const char versio
     memcpy(p->version, version, sizeof p->version);
     changed_now(c);
     pthread_mutex_unlock(&c->lock);
+}
+
+bool cluster_tell_lead_zone(struct cluster *c, uint64_t node_id, const char *zone) {
+    bool same = strcmp(zone, c->lead_zone) == 0;
+    pthread_mutex_lock(&c->lock);
+    struct cluster_peer *p = peer_at(c, node_id);
+    check(p);
+    p->leads_elsewhere = !same;
+    pthread_mutex_unlock(&c->lock);
+    return same;
+}
+
+bool cluster_lead_zone_agreed(struct cluster *c) {
+    bool agreed = true;
+    pthread_mutex_lock(&c->lock);
+    for (uint32_t i = 0; i < c->count; i++) agreed &= !c->peers[i].links || !c->peers[i].leads_elsewhere;
+    pthread_mutex_unlock(&c->lock);
+    return agreed;
 }
 
 struct cluster_peer cluster_see(struct cluster *c, uint32_t at) {

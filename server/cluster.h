@@ -34,6 +34,7 @@ struct cluster {
         enum node_row_state state;
         unsigned links;
         char zone[LINK_ZONE_BYTES + 1], client_address[LINK_ADDRESS_BYTES + 1], version[LINK_VERSION_BYTES_MAX + 1];
+        bool leads_elsewhere;         /* under `lock`: while it is connected: its --lead-zone is another */
     } peers[NODE_ROWS_MAX];           /* this node too; none ever moves */
     uint64_t changes;                 /* atomic */
     uint32_t replicas, partition_count; /* --replicas; 0: cluster_map was not called */
@@ -66,6 +67,10 @@ void cluster_tell(struct cluster *c, uint64_t node_id, const struct link_hello *
 uint64_t cluster_leader_wanted(struct cluster *c, const char *own_zone, const char *zone, uint32_t number);
 /* And that is what it runs. Of a node with a connection. */
 void cluster_tell_version(struct cluster *c, uint64_t node_id, const char version[LINK_VERSION_BYTES_MAX + 1]);
+/* And that is its --lead-zone. false: it is not ours. */
+bool cluster_tell_lead_zone(struct cluster *c, uint64_t node_id, const char *zone);
+/* All nodes that are connected, and have told, have our --lead-zone. Those that had different ones would hand leads back and forth. */
+bool cluster_lead_zone_agreed(struct cluster *c);
 /* `at` of peers, a copy. links: is it up? */
 struct cluster_peer cluster_see(struct cluster *c, uint32_t at);
 bool cluster_find(struct cluster *c, uint64_t node_id, struct cluster_peer *out); /* the same by id */

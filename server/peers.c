@@ -315,10 +315,12 @@ static void link_up(struct link *l) {
     log_info("peer", "core=%u node=%llu zone=%s clients=%s tls=%s", p->core->id, (unsigned long long)peer->who->node_id, l->theirs.zone, l->theirs.address, l->tls ? tls_peer_subject(l->tls) : "no");
     if (is_removed(p, peer->who->node_id)) return link_refuse(l, LINK_REMOVED);
     if (p->core->id == 0 && l->theirs.replace_after_ms != (uint32_t)p->core->node->config->replace_after)
-        log_warn("another --replace-after: it is to be the same on all nodes, for whoever leads the meta partition goes by its own", "node=%llu theirs_ms=%u ours_ms=%u", (unsigned long long)peer->who->node_id,
+        log_warn("another --replace-after: who leads the meta partition goes by its own", "node=%llu theirs_ms=%u ours_ms=%u", (unsigned long long)peer->who->node_id,
                  l->theirs.replace_after_ms, (uint32_t)p->core->node->config->replace_after);
     struct slice version = slice_str(ORDERDB_VERSION);
     link_say(l, LINK_PING, slice_of(version.data, MIN_OF(version.len, (size_t)LINK_VERSION_BYTES_MAX)));
+    uint8_t zone[LINK_LEAD_ZONE_BYTES_MAX];
+    link_say(l, LINK_PING, slice_of(zone, link_lead_zone_encode(p->core->node->config->lead_zone, zone)));
 }
 
 /* false: the link has ended. */
@@ -455,8 +457,12 @@ static void on_raft(struct link *l, struct slice body) {
 }
 
 static void on_ping(struct link *l, struct slice body) {
-    char version[LINK_VERSION_BYTES_MAX + 1] = "";
-    if (link_version_decode(body, version)) cluster_tell_version(l->peers->core->node->cluster, l->peer->who->node_id, version);
+    char version[LINK_VERSION_BYTES_MAX + 1] = "", zone[LINK_ZONE_BYTES + 1] = "";
+    struct cluster *cluster = l->peers->core->node->cluster;
+    unsigned long long id = l->peer->who->node_id;
+    if (link_version_decode(body, version)) cluster_tell_version(cluster, id, version);
+    if (!link_lead_zone_decode(body, zone) || cluster_tell_lead_zone(cluster, id, zone) || l->peers->core->id) return;
+    log_warn("another --lead-zone: leads stay where they are while nodes differ", "node=%llu theirs='%s' ours='%s'", id, zone, cluster->lead_zone);
 }
 
 static void on_frame(struct link *l, enum link_kind kind, struct slice body) {

@@ -18,6 +18,9 @@ static void look(struct slice body) {
     uint8_t again[LINK_HELLO_BYTES];
     char version[LINK_VERSION_BYTES_MAX + 1];
     if (link_version_decode(body, version)) check(slice_equal(slice_str(version), body));
+    uint8_t told[LINK_LEAD_ZONE_BYTES_MAX];
+    char zone[LINK_ZONE_BYTES + 1];
+    if (link_lead_zone_decode(body, zone)) check(!link_version_decode(body, version) && slice_equal(slice_of(told, link_lead_zone_encode(zone, told)), body));
     if (link_hello_decode(body, &h) != STATUS_OK) return;
     link_hello_encode(&h, again);
     check(memcmp(again, body.data, sizeof again) == 0); /* one meaning, one encoding */

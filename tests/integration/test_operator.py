@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import orderdb_test as t
@@ -42,6 +43,28 @@ def _():
             equal(bench.returncode, 0)
         finally:
             two.remove()
+
+
+@test("nodes that are told different --lead-zones say so and leave leads where they are; when all have the same, leads go there")
+def _():
+    with Cluster(lead_hold="300ms", start=False) as cluster:
+        one, two, three = cluster.nodes
+        one.flags["lead_zone"] = two.flags["lead_zone"] = "zone-a"
+        three.flags["lead_zone"] = "zone-c"
+        cluster.start()
+        for n in cluster.nodes:
+            until(lambda: "another --lead-zone" in n.log(), what="each says so")
+        cluster.wait_leaders()
+        for partition in range(3):  # by hand they move in any case
+            one.orderctl("cluster", "transfer", str(partition), "2")
+        handed = lambda: [n.log().count("lead is handed over") for n in cluster.nodes]
+        before = handed()
+        time.sleep(5)  # more than the looks that a lead takes to go to who should have it: node 1
+        equal(handed(), before)
+        three.kill()
+        three.flags["lead_zone"] = "zone-a"
+        three.start()
+        until(lambda: cluster.leaders() == {0: 1, 1: 1, 2: 1}, what="all leads are in zone-a")
 
 
 def init(cwd, *words, code=0):

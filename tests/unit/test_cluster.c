@@ -117,6 +117,28 @@ static void leads_go_by_turns(void **state) {
     cluster_fini(&c);
 }
 
+static void leads_rest_while_nodes_differ_about_their_zone(void **state) {
+    struct cluster c;
+    struct link_hello said = {.zone = "z"};
+    strcpy(config.lead_zone, "near");
+    assert_int_equal(read_with(&c, 1, "1=127.0.0.1:1,3=127.0.0.1:3"), STATUS_OK);
+    assert_true(cluster_lead_zone_agreed(&c));
+    cluster_tell(&c, 3, &said);
+    assert_true(cluster_lead_zone_agreed(&c)); /* it has told nothing: it may be of a version that does not */
+    assert_true(cluster_tell_lead_zone(&c, 3, "near"));
+    assert_true(cluster_lead_zone_agreed(&c));
+    assert_false(cluster_tell_lead_zone(&c, 3, ""));
+    assert_false(cluster_lead_zone_agreed(&c));
+    cluster_tell(&c, 3, NULL);
+    assert_true(cluster_lead_zone_agreed(&c)); /* who is gone is not waited for */
+    cluster_tell(&c, 3, &said);
+    assert_true(cluster_lead_zone_agreed(&c)); /* it came back, perhaps with another */
+    cluster_fini(&c);
+    strcpy(config.lead_zone, "a b");
+    refused(1, "1=127.0.0.1:1", "--lead-zone 'a b'");
+    *config.lead_zone = 0;
+}
+
 static void what_the_meta_partition_has_is_learnt(void **state) {
     struct cluster c;
     struct cluster_peer p;
@@ -191,6 +213,6 @@ static void what_makes_no_sense_is_refused(void **state) {
 
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, begin, end)
-    const struct CMUnitTest tests[] = {T(peers_are_sorted_and_parsed), T(all_nodes_derive_the_same_and_other_clusters_do_not), T(what_nodes_say_is_kept), T(leads_go_by_turns), T(what_the_meta_partition_has_is_learnt), T(who_joins_knows_nobody_and_is_no_member), T(what_makes_no_sense_is_refused)};
+    const struct CMUnitTest tests[] = {T(peers_are_sorted_and_parsed), T(all_nodes_derive_the_same_and_other_clusters_do_not), T(what_nodes_say_is_kept), T(leads_go_by_turns), T(leads_rest_while_nodes_differ_about_their_zone), T(what_the_meta_partition_has_is_learnt), T(who_joins_knows_nobody_and_is_no_member), T(what_makes_no_sense_is_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -71,6 +71,26 @@ static void test_a_version_is_a_text(void **state) {
     assert_false(link_version_decode(slice_of((const uint8_t *)"a\0", 2), out_));
 }
 
+static void test_a_lead_zone_is_no_version(void **state) {
+    char zone[LINK_ZONE_BYTES + 1], version[LINK_VERSION_BYTES_MAX + 1];
+    uint8_t bytes[LINK_LEAD_ZONE_BYTES_MAX + 1] = {0};
+    static const char *const zones[] = {"", "a", "zone-of-two-and-thirty-bytes-abcd"};
+    for (unsigned i = 0; i < ARRAY_LEN(zones); i++) {
+        struct slice body = slice_of(bytes, link_lead_zone_encode(zones[i], bytes));
+        assert_int_equal(body.len, 1 + MIN_OF(strlen(zones[i]), (size_t)LINK_ZONE_BYTES));
+        assert_true(link_lead_zone_decode(body, zone));
+        assert_memory_equal(zone, zones[i], body.len - 1);
+        assert_int_equal(zone[body.len - 1], 0);
+        assert_false(link_version_decode(body, version)); /* nor for nodes that know nothing of it */
+    }
+    assert_false(link_lead_zone_decode((struct slice){0}, zone));
+    assert_false(link_lead_zone_decode(SLICE_LIT("1.2-3-gabc"), zone));
+    assert_false(link_lead_zone_decode(SLICE_LIT("\x01" "a b"), zone));
+    assert_false(link_lead_zone_decode(slice_of((const uint8_t *)"\x01" "a\0", 3), zone));
+    assert_false(link_lead_zone_decode(slice_of(bytes, LINK_LEAD_ZONE_BYTES_MAX + 1), zone));
+    assert_slice(slice_of(bytes, 2), "\x01z"); /* as others read it */
+}
+
 static void test_tls_is_told_by_its_first_bytes(void **state) {
     static const struct { const char *bytes; size_t len; bool tls; } rows[] = {
         {"\x16\x03\x01\x02\x00", 5, true}, {"\x16\x03", 2, true}, {"\x15\x03\x03", 3, true}, {"\x16", 1, false}, {"", 0, false}, {"\x16\x02\x00\x00", 4, false}, {"\x18\x03", 2, false}, {"GET /", 5, false}};
@@ -219,7 +239,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         T(test_golden_bytes), T(test_a_proof_depends_on_all_that_goes_in), T(test_frames_stand_behind_each_other), T(test_large_bodies_are_packed_when_it_pays),
         T(test_damage_is_found_wherever_it_is), T(test_what_is_no_frame_is_refused_before_it_is_waited_for), T(test_packed_lies_are_refused),
-        T(test_hellos_that_are_not_understood), T(test_who_is_taken), T(test_a_version_is_a_text), T(test_tls_is_told_by_its_first_bytes),
+        T(test_hellos_that_are_not_understood), T(test_who_is_taken), T(test_a_version_is_a_text), T(test_a_lead_zone_is_no_version), T(test_tls_is_told_by_its_first_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -61,6 +61,7 @@ static int setup(void **state) {
     strcpy(w.config.zone, "zone-b");
     w.config.peer_queue = QUEUE;
     w.cluster.replicas = REPLICAS;
+    w.cluster.lead_zone = strcpy(w.config.lead_zone, "near");
     w.node.config = &w.config, w.node.core_count = 1, w.node.partition_count = PARTITIONS, w.node.cluster = &w.cluster, w.node.identity.node_id = w.cluster.identity.node_id = OWN;
     w.node.limits.requests_bytes_max = 1 << 20, w.node.limits.request_bytes_max = 1 << 20;
     strcpy(w.node.client_address, "10.0.0.2:7400");
@@ -176,8 +177,11 @@ static void proves(struct end *e) {
     proof_of(proof, e, LINK_PROOF);
     say(e, LINK_PROOF, slice_of(proof, sizeof proof));
 }
-/* What the other side runs is told first. */
-static void tells_its_version(struct end *e) { assert_true(hears(e, LINK_PING).len > 0); }
+/* What the other side runs is told first, then its --lead-zone. */
+static void tells_of_itself(struct end *e) {
+    assert_true(hears(e, LINK_PING).len > 0);
+    assert_slice(hears(e, LINK_PING), "\x01near");
+}
 static struct end *comes_up(unsigned i) {
     struct end *e = dials(i);
     uint64_t lost = figure(METRIC_PEER_LINKS_LOST), were = figure(METRIC_PEER_LINKS);
@@ -186,7 +190,7 @@ static struct end *comes_up(unsigned i) {
     proves(e);
     for (unsigned n = 0; n < TURNS_MAX && figure(METRIC_PEER_LINKS) + figure(METRIC_PEER_LINKS_LOST) == were + lost; n++) turn();
     assert_int_equal(figure(METRIC_PEER_LINKS), 1);
-    tells_its_version(e);
+    tells_of_itself(e);
     return e;
 }
 static bool says(struct slice body) { return peers_say(w.core.peers, LOWER, LINK_RAFT, body); }
@@ -204,6 +208,10 @@ static void who_has_the_key_is_taken_and_known(void **state) {
     assert_string_equal(w.cluster.peers[0].zone, "zone-x");
     say(e, LINK_PING, SLICE_LIT("v-9"));
     assert_string_equal(w.cluster.peers[0].version, "v-9");
+    say(e, LINK_PING, SLICE_LIT("\x01" "far"));
+    assert_false(cluster_lead_zone_agreed(&w.cluster));
+    say(e, LINK_PING, SLICE_LIT("\x01near"));
+    assert_true(cluster_lead_zone_agreed(&w.cluster));
     say(e, LINK_PING, SLICE_LIT("not a version")); /* nor a reason to end */
     assert_string_equal(w.cluster.peers[0].version, "v-9");
     assert_string_equal(w.cluster.peers[0].client_address, "10.0.0.9:7400");
@@ -410,7 +418,7 @@ static void the_lower_id_dials_and_again_until_it_is_welcome(void **state) {
     proof_of(proof, e, LINK_PROOF);
     assert_memory_equal(body.data, proof, sizeof proof);
     assert_int_equal(figure(METRIC_PEER_LINKS), 1);
-    tells_its_version(e);
+    tells_of_itself(e);
     assert_true(peers_say(w.core.peers, HIGHER, LINK_RAFT, text("hello")));
     assert_slice(hears(e, LINK_RAFT), "hello");
 }
