@@ -3,8 +3,10 @@
 
 #include <stdio.h>
 
+#include "server/cluster.h"
 #include "server/leads.h"
 #include "server/metrics.h"
+#include "server/node.h"
 #include "server/serve_common.h"
 #include "server/trailers.h"
 
@@ -25,6 +27,7 @@ void call_count_answer(struct call *call, enum grpc_code code) {
 /* Of a call that another node did, for clients that can go there themselves: who that was, and how new the topology is that says so. */
 struct route {
     char leader[24], epoch[24];
+    struct cluster_peer peer;
     struct h2_field fields[H2_TRAILERS_MAX];
 };
 
@@ -34,7 +37,9 @@ static size_t route_fields(const struct call *call, struct route *r) {
     size_t epoch_len = (size_t)snprintf(r->epoch, sizeof r->epoch, "%lld", (long long)leads_epoch(call->core->node));
     r->fields[0] = (struct h2_field){SLICE_LIT("orderdb-leader"), slice_of(r->leader, leader_len)};
     r->fields[1] = (struct h2_field){SLICE_LIT("orderdb-topology-epoch"), slice_of(r->epoch, epoch_len)};
-    return 2;
+    if (!cluster_find(call->core->node->cluster, call->leader, &r->peer) || !r->peer.client_address[0]) return 2;
+    r->fields[2] = (struct h2_field){SLICE_LIT("orderdb-leader-address"), slice_str(r->peer.client_address)};
+    return 3;
 }
 
 /* Trailers, alone or behind messages. Takes nothing from the failure's arena. */

@@ -66,7 +66,7 @@ void h2_rest(struct h2 *h2);
 enum cut h2_sweep(struct h2 *h2);
 
 /* ---- One stream; embedded in its call. */
-enum { H2_PARTS_MAX = 6, H2_TRAILERS_MAX = 2, H2_FIELDS_MAX = 10 };
+enum { H2_PARTS_MAX = 6, H2_TRAILERS_MAX = 3, H2_FIELDS_MAX = 10 };
 enum h2_wait {
     H2_WAIT_NOT,   /* it is our turn */
     H2_WAIT_PEER,  /* for whatever it says next: stall_ns */

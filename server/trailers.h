@@ -5,7 +5,7 @@
 #include "proto/status.h"
 #include "server/h2.h"
 
-enum { TRAILERS_FIELDS_MAX = H2_FIELDS_MAX /* two of them the caller may add */, TRAILERS_TEXT_BYTES_MAX = 512 /* of grpc-message before percent-encoding, at most 1,536 after */ };
+enum { TRAILERS_FIELDS_MAX = H2_FIELDS_MAX /* H2_TRAILERS_MAX of them the caller may add */, TRAILERS_TEXT_BYTES_MAX = 512 /* of grpc-message before percent-encoding, at most 1,536 after */ };
 struct trailers {
     struct h2_field fields[TRAILERS_FIELDS_MAX]; /* :status and content-type first, for those that come alone */
     enum grpc_code code;

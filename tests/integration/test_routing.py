@@ -143,9 +143,10 @@ def _(cluster):
             answer, call = node.client.stub("CreateOrder").with_call(t.create_request(user_id=user), timeout=20 * t.SLOW)
             trailers = dict(call.trailing_metadata())
             if cluster.id_of(node) == leader:
-                true("orderdb-leader" not in trailers, str(trailers))
+                true(not any(k.startswith("orderdb-leader") for k in trailers), str(trailers))
             else:
                 equal(trailers["orderdb-leader"], str(leader))
+                equal(trailers["orderdb-leader-address"], next(n.client_address for n in topology.nodes if n.node_id == leader))
                 true(int(trailers["orderdb-topology-epoch"]) >= topology.epoch, str(trailers))
             try:
                 node.call("TransitionOrder", t.transition_request(answer.order.order_id, "no-such-event"))
