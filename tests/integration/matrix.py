@@ -311,7 +311,7 @@ DEFINITION = merged({
     "retry.max_attempts": [Bad("negative", put(-1), FIELD, -1), Bad("too many", put(1000001), FIELD, [1000000, 1000001]), Edge(put(1000000))],
     "retry.on_exhausted": [Bad("none", put(4), FIELD, 4), Edge(put(1))],
     "payload": [Bad("no view", put(3), FIELD, 3), Edge(put(1))],
-    "paused": [Any("both are meant")],
+    "paused": [Any("both are meant")], "seeking_since.**": [Any("output only: it is not looked at")],
     "key_window": [Bad("negative", put(-1), FIELD, -1), Bad("too large", put(1025), FIELD, [1024, 1025]), Edge(put(1024))]},
     under("retry.min_backoff", span(86400)), under("retry.max_backoff", span(86400)), under("ack_timeout", span(7 * 86400)))
 START = merged({
