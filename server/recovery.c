@@ -20,6 +20,7 @@
 #include "proto/base/mem.h"
 #include "server/host.h"
 #include "server/identity.h"
+#include "server/survivors.h"
 
 enum { EXIT_DONE, EXIT_REFUSED, EXIT_USAGE };
 enum { BLOCK_CACHE_BYTES = 64 << 20, MEMTABLE_BYTES = 8 << 20, SEGMENT_BYTES = 16 << 20, LIVE_BYTES = 256 << 20, PATH_BYTES = 4096 };
@@ -32,7 +33,7 @@ struct survivor_core {
 };
 struct recovery {
     const char *path, *begin_empty;
-    bool is_unsafe, sure;
+    bool is_unsafe, sure, inspects, compares;
     int dir_fd, lock_fd;
     struct identity id;
     struct store_shared *shared;
@@ -44,9 +45,15 @@ struct recovery {
 };
 
 static const char usage[] =
-    "Usage: orderd recover --data-dir DIR [--unsafe [--begin-empty PARTITIONS] [--yes]]\n\n"
-    "Of a stopped node whose cluster has lost a majority for good. Tells what the directory holds and what may be lost; --unsafe makes the node go on alone.\n"
-    "Partitions that it does not hold begin anew, empty; --begin-empty must name each of them (1,4-6).\n";
+    "Usage: orderd recover --data-dir DIR\n"
+    "       orderd recover --data-dir DIR --unsafe [--begin-empty PARTITIONS] [--yes]\n"
+    "       orderd recover --data-dir DIR --inspect\n"
+    "       orderd recover --compare FILE|DIR...\n\n"
+    "Of a stopped node whose cluster has lost a majority for good. Tells what the\n"
+    "directory holds and what may be lost; --unsafe makes the node go on alone.\n"
+    "Partitions that it does not hold begin anew, empty; --begin-empty must name each\n"
+    "of them (1,4-6). --inspect tells the same for --compare, which says who of\n"
+    "several nodes that are left is furthest: of such files, or data directories.\n";
 
 /* ---- the directory */
 
@@ -273,7 +280,7 @@ static void print_losses(const struct recovery *x) {
         if (r->alone) printf("  partition %s: this node is the only voter already; nothing is changed there\n", p);
     }
     if (count_lacking(x)) print_lost(x);
-    printf("Of several nodes that are left, take the one whose IN TERM is the highest, and among equals whose LOG ENDS AT is, in most partitions. Run this at each of them first.\n\n");
+    printf("Of several nodes that are left, take the one that is furthest: --inspect at each of them, and --compare of what they say.\n\n");
 }
 
 static bool all_alone(const struct recovery *x) {
@@ -308,11 +315,71 @@ static enum status change(struct recovery *x) {
     return STATUS_OK;
 }
 
+/* ---- several nodes */
+
+/* What x has found, as a survivor; the replicas are x's. */
+static struct survivor survivor_of(const struct recovery *x) {
+    struct survivor s = {.node_id = x->id.node_id, .cores = x->id.cores, .partitions = x->id.partitions, .replicas = x->replicas};
+    memcpy(s.cluster_id, x->id.cluster_id, sizeof s.cluster_id);
+    return s;
+}
+
+static enum status print_buf(struct recovery *x, struct buf *out, bool ok) {
+    if (ok) fwrite(out->data, 1, out->len, stdout);
+    buf_fini(out);
+    return ok ? STATUS_OK : refuse(x, "out of memory");
+}
+
+static enum status read_file(struct recovery *x, const char *path, struct survivor *s) {
+    enum { FILE_BYTES_MAX = SURVIVOR_LINE_BYTES * (SURVIVOR_PARTITIONS_MAX + 4) };
+    char error[256];
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return refuse(x, "%s: %s", path, strerror(errno));
+    uint8_t *bytes = mem_alloc(FILE_BYTES_MAX);
+    size_t len = 0;
+    ssize_t n = bytes ? 1 : 0;
+    while (n > 0 && len < FILE_BYTES_MAX) len += (n = read(fd, bytes + len, FILE_BYTES_MAX - len)) > 0 ? (size_t)n : 0; /* it may be a pipe */
+    enum status st = !bytes ? refuse(x, "out of memory") : n < 0 ? refuse(x, "%s: %s", path, strerror(errno)) : STATUS_OK;
+    if (!st && survivor_parse(s, slice_of(bytes, len), error)) st = refuse(x, "%s: %s", path, error);
+    mem_free(bytes);
+    close(fd);
+    return st;
+}
+
+/* A directory is opened and closed again, as for --inspect. */
+static enum status read_dir(struct recovery *x, const char *path, struct survivor *s) {
+    struct recovery one = {.path = path, .dir_fd = -1, .lock_fd = -1};
+    enum status st = open_dir(&one);
+    if (!st) st = open_all(&one);
+    if (!st) *s = survivor_of(&one), one.replicas = NULL;
+    close_all(&one);
+    return st ? refuse(x, "%s", one.error) : STATUS_OK;
+}
+
+static enum status compare(struct recovery *x, char *const paths[], unsigned count) {
+    struct survivor s[SURVIVORS_MAX] = {0};
+    struct buf out = {0};
+    struct stat info;
+    char error[256];
+    enum status st = STATUS_OK;
+    for (unsigned i = 0; !st && i < count; i++) st = stat(paths[i], &info) == 0 && S_ISDIR(info.st_mode) ? read_dir(x, paths[i], &s[i]) : read_file(x, paths[i], &s[i]);
+    if (!st && survivors_compare(s, count, &out, error)) st = refuse(x, "%s", error);
+    for (unsigned i = 0; i < count; i++) survivor_fini(&s[i]);
+    return st ? buf_fini(&out), st : print_buf(x, &out, true);
+}
+
+static enum status inspect(struct recovery *x) {
+    struct survivor s = survivor_of(x);
+    struct buf out = {0};
+    bool ok = survivor_print(&s, &out);
+    return print_buf(x, &out, ok);
+}
+
 static enum status run(struct recovery *x) {
     enum status st = open_dir(x);
     if (!st) st = open_all(x);
     if (!st) st = read_named(x);
-    if (st) return st;
+    if (st || x->inspects) return st ? st : inspect(x);
     print_table(x);
     if (all_alone(x)) return printf("This node is the only voter of each of its partitions already: nothing is to be done.\n"), STATUS_OK;
     print_losses(x);
@@ -327,7 +394,7 @@ static enum status run(struct recovery *x) {
 }
 
 int recovery_main(int argc, char *argv[]) {
-    static const struct option options[] = {{"data-dir", required_argument, NULL, 'd'}, {"unsafe", no_argument, NULL, 'u'}, {"yes", no_argument, NULL, 'y'}, {"begin-empty", required_argument, NULL, 'e'}, {"help", no_argument, NULL, 'h'}, {NULL}};
+    static const struct option options[] = {{"data-dir", required_argument, NULL, 'd'}, {"unsafe", no_argument, NULL, 'u'}, {"yes", no_argument, NULL, 'y'}, {"begin-empty", required_argument, NULL, 'e'}, {"inspect", no_argument, NULL, 'i'}, {"compare", no_argument, NULL, 'c'}, {"help", no_argument, NULL, 'h'}, {NULL}};
     struct recovery x = {.dir_fd = -1, .lock_fd = -1};
     for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
         switch (c) {
@@ -335,14 +402,18 @@ int recovery_main(int argc, char *argv[]) {
         case 'u': x.is_unsafe = true; break;
         case 'y': x.sure = true; break;
         case 'e': x.begin_empty = optarg; break;
+        case 'i': x.inspects = true; break;
+        case 'c': x.compares = true; break;
         case 'h': return fputs(usage, stdout), EXIT_DONE;
         default: return EXIT_USAGE; /* getopt has told */
         }
     }
-    if (!x.path || optind < argc || ((x.sure || x.begin_empty) && !x.is_unsafe)) return fputs(usage, stderr), EXIT_USAGE;
+    int files = argc - optind;
+    bool fits = x.compares ? !x.path && !x.is_unsafe && !x.inspects && files >= 1 && files <= SURVIVORS_MAX : x.path && !files && !(x.inspects && x.is_unsafe);
+    if (!fits || ((x.sure || x.begin_empty) && !x.is_unsafe)) return fputs(usage, stderr), EXIT_USAGE;
     umask(077);
     log_set_level(LOG_WARN);
-    enum status st = run(&x);
+    enum status st = x.compares ? compare(&x, argv + optind, (unsigned)files) : run(&x);
     close_all(&x);
     if (st) fprintf(stderr, "orderd: %s\n", x.error);
     return st ? EXIT_REFUSED : fflush(stdout) ? EXIT_REFUSED : EXIT_DONE;

@@ -67,6 +67,45 @@ def _():
         until(lambda: cluster.leaders() == {0: 1, 1: 1, 2: 1}, what="all leads are in zone-a")
 
 
+def recover(*words, code=0):
+    done = subprocess.run([os.path.join(t.BUILD, "orderctl"), "recover", *words], capture_output=True, text=True, timeout=120)
+    equal(done.returncode, code, done.stdout + done.stderr)
+    return done.stdout + done.stderr
+
+
+@test("of several nodes that are left, recover --compare tells who is furthest and what the others lack: who goes on has all that was acknowledged")
+def _():
+    with Cluster() as cluster:
+        one, two, three = cluster.nodes
+        cluster.wait_leaders()
+        create = lambda: [two.call("CreateOrder", t.create_request(user_id="left-%d" % i), timeout=20).order.order_id for i in range(12)]  # in all partitions
+        orders = create()
+        cluster.wait_equal()
+        three.kill()
+        orders += create()
+        one.kill(), two.kill()
+        files = []
+        for node in (three, two):
+            files.append(os.path.join(node.directory, "survivor"))
+            with open(files[-1], "w") as f:
+                f.write(recover("--data-dir", node.data_dir, "--inspect"))
+        told = recover("--compare", *files)
+        true(all(len(line) <= 80 for line in told.splitlines()), told)
+        equal([line.split()[:2] for line in told.splitlines()[1:4]], [["0", "2"], ["1", "2"], ["2", "2"]])
+        true("node 2: furthest in 4 of 4: it has what any of these has" in told and "node 3: furthest in " in told and "  partition 0: " in told, told)
+        true("voters is here: nothing is lost" in told, "of three nodes these are a majority")
+        equal(recover("--compare", two.data_dir, three.data_dir).splitlines()[1].split()[1], "2")  # directories as well
+        true("there twice" in recover("--compare", files[0], files[0], code=1))
+        true("line 1" in recover("--compare", cluster.key_file, code=1))
+        for words in (["--compare"], ["--compare", "--data-dir", two.data_dir, files[0]], ["--inspect", "--unsafe", "--data-dir", two.data_dir], [two.data_dir], ["--inspect"]):
+            recover(*words, code=2)
+        recover("--data-dir", two.data_dir, "--unsafe", "--yes")
+        two.start()
+        equal([o.order_id for o in two.call("BatchGetOrders", t.pb.BatchGetOrdersRequest(order_ids=orders)).orders], orders)
+        two.kill()
+        true("not of one cluster" in recover("--compare", two.data_dir, three.data_dir, code=1))
+
+
 def init(cwd, *words, code=0):
     done = subprocess.run([os.path.join(t.BUILD, "orderctl"), "cluster", "init", *words], cwd=cwd, capture_output=True, text=True, timeout=60)
     equal(done.returncode, code, done.stdout + done.stderr)
