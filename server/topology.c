@@ -1,5 +1,7 @@
 #include "server/topology.h"
 
+#include <stdlib.h>
+
 #include "orderdb/v1/admin.pb-c.h"
 #include "server/cluster.h"
 #include "server/core.h"
@@ -10,6 +12,11 @@ static uint32_t node_count(const struct node *node) { return node->cluster ? clu
 static uint64_t node_id_at(const struct node *node, uint32_t i) { return node->cluster ? node->cluster->peers[i].node_id : node->identity.node_id; }
 
 static const char *role_name(uint8_t kind) { return kind == GROUP_VOTER ? "VOTER" : kind == GROUP_LEARNER ? "LEARNER" : "SPARE"; }
+
+/* Where they are known they stand in the order in which they came: told by id. */
+static int by_node_id(uint64_t a, uint64_t b) { return (a > b) - (a < b); }
+static int replica_order(const void *a, const void *b) { return by_node_id((*(Orderdb__V1__Topology__Replica *const *)a)->node_id, (*(Orderdb__V1__Topology__Replica *const *)b)->node_id); }
+static int node_order(const void *a, const void *b) { return by_node_id((*(Orderdb__V1__Topology__Node *const *)a)->node_id, (*(Orderdb__V1__Topology__Node *const *)b)->node_id); }
 
 /* How far other replicas are only their leader knows: 0 where it could not be asked. */
 static bool partition_message(struct arena *a, const struct partition_stats *s, const struct node *node, Orderdb__V1__Topology__Partition **out) {
@@ -30,6 +37,7 @@ static bool partition_message(struct arena *a, const struct partition_stats *s, 
         r->node_id = s->replicas[i].node_id, r->role = (char *)role_name(s->replicas[i].kind);
         r->applied_index = (int64_t)s->replicas[i].stored;
     }
+    qsort(m->replicas, s->replica_count, sizeof m->replicas[0], replica_order);
     m->partition.partition_id = (int32_t)s->partition;
     m->partition.n_slots = 1, m->partition.slots = m->ranges;
     m->partition.n_replicas = s->replica_count, m->partition.replicas = m->replicas;
@@ -81,6 +89,7 @@ static Orderdb__V1__Topology__Node **node_messages(struct call *call, struct are
         if (at[i].node_id == node->identity.node_id) own_message(call, &at[i]);
         else if (!other_message(call, a, i, &at[i])) return NULL;
     }
+    qsort(out, count, sizeof *out, node_order);
     return out;
 }
 
