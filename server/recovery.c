@@ -23,7 +23,7 @@
 #include "server/survivors.h"
 
 enum { EXIT_DONE, EXIT_REFUSED, EXIT_USAGE };
-enum { BLOCK_CACHE_BYTES = 64 << 20, MEMTABLE_BYTES = 8 << 20, SEGMENT_BYTES = 16 << 20, LIVE_BYTES = 256 << 20, PATH_BYTES = 4096 };
+enum { BLOCK_CACHE_BYTES = 64 << 20, MEMTABLE_BYTES = 8 << 20, SEGMENT_BYTES = 16 << 20, LIVE_BYTES = 256 << 20, PATH_BYTES = 4096, COLUMNS = 80 };
 
 struct survivor_core {
     int dir_fd; /* 0: not open */
@@ -225,6 +225,23 @@ static enum status check_named(struct recovery *x) {
 
 /* ---- what is told */
 
+/* Text in lines of 80 columns, all of them indented; a word is never cut. */
+static void tell(int indent, const char *format, ...) PRINTF_LIKE(2, 3);
+static void tell(int indent, const char *format, ...) {
+    char text[PATH_BYTES + 512], *rest = text;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    int width = 0;
+    for (char *word; (word = strsep(&rest, " "));) {
+        int n = (int)strlen(word);
+        if (width && width + 1 + n > COLUMNS) putchar('\n'), width = 0;
+        width += width ? printf(" %s", word) : printf("%*s%s", indent, "", word);
+    }
+    putchar('\n');
+}
+
 static void print_members(const struct recover_replica *r) {
     if (!voters_of(r)) printf(" none is known");
     for (uint32_t i = 0; i < r->members.count; i++) {
@@ -241,46 +258,60 @@ static const char *name_of(const struct recovery *x, uint32_t at, char name[16])
 }
 
 static void print_table(const struct recovery *x) {
-    char name[16];
-    printf("node %" PRIu64 ", %s: %u cores, %u partitions%s\n\n", x->id.node_id, x->path, x->id.cores, x->id.partitions, x->id.recovered ? "; it went on alone before" : "");
-    printf("PARTITION  APPLIED TO   ORDERS SO  LOG ENDS AT  IN TERM  NEWEST TERM  MEMBERS\n");
+    char name[16], end[48];
+    tell(0, "node %" PRIu64 ", %s: %u core%s, %u partitions%s", x->id.node_id, x->path, x->id.cores, x->id.cores == 1 ? "" : "s", x->id.partitions, x->id.recovered ? "; it went on alone before" : "");
+    printf("\nPARTITION  APPLIED TO  ORDERS SO  LOG ENDS AT  MEMBERS\n");
     for (uint32_t i = 0; i <= x->id.partitions; i++) {
         const struct recover_replica *r = &x->replicas[i];
-        printf("%-9s  %10" PRIu64 "  %10" PRId64 "  %11" PRIu64 "  %7" PRIu64 "  %11" PRIu64 " ", name_of(x, i, name), r->applied_index, r->orders, r->last_index, r->last_term, r->term);
+        snprintf(end, sizeof end, "%" PRIu64 ":%" PRIu64, r->last_term, r->last_index);
+        printf("%-9s  %10" PRIu64 "  %9" PRId64 "  %11s ", name_of(x, i, name), r->applied_index, r->orders, end);
         print_members(r);
     }
-    putchar('\n');
+    printf("\nThe log's end is told as TERM:INDEX.\n\n");
 }
 
 static void print_lost(const struct recovery *x) {
-    printf("\nNOT ON THIS NODE, AND LOST WITH --unsafe: partitions ");
+    printf("\nNOT ON THIS NODE, AND LOST WITH --unsafe: partitions\n  ");
     print_lacking(x);
-    printf("\n"
-           "Replicas are on --replicas of the nodes, and of these partitions none is here. If a node that is left holds more, or what matters more, take that one. If several hold\n"
-           "different ones, a copy of another's directory, recovered by itself, is a second cluster with what that node has: orders can be read there, and imported here.\n"
-           "Partitions that are not here begin anew, empty, if you name them: --unsafe --begin-empty ");
+    putchar('\n');
+    tell(0, "Replicas are on --replicas of the nodes, and of these partitions none is here. If a node that is left holds more, or what matters more, take that one. If several hold "
+            "different ones, a copy of another's directory, recovered by itself, is a second cluster with what that node has: orders can be read there, and imported here. "
+            "Partitions that are not here begin anew, empty, if you name them:");
+    printf("  --unsafe --begin-empty ");
     print_lacking(x);
     printf("\n\n");
 }
 
-static void print_losses(const struct recovery *x) {
+/* What stands in the log behind what is applied. */
+static void print_open_ends(const struct recovery *x) {
+    bool any = false;
     char name[16];
-    printf("What may be lost: every write that was acknowledged and is not in this node's log. A write is acknowledged when a majority has it, of which this node\n"
-           "need not have been; whether there are any, nobody can tell from here. Versions, tokens and events of lost writes will be those of others.\n");
     for (uint32_t i = 0; i <= x->id.partitions; i++) {
         const struct recover_replica *r = &x->replicas[i];
-        name_of(x, i, name);
-        const char *p = i == x->id.partitions ? "meta" : name;
-        if (r->last_index > r->applied_index)
-            printf("  partition %s: entries %" PRIu64 " to %" PRIu64 " of the log may have been acknowledged or not; they are kept, and count from now on\n", p, r->applied_index + 1, r->last_index);
-        if (!r->holds && i == x->id.partitions) printf("  partition meta: nothing of it is on this node: machines, limits, groups and nodes that it told of are lost\n");
+        if (r->last_index <= r->applied_index) continue;
+        if (!any) tell(0, "\nThese entries of the log may have been acknowledged or not; they are kept, and count from now on:"), any = true;
+        printf("  partition %s: %" PRIu64 " to %" PRIu64 "\n", name_of(x, i, name), r->applied_index + 1, r->last_index);
+    }
+}
+
+static void print_losses(const struct recovery *x) {
+    char name[16];
+    tell(0, "What may be lost: every write that was acknowledged and is not in this node's log. A write is acknowledged when a majority has it, of which this node need not have "
+            "been; whether there are any, nobody can tell from here. Versions, tokens and events of lost writes will be those of others.");
+    print_open_ends(x);
+    for (uint32_t i = 0; i <= x->id.partitions; i++) {
+        const struct recover_replica *r = &x->replicas[i];
+        const char *p = name_of(x, i, name);
+        if (!r->holds && i == x->id.partitions) tell(2, "partition meta: nothing of it is on this node: machines, limits, groups and nodes that it told of are lost");
         if (!r->holds) continue;
-        if (r->forgot) printf("  partition %s: this node's disk had been lost before, or it had been emptied, and it was getting back what it had acknowledged: all that is behind is lost\n", p);
-        else if (!r->votes) printf("  partition %s: this node had no vote, as far as it knows, and may be far behind those that had\n", p);
-        if (r->alone) printf("  partition %s: this node is the only voter already; nothing is changed there\n", p);
+        if (r->forgot) tell(2, "partition %s: this node's disk had been lost before, or it had been emptied, and it was getting back what it had acknowledged: all that is behind is lost", p);
+        else if (!r->votes) tell(2, "partition %s: this node had no vote, as far as it knows, and may be far behind those that had", p);
+        if (r->alone) tell(2, "partition %s: this node is the only voter already; nothing is changed there", p);
     }
     if (count_lacking(x)) print_lost(x);
-    printf("Of several nodes that are left, take the one that is furthest: --inspect at each of them, and --compare of what they say.\n\n");
+    else putchar('\n');
+    tell(0, "Of several nodes that are left, take the one that is furthest: --inspect at each of them, and --compare of what they say.");
+    putchar('\n');
 }
 
 static bool all_alone(const struct recovery *x) {
@@ -381,15 +412,15 @@ static enum status run(struct recovery *x) {
     if (!st) st = read_named(x);
     if (st || x->inspects) return st ? st : inspect(x);
     print_table(x);
-    if (all_alone(x)) return printf("This node is the only voter of each of its partitions already: nothing is to be done.\n"), STATUS_OK;
+    if (all_alone(x)) return printf("This node is already the only voter everywhere: nothing is to be done.\n"), STATUS_OK;
     print_losses(x);
     if (x->is_unsafe && (st = check_named(x))) return st;
     if (!x->is_unsafe) return printf("Nothing was changed. With --unsafe this node goes on alone.\n"), STATUS_OK;
     if (!is_sure(x)) return refuse(x, "nothing was changed");
     if ((st = change(x))) return st;
-    printf("Done: node %" PRIu64 " is the only voter of each of its partitions, and a cluster of its own. Start it with the flags that it had.\n"
-           "The other nodes of the old cluster are refused by it. Make sure that they stay away from clients too: remove their data directories, and let them join\n"
-           "as new nodes, under other ids (orderd --join, orderctl cluster node add).\n", x->id.node_id);
+    tell(0, "Done: node %" PRIu64 " is the only voter of each of its partitions, and a cluster of its own. Start it with the flags that it had.", x->id.node_id);
+    tell(0, "The other nodes of the old cluster are refused by it. Make sure that they stay away from clients too: remove their data directories, and let them join as new nodes, under "
+            "other ids (orderd --join, orderctl cluster node add).");
     return STATUS_OK;
 }
 

@@ -137,6 +137,7 @@ def _():
             n.kill()
         told = recover(one.data_dir)
         true("NOT ON THIS NODE" in told and all("\n%d " % p in told for p in lacking), told)
+        true(all(len(line) <= 80 or one.data_dir in line for line in told.splitlines()), told)
         flag = told.split("--begin-empty ")[1].split()[0]
         named = [p for part in flag.split(",") for p in range(int(part.split("-")[0]), int(part.split("-")[-1]) + 1)]
         equal(named, lacking)
