@@ -158,9 +158,9 @@ void partition_source_asked(struct partition *p, const struct peer_message *m) {
     if (!s && (p->state == PARTITION_FAILED || e->draining || p->fetch)) return answer(p, m->from, PEER_CHUNK_GONE);
     if (!s && !source_new(p)) return answer(p, m->from, PEER_CHUNK_WAIT);
     s = p->source;
-    bool thanks = m->fetch.session && m->fetch.offset >= s->total; /* others may wait for a checkpoint of theirs, and there are few */
+    bool thanks = s->checkpoint && m->fetch.session && m->fetch.offset >= s->total; /* others may wait for a checkpoint of theirs, and there are few */
     s->used_ns = thanks ? e->now_ns + SNAPSHOT_THANKED_NS - SNAPSHOT_IDLE_NS : e->now_ns;
-    if (m->fetch.session && (m->fetch.offset > s->reached || thanks)) return;
+    if (m->fetch.session && (m->fetch.offset > s->reached || m->fetch.offset >= s->total)) return;
     struct asked *at = NULL;
     for (unsigned i = 0; i < GROUP_MEMBERS_MAX; i++)
         if (s->asked[i].node_id == m->from || (!s->asked[i].node_id && !at)) at = &s->asked[i];
