@@ -142,6 +142,7 @@ enum status rocks_write_error(struct rocks_store *s, const char *what, char *err
 enum status rocks_status(const char *error);
 void rocks_options_make(struct rocks_store *s);
 void rocks_options_free(struct rocks_store *s);
+void rocks_make_way(void); /* with each row, by threads that nobody waits for */
 rocksdb_readoptions_t *rocks_read_options(bool cached_only, bool scan);
 /* What a store's open files hold in memory is `bytes` now, was *own. */
 void store_shared_readers(struct store_shared *shared, uint64_t *own, uint64_t bytes);

@@ -198,6 +198,7 @@ static enum status run_row(struct run *r, const struct row *row) {
     }
     enum status st = r->files[family].writer ? STATUS_OK : run_file_begin(r, family);
     if (st) return st;
+    rocks_make_way();
     if (row->deleted) rocksdb_sstfilewriter_delete(r->files[family].writer, chars(key), key.len, &error);
     else rocksdb_sstfilewriter_put(r->files[family].writer, chars(key), key.len, chars(value), value.len, &error);
     return rocks_write_error(s, "store run", error);
