@@ -341,6 +341,15 @@ static uint64_t engine_disk_reserve(const struct engine *e) {
     return e->config.disk_reserve_bytes + merge;
 }
 
+/* The log is bounded: whoever pins its oldest segment flushes in time. One after the other would take as many flushes as a segment has partitions: where that is too slow, all begin. */
+static void engine_bound_log(struct engine *e) {
+    const struct wal_stats *w = &e->wal_stats;
+    struct partition *oldest = engine_partition_of_group(e, w->oldest_group);
+    if (oldest && (w->live_bytes > w->live_bytes_max / 2 || partition_drain_flushes(oldest))) partition_unpin(oldest);
+    if (w->live_bytes > w->live_bytes_max / 8 * 5)
+        for (uint32_t i = 0; i < e->held_count; i++) partition_flush(&e->partitions[i]);
+}
+
 static void engine_housekeeping(struct engine *e) {
     e->next_housekeeping_ns = e->now_ns + HOUSEKEEPING_NS;
     if (!e->draining || e->queue_writes) wal_tick(e->wal); /* once drained nothing begins any more: wal_close seals the log */
@@ -360,9 +369,7 @@ static void engine_housekeeping(struct engine *e) {
     for (uint32_t i = 0; i < e->held_count; i++) partition_away_look(&e->partitions[i]);
     engine_look_closed(e);
     engine_bound_replay(e);
-    /* The log is bounded: whoever pins its oldest segment flushes in time. */
-    struct partition *oldest = engine_partition_of_group(e, e->wal_stats.oldest_group);
-    if (oldest && (e->wal_stats.live_bytes > e->wal_stats.live_bytes_max / 2 || partition_drain_flushes(oldest))) partition_unpin(oldest);
+    engine_bound_log(e);
 }
 
 /* By turns, so that each partition comes first; but where timers fire last, with a slice of its own: what callers wait for elsewhere was synced together with them. */
