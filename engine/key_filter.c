@@ -10,7 +10,7 @@ enum {
     BLOCK_BYTES = 64,
     BLOCK_BITS = 512,
     BITS = 6,         /* of a key: at 12 bits a key 0.8 % are taken for known, in blocks */
-    CLEAN_BLOCKS = 64 /* with each key */
+    CLEAN_BLOCKS = 8  /* with each key */
 };
 static_assert(BLOCK_WORDS * 64 == BLOCK_BITS && BLOCK_BYTES * 8 == BLOCK_BITS, "a block is a line");
 static_assert(BITS * 9 <= 64, "a bit takes 9 bits of a hash to name");
@@ -26,6 +26,9 @@ struct key_filter {
     uint64_t blocks, keys_max; /* of a share */
     unsigned current;
     struct share shares[SHARES];
+    void (*warm)(void *ctx, void *memory, size_t bytes); /* NULL: nobody does */
+    void *warm_ctx;
+    unsigned warmed; /* shares whose pages are there, or were asked for */
 };
 
 struct key_filter *key_filter_new(uint64_t bytes)
@@ -40,7 +43,13 @@ struct key_filter *key_filter_new(uint64_t bytes)
     if (!f->words) return mem_free(f), NULL;
     memset(f->words, 0, f->blocks * BLOCK_BYTES);
     f->shares[0].clean = f->blocks;
+    f->warmed = 1;
     return f;
+}
+
+void key_filter_warm(struct key_filter *f, void (*warm)(void *ctx, void *memory, size_t bytes), void *ctx)
+{
+    f->warm = warm, f->warm_ctx = ctx;
 }
 
 void key_filter_free(struct key_filter *f)
@@ -59,6 +68,10 @@ static unsigned share_for(struct key_filter *f)
 {
     unsigned next = (f->current + 1) % SHARES;
     struct share *n = &f->shares[next];
+    if (next == f->warmed) {
+        if (f->warm) f->warm(f->warm_ctx, f->words + next * f->blocks * BLOCK_WORDS, f->blocks * BLOCK_BYTES);
+        f->warmed++;
+    }
     if (!n->count && n->clean < f->blocks) {
         uint64_t some = MIN_OF(f->blocks - n->clean, (uint64_t)CLEAN_BLOCKS);
         memset(f->words + (next * f->blocks + n->clean) * BLOCK_WORDS, 0, some * BLOCK_BYTES);

@@ -17,6 +17,8 @@ enum { KEY_FILTER_BYTES_MIN = 4 << 10, KEY_FILTER_BITS_A_KEY = 12 };
 struct key_filter;
 struct key_filter *key_filter_new(uint64_t bytes); /* NULL: no memory */
 void key_filter_free(struct key_filter *f);        /* NULL is fine */
+/* As row_cache_warm: it is told of a share that comes next when the one before it gets its first key. */
+void key_filter_warm(struct key_filter *f, void (*warm)(void *ctx, void *memory, size_t bytes), void *ctx);
 void key_filter_put(struct key_filter *f, uint64_t hash, uint64_t expiry_us);
 bool key_filter_may_have(const struct key_filter *f, uint64_t hash);
 /* Whoever asks no longer cares for keys that expire at or below the horizon. */

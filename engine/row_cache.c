@@ -36,6 +36,9 @@ struct row_cache {
     uint32_t mask;
     uint32_t rows, rows_max;
     struct row_cache_stats counts;
+    void (*warm)(void *ctx, void *memory, size_t bytes); /* NULL: nobody does */
+    void *warm_ctx;
+    uint64_t warmed; /* of the ring, from its beginning on: made, or asked for */
 };
 
 static struct entry *entry_at(const struct row_cache *c, uint64_t offset) { return (struct entry *)(void *)(c->ring + offset); }
@@ -58,7 +61,9 @@ struct row_cache *row_cache_new(uint64_t bytes, uint32_t row_bytes) {
     c->size = bytes - places * sizeof *c->places;
     c->size -= c->size % (c->size > 2 * MEM_HUGE_BYTES ? MEM_HUGE_BYTES : STEP);
     c->places = mem_zalloc(places * sizeof *c->places);
-    c->ring = c->size % MEM_HUGE_BYTES ? mem_alloc_aligned(64, c->size) : mem_alloc_huge(c->size); /* its pages come when they are written */
+    bool huge = c->size % MEM_HUGE_BYTES == 0;
+    c->ring = huge ? mem_alloc_huge(c->size) : mem_alloc_aligned(64, c->size); /* its pages come when they are written */
+    c->warmed = huge ? 0 : c->size;
     if (c->places && c->ring) return c;
     row_cache_free(c);
     return NULL;
@@ -69,6 +74,18 @@ void row_cache_free(struct row_cache *c) {
     mem_free(c->places);
     mem_free(c->ring);
     mem_free(c);
+}
+
+void row_cache_warm(struct row_cache *c, void (*warm)(void *ctx, void *memory, size_t bytes), void *ctx) {
+    c->warm = warm, c->warm_ctx = ctx;
+    c->warmed = MAX_OF(c->warmed, (uint64_t)MEM_HUGE_BYTES); /* the first comes too late */
+}
+
+/* In its first round the head comes to pages that nobody has written. */
+static void warm_next(struct row_cache *c) {
+    if (c->warmed >= c->size || !c->warm || c->head + MEM_HUGE_BYTES / 2 < c->warmed) return;
+    c->warm(c->warm_ctx, c->ring + c->warmed, MEM_HUGE_BYTES);
+    c->warmed += MEM_HUGE_BYTES;
 }
 
 /* ---- the table */
@@ -203,6 +220,7 @@ void row_cache_put_hashed(struct row_cache *c, uint64_t hash, struct slice key, 
     memcpy(e->bytes, key.data, key.len);
     if (value.len) memcpy(e->bytes + key.len, value.data, value.len);
     ring_advance(c, &c->head, size);
+    warm_next(c);
     c->used += size;
     place_take(c, e);
 }

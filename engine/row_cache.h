@@ -33,6 +33,9 @@ uint64_t row_cache_hash(struct row_cache *c, struct slice key);
 void row_cache_put_hashed(struct row_cache *c, uint64_t hash, struct slice key, struct slice value);
 void row_cache_forget_hashed(struct row_cache *c, uint64_t hash, struct slice key);
 
+/* The ring is a fresh block, whose huge pages take milliseconds when they are first written. Who has another thread makes them in time: `warm` is told of each half a page before rows come to it. It must not wait, and may do nothing. */
+void row_cache_warm(struct row_cache *c, void (*warm)(void *ctx, void *memory, size_t bytes), void *ctx);
+
 void row_cache_verify(const struct row_cache *c); /* every place and count; for tests */
 
 #endif

@@ -56,12 +56,18 @@ void store_close(struct store *s) {
  * the batch that changes it, all on the owner's thread. So it is asked before the tables, and right behind the batch. Snapshots and other threads pass it by. Only rows that are there are kept, never
  * that there is none. */
 
+static void warm(void *ctx, void *memory, size_t bytes) {
+    struct store *s = ctx;
+    s->ops->warm(s, memory, bytes);
+}
+
 enum status store_cache_rows(struct store *s, uint64_t bytes, uint32_t row_bytes, struct slice kinds) {
     store_check(s);
     check(s->cache_count < STORE_CACHES_MAX);
     static_assert((unsigned)STORE_CACHE_BYTES_MIN == (unsigned)ROW_CACHE_BYTES_MIN, "store.h says so");
     struct row_cache *c = row_cache_new(bytes, row_bytes);
     if (!c) return STATUS_MEMORY_LIMIT;
+    if (s->ops->warm) row_cache_warm(c, warm, s);
     s->caches[s->cache_count++] = c;
     for (size_t i = 0; !kinds.len && i < ARRAY_LEN(s->cached); i++) s->cached[i] = (uint8_t)s->cache_count;
     for (size_t i = 0; i < kinds.len; i++) s->cached[kinds.data[i]] = (uint8_t)s->cache_count;
@@ -101,6 +107,7 @@ enum status store_filter_keys(struct store *s, uint64_t bytes, uint8_t kind) {
     static_assert((unsigned)STORE_FILTER_BYTES_MIN == (unsigned)KEY_FILTER_BYTES_MIN, "store.h says so");
     s->filter_kind = kind;
     s->filter = key_filter_new(bytes);
+    if (s->filter && s->ops->warm) key_filter_warm(s->filter, warm, s);
     return s->filter ? STATUS_OK : STATUS_MEMORY_LIMIT;
 }
 

@@ -34,6 +34,7 @@ struct store_ops {
     enum status (*apply)(struct store *s, struct store_batch *b);
     enum status (*probe)(struct store *s, char error[256]);
     enum status (*flush)(struct store *s);
+    void (*warm)(struct store *s, void *memory, size_t bytes); /* memory of the front that is to be written soon: another thread makes its pages, some time (mem_populate). NULL: nobody does */
     void (*set_expiry)(struct store *s, uint8_t kind, uint64_t horizon_us);
     void (*get_stats)(struct store *s, struct store_stats *out); /* all but snapshots and iterators */
     void (*drop_range)(struct store *s, struct slice lower, struct slice upper);

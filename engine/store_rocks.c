@@ -111,6 +111,8 @@ static enum status rocks_flush(struct store *base) {
     return st;
 }
 
+static void rocks_warm(struct store *base, void *memory, size_t bytes) { spares_warm(rocks_of(base)->shared, memory, bytes); }
+
 static void rocks_set_expiry(struct store *base, uint8_t kind, uint64_t horizon_us) {
     _Atomic uint64_t *at = &rocks_of(base)->expiry.horizon_us[kind];
     if (horizon_us > atomic_load(at)) atomic_store(at, horizon_us); /* log time never goes back */
@@ -167,6 +169,7 @@ static const struct store_ops rocks_ops = {
     .apply = rocks_apply,
     .probe = rocks_probe,
     .flush = rocks_flush,
+    .warm = rocks_warm,
     .set_expiry = rocks_set_expiry,
     .get_stats = rocks_get_stats,
     .drop_range = rocks_drop_range,

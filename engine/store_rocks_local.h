@@ -50,6 +50,13 @@ struct growing_small {
 
 /* ---- the store */
 
+/* Memory of a store's front whose pages are to be made. What finds the list full is made by the core, at its first touch. */
+enum { WARM_PIECES_MAX = 64 };
+struct warm_piece {
+    void *memory;
+    size_t bytes;
+};
+
 /* Block cache, and the threads that write runs, of all stores of a process. */
 struct store_shared {
     rocksdb_cache_t *cache;
@@ -63,6 +70,8 @@ struct store_shared {
     pthread_cond_t spares_low; /* with their lock */
     pthread_t spares_thread;
     bool spares_up, spares_stop;
+    struct warm_piece warm[WARM_PIECES_MAX]; /* asked for, first come first; with the spares' lock */
+    unsigned warm_count;
     bool stop;
     unsigned thread_count;
     pthread_t threads[STORE_RUN_THREADS_MAX];
@@ -199,6 +208,7 @@ void run_threads_stop(struct store_shared *shared);
 /* ---- store_rocks_spares.c */
 
 bool spares_start(struct store_shared *shared); /* false: stop all the same */
+void spares_warm(struct store_shared *shared, void *memory, size_t bytes); /* any thread */
 void spares_stop(struct store_shared *shared);  /* no store has trees any more */
 
 /* ---- store_rocks_read.c */

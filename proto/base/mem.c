@@ -38,6 +38,8 @@ void *mem_alloc_huge(size_t bytes) {
     return p;
 }
 
+void mem_populate(void *p, size_t bytes) { (void)madvise(p, bytes, MADV_POPULATE_WRITE); }
+
 char *mem_strdup(const char *s) {
     size_t n = strlen(s) + 1;
     char *p = mem_alloc(n);

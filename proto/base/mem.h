@@ -18,6 +18,9 @@ void mem_discard(void *p);
 /* For large tables that are walked at random: the system may back them by pages of 2 MiB. bytes: a multiple. */
 enum { MEM_HUGE_BYTES = 2 << 20 };
 void *mem_alloc_huge(size_t bytes) MUST_USE;
+/* Pages of a block that is to be written soon are made now, by whoever calls; what is in it stays. The first touch of a fresh huge page takes milliseconds. Any thread; also when the block is gone: it asks the kernel by
+ * address and writes nothing. Without effect before Linux 5.14. */
+void mem_populate(void *p, size_t bytes);
 #define mem_new(type) ((type *)mem_zalloc(sizeof(type)))
 
 /* For tests, per thread: the n-th allocation from now fails (1 = the next), once; 0 = never. */

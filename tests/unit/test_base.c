@@ -1,4 +1,6 @@
 /* proto/base: arena, bytes, buf, hash, mem; proto/route. */
+#include <sys/mman.h>
+
 #include "tests/lib/test.h"
 
 #include "proto/base/arena.h"
@@ -108,6 +110,35 @@ static void buf_grows_and_hands_over(void **state) {
     assert_true(buf_append(&b, SLICE_LIT("x")));
     buf_fini(&b);
     buf_fini(&b);
+}
+
+static size_t resident(void *p, size_t pages) {
+    unsigned char in[1024];
+    size_t n = 0;
+    assert_true(pages <= sizeof in);
+    assert_int_equal(mincore(p, pages * MEM_PAGE_BYTES, in), 0);
+    for (size_t i = 0; i < pages; i++) n += in[i] & 1;
+    return n;
+}
+
+/* Its pages are there before they are written, and what is in them stays. */
+static void mem_populates_what_is_to_be_written(void **state) {
+    enum { PAGES = 2 * MEM_HUGE_BYTES / MEM_PAGE_BYTES };
+    uint8_t *p = mem_alloc_huge(2 * MEM_HUGE_BYTES);
+    assert_non_null(p);
+    (void)madvise(p, 2 * MEM_HUGE_BYTES, MADV_DONTNEED); /* fresh, whatever the heap gave */
+    assert_int_equal(resident(p, PAGES), 0);
+    p[5] = 7;
+    if (madvise(p, MEM_PAGE_BYTES, MADV_POPULATE_WRITE)) {
+        mem_free(p);
+        skip(); /* Linux before 5.14 */
+    }
+    mem_populate(p + MEM_HUGE_BYTES, MEM_HUGE_BYTES);
+    assert_int_equal(resident(p + MEM_HUGE_BYTES, PAGES / 2), PAGES / 2);
+    mem_populate(p, 2 * MEM_HUGE_BYTES);
+    assert_int_equal(resident(p, PAGES), PAGES);
+    assert_int_equal(p[5], 7);
+    mem_free(p);
 }
 
 static void mem_fails_the_nth_once(void **state) {
@@ -384,6 +415,7 @@ int main(void) {
         cmocka_unit_test(arena_out_of_memory_is_null),
         cmocka_unit_test(buf_grows_and_hands_over),
         cmocka_unit_test(mem_fails_the_nth_once),
+        cmocka_unit_test(mem_populates_what_is_to_be_written),
         cmocka_unit_test(list_keeps_order),
         cmocka_unit_test(writer_stops_at_its_end),
         cmocka_unit_test(reader_never_runs_over),

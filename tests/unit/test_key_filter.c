@@ -60,11 +60,35 @@ static void test_expired_keys_are_let_go(void **state) {
     key_filter_free(f);
 }
 
+static void on_warm(void *ctx, void *memory, size_t bytes) {
+    size_t *asked = ctx;
+    assert_non_null(memory);
+    asked[0]++, asked[1] += bytes;
+}
+
+/* The share that comes next is asked for with the first key of the one before it, each once. */
+static void test_a_share_is_asked_for_before_it_is_used(void **state) {
+    enum { BYTES = 1 << 20 };
+    size_t asked[2] = {0};
+    struct key_filter *f = key_filter_new(BYTES);
+    uint64_t share = key_filter_count_max(f) / 4;
+    key_filter_warm(f, on_warm, asked);
+    for (uint64_t k = 0; k < 12 * share; k++) {
+        key_filter_put(f, hash_of(k), k);
+        key_filter_expire(f, k);
+        if (k < 3 * share) assert_int_equal(asked[0], k ? (k - 1) / share + 1 : 1);
+    }
+    assert_int_equal(asked[0], 3);
+    assert_int_equal(asked[1], BYTES / 4 * 3);
+    key_filter_free(f);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_all_that_were_told_and_few_others),
         cmocka_unit_test(test_more_than_it_has_room_for),
         cmocka_unit_test(test_expired_keys_are_let_go),
+        cmocka_unit_test(test_a_share_is_asked_for_before_it_is_used),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -133,6 +133,46 @@ static void test_many_short_rows_do_not_fill_the_table(void **state) {
     row_cache_free(c);
 }
 
+/* What a cache has asked for: whole pages, one behind the other. */
+struct asked {
+    uint8_t *first;
+    size_t bytes;
+    unsigned calls;
+};
+static void on_warm(void *ctx, void *memory, size_t bytes) {
+    struct asked *a = ctx;
+    if (!a->calls++) a->first = memory;
+    assert_ptr_equal(memory, a->first + a->bytes);
+    a->bytes += bytes;
+}
+
+/* Of a fresh ring each page but the first is asked for before a row comes to it, and in good time; in later rounds none. */
+static void test_pages_are_asked_for_before_rows_come_to_them(void **state) {
+    struct asked asked = {0};
+    struct row_cache *c = row_cache_new(10 * MEM_HUGE_BYTES, 1000);
+    row_cache_warm(c, on_warm, &asked);
+    uint8_t value[1000] = {0};
+    uint8_t *lowest = NULL, *highest = NULL;
+    for (uint32_t i = 0; i < 40000; i++) { /* twice as much as there is room for */
+        uint8_t key[4];
+        struct slice found;
+        put_be32(key, i);
+        row_cache_put(c, slice_of(key, 4), slice_of(value, sizeof value));
+        assert_true(row_cache_find(c, slice_of(key, 4), &found));
+        uint8_t *at = (uint8_t *)(uintptr_t)found.data;
+        if (!lowest) lowest = at;
+        if (at <= highest) continue; /* around */
+        highest = at;
+        size_t from_start = (size_t)(at - lowest);
+        if (from_start > MEM_HUGE_BYTES / 2) assert_true(at + MEM_HUGE_BYTES / 2 - 2000 <= asked.first + asked.bytes || asked.calls == 8);
+        if (from_start < MEM_HUGE_BYTES / 2 - 2000) assert_int_equal(asked.calls, 0); /* not much too early */
+    }
+    assert_int_equal(asked.calls, 8); /* nine pages of rows, the tenth is the table */
+    assert_int_equal(asked.bytes, 8 * MEM_HUGE_BYTES);
+    assert_true(asked.first + asked.bytes > highest);
+    row_cache_free(c);
+}
+
 static void test_no_memory(void **state) {
     for (unsigned n = 1; n <= 3; n++) {
         mem_fail_nth(n);
@@ -149,6 +189,7 @@ int main(void) {
         cmocka_unit_test(test_rows_that_are_never_found_leave_in_order),
         cmocka_unit_test(test_too_large_a_row_is_not_kept_nor_the_one_before),
         cmocka_unit_test(test_many_short_rows_do_not_fill_the_table),
+        cmocka_unit_test(test_pages_are_asked_for_before_rows_come_to_them),
         cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
