@@ -80,7 +80,7 @@ def due(count, rate, seconds):
     drained, loaded, fired = None, None, 0
     while drained is None or loaded is None:
         time.sleep(0.05)
-        if drained is None and time.monotonic() - begin > 0.5 and figure(server, "orderdb_timers_lag_seconds") == 0:
+        if drained is None and figure(server, "orderdb_timers_fired_total") >= 0.999 * count and figure(server, "orderdb_timers_lag_seconds") == 0:
             drained, fired = time.monotonic() - begin, figure(server, "orderdb_timers_fired_total")
         if loaded is None and beside.poll() is not None:
             loaded = beside.stdout.read()

@@ -1,8 +1,12 @@
 #include "engine/pace.h"
 
-void pace_init(struct pace *p) { *p = (struct pace){.share = PACE_SHARE_MAX}; }
+void pace_init(struct pace *p) { *p = (struct pace){.share = PACE_SHARE_MIN}; }
 
-void pace_called(struct pace *p, uint64_t now_ns) { p->called_ns = now_ns; }
+void pace_called(struct pace *p, uint64_t now_ns)
+{
+    if (p->called_ns + PACE_SLOW_START_NS < now_ns) p->share = PACE_SHARE_MIN;
+    p->called_ns = now_ns;
+}
 
 bool pace_callers(const struct pace *p, uint64_t now_ns) { return p->called_ns && now_ns < p->called_ns + PACE_CALLERS_GONE_NS; }
 

@@ -3,7 +3,8 @@
  * The rule. A batch of timers that takes t of the core is followed by a pause, so that t is `share` of the time from batch to batch. What callers' writes wait for beyond the one sync of
  * the log that everybody waits for decides on the share: in an interval in which one waited for more than another sync and LATE_NS, the share falls by a tenth; after one in which
  * none did, it grows by a hundredth of the whole (AIMD: fast down, slowly up). So timers take what callers leave, down to PACE_SHARE_MIN, which they have whatever happens, and on a slow
- * disk, where the log's time from batch to batch is longer than any pause, nothing is lost by pausing. Without callers there is no pause. */
+ * disk, where the log's time from batch to batch is longer than any pause, nothing is lost by pausing. Without callers there is no pause. When callers come, or a core begins, nothing is known of what
+ * they bear, and caches may be cold: the share begins at its least (slow start). */
 #ifndef ENGINE_PACE_H
 #define ENGINE_PACE_H
 
@@ -12,6 +13,7 @@
 #define PACE_INTERVAL_NS (20 * NS_PER_MS)
 #define PACE_LATE_NS (1 * NS_PER_MS)
 #define PACE_CALLERS_GONE_NS (20 * NS_PER_MS) /* no write of theirs for so long: no pauses */
+#define PACE_SLOW_START_NS (1 * NS_PER_S)     /* and for so long: they come anew */
 #define PACE_SHARE_MIN 0.05
 #define PACE_SHARE_MAX 0.45 /* reading ahead of what fires takes as much again, of other threads */
 

@@ -28,6 +28,7 @@ enum {
 static_assert((int)FIRE_BATCH <= (int)COMMAND_FIRE_MAX, "a batch is one command");
 #define AHEAD_BYTES_MAX ((size_t)1 * MIB) /* of rows, of one look: three small ones an order */
 #define PAUSE_NS (200 * NS_PER_MS)
+#define BRAKED_PAUSE_NS (50 * NS_PER_MS)
 
 struct due {
     int64_t fire_us, order_id;
@@ -59,6 +60,7 @@ struct firing {
     struct due found_from;
     int64_t found_next_us;
     unsigned proposed_count;
+    uint64_t proposed_ns;
     struct found found[2], *now, *next; /* now: they fire. next: found meanwhile */
 };
 
@@ -295,6 +297,7 @@ static void propose(struct partition *p, unsigned count)
         return;
     }
     f->proposed = true;
+    f->proposed_ns = e->now_ns;
     e->firing = p;
     pace_begun(&e->pace, e->env->ops->mono_ns(e->env));
 }
@@ -307,6 +310,13 @@ static unsigned batch_max(const struct partition *p)
     return (unsigned)MIN_OF(MAX_OF(e->log_ns / FIRE_NS, (uint64_t)FIRE_BATCH_BUSY), (uint64_t)FIRE_BATCH);
 }
 
+/* Where tables are behind, callers' writes are slowed down (brake.h). Timers, of which a few bytes of the log make many of the tables, stand back before that: a batch now and then. */
+static bool stands_back(const struct partition *p)
+{
+    const struct engine *e = p->engine;
+    return p->brake.bytes_per_s && pace_callers(&e->pace, e->now_ns) && e->now_ns < p->firing->proposed_ns + BRAKED_PAUSE_NS;
+}
+
 void partition_timers_tick(struct partition *p)
 {
     struct engine *e = p->engine;
@@ -317,7 +327,7 @@ void partition_timers_tick(struct partition *p)
         f->now = f->next, f->next = taken;
     }
     if (!f->away && !found_any(f->next) && f->next_us <= clock_us(p)) look(p);
-    if (f->proposed || e->firing || pace_pauses(&e->pace, e->now_ns)) return;
+    if (f->proposed || e->firing || pace_pauses(&e->pace, e->now_ns) || stands_back(p)) return;
     if (found_any(f->now)) propose(p, MIN_OF(batch_max(p), f->now->count - f->now->at));
     else if (!f->away && f->set_since_floor > FLOOR_TIMERS) propose(p, 0);
 }

@@ -32,13 +32,19 @@ static void test_callers_that_do_not_wait_leave_them_their_share(void **state) {
     struct pace p;
     uint64_t now_ns = NS_PER_S;
     pace_init(&p);
+    assert_in_range(share(&p, &now_ns, true, 100000), 20, 32); /* slow start: it grows by a hundredth every 20 ms */
     assert_in_range(share(&p, &now_ns, true, 100000), 40, 46);
+    now_ns += PACE_SLOW_START_NS / 2; /* a pause of theirs changes nothing */
+    assert_in_range(share(&p, &now_ns, true, 100000), 40, 46);
+    now_ns += 2 * PACE_SLOW_START_NS; /* they come anew */
+    assert_in_range(share(&p, &now_ns, true, 100000), 20, 32);
 }
 
 static void test_callers_that_wait_have_their_way_and_are_forgotten(void **state) {
     struct pace p;
     uint64_t now_ns = NS_PER_S;
     pace_init(&p);
+    (void)share(&p, &now_ns, true, 0);
     assert_in_range(share(&p, &now_ns, true, 5 * NS_PER_MS), 5, 25); /* it falls by a tenth every 20 ms */
     assert_in_range(share(&p, &now_ns, true, 5 * NS_PER_MS), 4, 6);  /* and no further than this */
     (void)share(&p, &now_ns, true, 0);
