@@ -268,7 +268,6 @@ void key_list_position(struct slice key, int64_t *create_us, int64_t *order_id) 
 }
 
 void key_after_prefix(struct key *k) {
-    while (k->len && k->bytes[k->len - 1] == 0xff) k->len--;
+    k->len = bytes_after_prefix(k->bytes, k->len);
     check(k->len); /* a key of 0xff alone has nothing above it; no slot is that high */
-    k->bytes[k->len - 1]++;
 }

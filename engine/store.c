@@ -241,12 +241,9 @@ struct store_iter *store_iter_open(const struct store_view *view, struct slice l
 
 struct store_iter *store_iter_open_group(const struct store_view *view, struct slice group) {
     uint8_t upper[STORE_KEY_BYTES_MAX];
-    size_t len = group.len;
     store_check_key(group);
-    memcpy(upper, group.data, len);
-    while (len && upper[len - 1] == 0xff) len--;
-    if (len) upper[len - 1]++;
-    return iter_open(view, group, slice_of(upper, len), true);
+    memcpy(upper, group.data, group.len);
+    return iter_open(view, group, slice_of(upper, bytes_after_prefix(upper, group.len)), true); /* no length: no bound */
 }
 
 static bool store_iter_usable(const struct store_iter *it) {

@@ -34,6 +34,12 @@ static inline struct slice slice_cut_utf8(struct slice s, size_t max) {
 static inline bool slice_starts_with(struct slice a, struct slice prefix) {
     return a.len >= prefix.len && (prefix.len == 0 || memcmp(a.data, prefix.data, prefix.len) == 0);
 }
+/* Makes a prefix, in its place, the smallest string above all that begin with it, an upper bound. Its length afterwards; 0: nothing is above them (0xff alone, or an empty prefix). */
+static inline size_t bytes_after_prefix(uint8_t *p, size_t len) {
+    while (len && p[len - 1] == 0xff) len--;
+    if (len) p[len - 1]++;
+    return len;
+}
 
 static inline void put_be16(uint8_t *p, uint16_t v) { p[0] = (uint8_t)(v >> 8), p[1] = (uint8_t)v; }
 static inline void put_be32(uint8_t *p, uint32_t v) { v = __builtin_bswap32(v), memcpy(p, &v, 4); }

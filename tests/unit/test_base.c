@@ -254,6 +254,16 @@ static void slices_compare_as_unsigned_bytes(void **state) {
     assert_false(slice_starts_with(SLICE_LIT("a"), SLICE_LIT("ab")));
 }
 
+static void after_a_prefix(void **state) {
+    uint8_t plain[] = "ab", carries[] = {'a', 0xff, 0xff}, none[] = {0xff, 0xff};
+    assert_int_equal(bytes_after_prefix(plain, 2), 2);
+    assert_memory_equal(plain, "ac", 2);
+    assert_int_equal(bytes_after_prefix(carries, 3), 1);
+    assert_int_equal(carries[0], 'b');
+    assert_int_equal(bytes_after_prefix(none, 2), 0);
+    assert_int_equal(bytes_after_prefix(plain, 0), 0);
+}
+
 /* ---- hash ---- */
 
 /* RFC 3720, appendix B.4, and the check value of the CRC catalogues. */
@@ -423,6 +433,7 @@ int main(void) {
         cmocka_unit_test(varints_beyond_64_bits_are_bad),
         cmocka_unit_test(counted_bytes),
         cmocka_unit_test(slices_compare_as_unsigned_bytes),
+        cmocka_unit_test(after_a_prefix),
         cmocka_unit_test(crc32c_vectors),
         cmocka_unit_test(sha256_vectors),
         cmocka_unit_test(sha256_of_parts_is_that_of_the_whole),
