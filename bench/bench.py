@@ -33,7 +33,8 @@ BARS = {
     "mixed": {"PostgreSQL": 4, "Redis": None, "MariaDB": 4},
 }
 P99_MS, P50_US = 10, 400
-NOT_QUIET = 0.1  # cores of others on the machine: above it, figures are of a busy machine, and it is said
+NOT_QUIET = 0.1  # cores of others on the machine: a figure (the median of its runs) above it is of a busy machine, and it is said
+RUN_NOT_QUIET = 0.5  # the same of a single run of ours: latency's tails are made by few runs
 BEGIN, END = "<!-- make bench: from here -->", "<!-- make bench: to here -->"
 SECONDS_MAX = 1800
 
@@ -108,7 +109,7 @@ class Bench:
         self.best = {}     # (work, contestant) -> (connections, inflight)
         self.results = {}  # (work, contestant, all indexes) -> [report]
         self.seed = random.SystemRandom().randrange(1, 2**31)
-        self.others, self.notes, self.latency = [], [], {}
+        self.others, self.notes, self.latency = [], [], {}  # others: (cores, of whom, what the run was)
 
     # A contestant is a system and how it is talked to.
     def contestants(self):
@@ -126,7 +127,7 @@ class Bench:
         self.seed += 1
         r = s.run(work, "--population", self.o.population, "--seed", self.seed, "--connections", clients[0], "--inflight", clients[1], "--seconds", seconds, "--warm-up", warm, "--zipf", self.o.zipf, *more)
         if "--fill" not in more:
-            self.others.append(r["others_cores"])
+            self.others.append((r["others_cores"], s.name, "%s of %s, %d x %d%s" % (work.upper(), s.name, *clients, ", a try" if seconds < self.o.seconds else "")))
         if r["used_up"]:
             self.notes.append("a run of %s %s ended after %.1f s for want of orders" % (s.name, work.upper(), r["seconds"]))
         return r
@@ -207,6 +208,16 @@ class Bench:
         """Of both sides, a call; at least a little, where nothing was seen."""
         return max(0.1, self.middle(key, "server_us") + self.middle(key, "generator_us"))
 
+    def quiet(self):
+        """(Whether the figures are of a quiet machine, a sentence.) Each figure is the median of its runs, so one disturbed run of a peer moves none of them; where half of a figure's runs were disturbed,
+        or the whole, it does, and so may a single bad run of ours."""
+        middle, (worst, _, run) = statistics.median(x[0] for x in self.others), max(self.others)
+        said = "Beside server and generator other work took %.2f cores (median of %d runs), at most %.2f: %s" % (middle, len(self.others), worst, run)
+        busy = ["%s of %s%s: %.2f" % (key[0].upper(), key[1], "" if key[2] else " without its indexes", self.middle(key, "others_cores")) for key in self.results if self.middle(key, "others_cores") > NOT_QUIET]
+        busy += ["CREATE of OrderDB, %s: %.2f" % (name, x) for name, runs in self.latency.items() for x in [statistics.median(r["others_cores"] for r in runs)] if x > NOT_QUIET]
+        busy += ["a run of %s: %.2f" % (run, x) for x, name, run in self.others if name == "OrderDB" and x > RUN_NOT_QUIET]
+        return middle <= NOT_QUIET and not busy, said + ("; above %.1f (a run of ours: %.1f): %s." % (NOT_QUIET, RUN_NOT_QUIET, "; ".join(busy)) if busy else ".")
+
     def bars(self):
         """[(what, figure, bar, met)]"""
         rows = []
@@ -257,9 +268,8 @@ def markdown(b):
     out = [BEGIN, "`make bench%s`, %s, version %s: %d CPUs (%s), %d GiB, Linux %s, data on %s. Generator and server share the CPUs. %d run%s of %g s each, in turns, after %g s of warming up." % (
         " BENCH=quick" if b.o.quick else "", time.strftime("%Y-%m-%d"), b.systems[0].version, os.cpu_count(), cpu, p.memory_bytes() // 2**30, os.uname().release, filesystem(b.top),
         b.o.runs, "s" if b.o.runs > 1 else "", b.o.seconds, b.o.warm), ""]
-    others = statistics.median(b.others) if b.others else 0
-    if others > NOT_QUIET or max(b.others, default=0) > 5 * NOT_QUIET:
-        out += ["**The machine was not quiet**: beside server and generator other work took %.2f cores (median; %.2f at most). Rates and ratios of this table prove nothing." % (others, max(b.others)), ""]
+    quiet, said = b.quiet()
+    out += [said if quiet else "**The machine was not quiet**, so rates and ratios of this table prove nothing. " + said, ""]
     if b.o.quick:
         out += ["A quick look: one run each, one number of clients. For figures to be quoted, `make bench`.", ""]
     if b.o.zipf:

@@ -3,6 +3,8 @@
 
 #include <math.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -259,6 +261,39 @@ static void test_cpu_is_counted(void **state) {
     assert_true(b.server_s <= 0);
 }
 
+/* Takes 0.15 s of CPU, says so, and ends when it is told. */
+static void burn(int says, int told) {
+    struct rusage own;
+    char c = 0;
+    do check(getrusage(RUSAGE_SELF, &own) == 0);
+    while (own.ru_utime.tv_sec + own.ru_stime.tv_sec == 0 && own.ru_utime.tv_usec + own.ru_stime.tv_usec < 150000);
+    bool ok = write(says, &c, 1) == 1 && read(told, &c, 1) == 1;
+    _exit(!ok);
+}
+
+/* As Redis rewrites its file in a child, and PostgreSQL serves each connection in one. */
+static void test_children_count_as_their_servers_while_they_live_and_after(void **state) {
+    int says[2], told[2], status;
+    char c = 0;
+    struct usage before, during, after;
+    assert_int_equal(pipe(says), 0);
+    assert_int_equal(pipe(told), 0);
+    usage_take(&before, getpid());
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (!child) burn(says[1], told[0]);
+    assert_int_equal(read(says[0], &c, 1), 1);
+    usage_take(&during, getpid());
+    assert_true(during.server_s - before.server_s > 0.1);
+    assert_int_equal(write(told[1], &c, 1), 1);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    usage_take(&after, getpid());
+    assert_true(after.server_s - before.server_s > 0.1);
+    assert_true(after.machine_s - before.machine_s > 0.1);
+    for (unsigned i = 0; i < 2; i++) close(says[i]), close(told[i]);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_latency_is_told_within_two_per_cent),
@@ -274,6 +309,7 @@ int main(void) {
         cmocka_unit_test_setup(test_a_refusal_is_counted_under_its_reason, fake_reset),
         cmocka_unit_test_setup(test_a_population_is_filled_whatever_is_refused, fake_reset),
         cmocka_unit_test(test_cpu_is_counted),
+        cmocka_unit_test(test_children_count_as_their_servers_while_they_live_and_after),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
