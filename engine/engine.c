@@ -482,15 +482,45 @@ void engine_drain(struct engine *e) {
     for (uint32_t i = 0; i < e->held_count; i++) e->partitions[i].drain_index = e->partitions[i].record.applied_index;
 }
 
+/* NULL: it holds nothing up. */
+static const char *partition_drain_waits(const struct engine *e, const struct partition *p) {
+    if (e->yields && partition_leads_others(p) && e->now_ns < e->yield_until_ns) return "its lead is handed over";
+    if (p->flushing) return "a flush";
+    if (p->reads_away) return "reads of the disk";
+    if (p->source || partition_fetch_busy(p)) return "a snapshot";
+    if (partition_feed_busy(p)) return "retention of events";
+    if (partition_group_busy(p)) return "a consumer group";
+    if (p->sweeping) return "a sweep";
+    if (p->state == PARTITION_READY && !partition_flushed(p)) return "what is applied is not flushed";
+    if (p->state == PARTITION_OPENING && p->flushed.applied_index < p->drain_index && !group_installing(p->group) && !p->away) return "its log is being applied";
+    return NULL;
+}
+
+/* *of: whose it is; NULL: the core's. */
+static const char *drain_waits(const struct engine *e, const struct partition **of) {
+    const char *why = NULL;
+    *of = NULL;
+    if (e->queue_writes) return "writes";
+    if (e->queue_reads) return "reads";
+    if (e->queue_feeds) return "reads of the stream";
+    if (e->queue_sessions) return "consumers";
+    if (!list_empty(&e->finished)) return "answers";
+    if (!wal_settled(e->wal)) return "the log's disk";
+    if (votes_busy(e->votes)) return "the votes' disk";
+    for (uint32_t i = 0; i < e->held_count && !why; i++) *of = &e->partitions[i], why = partition_drain_waits(e, *of);
+    return why;
+}
+
 bool engine_drained(const struct engine *e) {
-    if (e->queue_writes || e->queue_reads || e->queue_feeds || e->queue_sessions || !list_empty(&e->finished) || !wal_settled(e->wal) || votes_busy(e->votes)) return false;
-    for (uint32_t i = 0; i < e->held_count; i++) {
-        const struct partition *p = &e->partitions[i];
-        if (e->yields && partition_leads_others(p) && e->now_ns < e->yield_until_ns) return false;
-        if (p->flushing || p->reads_away || p->source || partition_fetch_busy(p) || partition_feed_busy(p) || partition_group_busy(p) || p->sweeping || (p->state == PARTITION_READY && !partition_flushed(p))) return false;
-        if (p->state == PARTITION_OPENING && p->flushed.applied_index < p->drain_index && !group_installing(p->group) && !p->away) return false;
-    }
-    return true;
+    const struct partition *of;
+    return !drain_waits(e, &of);
+}
+
+void engine_drain_waits(const struct engine *e, char text[ENGINE_WAITS_BYTES]) {
+    const struct partition *of;
+    const char *why = drain_waits(e, &of);
+    if (!why) text[0] = 0;
+    else snprintf(text, ENGINE_WAITS_BYTES, "%s%s%s", why, of ? ", partition " : "", of ? of->name : "");
 }
 
 struct engine_queue engine_write_queue(const struct engine *e) {

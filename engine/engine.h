@@ -213,6 +213,9 @@ void engine_want(struct engine *e, uint32_t partition, const struct engine_wante
  * from there is stored any more. */
 void engine_drain(struct engine *e);
 bool engine_drained(const struct engine *e);
+/* What keeps it from being drained, for people: "a flush, partition 3"; empty: nothing does. */
+enum { ENGINE_WAITS_BYTES = 80 };
+void engine_drain_waits(const struct engine *e, char text[ENGINE_WAITS_BYTES]);
 /* Frees everything; ops still inside are answered DRAINING first. Not flushing is fine: the log has it. */
 void engine_close(struct engine *e);
 

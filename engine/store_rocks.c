@@ -123,6 +123,7 @@ static void rocks_set_expiry(struct store *base, uint8_t kind, uint64_t horizon_
 static void rocks_close(struct store *base) {
     struct rocks_store *s = rocks_of(base);
     base->magic = 0;
+    if (s->db) rocksdb_disable_manual_compaction(s->db); /* growing_gather's: who closes a store need not wait until small files have become one */
     pthread_mutex_lock(&s->lock);
     s->closing = true;
     while (s->scheduled) pthread_cond_wait(&s->changed, &s->lock);

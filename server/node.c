@@ -43,7 +43,7 @@
  *   START    engine ready: leads, and has applied its log; resources are told   -> listen, let clients in
  *   SERVE    until node_drain
  *   CALLS    no new connections, GOAWAY; connections and calls gone; at drain_timeout connections are cut
- *   ENGINES  engine_drain; drained: answered and flushed, or ENGINES_S           (ops may still come home from other cores)
+ *   ENGINES  engine_drain; drained: answered and flushed, or ENGINES_S and what CALLS left of its time (ops may still come home from other cores)
  *   SETTLE   engine closed; two more cycles, so that all mail has been read; the operations port closes
  *   LAST     nobody sends any more                                              -> the loop ends, rings close
  *
@@ -67,7 +67,7 @@ struct core_state {
     enum phase phase;
     bool arrived, cut;
     unsigned cycles; /* in this phase */
-    uint64_t since_ns;
+    uint64_t since_ns, drain_ns; /* in this phase; it drains */
     struct listener listeners[LISTENER_KINDS];
     struct http *http; /* core 0 */
     struct mail_task drain;
@@ -206,8 +206,9 @@ static void arrive(struct core *core) {
 }
 
 static bool for_too_long(const struct core *core, uint64_t ns) { return core->now_ns - state_of((struct core *)core)->since_ns > ns; }
+static uint64_t calls_patience_ns(const struct core *core) { return core->node->config->drain_timeout * NS_PER_MS + CUT_MS * NS_PER_MS; }
 static void leave(struct core *core, const char *what) {
-    log_warn("drain: not ended in time", "core=%u what=%s connections=%u calls=%u", core->id, what, core->connection_count, core->calls_live);
+    log_warn("drain: not ended in time", "core=%u what=\"%s\" connections=%u calls=%u", core->id, what, core->connection_count, core->calls_live);
     __atomic_store_n(&core->node->state->left, 1, __ATOMIC_RELEASE);
 }
 
@@ -231,6 +232,7 @@ static void on_drain(struct mail_task *t, struct core *core) {
     check(cs->phase == PHASE_SERVE);
     log_debug("drain", "core=%u connections=%u calls=%u", core->id, core->connection_count, core->calls_live);
     enter(core, PHASE_CALLS);
+    cs->drain_ns = core->now_ns;
     core->draining = true;
     listener_stop(&cs->listeners[LISTENER_CLIENT]);
     listener_stop(&cs->listeners[LISTENER_PEER]);
@@ -242,23 +244,28 @@ static void on_drain(struct mail_task *t, struct core *core) {
 
 static void on_phase_calls(struct core *core) {
     struct core_state *cs = state_of(core);
-    uint64_t patience_ns = core->node->config->drain_timeout * NS_PER_MS;
     bool gone = core->calls_live == 0 && core->connection_count == 0;
-    if (!gone && !cs->cut && for_too_long(core, patience_ns)) {
+    if (!gone && !cs->cut && for_too_long(core, calls_patience_ns(core) - CUT_MS * NS_PER_MS)) {
         log_warn("drain: connections are cut", "core=%u connections=%u calls=%u", core->id, core->connection_count, core->calls_live);
         cs->cut = true;
         core->hooks->cut(core);
     }
-    if (!gone && !cs->arrived && for_too_long(core, patience_ns + CUT_MS * NS_PER_MS)) leave(core, "calls"), gone = true;
+    if (!gone && !cs->arrived && for_too_long(core, calls_patience_ns(core))) leave(core, "calls"), gone = true;
     if (gone) arrive(core);
     if (!everybody(core, PHASE_CALLS)) return;
     engine_drain(core->engine);
     enter(core, PHASE_ENGINES);
 }
 
+/* A flush of full tables takes its seconds: clients that went at once have left them. */
 static void on_phase_engines(struct core *core) {
+    const struct core_state *cs = state_of(core);
     if (engine_drained(core->engine)) arrive(core);
-    else if (!state_of(core)->arrived && for_too_long(core, ENGINES_S * NS_PER_S)) leave(core, "engine"), arrive(core);
+    else if (!cs->arrived && core->now_ns - cs->drain_ns > calls_patience_ns(core) + ENGINES_S * NS_PER_S) {
+        char waits[ENGINE_WAITS_BYTES];
+        engine_drain_waits(core->engine, waits);
+        leave(core, waits), arrive(core);
+    }
     if (!everybody(core, PHASE_ENGINES)) return;
     enter(core, PHASE_SETTLE);
     listener_stop(&state_of(core)->listeners[LISTENER_HTTP]);
@@ -275,9 +282,11 @@ static bool no_peers(const struct core *core) { return !core->peers || peers_idl
 
 static void on_phase_settle(struct core *core) {
     struct core_state *cs = state_of(core);
-    bool busy = cs->cycles < 3 || (cs->http && !http_idle(cs->http)) || !no_peers(core) || metric_load(&core->metrics.values[METRIC_JOBS_LIVE]);
-    if (busy && for_too_long(core, SETTLE_S * NS_PER_S)) leave(core, "operations or peer port"), busy = false;
-    if (!busy) arrive(core);
+    if (cs->cycles == 1) cs->since_ns = core->now_ns; /* the engine was closed in the cycle before, which may have taken its time */
+    const char *waits = cs->http && !http_idle(cs->http) ? "the operations port" : !no_peers(core) ? "the peer port" :
+                        metric_load(&core->metrics.values[METRIC_JOBS_LIVE]) ? "reader threads" : cs->cycles < 3 ? "mail" : NULL;
+    if (waits && !cs->arrived && for_too_long(core, SETTLE_S * NS_PER_S)) leave(core, waits), waits = NULL;
+    if (!waits) arrive(core);
     if (everybody(core, PHASE_SETTLE)) enter(core, PHASE_LAST);
 }
 

@@ -41,12 +41,17 @@ static void a_drained_engine_stays_drained_though_its_failed_store_could_be_reop
     struct engine_rig r;
     rig_open(&r);
     create(&r);
+    char waits[ENGINE_WAITS_BYTES];
     store_mem_disk_set_full(r.store, true);
     engine_drain(r.engine);
+    engine_drain_waits(r.engine, waits);
+    assert_string_equal(waits, "what is applied is not flushed, partition 0");
     for (unsigned i = 0; !engine_drained(r.engine); i++) {
         assert_true(i < 1000);
         rig_run(&r, NS_PER_MS);
     }
+    engine_drain_waits(r.engine, waits);
+    assert_string_equal(waits, "");
     assert_int_equal(r.engine->partitions[0].state, PARTITION_FAILED);
     store_mem_disk_set_full(r.store, false);
     for (uint64_t until = sim_world_now_ns(r.world) + 5 * NS_PER_S; sim_world_now_ns(r.world) < until;) {
