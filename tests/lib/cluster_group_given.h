@@ -108,7 +108,7 @@ static void check_turn(struct sim *s, const struct group_session *x, struct clus
         struct cluster_event *o = &gw.events[i];
         const struct known *k = &o->of[x->group];
         const struct hold *h = hold_there(x, o);
-        if (o == e || o->partition != e->partition || !group_wants(g, o) || !same_key(g, o, e) || k->redriven) continue;
+        if (o == e || o->partition != e->partition || !group_wants(g, o) || !same_key(g, o, e) || k->redriven || haunted(s, x->group, o)) continue;
         bool mine = h && h->held && h->session == x, over = h && may_be_over(s, h);
         bool apart = group_has_snapshot(g) && o->order_id != e->order_id; /* one is told when the snapshot comes to it, the other in its turn */
         if (o->seq < e->seq && !apart && !passed_over(o, x->group)) {
@@ -139,18 +139,20 @@ static struct cluster_event *group_given(struct sim *s, struct group_session *x,
     bool *paused = gw.paused[x->node][x->partition][x->group];
     REQUIRE(!paused[0] || !paused[1] || !is_paused(s, n, x->partition, x->group), "group %u: %u:%lld is given out by node %llu, and is paused there", x->group, v->slot, (long long)v->seq, (unsigned long long)n->id);
     REQUIRE(gw.stage < GROUPS_STARTED_AGAIN, "group %u: %u:%lld comes again, long after everything was settled", x->group, v->slot, (long long)v->seq);
-    REQUIRE(k->redriven || !k->durable || k->durable > d->base, "group %u: %u:%lld was settled behind entry %llu, and comes again from dispatcher %u, which began behind %llu", x->group, v->slot, (long long)v->seq,
+    bool letter_too = haunted(s, x->group, e); /* as itself, and as a letter; each counts its own attempts */
+    gw.haunted += letter_too;
+    REQUIRE(k->redriven || letter_too || !k->durable || k->durable > d->base, "group %u: %u:%lld was settled behind entry %llu, and comes again from dispatcher %u, which began behind %llu", x->group, v->slot, (long long)v->seq,
             (unsigned long long)k->durable, x->dispatcher, (unsigned long long)d->base);
-    REQUIRE(!h->acked, "group %u: %u:%lld was acked to dispatcher %u", x->group, v->slot, (long long)v->seq, x->dispatcher);
+    REQUIRE(!h->acked || letter_too, "group %u: %u:%lld was acked to dispatcher %u", x->group, v->slot, (long long)v->seq, x->dispatcher);
     uint32_t most = failures_max(s, k);
     if (h->held) { /* it timed out, unseen */
-        REQUIRE(may_be_over(s, h) || behind_one_that_may_be_over(s, x, e), "group %u: %u:%lld was given out while it is held", x->group, v->slot, (long long)v->seq);
+        REQUIRE(letter_too || may_be_over(s, h) || behind_one_that_may_be_over(s, x, e), "group %u: %u:%lld was given out while it is held", x->group, v->slot, (long long)v->seq);
         k->failures += may_be_over(s, h);
         h->held = false;
         let_go_behind(s, x, e, false);
     }
-    if (!k->redriven) check_told(s, x->group, e, v), check_turn(s, x, e, d->base);
-    REQUIRE((uint32_t)v->attempt >= (k->redriven ? 1 : h->low + 1) && (uint32_t)v->attempt <= most + 1 && (uint32_t)v->attempt <= g->d.max_attempts, "group %u: %u:%lld is attempt %d, not %u to %u (%u)", x->group, v->slot,
+    if (!k->redriven && !letter_too) check_told(s, x->group, e, v), check_turn(s, x, e, d->base);
+    REQUIRE((uint32_t)v->attempt >= (k->redriven || letter_too ? 1 : h->low + 1) && ((uint32_t)v->attempt <= most + 1 || letter_too) && (uint32_t)v->attempt <= g->d.max_attempts, "group %u: %u:%lld is attempt %d, not %u to %u (%u)", x->group, v->slot,
             (long long)v->seq, v->attempt, h->low + 1, most + 1, g->d.max_attempts);
     h->held = true, h->session = x, h->given_ns = now, h->low = (uint32_t)v->attempt - 1;
     h->until_ns = lease_ends(s, x);
@@ -178,8 +180,8 @@ static const char *const settle_words[] = {"ack", "nack", "nack as dead", "exten
 static void group_answered(struct sim *s, struct group_session *x, struct cluster_event *e, const struct consumer_settle *c) {
     struct known *k = &e->of[x->group];
     struct hold *h = hold_of(x, e);
-    bool mine = h->held && h->session == x, maybe = may_be_over(s, h) || behind_one_that_may_be_over(s, x, e);
-    REQUIRE(c->stale || mine, "group %u: %u:%lld was settled by one who does not hold it", x->group, e->slot, (long long)e->seq);
+    bool mine = h->held && h->session == x, letter_too = haunted(s, x->group, e), maybe = letter_too || may_be_over(s, h) || behind_one_that_may_be_over(s, x, e);
+    REQUIRE(c->stale || mine || letter_too, "group %u: %u:%lld was settled by one who does not hold it", x->group, e->slot, (long long)e->seq);
     REQUIRE(!c->stale || !mine || maybe, "group %u: %u:%lld is held, and yet stale", x->group, e->slot, (long long)e->seq);
     gw.stale += c->stale;
     if (s->trace) tell(s, "group %u: %u:%lld from member %llu of dispatcher %u: %s%s", x->group, e->slot, (long long)e->seq, (unsigned long long)x->session.id, x->dispatcher, settle_words[c->kind], c->stale ? ", stale" : "");

@@ -93,6 +93,7 @@ static void life_seek(struct sim *s, unsigned partition, unsigned group) {
             if (e->partition == partition && e->slot == slot && e->seq <= behind) e->of[group + 1].skipped = true;
         }
         g->sought[partition][g->sought_count[partition]++] = (struct sought_slot){(uint16_t)slot, behind};
+        tell(s, "group %u: to be sought in partition %u, slot %u behind %lld of %lld", group, partition, slot, (long long)behind, (long long)last);
     }
 }
 
@@ -192,7 +193,7 @@ static void change(struct sim *s, unsigned partition, unsigned group) {
     unsigned what = (unsigned)chance(s, 6);
     bool last = group % GROUP_LIVES == GROUP_LIVES - 1;
     if (what == 0 && !last) life_prepare(partition, group, ENDING_DELETE);
-    else if (what <= 2 && !last && !g->mortal) life_seek(s, partition, group);
+    else if (what <= 2 && !last && !group_has_snapshot(g)) life_seek(s, partition, group);
     else redefine(s, partition, group);
 }
 

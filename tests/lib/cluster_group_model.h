@@ -31,6 +31,7 @@ struct hold {
 struct known {
     bool acked, killed, told, redriven; /* told: by an event of a snapshot */
     bool skipped;                       /* a seek passes over it, or an operator lets its key go on without it: or will */
+    bool acked_by_name;                 /* an ack of it went with a write: that names the group and not its epoch, so it may be taken behind a seek */
     unsigned acks_away, nacks_away;     /* without an answer, which may never come */
     uint32_t failures;                  /* at most, those of holds that are over left out */
     unsigned given;
@@ -55,7 +56,7 @@ struct cluster_group {
     uint32_t attempts_min;        /* max_attempts, at the least */
     char filter[64];
     uint64_t bring_ns;
-    bool mortal;                  /* events may die; else it may be sought: letters outlive that */
+    bool mortal;                  /* events may die */
     unsigned changes_in;          /* redefined, blocked keys let go on, sought, deleted: so seldom */
     uint32_t id[PARTITIONS];      /* 0: it has not begun */
     uint64_t epoch[PARTITIONS];
@@ -90,7 +91,7 @@ static struct {
     enum group_stage stage;
     uint64_t stage_ns, look_ns;
     unsigned window_parts;
-    uint64_t given, again, acked, nacked, stale, letters, told, lost_leads, sessions, refs, refs_refused, seeks, deletions, redefined, pauses, unblocked;
+    uint64_t given, again, acked, nacked, stale, letters, told, lost_leads, sessions, refs, refs_refused, seeks, deletions, redefined, pauses, unblocked, haunted;
 } gw;
 
 static unsigned life_now(unsigned partition, unsigned name) { return name * GROUP_LIVES + gw.life[partition][name]; }
@@ -142,6 +143,31 @@ static uint32_t failures_max(const struct sim *s, const struct known *k) {
 
 static bool may_be_dead(const struct sim *s, const struct cluster_group *g, const struct known *k) { return k->killed || failures_max(s, k) >= g->attempts_min; }
 
+/* A seek leaves letters where they are, and the events come again beside them. May one of this event be left from a life before? */
+static bool left_a_letter(const struct sim *s, unsigned group, const struct cluster_event *e) {
+    const struct cluster_group *g = &gw.group[group];
+    for (unsigned v = group; v-- > group / GROUP_LIVES * GROUP_LIVES && g->d.on_exhausted != EXHAUSTED_BLOCK;)
+        if (gw.group[v].id[e->partition] == g->id[e->partition] && (e->of[v].letter || may_be_dead(s, &gw.group[v], &e->of[v]))) return true;
+    return false;
+}
+
+static bool acked_before(unsigned group, const struct cluster_event *e) {
+    for (unsigned v = group; v-- > group / GROUP_LIVES * GROUP_LIVES;)
+        if (gw.group[v].id[e->partition] == gw.group[group].id[e->partition] && e->of[v].acked_by_name) return true;
+    return false;
+}
+
+/* What was before a seek reaches beyond it: an ack, a letter of it, or, where keys are parked, one of its key: it may be a letter too, for it waits, or waited, behind that one; and goes
+ * out when that one is gone. */
+static bool haunted(const struct sim *s, unsigned group, const struct cluster_event *e) {
+    const struct cluster_group *g = &gw.group[group];
+    if (group % GROUP_LIVES == 0 || gw.group[group - 1].id[e->partition] != g->id[e->partition]) return false; /* nothing was before */
+    if (left_a_letter(s, group, e) || acked_before(group, e)) return true;
+    for (unsigned i = 0; i < gw.event_count && g->d.on_exhausted == EXHAUSTED_PARK; i++)
+        if (gw.events[i].partition == e->partition && same_key(g, &gw.events[i], e) && left_a_letter(s, group, &gw.events[i])) return true;
+    return false;
+}
+
 /* Of an order that was told by a later event. */
 static bool passed_over(const struct cluster_event *e, unsigned group) {
     for (unsigned i = 0; i < gw.event_count && group_has_snapshot(&gw.group[group]); i++) {
@@ -155,6 +181,7 @@ static bool may_be_settled(const struct sim *s, unsigned group, const struct clu
     const struct cluster_group *g = &gw.group[group];
     const struct known *k = &e->of[group];
     if (!group_wants(g, e) || k->acked || k->acks_away || k->skipped || (g->d.on_exhausted != EXHAUSTED_BLOCK && may_be_dead(s, g, k))) return true;
+    if (acked_before(group, e) || (g->d.on_exhausted == EXHAUSTED_PARK && haunted(s, group, e))) return true;
     for (unsigned i = 0; i < gw.event_count && g->d.on_exhausted == EXHAUSTED_PARK; i++) { /* it waits behind a letter */
         const struct cluster_event *o = &gw.events[i];
         bool before = o->seq < e->seq || g->d.key_window > 1 || group_has_snapshot(g); /* it may be taken back when what was given out behind it has died; orders are told by their ids */

@@ -146,7 +146,7 @@ static void settle_add(struct sim *s, struct group_op *a, struct cluster_event *
 /* An order of it is paid, with its ack, by whoever of the clients has nothing to do. false: nobody has. */
 static bool ack_with_write(struct sim *s, struct group_session *x, struct cluster_event *e) {
     struct request **at = NULL, *create = NULL;
-    if (!gw.group[x->group].mortal || s->request_count == REQUESTS_MAX) return false; /* it names the group, and not its epoch */
+    if (!gw.group[x->group].mortal || s->request_count == REQUESTS_MAX) return false;
     for (unsigned i = 0; i < CLIENTS; i++)
         if (!s->client[i] || s->client[i]->acked || s->client[i]->refused) at = &s->client[i];
     for (unsigned i = 0; i < s->request_count; i++)
@@ -154,7 +154,7 @@ static bool ack_with_write(struct sim *s, struct group_session *x, struct cluste
     if (!at || !create) return false;
     struct request *r = *at = &s->requests[s->request_count];
     *r = (struct request){.number = ++s->request_count, .kind = PAY, .create = create, .user = create->user, .ack = e, .ack_session = x};
-    e->of[x->group].acks_away++;
+    e->of[x->group].acks_away++, e->of[x->group].acked_by_name = true;
     return true;
 }
 
@@ -192,7 +192,7 @@ static void ack_refused(struct sim *s, struct node *n, const struct request *r, 
     struct known *k = &r->ack->of[x->group];
     const struct hold *h = &k->at[n->id - 1];
     bool holds = given_ns && ack_held_ns(s, r, (unsigned)n->id - 1) == given_ns && !may_be_over(s, h) && !behind_one_that_may_be_over(s, x, r->ack);
-    bool settled = k->acked || k->acks_away > 1 || k->durable || k->skipped;
+    bool settled = k->acked || k->acks_away > 1 || k->durable || k->skipped || haunted(s, x->group, r->ack);
     REQUIRE(st != STATUS_ACK_NOT_IN_FLIGHT || !holds || settled || gw.group[x->group].ending[x->partition], "group %u: %u:%lld is held, and its ack with request %llu is refused", x->group, r->ack->slot, (long long)r->ack->seq,
             (unsigned long long)r->number);
     k->acks_away--, gw.refs_refused++;
@@ -263,8 +263,8 @@ static bool group_drained(struct sim *s, unsigned partition, unsigned group) {
         const struct cluster_event *e = &gw.events[i];
         const struct known *k = &e->of[group];
         if (e->partition != partition || !group_wants(g, e) || passed_over(e, group)) continue;
-        if (!k->durable || k->durable > replica(n, partition)->record.applied_index || (!k->given && !k->letter && !k->skipped)) return false;
-        REQUIRE(k->acked || k->acks_away || k->letter || k->skipped, "group %u: %u:%lld is settled, was not acked, and is no letter", group, e->slot, (long long)e->seq);
+        if (!k->durable || k->durable > replica(n, partition)->record.applied_index || (!k->given && !k->letter && !k->skipped && !haunted(s, group, e))) return false;
+        REQUIRE(haunted(s, group, e) || k->acked || k->acks_away || k->letter || k->skipped, "group %u: %u:%lld is settled, was not acked, and is no letter", group, e->slot, (long long)e->seq);
     }
     return true;
 }

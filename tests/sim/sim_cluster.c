@@ -525,9 +525,9 @@ static int run_seed(uint64_t seed, bool trace) {
            (unsigned long long)s->transfers, (unsigned long long)s->fulls, (unsigned long long)s->leaps, (unsigned long long)s->fullest, (unsigned long long)s->wipes, (unsigned long long)s->returns, (unsigned long long)s->timers_fired, (unsigned long long)s->events,
            (unsigned long long)s->pauses, (unsigned long long)s->isolations, (unsigned long long)s->stale_reads, (unsigned long long)s->token_reads, (unsigned long long)s->followed, (unsigned long long)s->flips, (unsigned long long)s->refusals, (double)sim_world_now_ns(s->world) / 1e9);
     if (gw.count)
-        printf("#    %u groups, %llu members attached, %u dispatchers, %llu events given, %llu again, %llu acks, %llu nacks, %llu stale, %llu letters redriven, %llu orders told; %llu acks with writes, %llu refused, %llu redefined, %llu pauses, %llu keys unblocked, %llu seeks, %llu deleted; %llu nodes stopped by a write that failed\n", gw.count, (unsigned long long)gw.sessions, gw.dispatcher_count,
+        printf("#    %u groups, %llu members attached, %u dispatchers, %llu events given, %llu again, %llu acks, %llu nacks, %llu stale, %llu letters redriven, %llu orders told; %llu acks with writes, %llu refused, %llu redefined, %llu pauses, %llu keys unblocked, %llu seeks, %llu given that may be letters of before one, %llu deleted; %llu nodes stopped by a write that failed\n", gw.count, (unsigned long long)gw.sessions, gw.dispatcher_count,
                (unsigned long long)gw.given, (unsigned long long)gw.again, (unsigned long long)gw.acked, (unsigned long long)gw.nacked, (unsigned long long)gw.stale, (unsigned long long)gw.letters, (unsigned long long)gw.told,
-               (unsigned long long)gw.refs, (unsigned long long)gw.refs_refused, (unsigned long long)gw.redefined, (unsigned long long)gw.pauses, (unsigned long long)gw.unblocked, (unsigned long long)gw.seeks, (unsigned long long)gw.deletions,
+               (unsigned long long)gw.refs, (unsigned long long)gw.refs_refused, (unsigned long long)gw.redefined, (unsigned long long)gw.pauses, (unsigned long long)gw.unblocked, (unsigned long long)gw.seeks, (unsigned long long)gw.haunted, (unsigned long long)gw.deletions,
                (unsigned long long)s->io_stops);
     fflush(stdout);
     return 0;
