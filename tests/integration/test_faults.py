@@ -28,7 +28,10 @@ def loaded(directory, seconds=0.7, seed=1):
     """A server that took some load and was killed; answers the ledger."""
     server = t.Server(directory, **FLAGS)
     ledger = Ledger(t.pb, users=10, seed=seed)
-    ledger.load(lambda: Stub(server.new_client()), seconds, workers=4, seed=seed)
+    for n in range(40):  # a slow machine takes longer for as much
+        ledger.load(lambda: Stub(server.new_client()), seconds, workers=4, seed=seed + 1000 * n)
+        if ledger.acknowledged > 50:
+            break
     server.kill()
     assert ledger.acknowledged > 50, "void: too little was written"
     return ledger
