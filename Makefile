@@ -136,7 +136,8 @@ fuzz: $(FUZZ) ## short run of every fuzz target
 	@tests/run.sh $(B) fuzz
 integration: all $(RIGS) $(PRELOADS) $(LOADS) ## real processes alone
 	@tests/run.sh $(B) integration
-check: all unit tidy ## what each commit must pass: builds, unit tests, tidy
+check: all hdr-check $(UNIT) ## what each commit must pass: builds, tidy, unit tests
+	@tests/run.sh $(B) tidy unit
 
 # BENCH=quick: a look in two or three minutes, nothing written. BENCH_ARGS='--only create --peers pg,redis': parts (bench/bench.py says which).
 bench: deps ## OrderDB beside PostgreSQL, MariaDB and Redis, on a quiet machine: installs them, writes bench/RESULTS.md (under 30 minutes; BENCH=quick: under 3)
