@@ -543,10 +543,14 @@ void engine_get_stats(struct engine *e, struct engine_stats *out) {
     out->read_delay_ns = e->disk_reads.delay_ns, out->read_limit = e->disk_reads.limit;
     out->refused_overload = e->writes.refused + e->disk_reads.refused;
     out->refused_late = e->writes.late + e->disk_reads.late;
+    bool unknown = false;
     for (uint32_t i = 0; i < e->config.owned_count; i++) {
+        uint64_t lag_us = partition_timers_lag_us(&e->partitions[i]);
         out->timers_pending += (uint64_t)e->partitions[i].timers.pending;
-        out->timers_lag_us = MAX_OF(out->timers_lag_us, partition_timers_lag_us(&e->partitions[i]));
+        if (lag_us == TIMERS_LAG_UNKNOWN) unknown = true;
+        else out->timers_lag_us = MAX_OF(out->timers_lag_us, lag_us);
     }
+    if (unknown && !out->timers_lag_us) out->timers_lag_us = TIMERS_LAG_UNKNOWN;
     out->wal = &e->wal_stats;
 }
 

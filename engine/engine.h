@@ -228,8 +228,9 @@ struct engine_queue {
 };
 struct engine_queue engine_write_queue(const struct engine *e);
 
+#define TIMERS_LAG_UNKNOWN UINT64_MAX /* behind a start or a change of leader, until a partition's timers have been looked at */
 struct engine_stats {
-    uint64_t timers_pending, timers_fired, timers_lag_us; /* lag: of the one that has been due for longest */
+    uint64_t timers_pending, timers_fired, timers_lag_us; /* lag: of the one that has been due for longest, in the partitions that are led here */
     uint64_t ops_done, ops_refused, creates, transitions, imports, reads, replays, entries, commands, queue_ops, queue_bytes, reads_offloaded, flushes;
     uint64_t apply_ns, flush_ns_last;
     uint64_t frames_lost, followers_behind; /* frames that the outbox had no room for; times that a replica was offered a snapshot */

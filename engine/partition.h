@@ -221,7 +221,7 @@ void partition_timers_tick(struct partition *p);                 /* looks, or pr
 void partition_timers_turn(struct engine *e);                    /* the next partition that has some proposes */
 const struct store_ahead *partition_timers_rows(const struct partition *p); /* for apply's view */
 void partition_timers_applied(struct partition *p, const struct apply *a);
-uint64_t partition_timers_lag_us(const struct partition *p);     /* how long the oldest timer that has not fired has been due */
+uint64_t partition_timers_lag_us(const struct partition *p);     /* how long the oldest timer that has not fired has been due; where the partition is not led 0. TIMERS_LAG_UNKNOWN: some are pending, and nobody has looked yet */
 
 /* partition_index.c: orders of a store that is older than the indexes. */
 enum status partition_index_load(struct partition *p) MUST_USE; /* whenever the store was opened */

@@ -7,7 +7,8 @@
  * does not hold the core up for the files. The next look goes on while what the last one found fires.
  *
  * Foreground work comes first: one batch of a core's partitions is under way at a time, so the core never owes more than that one to timers; a batch is small, and smaller
- * while callers write; it is applied behind what they wait for (engine_tick); and a refusal (full disk, tables that fall behind, a full log) is a pause.
+ * while callers write; it is applied behind what they wait for (engine_tick); and a refusal (full disk, tables that fall behind, a full log) is a pause. Looks are made on a full disk too: they write
+ * nothing, and tell how long the first one has been due.
  *
  * What was proposed and failed, or whose fate is not known (the leader changed), is looked for again: apply lets each fire once. */
 #include <stdlib.h>
@@ -191,14 +192,12 @@ static void look_home(struct env_job *job)
     f->again = false;
     if (f->status) {
         log_warn("due timers can't be read", "partition=%u status=%s", p->id, status_name(f->status));
-        f->next->count = 0;
-        f->next_us = 0;
         f->pause_until_ns = p->engine->now_ns + 5 * PAUSE_NS;
-        return;
+    } else {
+        f->from = f->found_from;
+        f->next_us = f->found_next_us;
     }
-    if (again) f->next->count = 0; /* lowest_us is before them */
-    f->from = f->found_from;
-    f->next_us = f->found_next_us;
+    if (again || f->status) f->next->count = 0; /* lowest_us, or `from`, is before them */
     if (f->lowest_us <= f->from.fire_us) f->from = (struct due){.fire_us = f->lowest_us};
     f->next_us = MIN_OF(f->next_us, f->lowest_us);
     partition_timers_tick(p);
@@ -321,13 +320,13 @@ void partition_timers_tick(struct partition *p)
 {
     struct engine *e = p->engine;
     struct firing *f = p->firing;
-    if (p->state != PARTITION_READY || e->draining || e->disk_full || e->now_ns < f->pause_until_ns) return;
+    if (p->state != PARTITION_READY || e->draining || e->now_ns < f->pause_until_ns) return;
     if (!f->away && !found_any(f->now) && found_any(f->next)) {
         struct found *taken = f->now;
         f->now = f->next, f->next = taken;
     }
     if (!f->away && !found_any(f->next) && f->next_us <= clock_us(p)) look(p);
-    if (f->proposed || e->firing || pace_pauses(&e->pace, e->now_ns) || stands_back(p)) return;
+    if (e->disk_full || f->proposed || e->firing || pace_pauses(&e->pace, e->now_ns) || stands_back(p)) return;
     if (found_any(f->now)) propose(p, MIN_OF(batch_max(p), f->now->count - f->now->at));
     else if (!f->away && f->set_since_floor > FLOOR_TIMERS) propose(p, 0);
 }
@@ -351,5 +350,7 @@ uint64_t partition_timers_lag_us(const struct partition *p)
 {
     const struct firing *f = p->firing;
     int64_t first_us = found_any(f->now) ? f->now->first_us : !f->away && found_any(f->next) ? f->next->first_us : f->next_us, now_us = clock_us(p);
-    return first_us > 0 && now_us > first_us ? (uint64_t)(now_us - first_us) : 0;
+    if (p->timers.pending == 0 || group_role(p->group) != GROUP_LEADER) return 0;
+    if (p->state == PARTITION_OPENING || first_us == 0) return TIMERS_LAG_UNKNOWN;
+    return now_us > first_us ? (uint64_t)(now_us - first_us) : 0;
 }

@@ -151,7 +151,6 @@ static bool write_process(struct buf *out, const struct node *node) {
     row("orderdb_engine_disk_read_delay_seconds", "gauge", "How long reads from disk wait for a thread.", stats.read_delay_ns) \
     row("orderdb_engine_apply_seconds_total", "counter", "Time spent applying entries.", stats.apply_ns)         \
     row("orderdb_engine_last_flush_seconds", "gauge", "Time that the last store flush took.", stats.flush_ns_last) \
-    row("orderdb_timers_lag_seconds", "gauge", "How long the oldest timer that has not fired has been due.", stats.timers_lag_us * 1000) \
     row("orderdb_log_sync_max_seconds", "gauge", "The longest sync since the start.", wal.sync_ns_max)
 
 #define PARTITION_FIGURES(row)                                                                        \
@@ -172,6 +171,16 @@ static bool write_process(struct buf *out, const struct node *node) {
     row("orderdb_partition_level0_files", "gauge", "Files that no compaction has merged yet.", level0_files) \
     row("orderdb_partition_pressure", "gauge", "1: behind with files and compactions, bulk work waits; 2: writes are refused.", pressure)
 
+/* Where it is not known there is no sample: 0 would say that nothing is due. */
+static bool write_timers_lag(struct buf *out, const struct collect *c) {
+    bool ok = metrics_write_head(out, "orderdb_timers_lag_seconds", "gauge", "How long the oldest timer that has not fired has been due; no sample: not known yet.");
+    for (uint32_t i = 0; ok && i < c->core_count; i++) {
+        uint64_t lag_us = c->cores[i].stats.timers_lag_us;
+        if (lag_us != TIMERS_LAG_UNKNOWN) ok = metrics_printf(out, "orderdb_timers_lag_seconds{core=\"%u\"} %.6f\n", i, (double)lag_us / 1e6);
+    }
+    return ok;
+}
+
 static bool write_engines(struct buf *out, const struct collect *c) {
     bool ok = true;
 #define ROW(name, kind, help, field)                                 \
@@ -184,7 +193,7 @@ static bool write_engines(struct buf *out, const struct collect *c) {
     for (uint32_t i = 0; ok && i < c->core_count; i++) ok = metrics_printf(out, name "{core=\"%u\"} %.9f\n", i, (double)c->cores[i].field / 1e9);
     ENGINE_TIMES(ROW)
 #undef ROW
-    return ok;
+    return ok && write_timers_lag(out, c);
 }
 
 static bool write_partitions(struct buf *out, const struct collect *c) {

@@ -44,8 +44,8 @@ static inline void rig_run(struct engine_rig *r, uint64_t ns) {
     }
 }
 
-/* The process on its disks, which are empty or what it left. */
-static inline void rig_start(struct engine_rig *r) {
+/* The process on its disks, which are empty or what it left; it has not found its way yet. */
+static inline void rig_begin(struct engine_rig *r) {
     static const uint32_t partitions[PARTITIONS_MAX] = {0, 1};
     char error[256] = "";
     r->env = sim_env_open(r->world, r->disk);
@@ -70,6 +70,9 @@ static inline void rig_start(struct engine_rig *r) {
         .heartbeat_ms = 100,
     };
     assert_int_equal(engine_open(&r->engine, r->env, &config, error), STATUS_OK);
+}
+static inline void rig_start(struct engine_rig *r) {
+    rig_begin(r);
     while (!engine_ready(r->engine)) rig_run(r, NS_PER_MS);
 }
 

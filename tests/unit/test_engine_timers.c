@@ -154,6 +154,62 @@ static void timers_wait_while_the_disk_is_full(void **state) {
     rig_close(&r);
 }
 
+/* What is overdue at a start is not called 0 before it has been looked for. */
+static void a_start_does_not_say_0_of_what_is_overdue(void **state) {
+    struct engine_rig r;
+    unsigned unknown = 0, known = 0;
+    rig_open(&r);
+    int64_t at_us = hurry(&r, create(&r), 1000000);
+    rig_stop(&r);
+    sim_world_run(r.world, 3 * NS_PER_S);
+    for (rig_begin(&r); stats(&r).timers_fired == 0; rig_run(&r, 20 * NS_PER_US)) {
+        struct engine_stats s = stats(&r);
+        if (!s.timers_pending) continue; /* the log has not been applied */
+        if (s.timers_lag_us == TIMERS_LAG_UNKNOWN) unknown++;
+        else if (group_role(r.engine->partitions[0].group) == GROUP_LEADER) known++, assert_int_equal(s.timers_lag_us, wall_us(&r) - at_us);
+    }
+    assert_true(unknown > 0);
+    assert_true(known > 0);
+    assert_int_equal(stats(&r).timers_lag_us, 0);
+    rig_close(&r);
+}
+
+static void a_start_on_a_full_disk_knows_the_lag(void **state) {
+    struct engine_rig r;
+    rig_open(&r);
+    int64_t id = create(&r), at_us = hurry(&r, id, 1000000);
+    rig_stop(&r);
+    sim_world_run(r.world, 3 * NS_PER_S);
+    rig_begin(&r);
+    r.engine->config.disk_reserve_bytes = 1ull << 60;
+    rig_run(&r, NS_PER_S);
+    assert_true(r.engine->disk_full);
+    assert_int_equal(stats(&r).timers_fired, 0);
+    assert_int_equal(stats(&r).timers_lag_us, wall_us(&r) - at_us);
+    r.engine->config.disk_reserve_bytes = 0;
+    rig_run(&r, NS_PER_S);
+    assert_true(status_is(&r, id, "CANCELLED"));
+    assert_int_equal(stats(&r).timers_lag_us, 0);
+    rig_close(&r);
+}
+
+/* The first of them has been known before. */
+static void the_lag_of_timers_that_cannot_be_read_grows(void **state) {
+    struct engine_rig r;
+    rig_open(&r);
+    int64_t id = create(&r), at_us = hurry(&r, id, 1000000);
+    rig_run(&r, 100 * NS_PER_MS);
+    store_mem_disk_set_read_fault(r.store, STATUS_CHECKSUM_MISMATCH);
+    while (wall_us(&r) < at_us + 2500000) rig_run(&r, NS_PER_MS);
+    assert_int_equal(stats(&r).timers_fired, 0);
+    assert_int_equal(stats(&r).timers_lag_us, wall_us(&r) - at_us);
+    store_mem_disk_set_read_fault(r.store, STATUS_OK);
+    rig_run(&r, 2 * NS_PER_S);
+    assert_true(status_is(&r, id, "CANCELLED"));
+    assert_int_equal(stats(&r).timers_lag_us, 0);
+    rig_close(&r);
+}
+
 /* Nothing is proposed any more, and what was is waited for. */
 static void a_drain_leaves_timers_to_the_next_start(void **state) {
     struct engine_rig r;
@@ -193,7 +249,9 @@ int main(void) {
         cmocka_unit_test(a_timer_fires_by_itself_and_not_early),
         cmocka_unit_test(a_clock_set_back_between_look_and_entry_loses_no_timer),    cmocka_unit_test(an_earlier_timer_that_is_set_later_fires_first),
         cmocka_unit_test(many_that_are_due_at_once_all_fire),       cmocka_unit_test(timers_wait_while_the_disk_is_full),
-        cmocka_unit_test(a_drain_leaves_timers_to_the_next_start),  cmocka_unit_test(a_row_that_no_order_knows_is_passed),
+        cmocka_unit_test(a_start_does_not_say_0_of_what_is_overdue), cmocka_unit_test(a_start_on_a_full_disk_knows_the_lag),
+        cmocka_unit_test(the_lag_of_timers_that_cannot_be_read_grows), cmocka_unit_test(a_drain_leaves_timers_to_the_next_start),
+        cmocka_unit_test(a_row_that_no_order_knows_is_passed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
