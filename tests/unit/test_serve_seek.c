@@ -13,7 +13,7 @@ static void submit(struct engine *e, struct op *op);
 #include "tests/lib/test.h"
 
 #define STREAM "/orderdb.v1.StreamService/"
-enum { GROUP_ID = 1, TURNS_MAX = 400, TURNS_LONG = 200000 };
+enum { GROUP_ID = 1, TURNS_MAX = 400, TURNS_LONG = 200000, WAYS_MAX = 16 };
 
 static struct arena arena;
 
@@ -166,23 +166,29 @@ static bool seek_until_power_cut(unsigned turns, struct place *before, struct pl
     return over;
 }
 
-static void a_seek_that_is_cut_off_anywhere_moves_nothing_or_all(void **state) {
-    unsigned nothing = 0, left = 0;
+/* Cuts it off in each turn of its way. What has become of them is counted. */
+static void cut_off_anywhere(unsigned *nothing, unsigned *left) {
     bool over = false;
     for (unsigned turns = 0; !over && turns < TURNS_MAX; turns++) {
         struct place before, cut, after;
         static struct world w;
         over = seek_until_power_cut(turns, &before, &cut);
-        left += cut.seeking;
+        *left += cut.seeking;
         go_on();
         call_world_open(&w, &world_call_limits);
         after = place_of(&w);
         world_close(&w);
         for (unsigned i = 0; i < PARTITIONS; i++) assert_int_equal(after.epochs[i], before.epochs[i] + (after.epochs[0] > before.epochs[0]));
         if (cut.seeking || over) assert_int_equal(after.epochs[0], before.epochs[0] + 1);
-        nothing += after.epochs[0] == before.epochs[0];
+        *nothing += after.epochs[0] == before.epochs[0];
     }
     assert_true(over);
+}
+
+/* One way in five loses no plan, or leaves none: what of it is on the disk when the power goes is chance. */
+static void a_seek_that_is_cut_off_anywhere_moves_nothing_or_all(void **state) {
+    unsigned nothing = 0, left = 0;
+    for (unsigned way = 0; way < WAYS_MAX && (!nothing || !left); way++) cut_off_anywhere(&nothing, &left);
     assert_true(nothing > 0);
     assert_true(left > 0);
 }
