@@ -310,6 +310,7 @@ TEST_LIBS = -lcmocka $(LDLIBS_SERVER) $(LDLIBS_ENGINE) $(LDLIBS_TOOLS) $(LDLIBS_
 $(UNIT) $(SIM) $(FUZZ) $(GUARD): $(B)/tests/%: $(B)/obj/tests/%.o $(TEST_LINK) $(B)/is/TOOLS
 	@mkdir -p $(dir $@)
 	$(CC) $(LDFLAGS_BASE) -o $@ $< $(TEST_LINK) $(TEST_LIBS)
+$(UNIT): LDFLAGS_BASE += -Wl,-u,stuck_watch
 # Its mutants take the place of two functions of the engine.
 $(B)/tests/sim/sim_feed: LDFLAGS_BASE += -Wl,--wrap=feed_add,--wrap=places_encode
 # They take the engine's door, and the connections to other nodes, into their own hands.

@@ -54,13 +54,17 @@ in_order() {
 again() { # EXIT LOG
   [ "$slow" -gt 1 ] && { [ "$1" -eq 124 ] || { [ "$1" -ne 0 ] && [ "$1" -lt 128 ]; }; } && ! grep -qE '[A-Za-z]+Sanitizer|runtime error: |check failed: |the server has ended' "$2"
 }
+limited() { # SECONDS LOG COMMAND...: what it printed is in LOG.log, its CPU time in LOG.cpu
+  local seconds=$1 to=$2 TIMEFORMAT='%U s, and for %S s the kernel'; shift 2
+  { time timeout --kill-after=10 "$seconds" "$@" >"$to.log" 2>&1; } 2>"$to.cpu"
+}
 one() { # NAME SECONDS COMMAND...: runs it, leaves a log and a row "ok failed skipped", and prints what there is to say in one piece
   local name=$1 limit=$(($2 * slow)) log rc ok bad skip start=$SECONDS; shift 2
   log=$logs/$(echo "$name" | tr '/ ' '__')
-  timeout --kill-after=10 "$limit" "$@" >"$log.log" 2>&1; rc=$?
+  limited "$limit" "$log" "$@"; rc=$?
   if again $rc "$log.log"; then
     mv "$log.log" "$log.first.log"
-    timeout --kill-after=10 "$limit" "$@" >"$log.log" 2>&1; rc=$?
+    limited "$limit" "$log" "$@"; rc=$?
   fi
   ok=$(grep -cE '^(ok |\[       OK \])' "$log.log"); skip=$(grep -cE '^(skip |\[  SKIPPED \] [a-z])' "$log.log")
   bad=$(grep -E '^(not ok |\[  FAILED  \] [a-z])' "$log.log" | sort -u | wc -l)
@@ -72,7 +76,7 @@ one() { # NAME SECONDS COMMAND...: runs it, leaves a log and a row "ok failed sk
     [ "$bad" -gt 0 ] && grep -E '^(not ok |\[  FAILED  \] [a-z])' "$log.log" | sort -u | sed 's/^/   /'
     if [ $rc -ne 0 ] && [ "$bad" -eq 0 ]; then
       bad=1
-      [ $rc -eq 124 ] || [ $rc -eq 137 ] && echo "   $name: not done after $limit s" || echo "   $name: exit $rc"
+      [ $rc -eq 124 ] || [ $rc -eq 137 ] && echo "   $name: not done after $limit s, in which it computed for $(tail -1 "$log.cpu")" || echo "   $name: exit $rc"
       tail -15 "$log.log" | sed 's/^/   | /'
     elif [ $((ok + bad + skip)) -eq 0 ]; then
       bad=1; echo "   $name: no test ran"
