@@ -47,7 +47,7 @@ enum request_method { REQUEST_CREATE = 1, REQUEST_TRANSITION = 2, REQUEST_UPDATE
 struct command_origin {
     struct slice request_id; /* empty: not idempotent (transition without one) */
     struct hash128 fingerprint;
-    uint64_t ttl_us;         /* how long the idempotency record lives */
+    uint64_t ttl_us;         /* how long the idempotency record lives; COMMAND_FOR_EVER_US: it stays */
     struct slice operator_, reason, traceparent;
 };
 struct command_create {
@@ -74,7 +74,8 @@ struct command_import {
     unsigned history_count;
     const struct history_entry *history; /* encode: names resolved; decode: in the arena given to command_decode */
 };
-/* Did origin.request_id come to anything? If not, it never will (for origin.ttl_us). */
+/* Did origin.request_id come to anything? If not, it never will: for origin.ttl_us, COMMAND_FOR_EVER_US by now. It was 30 days in older logs, and every replica goes by what the command says. */
+#define COMMAND_FOR_EVER_US (1ull << 62) /* and any log time does not overflow: so releases that know nothing of "for ever" do the same with it */
 struct command_fence {
     struct slice user_id;
 };

@@ -10,8 +10,10 @@ enum {
     BLOCK_BYTES = 64,
     BLOCK_BITS = 512,
     BITS = 6,         /* of a key: at 12 bits a key 0.8 % are taken for known, in blocks */
-    CLEAN_BLOCKS = 8  /* with each key */
+    CLEAN_BLOCKS = 8, /* with each key */
+    LASTING_PART = 32 /* of the whole: for keys that never expire */
 };
+static_assert(KEY_FILTER_BYTES_MIN / LASTING_PART >= BLOCK_BYTES, "it has a block");
 static_assert(BLOCK_WORDS * 64 == BLOCK_BITS && BLOCK_BYTES * 8 == BLOCK_BITS, "a block is a line");
 static_assert(BITS * 9 <= 64, "a bit takes 9 bits of a hash to name");
 static_assert(KEY_FILTER_BITS_A_KEY * CLEAN_BLOCKS > BLOCK_BITS / KEY_FILTER_BITS_A_KEY, "a share is clean long before the one before it is full");
@@ -26,6 +28,8 @@ struct key_filter {
     uint64_t blocks, keys_max; /* of a share */
     unsigned current;
     struct share shares[SHARES];
+    uint64_t *lasting; /* behind the shares, never cleaned */
+    uint64_t lasting_blocks, lasting_count;
     void (*warm)(void *ctx, void *memory, size_t bytes); /* NULL: nobody does */
     void *warm_ctx;
     unsigned warmed; /* shares whose pages are there, or were asked for */
@@ -36,12 +40,15 @@ struct key_filter *key_filter_new(uint64_t bytes)
     check(bytes >= KEY_FILTER_BYTES_MIN);
     struct key_filter *f = mem_new(struct key_filter);
     if (!f) return NULL;
-    f->blocks = bytes / SHARES / BLOCK_BYTES;
+    f->lasting_blocks = bytes / LASTING_PART / BLOCK_BYTES;
+    f->blocks = (bytes / BLOCK_BYTES - f->lasting_blocks) / SHARES;
     f->keys_max = f->blocks * BLOCK_BITS / KEY_FILTER_BITS_A_KEY;
-    uint64_t size = SHARES * f->blocks * BLOCK_BYTES, huge = (size + MEM_HUGE_BYTES - 1) / MEM_HUGE_BYTES * MEM_HUGE_BYTES;
+    uint64_t size = (SHARES * f->blocks + f->lasting_blocks) * BLOCK_BYTES, huge = (size + MEM_HUGE_BYTES - 1) / MEM_HUGE_BYTES * MEM_HUGE_BYTES;
     f->words = size > 2 * MEM_HUGE_BYTES ? mem_alloc_huge(huge) : mem_alloc_aligned(BLOCK_BYTES, size);
     if (!f->words) return mem_free(f), NULL;
+    f->lasting = f->words + SHARES * f->blocks * BLOCK_WORDS;
     memset(f->words, 0, f->blocks * BLOCK_BYTES);
+    memset(f->lasting, 0, f->lasting_blocks * BLOCK_BYTES);
     f->shares[0].clean = f->blocks;
     f->warmed = 1;
     return f;
@@ -59,7 +66,9 @@ void key_filter_free(struct key_filter *f)
     mem_free(f);
 }
 
-static uint64_t *block_of(const struct key_filter *f, unsigned share, uint64_t hash) { return f->words + (share * f->blocks + ((hash >> 32) * f->blocks >> 32)) * BLOCK_WORDS; }
+static uint64_t *block_in(uint64_t *words, uint64_t blocks, uint64_t hash) { return words + ((hash >> 32) * blocks >> 32) * BLOCK_WORDS; }
+static uint64_t *block_of(const struct key_filter *f, unsigned share, uint64_t hash) { return block_in(f->words + share * f->blocks * BLOCK_WORDS, f->blocks, hash); }
+static uint64_t *lasting_block_of(const struct key_filter *f, uint64_t hash) { return block_in(f->lasting, f->lasting_blocks, hash); }
 /* Which bits, nine each: independent of the block, which the upper half of the hash has chosen. */
 static uint64_t bits_of(uint64_t hash) { return (hash ^ hash >> 32) * 0x9e3779b97f4a7c15u; }
 
@@ -81,12 +90,20 @@ static unsigned share_for(struct key_filter *f)
     return f->current;
 }
 
+static void block_put(uint64_t *block, uint64_t bits)
+{
+    for (unsigned i = 0; i < BITS; i++, bits >>= 9) block[bits >> 6 & (BLOCK_WORDS - 1)] |= 1ull << (bits & 63);
+}
+
 void key_filter_put(struct key_filter *f, uint64_t hash, uint64_t expiry_us)
 {
+    if (expiry_us >= KEY_FILTER_NEVER_US) { /* in a share it would keep the others there for ever */
+        f->lasting_count++;
+        return block_put(lasting_block_of(f, hash), bits_of(hash));
+    }
     unsigned to = share_for(f);
     struct share *s = &f->shares[to];
-    uint64_t *block = block_of(f, to, hash), bits = bits_of(hash);
-    for (unsigned i = 0; i < BITS; i++, bits >>= 9) block[bits >> 6 & (BLOCK_WORDS - 1)] |= 1ull << (bits & 63);
+    block_put(block_of(f, to, hash), bits_of(hash));
     s->count++;
     s->clean = 0;
     s->expiry_us = MAX_OF(s->expiry_us, expiry_us);
@@ -103,7 +120,7 @@ bool key_filter_may_have(const struct key_filter *f, uint64_t hash)
 {
     for (unsigned i = 0; i < SHARES; i++)
         if (f->shares[i].count && block_has(block_of(f, i, hash), bits_of(hash))) return true;
-    return false;
+    return f->lasting_count && block_has(lasting_block_of(f, hash), bits_of(hash));
 }
 
 void key_filter_expire(struct key_filter *f, uint64_t horizon_us)
@@ -114,7 +131,7 @@ void key_filter_expire(struct key_filter *f, uint64_t horizon_us)
 
 uint64_t key_filter_count(const struct key_filter *f)
 {
-    uint64_t n = 0;
+    uint64_t n = f->lasting_count;
     for (unsigned i = 0; i < SHARES; i++) n += f->shares[i].count;
     return n;
 }

@@ -105,6 +105,7 @@ enum status store_filter_keys(struct store *s, uint64_t bytes, uint8_t kind) {
     store_check(s);
     check(!s->filter);
     static_assert((unsigned)STORE_FILTER_BYTES_MIN == (unsigned)KEY_FILTER_BYTES_MIN, "store.h says so");
+    static_assert(STORE_NEVER_US == KEY_FILTER_NEVER_US, "its lasting keys are our lasting rows");
     s->filter_kind = kind;
     s->filter = key_filter_new(bytes);
     if (s->filter && s->ops->warm) key_filter_warm(s->filter, warm, s);

@@ -141,8 +141,9 @@ enum status store_probe(struct store *s, char error[256]) MUST_USE;
 /* Blocks until everything applied before this call is durable. Runs on a job, any thread, one at a time per store. DISK_FULL, IO_FAILED. */
 enum status store_flush(struct store *s) MUST_USE;
 /* Rows of the expiring kind (first: two bytes of slot, then this kind byte; value: starts with big-endian u64 expiry in microseconds) whose expiry is at
- * or below the horizon may be dropped whenever it suits. Set it only to the log time of a *flushed* applied index, or replay would decide
+ * or below the horizon may be dropped whenever it suits; one at or beyond STORE_NEVER_US stays for ever. Set it only to the log time of a *flushed* applied index, or replay would decide
  * differently (docs/STORAGE.md). */
+#define STORE_NEVER_US (1ull << 62) /* in 146,000 years */
 void store_set_expiry(struct store *s, uint8_t kind, uint64_t horizon_us); /* several kinds may expire, each at its own horizon */
 
 /* ---- A durable state as a stream of bytes, and such a stream in another store's place (docs/CLUSTER.md). Both stores of one kind; the bytes are theirs. Everything here is for a

@@ -239,7 +239,10 @@ static bool replay(const struct model *m, struct slice user, enum request_method
 {
     const struct model_memory *r = origin->request_id.len ? find_memory(m, user, origin->request_id, method) : NULL;
     if (!r || r->expiry_us <= m->now_us) return false;
-    if (r->fence) return out->status = STATUS_REQUEST_FENCED, true;
+    if (r->fence) {
+        out->fenced_us = r->expiry_us > COMMAND_FOR_EVER_US ? r->expiry_us - COMMAND_FOR_EVER_US : 0;
+        return out->status = STATUS_REQUEST_FENCED, true;
+    }
     if (r->fingerprint.low != origin->fingerprint.low || r->fingerprint.high != origin->fingerprint.high) {
         out->status = STATUS_IDEMPOTENCY_KEY_REUSED;
         out->first_order_id = m->orders[r->order].id;

@@ -63,6 +63,7 @@ struct model_outcome {
     bool replayed, already_there, fence, applied; /* fence: the answer to one; order and version only if applied */
     uint16_t slot;
     int64_t seq, first_order_id, first_time_us;
+    uint64_t fenced_us; /* REQUEST_FENCED, for ever: since when */
     unsigned order, version; /* the order shown, as of which version; version 0: none shown */
     unsigned expected_index;
     unsigned fired;

@@ -15,7 +15,7 @@ struct rig {
     struct feed_writer feed;
     struct feed_tail tail;          /* of 64 KiB */
     struct feed_record kept;
-    uint64_t cache_bytes;           /* 0: no row is kept beside the store */
+    uint64_t cache_bytes;           /* 0: no row is kept beside the store, and no filter of idempotency keys */
     struct timers_record timers;
 };
 

@@ -1,7 +1,7 @@
 /* Random lives of a partition against the model (tests/lib/model.h).
  *
- * A run draws commands (creates, transitions, updates, imports, fences, batches, timers that are set, cancelled and fire; retries, reused ids, races on a version, expiry by jumps of time, clocks that go
- * back), packs 1 to 20 of them into entries, and feeds the entries to the model and to two partitions. Some entries are one batch that is not atomic, with requests
+ * A run draws commands (creates, transitions, updates, imports, fences, batches, timers that are set, cancelled and fire; retries, reused ids, races on a version, expiry by jumps of time, some of
+ * more than 400 days, clocks that go back), packs 1 to 20 of them into entries, and feeds the entries to the model and to two partitions. Some entries are one batch that is not atomic, with requests
  * twice in it, or the last such batch once more. The partitions flush and crash at moments of their own; a crash forgets all that was not flushed, and the entries
  * behind the flushed applied index are applied again. Shown:
  *   - each answer is the model's, and a replayed entry answers what it answered first, from whatever index the replay began;
@@ -23,6 +23,7 @@
 #include "tests/lib/test.h"
 
 enum { ENTRIES_MAX = 300, COMMANDS_MAX = 20, USERS = 10, REQUESTS_MAX = 64, NUMBERS = 30 };
+#define DAYS_400_US (400 * 86400ull * 1000000) /* beyond any idempotency_ttl */
 
 struct sim_entry {
     uint64_t log_time_us;
@@ -52,7 +53,7 @@ struct sim {
 
 /* How often each kind of answer was given, over all runs: a kind that never came up would be a hole in the draw. */
 static uint64_t seen_bursts, seen_burst_replays;
-static uint64_t seen[STATUS_COUNT], seen_replayed, seen_already_there, seen_late, seen_applied, seen_fired, seen_batches[3];
+static uint64_t seen[STATUS_COUNT], seen_replayed, seen_already_there, seen_late, seen_applied, seen_fenced_late, seen_fired, seen_batches[3];
 static uint64_t seed_now;
 static void on_abort(int sig)
 {
@@ -341,7 +342,8 @@ static struct command draw_again(struct sim *s)
 /* An id that was sent before, or one that may be sent next, or never. */
 static struct command draw_fence(struct sim *s)
 {
-    struct command c = {.type = COMMAND_FENCE, .origin.ttl_us = 1 + below(s, s->ttl_us_max), .fence.user_id = any_user(s)};
+    uint64_t ttl_us = chance(s, 75) ? COMMAND_FOR_EVER_US : 1 + below(s, s->ttl_us_max); /* logs of older releases have an end to theirs */
+    struct command c = {.type = COMMAND_FENCE, .origin.ttl_us = ttl_us, .fence.user_id = any_user(s)};
     const struct model_memory *r = s->model.memory_count && chance(s, 40) ? &s->model.memories[below(s, s->model.memory_count)] : NULL;
     if (r) c.origin.request_id = r->request_id, c.fence.user_id = r->user_id;
     else if (s->sent_count && chance(s, 40)) c.origin.request_id = s->sent[below(s, s->sent_count)].origin.request_id;
@@ -451,6 +453,7 @@ static void move_clock(struct sim *s)
     if (kind < 10) return; /* the same microsecond */
     if (kind < 15) s->clock_us -= below(s, 5000000);
     else if (kind < 18) s->clock_us += below(s, 3 * s->ttl_us_max);
+    else if (kind < 19) s->clock_us += DAYS_400_US + below(s, DAYS_400_US);
     else s->clock_us += below(s, 20000);
 }
 
@@ -502,6 +505,7 @@ static void step(struct sim *s)
         seen_batches[expected[i].status ? 0 : 1 + expected[i].replayed] += expected[i].batch;
         seen_late += !expected[i].batch && expected[i].replayed && expected[i].version < s->model.orders[expected[i].order].count;
         seen_already_there += expected[i].already_there;
+        seen_fenced_late += expected[i].fenced_us && s->model.now_us - expected[i].fenced_us > DAYS_400_US;
         seen_fired += expected[i].fired;
     }
     seen_bursts += burst_count > 0;
@@ -618,6 +622,8 @@ static void check_coverage(void)
     check(seen_late > 0);
     check(seen_already_there > 0);
     check(seen_applied > 0);
+    printf("# %-24s %8llu\n", "fenced 400 days ago", (unsigned long long)seen_fenced_late);
+    check(seen_fenced_late > 0);
     check(seen_fired > 0);
     for (unsigned i = 0; i < ARRAY_LEN(seen_reasons); i++) check(seen_reasons[i] > 0);
     printf("# timers fired: %llu; moved %llu, told %llu, not expected %llu, no edge %llu, required %llu\n", (unsigned long long)seen_fired, (unsigned long long)seen_reasons[0],

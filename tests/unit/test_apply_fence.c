@@ -4,11 +4,12 @@
 #include "proto/base/mem.h"
 #include "tests/lib/apply_fixture.h"
 
-#define FENCE_TTL_US (30 * 86400ull * 1000000)
+#define DAY_US (86400ull * 1000000)
+#define OLDER_TTL_US (30 * DAY_US) /* of fences in logs of older releases */
 
 static struct command fence_of(const char *user, const char *request_id)
 {
-    return (struct command){.type = COMMAND_FENCE, .origin = {.request_id = slice_str(request_id), .ttl_us = FENCE_TTL_US}, .fence.user_id = slice_str(user)};
+    return (struct command){.type = COMMAND_FENCE, .origin = {.request_id = slice_str(request_id), .ttl_us = COMMAND_FOR_EVER_US}, .fence.user_id = slice_str(user)};
 }
 
 static struct command create_of(const char *user, const char *request_id)
@@ -88,16 +89,37 @@ static void a_fence_stands_against_what_is_behind_it_in_the_same_entry(void **st
     assert_int_equal(o[3].status, STATUS_REQUEST_FENCED);
 }
 
-static void a_fence_outlives_restart_and_flush_and_ends_with_its_time(void **state)
+/* Whatever the time, the flushes, the crashes, and what expires beside it: in a rig with a filter of keys, which a crash makes it read anew. */
+static void a_fence_stays_for_ever(void **state)
 {
-    run(fence_of("alice", "request-0000000001"));
-    now_us = T0 + FENCE_TTL_US - 1;
-    run(create_of("bob", "request-0000000001"));
+    struct outcome created = run(create_of("alice", "request-0000000001"));
+    rig_cache(&rig, 16 * KIB);
+    run(fence_of("alice", "request-0000000002"));
+    for (unsigned days = 1; days < 4000; days += 400) {
+        now_us = T0 + days * DAY_US;
+        assert_int_equal(run(create_of("alice", "request-0000000002")).status, STATUS_REQUEST_FENCED);
+        assert_int_equal(run(pay_of(created.head.order_id, "request-0000000002")).status, STATUS_REQUEST_FENCED);
+        assert_false(run(fence_of("alice", "request-0000000002")).applied);
+        assert_false(run(create_of("bob", "request-0000000001")).replayed); /* has expired since the last round */
+        rig_flush(&rig);
+        if (days % 800 == 1) rig_crash(&rig);
+    }
+}
+
+/* A command of an older log says for how long. What becomes of it is the same on every replica, whichever release it runs; asked again it stays. */
+static void a_fence_of_an_older_log_ends_with_its_time(void **state)
+{
+    struct command older = fence_of("alice", "request-0000000001"), asked = fence_of("alice", "request-0000000002");
+    older.origin.ttl_us = asked.origin.ttl_us = OLDER_TTL_US;
+    run(older), run(asked);
+    now_us = T0 + OLDER_TTL_US - 1;
+    run(fence_of("alice", "request-0000000002"));
     rig_flush(&rig);
     rig_crash(&rig);
     assert_int_equal(run(create_of("alice", "request-0000000001")).status, STATUS_REQUEST_FENCED);
-    now_us = T0 + FENCE_TTL_US;
+    now_us = T0 + OLDER_TTL_US;
     assert_int_equal(run(create_of("alice", "request-0000000001")).status, STATUS_OK);
+    assert_int_equal(run(create_of("alice", "request-0000000002")).status, STATUS_REQUEST_FENCED);
 }
 
 static void an_expired_write_is_forgotten(void **state)
@@ -142,7 +164,8 @@ int main(void)
         T(of_two_methods_under_one_id_the_latest_counts),
         T(what_was_not_is_fenced_for_every_method),
         T(a_fence_stands_against_what_is_behind_it_in_the_same_entry),
-        T(a_fence_outlives_restart_and_flush_and_ends_with_its_time),
+        T(a_fence_stays_for_ever),
+        T(a_fence_of_an_older_log_ends_with_its_time),
         T(an_expired_write_is_forgotten),
         T(damage_and_faults_are_no_answer),
         T(the_refusal_says_what_to_do),

@@ -695,7 +695,7 @@ static void a_lost_answer_becomes_a_fence(void **state)
     assert_int_equal(c.type, COMMAND_FENCE);
     assert_slice(c.fence.user_id, "alice");
     assert_slice(c.origin.request_id, "request-0000000001");
-    assert_int_equal(c.origin.ttl_us, CHECK_TTL_US_MAX);
+    assert_int_equal(c.origin.ttl_us, COMMAND_FOR_EVER_US);
 }
 
 static void a_traceparent_is_kept_when_it_is_one(void **state)

@@ -32,6 +32,33 @@ static void test_all_that_were_told_and_few_others(void **state) {
     }
 }
 
+/* Keys without an expiry stay, while others come and go beside them for ever as if there were none. */
+static void test_keys_that_never_expire_stay(void **state) {
+    struct key_filter *f = key_filter_new(64 << 10);
+    uint64_t live = key_filter_count_max(f) / 2, lasting = live / 20, first = 1ull << 50, wrong = 0, asked = 0;
+    for (uint64_t k = 0; k < 40 * live; k++) {
+        if (k < lasting) key_filter_put(f, hash_of(first + k), KEY_FILTER_NEVER_US + k);
+        key_filter_put(f, hash_of(k), k + live);
+        if (k % 64) continue;
+        key_filter_expire(f, k);
+        assert_true(key_filter_count(f) <= key_filter_count_max(f) + lasting + 64);
+        for (uint64_t i = 0; i < 16; i++, asked++) wrong += key_filter_may_have(f, hash_of((k << 16) + i + (1ull << 40)));
+    }
+    assert_true(wrong < asked / 20);
+    key_filter_expire(f, KEY_FILTER_NEVER_US - 1);
+    assert_int_equal(known(f, first, first + lasting), lasting);
+    key_filter_free(f);
+}
+
+/* Far more of them than their part holds: none is forgotten, whoever asks looks for others in vain more often. */
+static void test_lasting_keys_beyond_their_part(void **state) {
+    struct key_filter *f = key_filter_new(KEY_FILTER_BYTES_MIN);
+    uint64_t n = key_filter_count_max(f);
+    for (uint64_t k = 0; k < n; k++) key_filter_put(f, hash_of(k), KEY_FILTER_NEVER_US);
+    assert_int_equal(known(f, 0, n), n);
+    key_filter_free(f);
+}
+
 /* More than it is made for: it says yes too often, and forgets nothing. */
 static void test_more_than_it_has_room_for(void **state) {
     struct key_filter *f = key_filter_new(KEY_FILTER_BYTES_MIN);
@@ -79,13 +106,15 @@ static void test_a_share_is_asked_for_before_it_is_used(void **state) {
         if (k < 3 * share) assert_int_equal(asked[0], k ? (k - 1) / share + 1 : 1);
     }
     assert_int_equal(asked[0], 3);
-    assert_int_equal(asked[1], BYTES / 4 * 3);
+    assert_int_equal(asked[1], (BYTES - BYTES / 32) / 4 * 3);
     key_filter_free(f);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_all_that_were_told_and_few_others),
+        cmocka_unit_test(test_keys_that_never_expire_stay),
+        cmocka_unit_test(test_lasting_keys_beyond_their_part),
         cmocka_unit_test(test_more_than_it_has_room_for),
         cmocka_unit_test(test_expired_keys_are_let_go),
         cmocka_unit_test(test_a_share_is_asked_for_before_it_is_used),

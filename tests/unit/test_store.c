@@ -586,6 +586,40 @@ static void test_filter_is_not_asked_before_it_is_whole(void **state) {
     assert_int_equal(filter_absent(w), 1);
 }
 
+/* A row that never expires: no horizon drops it or makes the filter forget it, nor those that do expire beside it. */
+static void test_filter_knows_what_never_expires(void **state) {
+    struct world *w = *state;
+    struct store_view v = newest(w);
+    uint8_t value[8];
+    struct slice lasting = SLICE_LIT("s1Dlasting"), row;
+    for (unsigned life = 0; life < 2; life++) {
+        assert_int_equal(store_filter_keys(w->store, 16 << 10, 'D'), STATUS_OK);
+        store_filter_prove(w->store);
+        struct store_batch *b = store_batch_new(w->store);
+        if (life == 0) store_batch_put(b, lasting, dedup_row(value, STORE_NEVER_US + 1700000000000000));
+        else store_filter_add(w->store, (struct store_filtered[]){store_filtered_of(lasting, dedup_row(value, STORE_NEVER_US + 1700000000000000))}, 1);
+        store_filter_whole(w->store);
+        for (unsigned round = 0; round < 10; round++) { /* overlapping tables, so that RocksDB merges */
+            for (unsigned i = 0; i < 3000; i++) {
+                char key[16];
+                snprintf(key, sizeof key, "s1D%u-%u", round, i);
+                store_batch_put(b, slice_str(key), dedup_row(value, 1000 * (round + 1)));
+            }
+            assert_int_equal(store_apply(w->store, b), STATUS_OK);
+            store_batch_clear(b);
+            assert_int_equal(store_flush(w->store), STATUS_OK);
+            store_set_expiry(w->store, 'D', 1000 * (round + 1));
+        }
+        store_batch_free(b);
+        store_set_expiry(w->store, 'D', STORE_NEVER_US - 1);
+        struct store_stats stats;
+        store_get_stats(w->store, &stats);
+        assert_true(stats.filter_keys < 20000);
+        assert_int_equal(store_get(&v, lasting, &w->arena, &row), STATUS_OK);
+        if (life == 0) world_reopen(w), v = newest(w);
+    }
+}
+
 static void test_mem_a_hundred_thousand_rows(void **state) {
     struct world *w = *state;
     enum { ROWS = 100000, STEP = 7919 };
@@ -638,6 +672,7 @@ int main(void) {
         CACHED(test_failed_apply_leaves_the_cache_as_it_was),
         BOTH(test_filter_excludes_what_is_not_there),
         BOTH(test_filter_is_not_asked_before_it_is_whole),
+        BOTH(test_filter_knows_what_never_expires),
         BOTH(test_flushed_rows_survive_a_reopen),
         BOTH(test_unflushed_rows_are_lost_with_the_store),
         BOTH(test_range_bytes_estimate),
