@@ -7,6 +7,7 @@
 #include "proto/base/mem.h"
 #include "tools/content.h"
 #include "tools/pbjson.h"
+#include "tools/read_flags.h"
 #include "tools/refusal.h"
 #include "tools/table.h"
 
@@ -100,17 +101,20 @@ struct results {
 
 static void results_begin(struct results *r) {
     static const struct table_column columns[] = {
-        {"NO", .right = true}, {"ORDER", .right = true}, {"STATUS", .shrinks_to = 10}, {"VER", .right = true}, {"RESULT", .shrinks_to = 10}};
+        {"NO", .right = true}, {"ORDER", .right = true}, {"STATUS", .shrinks_to = 10}, {"VER", .right = true}, {"TOKEN"}, {"RESULT", .shrinks_to = 10}};
     *r = (struct results){0};
     table_init(&r->table, columns, ARRAY_LEN(columns));
 }
 
-static void results_done(struct results *r, const Orderdb__V1__Order *o, bool replayed) {
+static void results_done(struct results *r, const Orderdb__V1__Order *o, const Orderdb__V1__CommitToken *token, bool replayed) {
+    char text[READ_TOKEN_BYTES] = "-";
+    if (token) read_token_text(token, text);
     table_cell(&r->table, "%zu", ++r->count);
     if (o && o->order_id) table_cell(&r->table, "%lld", (long long)o->order_id);
     else table_cell(&r->table, "-");
     table_cell(&r->table, "%s", o ? o->status : "");
     table_cell(&r->table, "%lld", o ? (long long)o->version : 0);
+    table_cell(&r->table, "%s", text);
     table_cell(&r->table, "%s", batch.validate_only ? "not written" : replayed ? "made before" : "done");
 }
 
@@ -124,8 +128,7 @@ static void results_refused(struct results *r, int64_t order_id, const Google__R
     table_cell(&r->table, "%zu", ++r->count);
     if (order_id) table_cell(&r->table, "%lld", (long long)order_id);
     else table_cell(&r->table, "-");
-    table_cell(&r->table, "-");
-    table_cell(&r->table, "-");
+    for (unsigned i = 0; i < 3; i++) table_cell(&r->table, "-");
     table_cell(&r->table, "%s", ok ? d.reason : "refused");
     fprintf(stderr, "refused: %zu: ", r->count);
     text_print(stderr, ok ? d.reason : "");
@@ -158,7 +161,7 @@ static enum cli_exit create_send(struct cli *cli, const Orderdb__V1__BatchCreate
     results_begin(&results);
     for (size_t i = 0; i < answer->n_results; i++) {
         const Orderdb__V1__BatchCreateOrdersResponse__Result *one = answer->results[i];
-        if (one->result_case == ORDERDB__V1__BATCH_CREATE_ORDERS_RESPONSE__RESULT__RESULT_OK) results_done(&results, one->ok->order, one->ok->replayed);
+        if (one->result_case == ORDERDB__V1__BATCH_CREATE_ORDERS_RESPONSE__RESULT__RESULT_OK) results_done(&results, one->ok->order, one->ok->token, one->ok->replayed);
         else results_refused(&results, 0, one->error);
     }
     enum cli_exit e = results_end(&results, cli, &answer->base);
@@ -188,7 +191,7 @@ static enum cli_exit transition_send(struct cli *cli, const Orderdb__V1__BatchTr
     results_begin(&results);
     for (size_t i = 0; i < answer->n_results; i++) {
         const Orderdb__V1__BatchTransitionOrdersResponse__Result *one = answer->results[i];
-        if (one->result_case == ORDERDB__V1__BATCH_TRANSITION_ORDERS_RESPONSE__RESULT__RESULT_OK) results_done(&results, one->ok->order, one->ok->replayed);
+        if (one->result_case == ORDERDB__V1__BATCH_TRANSITION_ORDERS_RESPONSE__RESULT__RESULT_OK) results_done(&results, one->ok->order, one->ok->token, one->ok->replayed);
         else results_refused(&results, i < r->n_requests ? r->requests[i]->order_id : 0, one->error);
     }
     enum cli_exit e = results_end(&results, cli, &answer->base);

@@ -12,6 +12,7 @@
 #include "tools/content.h"
 #include "tools/money.h"
 #include "tools/pbjson.h"
+#include "tools/read_flags.h"
 #include "tools/table.h"
 
 enum { BATCH_GET_MAX = 1000 };
@@ -49,7 +50,7 @@ static struct {
 } update;
 static const char *as_of, *outcome_user;
 static int64_t history_entries;
-static bool full;
+static struct read_flags reading;
 
 /* ---- printing */
 
@@ -181,13 +182,22 @@ static void entries_print(Orderdb__V1__HistoryEntry *const *entries, size_t n) {
     table_fini(&t);
 }
 
-static void print_order(const Order *o) {
+static void print_token(const Orderdb__V1__CommitToken *token) {
+    char text[READ_TOKEN_BYTES];
+    if (!token) return; /* nothing was written */
+    read_token_text(token, text);
+    print_field("token", text);
+}
+
+/* token: of the write that the order is the answer of; NULL: of none. */
+static void print_order(const Order *o, const Orderdb__V1__CommitToken *token) {
     char id[24], version[24];
     snprintf(id, sizeof(id), "%lld", (long long)o->order_id);
     snprintf(version, sizeof(version), "%lld", (long long)o->version);
     print_field("order", o->order_id ? id : "- (a dry run gives none)");
     print_field("status", o->status);
     print_field("version", version);
+    print_token(token);
     print_field("user", o->user_id);
     print_field("merchant", o->merchant_id);
     print_field("client no", o->client_order_no);
@@ -324,10 +334,10 @@ static Orderdb__V1__WriteOptions *write_options(struct arena *a, Orderdb__V1__Wr
 }
 
 /* The answer of a write that shows the order. */
-static enum cli_exit print_written(struct cli *cli, const ProtobufCMessage *answer, const Orderdb__V1__Order *order, bool replayed) {
+static enum cli_exit print_written(struct cli *cli, const ProtobufCMessage *answer, const Order *order, const Orderdb__V1__CommitToken *token, bool replayed) {
     if (cli->json) return cli_print_json(answer);
     if (!order) return CLI_OK;
-    print_order(order);
+    print_order(order, token);
     if (replayed) printf("\nThis request had been made before; this is its first answer.\n");
     if (write.validate_only) printf("\nNothing was written.\n");
     return CLI_OK;
@@ -338,7 +348,7 @@ static enum cli_exit create_send(struct cli *cli, struct arena *a, Orderdb__V1__
     if (!r->options) return cli_no_memory();
     Orderdb__V1__CreateOrderResponse *answer = orderdb_create_order(cli->db, r, NULL);
     if (!answer) return cli_error(cli);
-    enum cli_exit e = print_written(cli, &answer->base, answer->order, answer->replayed);
+    enum cli_exit e = print_written(cli, &answer->base, answer->order, answer->token, answer->replayed);
     orderdb_message_free(answer);
     return e;
 }
@@ -371,20 +381,28 @@ static bool time_read(const struct cli *cli, const char *flag, const char *text,
     return false;
 }
 
+static enum cli_exit get_send(struct cli *cli, const Orderdb__V1__GetOrderRequest *r) {
+    Order *o = orderdb_get_order(cli->db, r, NULL);
+    if (!o) return cli_error(cli);
+    enum cli_exit e = CLI_OK;
+    if (cli->json) e = cli_print_json(&o->base);
+    else print_order(o, NULL);
+    orderdb_message_free(o);
+    return e;
+}
+
 static enum cli_exit get_run(struct cli *cli, int argc, char **argv) {
     Orderdb__V1__GetOrderRequest r = ORDERDB__V1__GET_ORDER_REQUEST__INIT;
+    struct arena a;
     if (!id_read(cli, argv[0], &r.order_id)) return CLI_USAGE;
     Google__Protobuf__Timestamp then = GOOGLE__PROTOBUF__TIMESTAMP__INIT;
     if (as_of && !time_read(cli, "--as-of", as_of, &then)) return CLI_USAGE;
     if (as_of) r.as_of = &then;
     if (history_entries < INT32_MIN || history_entries > INT32_MAX) return cli_usage(cli, "--history is out of range");
     r.history_entries = (int32_t)history_entries;
-    Order *o = orderdb_get_order(cli->db, &r, NULL);
-    if (!o) return cli_error(cli);
-    enum cli_exit e = CLI_OK;
-    if (cli->json) e = cli_print_json(&o->base);
-    else print_order(o);
-    orderdb_message_free(o);
+    arena_init(&a, REQUEST_ARENA_BYTES);
+    enum cli_exit e = read_options(cli, &a, &reading, &r.read) ? get_send(cli, &r) : CLI_USAGE;
+    arena_fini(&a);
     return e;
 }
 
@@ -440,7 +458,6 @@ static enum cli_exit list_send(struct cli *cli, Orderdb__V1__ListOrdersRequest *
 static enum cli_exit list_run(struct cli *cli, int argc, char **argv) {
     Google__Protobuf__Timestamp from = GOOGLE__PROTOBUF__TIMESTAMP__INIT, to = GOOGLE__PROTOBUF__TIMESTAMP__INIT;
     Orderdb__V1__ListOrdersRequest r = ORDERDB__V1__LIST_ORDERS_REQUEST__INIT;
-    Orderdb__V1__ReadOptions read = ORDERDB__V1__READ_OPTIONS__INIT;
     struct arena a;
     r.user_id = argv[0];
     if (list.from && !time_read(cli, "--from", list.from, &from)) return CLI_USAGE;
@@ -452,9 +469,8 @@ static enum cli_exit list_run(struct cli *cli, int argc, char **argv) {
     if (list.to) r.create_time_to = &to;
     if (list.page_token) r.page_token = (char *)(uintptr_t)list.page_token;
     r.page_size = (int32_t)list.page_size, r.page_number = list.page_number == PAGE_NONE ? 0 : (int32_t)list.page_number;
-    read.view = ORDERDB__V1__ORDER_VIEW__ORDER_VIEW_FULL;
-    if (full) r.read = &read;
     arena_init(&a, REQUEST_ARENA_BYTES);
+    if (!read_options(cli, &a, &reading, &r.read)) return arena_fini(&a), CLI_USAGE;
     r.statuses = content_names_split(&a, &list.statuses, &r.n_statuses);
     bool named = !list.statuses.count || r.n_statuses; /* --status "$UNSET" must not list all */
     enum cli_exit e = !r.statuses ? cli_no_memory() : named ? list_send(cli, &r) : cli_usage(cli, "--status names no status");
@@ -464,14 +480,8 @@ static enum cli_exit list_run(struct cli *cli, int argc, char **argv) {
 
 /* ---- order batch-get, order outcome */
 
-static enum cli_exit batch_get_run(struct cli *cli, int argc, char **argv) {
-    int64_t ids[BATCH_GET_MAX];
-    Orderdb__V1__BatchGetOrdersRequest r = ORDERDB__V1__BATCH_GET_ORDERS_REQUEST__INIT;
-    for (int i = 0; i < argc; i++) {
-        if (!id_read(cli, argv[i], &ids[i])) return CLI_USAGE;
-    }
-    r.n_order_ids = (size_t)argc, r.order_ids = ids;
-    Orderdb__V1__BatchGetOrdersResponse *answer = orderdb_batch_get_orders(cli->db, &r, NULL);
+static enum cli_exit batch_get_send(struct cli *cli, const Orderdb__V1__BatchGetOrdersRequest *r) {
+    Orderdb__V1__BatchGetOrdersResponse *answer = orderdb_batch_get_orders(cli->db, r, NULL);
     if (!answer) return cli_error(cli);
     enum cli_exit e = CLI_OK;
     if (cli->json) {
@@ -481,6 +491,20 @@ static enum cli_exit batch_get_run(struct cli *cli, int argc, char **argv) {
         for (size_t i = 0; i < answer->n_missing_ids; i++) printf("missing: %lld\n", (long long)answer->missing_ids[i]);
     }
     orderdb_message_free(answer);
+    return e;
+}
+
+static enum cli_exit batch_get_run(struct cli *cli, int argc, char **argv) {
+    int64_t ids[BATCH_GET_MAX];
+    Orderdb__V1__BatchGetOrdersRequest r = ORDERDB__V1__BATCH_GET_ORDERS_REQUEST__INIT;
+    struct arena a;
+    for (int i = 0; i < argc; i++) {
+        if (!id_read(cli, argv[i], &ids[i])) return CLI_USAGE;
+    }
+    r.n_order_ids = (size_t)argc, r.order_ids = ids;
+    arena_init(&a, REQUEST_ARENA_BYTES);
+    enum cli_exit e = read_options(cli, &a, &reading, &r.read) ? batch_get_send(cli, &r) : CLI_USAGE;
+    arena_fini(&a);
     return e;
 }
 
@@ -519,6 +543,7 @@ static enum cli_exit transition_send(struct cli *cli, struct arena *a, Orderdb__
         printf(" (");
         text_print(stdout, h->event);
         printf("), version %lld\n%s%s\n", (long long)h->version, time, answer->replayed ? ", made before" : "");
+        print_token(answer->token);
         if (write.validate_only) printf("Nothing was written.\n");
     }
     orderdb_message_free(answer);
@@ -558,7 +583,7 @@ static enum cli_exit update_send(struct cli *cli, struct arena *a, Orderdb__V1__
     if (!r->options) return cli_no_memory();
     Orderdb__V1__UpdateOrderResponse *answer = orderdb_update_order(cli->db, r, NULL);
     if (!answer) return cli_error(cli);
-    enum cli_exit e = print_written(cli, &answer->base, answer->order, answer->replayed);
+    enum cli_exit e = print_written(cli, &answer->base, answer->order, answer->token, answer->replayed);
     orderdb_message_free(answer);
     return e;
 }
@@ -590,18 +615,26 @@ static void history_print(const Orderdb__V1__ListOrderHistoryResponse *answer) {
     }
 }
 
-static enum cli_exit history_run(struct cli *cli, int argc, char **argv) {
-    Orderdb__V1__ListOrderHistoryRequest r = ORDERDB__V1__LIST_ORDER_HISTORY_REQUEST__INIT;
-    if (!id_read(cli, argv[0], &r.order_id)) return CLI_USAGE;
-    if (list.page_size < INT32_MIN || list.page_size > INT32_MAX) return cli_usage(cli, "--page-size is out of range");
-    r.page_size = (int32_t)list.page_size;
-    if (list.page_token) r.page_token = (char *)(uintptr_t)list.page_token;
-    Orderdb__V1__ListOrderHistoryResponse *answer = orderdb_list_order_history(cli->db, &r, NULL);
+static enum cli_exit history_send(struct cli *cli, const Orderdb__V1__ListOrderHistoryRequest *r) {
+    Orderdb__V1__ListOrderHistoryResponse *answer = orderdb_list_order_history(cli->db, r, NULL);
     if (!answer) return cli_error(cli);
     enum cli_exit e = CLI_OK;
     if (cli->json) e = cli_print_json(&answer->base);
     else history_print(answer);
     orderdb_message_free(answer);
+    return e;
+}
+
+static enum cli_exit history_run(struct cli *cli, int argc, char **argv) {
+    Orderdb__V1__ListOrderHistoryRequest r = ORDERDB__V1__LIST_ORDER_HISTORY_REQUEST__INIT;
+    struct arena a;
+    if (!id_read(cli, argv[0], &r.order_id)) return CLI_USAGE;
+    if (list.page_size < INT32_MIN || list.page_size > INT32_MAX) return cli_usage(cli, "--page-size is out of range");
+    r.page_size = (int32_t)list.page_size;
+    if (list.page_token) r.page_token = (char *)(uintptr_t)list.page_token;
+    arena_init(&a, REQUEST_ARENA_BYTES);
+    enum cli_exit e = read_options(cli, &a, &reading, &r.read) ? history_send(cli, &r) : CLI_USAGE;
+    arena_fini(&a);
     return e;
 }
 
@@ -630,6 +663,13 @@ static const struct arg create_flags[] = {
 static const struct arg get_flags[] = {
     {"--as-of", NULL, ARG_TEXT, &as_of, "TIME", "as it was then"},
     {"--history", NULL, ARG_NUMBER, &history_entries, "N", "its newest N history entries too, at most 100"},
+    READ_SUMMARY_FLAG(reading),
+    READ_FRESH_FLAGS(reading),
+    {NULL},
+};
+static const struct arg batch_get_flags[] = {
+    READ_SUMMARY_FLAG(reading),
+    READ_FRESH_FLAGS(reading),
     {NULL},
 };
 static const struct arg outcome_flags[] = {
@@ -643,7 +683,9 @@ static const struct arg list_flags[] = {
     {"--page-size", NULL, ARG_NUMBER, &list.page_size, "N", "default 20, at most 1000"},
     {"--page", NULL, ARG_NUMBER, &list.page_number, "N", "jump to page N, from 1"},
     {"--page-token", NULL, ARG_TEXT, &list.page_token, "TOKEN", "go on where a list ended"},
-    {"--full", NULL, ARG_SWITCH, &full, NULL, "with items and addresses (-o json)"},
+    {"--full", NULL, ARG_SWITCH, &reading.full, NULL, "with items and addresses (-o json)"},
+    {"--summary", NULL, ARG_SWITCH, &reading.summary, NULL, "without them, as a list is if not told"},
+    READ_FRESH_FLAGS(reading),
     {NULL},
 };
 static const struct arg transition_flags[] = {
@@ -663,6 +705,7 @@ static const struct arg update_flags[] = {
 static const struct arg history_flags[] = {
     {"--page-size", NULL, ARG_NUMBER, &list.page_size, "N", "default 100, at most 1000"},
     {"--page-token", NULL, ARG_TEXT, &list.page_token, "TOKEN", "go on where a list ended"},
+    READ_FRESH_FLAGS(reading),
     {NULL},
 };
 
@@ -678,13 +721,16 @@ const struct cli_command order_commands[] = {
      "    \"unit_price\": {\"currency_code\": \"CNY\", \"minor_units\": \"1999\"}}]}' |\n"
      "    orderctl order create -f -\n",
      create_flags, 0, 0, create_run},
-    {"order", "get", "ORDER_ID", "show an order", "Examples:\n  orderctl order get 1234567890\n  orderctl order get 1234567890 -o json\n  orderctl order get 1234567890 --history 10\n  orderctl order get 1234567890 --as-of 2026-01-31T08:00:00Z\n",
+    {"order", "get", "ORDER_ID", "show an order", "Examples:\n  orderctl order get 1234567890\n  orderctl order get 1234567890 -o json\n  orderctl order get 1234567890 --history 10\n  orderctl order get 1234567890 --as-of 2026-01-31T08:00:00Z\n"
+     "  orderctl order get 1234567890 --at-least 9001:17    # a write's token\n  orderctl order get 1234567890 --summary --max-staleness 5s\n",
      get_flags, 1, 1, get_run},
-    {"order", "batch-get", "ORDER_ID...", "show several orders, a line each", "Examples:\n  orderctl order batch-get 1234567890 1234567891 -o json\n", NULL, 1, BATCH_GET_MAX,
+    {"order", "batch-get", "ORDER_ID...", "show several orders, a line each", "Examples:\n  orderctl order batch-get 1234567890 1234567891 -o json\n", batch_get_flags, 1, BATCH_GET_MAX,
      batch_get_run},
     {"order", "list", "USER", "list a user's orders, newest first",
      "Examples:\n  orderctl order list ann\n  orderctl order list ann --status PAID,SHIPPED --from 2026-01-01\n"
-     "  orderctl order list ann --page-size 100 --page 7\n",
+     "  orderctl order list ann --page-size 100 --page 7\n"
+     "  orderctl order list ann --at-least 9001:17    # with the write of this token\n"
+     "  orderctl order list ann --max-staleness 0.5s --full -o json\n",
      list_flags, 1, 1, list_run},
     {"order", "transition", "ORDER_ID [EVENT]", "move an order along its status machine",
      "Examples:\n  orderctl order transition 1234567890 pay\n  orderctl order transition 1234567890 ship --expect PAID --reason \"left us\"\n"
@@ -703,7 +749,7 @@ const struct cli_command order_commands[] = {
     {"order", "batch-transition", "EVENT ORDER_ID...", "move many orders in one call", cmd_batch_transition_text, cmd_batch_transition_flags, 2, 1 + CMD_BATCH_MAX,
      cmd_batch_transition_run},
     {"order", "history", "ORDER_ID", "show what happened to an order, oldest first",
-     "Examples:\n  orderctl order history 1234567890\n  orderctl order history 1234567890 -o json\n", history_flags, 1, 1, history_run},
+     "Examples:\n  orderctl order history 1234567890\n  orderctl order history 1234567890 -o json\n  orderctl order history 1234567890 --at-least 9001:17\n", history_flags, 1, 1, history_run},
     {"order", "verify", "[ORDER_ID...]", "check that a history is the one that was written", cmd_verify_text, cmd_verify_flags, 0, CMD_VERIFY_ORDERS_MAX,
      cmd_verify_run},
     {"order", "outcome", "REQUEST_ID --user USER", "what became of a write whose answer was lost",

@@ -224,6 +224,56 @@ def _(server):
     refused(server.orderctl("order", "outcome", "cli-outcome-0001", check=False), 2, "--user is needed")
 
 
+def token_of(answer):
+    return "%d:%s" % (answer["token"].get("slot", 0), answer["token"]["seq"])
+
+
+def printed_token(p):
+    return [line.split()[1] for line in p.stdout.splitlines() if line.startswith("token ")]
+
+
+@test("commit tokens: writes print them; get, batch-get, list, history --at-least, --max-staleness, --summary")
+def _(server):
+    create = ["order", "create", "--user", "tokens", "--currency", "CNY", "--item", "sku=a,price=1", "--address", "line=Road 1", "--request-id", "cli-token-create-1"]
+    made = server.orderctl_json(*create)
+    id_, token = made["order"]["order_id"], token_of(made)
+    slot, seq = token.split(":")
+    equal(printed_token(server.orderctl(*create)), [token])
+    pay = ["order", "transition", id_, "pay", "--request-id", "cli-token-pay-0001"]
+    paid = server.orderctl_json(*pay)
+    equal(token_of(paid), "%s:%d" % (slot, int(seq) + 1))
+    equal(printed_token(server.orderctl(*pay)), [token_of(paid)])
+    p = server.orderctl("order", "update", id_, "--attr", "a=b")
+    equal(printed_token(p), ["%s:%d" % (slot, int(seq) + 2)])
+    fits(p.stdout)
+    newest = printed_token(p)[0]
+    equal(printed_token(server.orderctl("order", "update", id_, "--attr", "a=c", "--validate-only")), [])
+    equal(printed_token(server.orderctl("order", "get", id_)), [])
+    p = server.orderctl("order", "batch-transition", "ship", id_, "7", check=False)
+    fits(p.stdout)
+    true("%s:%d" % (slot, int(seq) + 3) in p.stdout and p.returncode == 1, p.stdout)
+    for bound in (["--at-least", newest], ["--max-staleness", "0s"], ["--max-staleness=1m30s"], ["--at-least", newest, "--max-staleness", "0.5s"]):
+        equal(server.orderctl_json("order", "get", id_, *bound)["version"], "4")
+        equal(server.orderctl_json("order", "batch-get", id_, *bound)["orders"][0]["version"], "4")
+        equal(server.orderctl_json("order", "list", "tokens", *bound)["orders"][0]["version"], "4")
+        equal(len(server.orderctl_json("order", "history", id_, *bound)["entries"]), 4)
+    for what in (["get", id_], ["batch-get", id_], ["list", "tokens"], ["history", id_]):
+        refused(server.orderctl("order", *what, "--at-least", "%s:999999" % slot, check=False), 1, "FIELD_INVALID", "read.at_least.seq")
+        refused(server.orderctl("order", *what, "--at-least", "16384:1", check=False), 1, "FIELD_INVALID", "read.at_least.slot")
+        for bad in ("7", ":1", "1:", "1:2:3", "-1:2", "1:-2", "x:1", "1:99999999999999999999", "9999999999:1"):
+            refused(server.orderctl("order", *what, "--at-least", bad, check=False), 2, "is not SLOT:SEQ")
+        refused(server.orderctl("order", *what, "--at-least", "1:2", "--at-least", "2:1", check=False), 2, "one token")
+        for bad in ("soon", "5", "-1s", ""):
+            refused(server.orderctl("order", *what, "--max-staleness", bad, check=False), 2, "--max-staleness", "5s")
+        text = server.orderctl("order", what[0], "--help").stdout
+        fits(text)
+        true("--at-least SLOT:SEQ" in text and "--max-staleness TIME" in text, text)
+    equal([key in server.orderctl_json("order", "get", id_, *flag) for flag in ([], ["--summary"]) for key in ("items", "address")], [True, True, False, False])
+    equal(["items" in server.orderctl_json("order", "batch-get", id_, *flag)["orders"][0] for flag in ([], ["--summary"])], [True, False])
+    equal(["items" in server.orderctl_json("order", "list", "tokens", *flag)["orders"][0] for flag in ([], ["--summary"], ["--full"])], [False, False, True])
+    refused(server.orderctl("order", "list", "tokens", "--summary", "--full", check=False), 2, "exclude each other")
+
+
 @test("order create, transition --validate-only: the decision, and nothing written")
 def _(server):
     p = server.orderctl("order", "create", "--user", "trier", "--currency", "CNY", "--item", "sku=a,price=1", "--validate-only")
