@@ -95,6 +95,13 @@ static int run(struct node *node, const sigset_t *signals) {
     }
 }
 
+/* A full disk under stdout is no success. */
+static int printed(void) {
+    if (fflush(stdout) == 0 && !ferror(stdout)) return 0;
+    fprintf(stderr, "orderd: cannot write the output: %s\n", strerror(errno));
+    return EXIT_REFUSED;
+}
+
 int main(int argc, char *argv[]) {
     static struct config config;
     static struct node node;
@@ -102,8 +109,8 @@ int main(int argc, char *argv[]) {
     sigset_t signals;
     if (argc > 1 && strcmp(argv[1], "recover") == 0) return recovery_main(argc - 1, argv + 1);
     switch (config_parse(&config, argc, argv, error)) {
-    case CONFIG_HELP: return config_print_help(stdout), 0;
-    case CONFIG_VERSION: return print_version(), 0;
+    case CONFIG_HELP: return config_print_help(stdout), printed();
+    case CONFIG_VERSION: return print_version(), printed();
     case CONFIG_REFUSED: return refuse(EXIT_USAGE, error);
     case CONFIG_RUN: break;
     }

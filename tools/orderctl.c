@@ -1,8 +1,10 @@
 /* orderctl: OrderDB by hand. Finds the command, its flags and the server, and runs it. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tools/cli.h"
 #include "tools/completion.h"
@@ -169,15 +171,19 @@ static enum cli_exit command_run(const struct cli_command *c, int argc, char **a
     if (!cli.db) return errno == EINVAL ? cli_usage(&cli, "--server is HOST:PORT, not %s", cli.server) : cli_no_memory();
     enum cli_exit e = c->run(&cli, argc, argv);
     orderdb_close(cli.db);
-    /* A full disk or a closed pipe under stdout must not look like success. */
-    if (fflush(stdout) != 0 || ferror(stdout)) {
-        fprintf(stderr, "orderctl: cannot write the output: %s\n", strerror(errno));
-        if (e == CLI_OK) e = CLI_REFUSED;
-    }
     return e;
 }
 
-int main(int argc, char **argv) {
+/* A full disk or a closed pipe under stdout must not look like success, be it help that nobody reads. */
+static enum cli_exit output_end(enum cli_exit e) {
+    errno = 0;
+    bool flushed = fflush(stdout) == 0;
+    if (flushed && !ferror(stdout)) return e;
+    fprintf(stderr, "orderctl: cannot write the output%s%s\n", errno ? ": " : "", errno ? strerror(errno) : "");
+    return e == CLI_OK ? CLI_REFUSED : e;
+}
+
+static enum cli_exit run(int argc, char **argv) {
     char error[ARGS_ERROR_BYTES], name[64];
     const struct arg *tables[2] = {global_flags, NULL};
     cli.command = "";
@@ -185,7 +191,7 @@ int main(int argc, char **argv) {
     int n = args_parse(tables, argc - 1, argv + 1, true, error);
     char **words = argv + 1;
     if (n < 0) return cli_usage(&cli, "%s", error);
-    if (cli.version) return printf("orderctl %s\n", ORDERDB_VERSION) < 0;
+    if (cli.version) return printf("orderctl %s\n", ORDERDB_VERSION), CLI_OK;
     if (n == 0) return help_all(), cli.help ? CLI_OK : CLI_USAGE;
     bool family_known;
     const struct cli_command *c = command_find(words[0], n > 1 ? words[1] : NULL, &family_known);
@@ -204,4 +210,16 @@ int main(int argc, char **argv) {
     if (n < 0) return cli_usage(&cli, "%s", error);
     if (cli.help) return help_command(c), CLI_OK;
     return command_run(c, n, words + skip);
+}
+
+/* Where a stream was closed, its place is taken by one that can't be used: else a connection would be stdout, and the server get what is printed. */
+static void streams_begin(void) {
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0) return;
+    }
+}
+
+int main(int argc, char **argv) {
+    streams_begin();
+    return output_end(run(argc, argv));
 }

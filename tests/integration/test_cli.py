@@ -393,6 +393,18 @@ def _(server):
     true("\x1b" not in out and "\u202e" not in out and "\\x1b[31mred\\u{202e}" in out, repr(out))
 
 
+@test("output that cannot be written is an error: of help, of answers, of streams; stdout that is closed too")
+def _(server):
+    id_ = server.orderctl_json("order", "create", "--user", "full", "--currency", "CNY", "--item", "sku=a,price=1")["order"]["order_id"]
+    for arguments in [["--help"], ["--version"], ["help"], ["order", "--help"], ["order", "get", "--help"], ["completion", "bash"], ["order", "get", id_], ["-o", "json", "order", "get", id_],
+                      ["-o", "yaml", "order", "list", "full"], ["order", "history", id_], ["machine", "list"], ["status"], ["stream", "tail", "--user", "full", "--from", "earliest", "--count", "1"]]:
+        for out, why in ((">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")):
+            p = subprocess.run(["sh", "-c", 'exec "$0" "$@" ' + out, os.path.join(t.BUILD, "orderctl"), *arguments], env=dict(os.environ, ORDERDB_SERVER=server.address),
+                               stderr=subprocess.PIPE, text=True, timeout=60)
+            told = "orderctl: cannot write the output" + (": " + why if arguments[0] != "stream" else "")  # a stream finds out on its way
+            true(p.returncode == 1 and p.stderr.startswith(told), "%s %s: %s %s" % (arguments, out, p.returncode, p.stderr))
+
+
 @test("help at every level, usage errors, exit codes")
 def _(server):
     commands = [line.split()[:2] if line.split()[0] != "status" else ["status"] for line in server.orderctl("--help").stdout.split("Commands:\n")[1].split("\n\n")[0].splitlines()

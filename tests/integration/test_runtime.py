@@ -246,6 +246,10 @@ def _():
     text = subprocess.run([orderd, "--help"], capture_output=True, text=True, check=True).stdout
     for flag in ("--data-dir", "--listen", "--peer-listen", "--http-listen", "--cores", "--partitions", "--memory-budget", "--config", "--log-level", "--version"):
         t.equal(flag in text, True)
+    for flag in ("--help", "--version"):
+        with open("/dev/full", "w") as full:
+            p = subprocess.run([orderd, flag], stdout=full, stderr=subprocess.PIPE, text=True)
+        t.equal((p.returncode, p.stderr), (1, "orderd: cannot write the output: No space left on device\n"))
     text = subprocess.run([orderd, "--version"], capture_output=True, text=True, check=True).stdout
     t.equal(all(x in text for x in ("orderd ", "nghttp2 1.", "OpenSSL")), True)
 
