@@ -10,11 +10,9 @@ struct walk {
     int64_t time_us;
 };
 
+static bool event_begins(const char *event) { return strcmp(event, "create") == 0 || strcmp(event, "import") == 0; }
 /* Commits that leave the status as it is (the contract's fine print). */
-static bool event_keeps_status(const char *event)
-{
-    return strcmp(event, "update") == 0 || strcmp(event, "set_timer") == 0 || strcmp(event, "cancel_timer") == 0 || strcmp(event, "timer_fired") == 0;
-}
+static bool event_keeps_status(const char *event) { return machine_event_reserved(event) && !event_begins(event); }
 
 static bool status_is(const struct walk *w, const char *name, uint16_t status) { return slice_equal(slice_str(name), machines_status_name(w->ms, status)); }
 static const char *name_of(const struct walk *w, uint16_t status) { return (const char *)machines_status_name(w->ms, status).data; } /* kept with a NUL */
@@ -22,7 +20,7 @@ static const char *name_of(const struct walk *w, uint16_t status) { return (cons
 static bool check_first(struct checker *c, struct walk *w, const struct path *at, const Orderdb__V1__HistoryEntry *h)
 {
     uint16_t initial = machine_initial(w->machine);
-    bool named = strcmp(h->event, "create") == 0 || strcmp(h->event, "import") == 0;
+    bool named = event_begins(h->event);
     if (!named) check_violation(c, STATUS_INVARIANT_VIOLATED, AT(at, "event"), "a history begins with \"create\" or \"import\"");
     if (h->from_status[0]) check_violation(c, STATUS_INVARIANT_VIOLATED, AT(at, "from_status"), "the first entry comes from nowhere: leave it out");
     bool at_initial = status_is(w, h->to_status, initial);

@@ -293,6 +293,14 @@ bool machine_has_target(const struct machine *m, uint16_t to)
     return false;
 }
 
+bool machine_event_reserved(const char *event)
+{
+    static const char *const events[] = {"create", "import", "update", "set_timer", "cancel_timer", "timer_fired"};
+    for (size_t i = 0; i < ARRAY_LEN(events); i++)
+        if (strcmp(event, events[i]) == 0) return true;
+    return false;
+}
+
 /* ---- verifying a definition */
 
 #define REFUSE(...) return snprintf(error, 256, __VA_ARGS__), STATUS_FIELD_INVALID

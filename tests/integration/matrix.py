@@ -474,7 +474,8 @@ CALLS = {
         "resource.machine.states[].timers[].after.seconds": machine_rule(("negative", put(-1))),
         "resource.machine.states[].timers[].after.nanos": machine_rule(("a second", put(10**9))),
         "resource.machine.states[].timers[].event": machine_rule(("no edge", put("nothing"))),
-        "resource.machine.edges[].event": machine_rule(("no name", clear), ("two words", put("a b"))),
+        "resource.machine.edges[].event": machine_rule(("no name", clear), ("two words", put("a b"))) + [
+            Bad("reserved: " + word, put(word), FIELD, word) for word in ("create", "import", "update", "set_timer", "cancel_timer", "timer_fired")],
         "resource.machine.edges[].from": machine_rule(("none", clear), ("no state", add("C")), ("twice", add("A"))),
         "resource.machine.edges[].to": machine_rule(("no state", put("C"))),
         "resource.machine.edges[].required_fields": machine_rule(("no field", add("weather"))),

@@ -124,6 +124,17 @@ def _(server):
     equal(server.call("ListOrders", user_id="m-shop-0", statuses=["SENT", "OPEN"]).total_size, 2)
 
 
+@t.test("machine: events that the server has for itself are refused, by the file's check, a dry run and apply alike, naming field and word")
+def _(server):
+    for word in ("create", "import", "update", "set_timer", "cancel_timer", "timer_fired"):
+        path = file(server, SHOP.replace("shop", "reserved").replace("send", word))
+        for how in (["check"], ["apply", "--dry-run"], ["apply"]):
+            p = server.orderctl("machine", how[0], path, *how[1:], check=False)
+            equal((p.returncode, p.stdout), (1, ""))
+            true("INVALID_ARGUMENT FIELD_INVALID" in p.stderr and "resource.machine.edges[1].event" in p.stderr and '"%s" is reserved' % word in p.stderr, p.stderr)
+    true("reserved@1" not in names(server, "machine"))
+
+
 @t.test("machine: what show prints can be applied again, as YAML and as JSON")
 def _(server):
     for output in ("yaml", "json"):

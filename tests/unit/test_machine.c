@@ -160,6 +160,21 @@ static void broken_definitions_are_refused_and_leave_nothing(void **state)
 }
 
 /* Accepted and not enforced would be a lie. */
+/* What was taken before they were reserved is taken again: from a log, a store, another node. */
+static void reserved_events_are_known_and_no_defect(void **state)
+{
+    static const char *const reserved[] = {"create", "import", "update", "set_timer", "cancel_timer", "timer_fired"}, *const free_ones[] = {"", "Create", "created", "updates", "pay"};
+    char error[256];
+    struct machines *ms = machines_new();
+    for (size_t i = 0; i < ARRAY_LEN(reserved); i++) {
+        assert_true(machine_event_reserved(reserved[i]));
+        assert_non_null(strstr(MACHINE_EVENTS_RESERVED, reserved[i]));
+    }
+    for (size_t i = 0; i < ARRAY_LEN(free_ones); i++) assert_false(machine_event_reserved(free_ones[i]));
+    assert_int_equal(add(ms, "shop@1 A! B. update:A>B", error), STATUS_OK);
+    machines_free(ms);
+}
+
 static void roles_are_refused_for_now(void **state)
 {
     char error[256], *names[] = {(char[]){"clerk"}};
@@ -296,6 +311,7 @@ int main(void)
         cmocka_unit_test(references_find_the_newest_or_the_named_version),
         cmocka_unit_test(status_names_are_interned),
         cmocka_unit_test(broken_definitions_are_refused_and_leave_nothing),
+        cmocka_unit_test(reserved_events_are_known_and_no_defect),
         cmocka_unit_test(roles_are_refused_for_now),
         cmocka_unit_test(an_edge_requires_fields_of_the_table),
         cmocka_unit_test(sizes_are_bounded),

@@ -423,6 +423,12 @@ static void a_machine_is_checked_and_never_removed(void **state)
     assert_false(check_resource(&m, &arena, &checked, &f));
     assert_string_equal(f.violations->field, "resource.machine");
     assert_text(f.violations->description, "not terminal");
+    define(&scratch, "shop@0 A! B. C. go:A>B timer_fired:A>C");
+    failure_init(&f, &arena);
+    assert_false(check_resource(&m, &arena, &checked, &f));
+    assert_int_equal(f.status, STATUS_FIELD_INVALID);
+    assert_string_equal(f.violations->field, "resource.machine.edges[1].event");
+    assert_text(f.violations->description, "\"timer_fired\" is reserved");
     resource.kind_case = ORDERDB__V1__RESOURCE__KIND_ROLE;
     resource.role = &(Orderdb__V1__Role)ORDERDB__V1__ROLE__INIT;
     failure_init(&f, &arena);
