@@ -30,6 +30,7 @@ struct engine_rig {
     uint64_t memtable_bytes;
     uint64_t tail_bytes, retention_us; /* of the change stream; set before it is opened */
     uint32_t snapshot_orders;          /* told at once by a group; likewise */
+    uint64_t filter_bytes;             /* idempotency keys known in memory; likewise */
 };
 
 static inline enum status open_store(void *ctx, uint32_t partition, uint64_t memtable_bytes, struct store **out, char error[256]) {
@@ -61,6 +62,8 @@ static inline void rig_begin(struct engine_rig *r) {
         .queue_ops_max = 100,
         .queue_target_ns = 20 * NS_PER_MS,
         .queue_bytes_max = 4 << 20,
+        .filter_bytes = r->filter_bytes,
+        .filter_proved = true,
         .feed_tail_bytes = r->tail_bytes,
         .feed_retention_us = r->retention_us,
         .snapshot_orders_max = r->snapshot_orders,
@@ -85,7 +88,7 @@ static inline void rig_stop(struct engine_rig *r) {
 
 static inline void rig_open_with(struct engine_rig *r, uint32_t partition_count, uint64_t memtable_bytes) {
     *r = (struct engine_rig){.world = sim_world_new(1), .machines = machines_new(), .tail_bytes = r->tail_bytes, .retention_us = r->retention_us, .snapshot_orders = r->snapshot_orders,
-                             .partition_count = partition_count, .memtable_bytes = memtable_bytes};
+                             .filter_bytes = r->filter_bytes, .partition_count = partition_count, .memtable_bytes = memtable_bytes};
     for (unsigned i = 0; i < PARTITIONS_MAX; i++) r->stores[i] = store_mem_disk_new();
     r->store = r->stores[0];
     arena_init(&r->commands, 16 << 20);
@@ -95,7 +98,7 @@ static inline void rig_open_with(struct engine_rig *r, uint32_t partition_count,
 
 /* One partition; *r need not be initialised. */
 static inline void rig_open(struct engine_rig *r) {
-    r->tail_bytes = r->retention_us = r->snapshot_orders = 0;
+    r->tail_bytes = r->retention_us = r->snapshot_orders = r->filter_bytes = 0;
     rig_open_with(r, 1, 1 << 20);
 }
 

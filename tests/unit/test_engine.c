@@ -154,9 +154,8 @@ static void users_find(char users[PARTITIONS_MAX][32]) {
 
 /* What a restart replays is bounded by flushing whoever has most of it; a partition that can't must not keep the others from it. */
 static void a_failed_partition_keeps_no_other_from_its_flush(void **state) {
-    struct engine_rig r;
+    struct engine_rig r = {0};
     char users[PARTITIONS_MAX][32];
-    r.tail_bytes = r.retention_us = 0;
     rig_open_with(&r, PARTITIONS_MAX, 64 << 20);
     users_find(users);
     for (unsigned i = 0; i < 9; i++) { /* some 200 KiB: below the quarter at which it would be flushed */
@@ -210,10 +209,9 @@ static void writes_beyond_the_limit_are_refused_with_a_delay(void **state) {
 /* 50 lines are some 20 KiB; 900 of 1000 leaves a tenth of 1 MiB a second: the first goes after 2 ms, the next one a fifth of a second later. What is more than it has room for is refused. */
 static void a_partition_that_is_behind_writes_slowly_and_the_other_one_does_not(void **state) {
     enum { COUNT = 4, TAKEN = 2 };
-    struct engine_rig r;
+    struct engine_rig r = {0};
     struct job *jobs[COUNT];
     char users[PARTITIONS_MAX][32];
-    r.tail_bytes = r.retention_us = 0;
     rig_open_with(&r, PARTITIONS_MAX, 64 << 20);
     users_find(users);
     store_mem_disk_set_behind(r.stores[0], 900);
@@ -241,9 +239,8 @@ static void a_partition_that_is_behind_writes_slowly_and_the_other_one_does_not(
 }
 
 static void the_engine_is_closed_when_all_its_partitions_are(void **state) {
-    struct engine_rig r;
+    struct engine_rig r = {0};
     char users[PARTITIONS_MAX][32];
-    r.tail_bytes = r.retention_us = 0;
     rig_open_with(&r, PARTITIONS_MAX, 64 << 20);
     users_find(users);
     static const struct { uint32_t behind[PARTITIONS_MAX]; bool closed; } cases[] = {{{0, 0}, false}, {{1000, 0}, false}, {{999, 1000}, false}, {{1000, 1000}, true}, {{0, 1000}, false}};
@@ -315,10 +312,75 @@ static void reads_from_disk_have_a_limit_of_their_own_and_are_dropped_behind_the
     rig_close(&r);
 }
 
+/* A clock that is years ahead. */
+static const struct env_ops *plain;
+static int64_t ahead_us;
+static int64_t ahead_wall_us(struct env *env) { return plain->wall_us(env) + ahead_us; }
+
+static void outcome_ask(struct engine_rig *r, const char *request_id, bool applied) {
+    struct job *j = job_new(OP_WRITE, 1 << 20);
+    Orderdb__V1__GetRequestOutcomeRequest m = ORDERDB__V1__GET_REQUEST_OUTCOME_REQUEST__INIT;
+    struct checked checked;
+    struct failure f;
+    m.user_id = (char *)"somebody", m.request_id = (char *)request_id;
+    failure_init(&f, &j->arena);
+    assert_true(check_outcome(&m, &j->arena, &checked, &f));
+    j->op.slot = slot_of_user(slice_str("somebody")), j->op.command = checked.command;
+    engine_submit(r->engine, &j->op);
+    rig_run(r, 100 * NS_PER_MS);
+    assert_int_equal(j->done, 1);
+    assert_int_equal(j->op.failure.status, STATUS_OK);
+    assert_int_equal(j->op.outcome.applied, applied);
+    job_free(j);
+}
+
+static enum status create_under(struct engine_rig *r, unsigned request) {
+    r->requests = request - 1;
+    struct job *j = create_send(r, 1, 1 << 20);
+    rig_run(r, 100 * NS_PER_MS);
+    assert_int_equal(j->done, 1);
+    enum status st = j->op.failure.status;
+    job_free(j);
+    return st;
+}
+
+/* Starts with 400 days more each, each with all of it flushed before: rows are dropped that have expired, the filter is read from what is left. */
+static void a_fence_stands_over_years_and_starts(void **state) {
+    struct engine_rig r = {.filter_bytes = 64 << 10}; /* the meta partition has a share that it does not use */
+    rig_open_with(&r, 1, 1 << 20);
+    outcome_ask(&r, "request-0000000000000007", false);
+    for (unsigned life = 0; life < 5; life++) {
+        struct env_ops ops = *(plain = r.env->ops);
+        struct engine_stats before, after;
+        ops.wall_us = ahead_wall_us;
+        r.env->ops = &ops;
+        rig_run(&r, NS_PER_S); /* the filter is whole, and used: */
+        engine_get_stats(r.engine, &before);
+        assert_int_equal(create_under(&r, 100), STATUS_OK); /* its record of the life before has expired */
+        assert_int_equal(create_under(&r, 200 + life), STATUS_OK);
+        engine_get_stats(r.engine, &after);
+        assert_true(after.filter_absent > before.filter_absent);
+        assert_int_equal(create_under(&r, 7), STATUS_REQUEST_FENCED);
+        outcome_ask(&r, "request-0000000000000007", false);
+        outcome_ask(&r, "request-0000000000000100", true);
+        engine_drain(r.engine);
+        for (unsigned i = 0; !engine_drained(r.engine); i++) {
+            assert_true(i < 1000);
+            rig_run(&r, NS_PER_MS);
+        }
+        r.env->ops = plain;
+        rig_stop(&r);
+        rig_start(&r);
+        ahead_us += 400 * 86400ll * 1000000;
+    }
+    rig_close(&r);
+}
+
 int main(void) {
     log_set_level(LOG_OFF);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_command_that_no_segment_holds_is_refused_and_holds_up_nobody),
+        cmocka_unit_test(a_fence_stands_over_years_and_starts),
         cmocka_unit_test(a_write_whose_answer_finds_no_memory_is_of_unknown_outcome),
         cmocka_unit_test(a_drained_engine_stays_drained_though_its_failed_store_could_be_reopened),
         cmocka_unit_test(a_read_never_tells_less_than_was_acknowledged),
