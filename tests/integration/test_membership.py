@@ -19,6 +19,20 @@ def fill(cluster):
         cluster.nodes[0].call("CreateOrder", t.create_request(user_id=user), timeout=20)
 
 
+FENCED = "member-request-fenced"
+
+
+def fence(node):
+    for user in USERS:
+        equal(node.call("GetRequestOutcome", user_id=user, request_id=FENCED).state, t.pb.RequestOutcome.NOT_APPLIED)
+
+
+def still_fenced(node):
+    for user in USERS:
+        late = t.create_request(user_id=user, id_=FENCED)
+        t.refused(lambda: node.call("CreateOrder", late), "FAILED_PRECONDITION", "REQUEST_FENCED")
+
+
 class Load:
     """Creates by a few clients of one node, without retries: what fails is remembered."""
 
@@ -162,6 +176,7 @@ def _(_cluster):
         a, b, c = cluster.nodes
         cluster.wait_leaders()
         fill(cluster)
+        fence(a)
         other = Joined(cluster, 5, replicas="6").server.start(wait=False)
         equal(other.wait(60), 1)
         true("another --replicas" in other.log(), other.log_tail())
@@ -191,6 +206,7 @@ def _(_cluster):
                 a.orderctl("cluster", "transfer", str(p), "4")
             fill(cluster)
             until(lambda: len({sum(p.orders for p in topology(n).partitions) for n in (a, b, late)}) == 1, what="all have the same")
+            still_fenced(late)  # by who leads now, and has it from others
             c.start(wait=False)  # it does not know yet
             equal(c.wait(60), 1)
             true("was removed from the cluster" in c.log(), c.log_tail())
@@ -202,6 +218,7 @@ def _(_cluster):
             for n in (a, b, late):
                 n.wait_ready()
             fill(cluster)
+            still_fenced(a)
             f = t.refused(lambda: a.call("AddNode", peer_address="127.0.0.1:%d" % c.peer_port), "NOT_FOUND", "NODE_NOT_FOUND")
             equal(f.metadata["peer_address"], "127.0.0.1:%d" % c.peer_port)
             f = t.refused(lambda: b.call("DrainNode", node_id=3), "FAILED_PRECONDITION", "NODE_STATE")
