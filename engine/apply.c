@@ -91,7 +91,8 @@ static enum status applied(struct applying *x)
     case COMMAND_CREATE: return apply_create(x);
     case COMMAND_TRANSITION:
     case COMMAND_PATCH: return apply_transition(x);
-    case COMMAND_IMPORT: return apply_import(x);
+    case COMMAND_IMPORT:
+    case COMMAND_IMPORT_UNTOLD: return apply_import(x);
     case COMMAND_UPDATE: return apply_update(x);
     case COMMAND_FENCE: return apply_fence(x);
     case COMMAND_BATCH: return apply_batch(x);

@@ -12,6 +12,7 @@ struct placement {
     struct history_entry *entries; /* versions 1..count; their chain hashes are filled in */
     unsigned count;
     enum event_type type;
+    bool untold; /* no event is made of it, and it takes no seq */
 };
 
 /* *known: the user has an order of that number; it is in x->out->head. */
@@ -62,7 +63,7 @@ static enum status place(struct applying *x, const struct placement *p)
     if (st) return st;
     int64_t order_id = order_id_next(slot.last_order_id, (int64_t)(x->now_us / (uint64_t)US_PER_MS), x->slot);
     slot.last_order_id = order_id;
-    apply_next_seq(x, &slot); /* one commit, one seq, however long the history that it brings */
+    if (!p->untold) apply_next_seq(x, &slot); /* one commit, one seq, however long the history that it brings */
     slot.order_count++;
 
     uint8_t chain[SHA256_BYTES] = {0};
@@ -75,7 +76,7 @@ static enum status place(struct applying *x, const struct placement *p)
     *head = (struct order_head){
         .order_id = order_id,
         .version = last->version,
-        .seq = slot.last_seq,
+        .seq = p->untold ? 0 : slot.last_seq,
         .create_us = first->time_us,
         .update_us = last->time_us,
         .machine = machine_id(p->machine),
@@ -97,14 +98,14 @@ static enum status place(struct applying *x, const struct placement *p)
     index_put(x->a->view.batch, head, p->summary, p->detail);
     apply_put_slot(x, &slot);
     x->out->entry = *last;
-    x->out->seq = slot.last_seq;
+    x->out->seq = head->seq;
     struct slice card;
     if ((st = apply_show(x, &body))) return st;
     if ((st = apply_card(x, &card))) return st;
     if ((st = userlist_insert(&x->a->view, x->a->scratch, x->slot, p->user_id, at, head->status, card))) return st;
     list_cache_insert(x->a->lists, p->user_id, at, head->status, card);
     x->a->record.order_count++;
-    return apply_event(x, p->type, 0, &slot);
+    return p->untold ? STATUS_OK : apply_event(x, p->type, 0, &slot);
 }
 
 /* *machine NULL: x->out has the answer, a refusal or the first one again. */
@@ -154,7 +155,7 @@ enum status apply_create(struct applying *x)
         .request_id = origin->request_id,
         .traceparent = origin->traceparent,
     };
-    struct placement p = {c->user_id, c->client_order_no, c->summary, c->detail, machine, &entry, 1, EVENT_CREATED};
+    struct placement p = {c->user_id, c->client_order_no, c->summary, c->detail, machine, &entry, 1, EVENT_CREATED, false};
     if ((st = place(x, &p))) return st;
     apply_remember(x, c->user_id, REQUEST_CREATE, &x->out->head, x->out->seq);
     return STATUS_OK;
@@ -191,6 +192,6 @@ enum status apply_import(struct applying *x)
     struct history_entry *entries = arena_array(x->a->scratch, struct history_entry, c->history_count);
     if (!entries) return STATUS_MEMORY_LIMIT;
     memcpy(entries, c->history, c->history_count * sizeof *entries);
-    struct placement p = {c->user_id, c->client_order_no, c->summary, c->detail, machine, entries, c->history_count, EVENT_IMPORTED};
+    struct placement p = {c->user_id, c->client_order_no, c->summary, c->detail, machine, entries, c->history_count, EVENT_IMPORTED, x->command->type == COMMAND_IMPORT_UNTOLD};
     return place(x, &p);
 }

@@ -133,7 +133,7 @@ static bool check_history(struct checker *c, struct walk *w, const Orderdb__V1__
 bool check_import(Orderdb__V1__ImportOrdersRequest *m, const struct machines *ms, struct arena *arena, struct checked *out, struct failure *f)
 {
     struct checker c = {.arena = arena, .f = f};
-    struct command command = {.type = COMMAND_IMPORT};
+    struct command command = {.type = m->no_event ? COMMAND_IMPORT_UNTOLD : COMMAND_IMPORT};
     struct command_import *import = &command.import;
     Orderdb__V1__Order *order = m->order;
     const struct path *at = AT(NULL, "order");

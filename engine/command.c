@@ -70,6 +70,7 @@ static size_t command_bytes_max(const struct command *c)
     case COMMAND_MACHINE:
         return n + counted_bytes_max(c->machine.row);
     case COMMAND_IMPORT:
+    case COMMAND_IMPORT_UNTOLD:
         n += counted_bytes_max(c->import.user_id) + counted_bytes_max(c->import.client_order_no) + counted_bytes_max(c->import.machine);
         n += counted_bytes_max(c->import.summary) + counted_bytes_max(c->import.detail) + COUNT_BYTES_MAX;
         for (unsigned i = 0; i < c->import.history_count; i++) n += history_bytes_max(&c->import.history[i]) + COUNT_BYTES_MAX;
@@ -368,6 +369,7 @@ enum status command_decode(struct slice bytes, struct arena *arena, struct comma
         if (!out->transition.patch.fields) r.bad = true; /* COMMAND_TRANSITION says that */
         break;
     case COMMAND_IMPORT:
+    case COMMAND_IMPORT_UNTOLD:
         out->import.user_id = read_counted(&r);
         out->import.client_order_no = read_counted(&r);
         out->import.machine = read_counted(&r);

@@ -25,6 +25,7 @@ enum command_type {
     COMMAND_SET_TIMER = 10,
     COMMAND_CANCEL_TIMER = 11,
     COMMAND_FIRE = 12,
+    COMMAND_IMPORT_UNTOLD = 13, /* an import that the change stream is not told of; else as COMMAND_IMPORT */
     COMMAND_RETAIN = 16,
     /* consumer groups (docs/STREAM.md) */
     COMMAND_GROUP = 17,         /* to the meta partition */
@@ -209,7 +210,7 @@ struct command {
     union {
         struct command_create create;
         struct command_transition transition; /* COMMAND_PATCH too */
-        struct command_import import;
+        struct command_import import; /* COMMAND_IMPORT_UNTOLD too */
         struct command_fence fence;
         struct command_batch batch;
         struct command_update update;

@@ -18,7 +18,7 @@ enum { ORDER_FORMAT = 1, ORDER_FORMAT_TIMERS = 2, ORDER_FORMAT_SEQ = 2, ORDER_HE
 
 struct order_head {
     int64_t order_id, version;
-    int64_t seq;                  /* of its newest commit, in its slot. 0: not known (written before heads had it) */
+    int64_t seq;                  /* of its newest commit, in its slot. 0: none (imported untold, or written before heads had it) */
     int64_t create_us, update_us; /* Unix microseconds, log time (imports: their own) */
     uint16_t machine, status;
     struct slice user_id;

@@ -79,7 +79,8 @@ enum status partition_answer_build(struct partition *p, struct op *op) {
     case COMMAND_TRANSITION:
     case COMMAND_PATCH: stats->transitions += fresh; break;
     case COMMAND_UPDATE: break;
-    case COMMAND_IMPORT: stats->imports += fresh; return STATUS_OK; /* counted, not shown */
+    case COMMAND_IMPORT:
+    case COMMAND_IMPORT_UNTOLD: stats->imports += fresh; return STATUS_OK; /* counted, not shown */
     case COMMAND_BATCH: stats->creates += fresh ? command.batch.count : 0; return answer_batch(p, op, &command.batch);
     case COMMAND_SET_TIMER: return answer_timer(p, op, &command.set_timer);
     case COMMAND_FENCE:

@@ -194,7 +194,8 @@ static bool command_repeats(struct forward *f, struct slice bytes) {
         case COMMAND_SET_TIMER:
         case COMMAND_CANCEL_TIMER: repeats = c->origin.request_id.len > 0; break;
         case COMMAND_RESOURCE: repeats = !c->resource.remove; break;
-        case COMMAND_IMPORT: /* by its client_order_no */
+        case COMMAND_IMPORT:
+        case COMMAND_IMPORT_UNTOLD: /* by its client_order_no */
         case COMMAND_FENCE:
         case COMMAND_BATCH: /* of creates */
         case COMMAND_MACHINE:

@@ -13,7 +13,7 @@ static void try_command(struct slice bytes, struct arena *arena)
     check(command_decode(s, arena, &again) == STATUS_OK);
     check(again.type == c.type);
     check(slice_equal(again.origin.request_id, c.origin.request_id));
-    if (c.type == COMMAND_IMPORT) check(again.import.history_count == c.import.history_count);
+    if (c.type == COMMAND_IMPORT || c.type == COMMAND_IMPORT_UNTOLD) check(again.import.history_count == c.import.history_count);
     bool moves = c.type == COMMAND_TRANSITION || c.type == COMMAND_PATCH;
     if (moves) check(again.transition.expected_status_count == c.transition.expected_status_count);
     if (moves) check(again.transition.patch.fields == c.transition.patch.fields);

@@ -378,7 +378,8 @@ IMPORT = merged({"order": [Bad("missing", clear, FIELD, "required")]}, under("or
     "order.create_time": [Bad("not the history's", put(t.timestamp(5)), INVARIANT, "first"),
                           Bad("missing without history", lambda parent, name: (clear(parent, name), WORLD["top"].ClearField("history")), FIELD, "required")],
     "order.update_time": [Bad("not the history's", put(t.timestamp(5)), INVARIANT, "last")],
-    "history": [Bad("too many", times(1001), LIMIT, [1000, 1001])]},
+    "history": [Bad("too many", times(1001), LIMIT, [1000, 1001])],
+    "no_event": [Edge(put(True))]},
     under("order.create_time", TIME), under("order.update_time", TIME))
 
 # Status machines are told as a whole what is wrong with them; test_machine.c has their rules one by one.

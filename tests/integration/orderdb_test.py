@@ -461,6 +461,18 @@ def transition_request(order_id, event, id_=None, operator="", reason="", **fiel
     return pb.TransitionOrderRequest(order_id=order_id, event=event, options=pb.WriteOptions(request_id=id_ or request_id(), operator=operator, reason=reason), **fields)
 
 
+def import_untold(server, user, count, history=()):
+    """Orders of another system that the change stream is not told of; their ids."""
+    server.import_count = getattr(server, "import_count", 0) + count
+    numbers = ["untold-%d" % (server.import_count - i) for i in range(count)]
+    past = [pb.HistoryEntry(event=event, to_status=status, time=timestamp(1.5e9 + i)) for i, (event, status) in enumerate([("import", "PENDING_PAYMENT"), *history])]
+    answer = server.call("ImportOrders", [pb.ImportOrdersRequest(order=order(user_id=user, client_order_no=n), history=past, no_event=True) for n in numbers])
+    equal((answer.imported, answer.already_there, answer.rejected_count), (count, 0, 0))
+    ids = [o.order_id for o in server.call("ListOrders", user_id=user, page_size=1000).orders if o.client_order_no in numbers]
+    equal(len(ids), count, "imported orders in their list")
+    return ids
+
+
 # ---- tests and TAP
 class Skip(Exception):
     pass

@@ -80,6 +80,38 @@ def _(server):
     true(events[1].commit_time.seconds > 1.7e9, "commit_time is of the import")
 
 
+@test("an import that asks for no event is told by none; what follows is told, with dense seqs")
+def _():
+    with t.Server(cores=2) as server:
+        users = ["ev-quiet-%d" % i for i in range(6)]
+        ids = {u: t.import_untold(server, u, 5, [("pay", "PAID")] if n % 2 else []) for n, u in enumerate(users)}
+        events, cursor = read(server)
+        equal(events, [], "nothing was told")
+        again = pb.ImportOrdersRequest(order=t.order(user_id=users[0], client_order_no="untold-1", create_time=t.timestamp(1)))
+        equal(server.call("ImportOrders", [again]).already_there, 1)
+        moved = {o: "ship" if n % 2 else "pay" for n, u in enumerate(users) for o in ids[u][:3]}
+        for i, (o, event) in enumerate(moved.items()):
+            server.call("TransitionOrder", t.transition_request(o, event))
+            if i == 7:
+                server.kill()
+                server.start()
+        t.import_untold(server, users[0], 1)
+        told, _ = read(server, cursor=cursor, payload=pb.ORDER_VIEW_FULL)
+        whole, _ = read(server, payload=pb.ORDER_VIEW_FULL)
+        equal(sorted(e.event_id for e in told), sorted(e.event_id for e in whole), "from the start, and behind the cursor of nothing")
+        gapless(whole)
+        equal({e.order_id: e.entry.event for e in whole}, moved)
+        equal(len(whole), len(moved))
+        for e in whole:
+            equal(e.after, server.call("GetOrder", order_id=e.order_id))
+        brought = {o: 2 if n % 2 else 1 for n, u in enumerate(users) for o in ids[u]}
+        for o, versions in brought.items():  # orders = histories, and behind what was brought = events
+            history = server.call("ListOrderHistory", order_id=o).entries
+            equal([h.version for h in history], list(range(1, versions + (o in moved) + 1)))
+            equal([e.entry for e in whole if e.order_id == o], list(history[versions:]))
+        equal(server.call("ListOrders", user_id=users[0]).total_size, 6)
+
+
 @test("filters run in the server")
 def _(server):
     users = ["ev-3-%d" % i for i in range(20)]

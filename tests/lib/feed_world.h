@@ -161,6 +161,7 @@ static uint64_t order_hash(struct sim *s, struct slice wire) {
 /* ---- writes */
 
 static size_t extension_bytes(uint64_t number) { return number % 5 ? 8 + number % 50 : 9000 + number * 977 % (EXTENSION_MAX - 9000); }
+static bool import_untold(uint64_t import) { return import % 3 == 0; }
 static unsigned import_steps(uint64_t import) { return 1 + (unsigned)(import % 4); }
 
 /* An order, and what comes with it, as a request's number describes them: the same at every attempt. */
@@ -228,6 +229,7 @@ static struct slice command_of(struct sim *s, struct request *r) {
         }
         snprintf(p->number, sizeof p->number, "no-%llu", (unsigned long long)r->import);
         p->order.client_order_no = p->number;
+        m.no_event = import_untold(r->import);
         m.order = &p->order, m.n_history = import_steps(r->import), m.history = entries;
         ok = check_import(&m, s->machines, &r->arena, &checked, &f);
         break;

@@ -171,7 +171,7 @@ static int64_t next_id(const struct model_slot *s, uint16_t slot, uint64_t now_u
 }
 
 static struct model_order *new_order(struct model *m, struct slice user, struct slice client_order_no, const char *machine, struct slice summary,
-                                     struct slice detail)
+                                     struct slice detail, bool untold)
 {
     if (m->order_count == m->order_cap) {
         m->order_cap = m->order_cap ? 2 * m->order_cap : 64;
@@ -181,10 +181,10 @@ static struct model_order *new_order(struct model *m, struct slice user, struct 
     uint16_t slot = slot_of_user(user);
     struct model_slot *s = &m->slots[slot];
     struct model_order *o = &m->orders[m->order_count++];
-    *o = (struct model_order){next_id(s, slot, m->now_us), keep(m, user), keep(m, client_order_no), keep(m, summary), keep(m, detail), machine, NULL, 0};
+    *o = (struct model_order){next_id(s, slot, m->now_us), keep(m, user), keep(m, client_order_no), keep(m, summary), keep(m, detail), machine, NULL, 0, 0};
     s->last_order_id = o->id;
     s->order_count++;
-    s->last_seq++;
+    if (!untold) o->seq = ++s->last_seq;
     return o;
 }
 
@@ -260,7 +260,7 @@ static void show(const struct model *m, const struct model_order *o, struct mode
 {
     out->order = (unsigned)(o - m->orders);
     out->version = o->count;
-    out->seq = m->slots[out->slot].last_seq;
+    out->seq = o->seq;
 }
 
 static struct model_entry entry_by(const char *event, const char *from, const char *to, int64_t time_us, const struct command_origin *by)
@@ -290,7 +290,7 @@ static struct model_outcome create(struct model *m, const struct command *c)
     struct model_outcome out = create_decide(m, c);
     if (out.status || out.replayed) return out;
     const char *machine = machine_named(r->machine);
-    struct model_order *o = new_order(m, r->user_id, r->client_order_no, machine, r->summary, r->detail);
+    struct model_order *o = new_order(m, r->user_id, r->client_order_no, machine, r->summary, r->detail, false);
     struct model_entry e = entry_by("create", "", initial_of(machine), (int64_t)m->now_us, &c->origin);
     e.timers = moved(m, o, (struct model_timers){0}, "", e.to);
     append(m, o, e);
@@ -312,7 +312,7 @@ static struct model_outcome import(struct model *m, const struct command *c)
     }
     const char *machine = machine_named(r->machine), *status = "";
     if (!machine) return out.status = STATUS_MACHINE_NOT_FOUND, out;
-    struct model_order *o = new_order(m, r->user_id, r->client_order_no, machine, r->summary, r->detail);
+    struct model_order *o = new_order(m, r->user_id, r->client_order_no, machine, r->summary, r->detail, c->type == COMMAND_IMPORT_UNTOLD);
     for (unsigned i = 0; i < r->history_count; i++) {
         const struct history_entry *h = &r->history[i];
         const char *to = i ? NULL : initial_of(machine), *event = "import";
@@ -411,7 +411,7 @@ static struct model_outcome transition(struct model *m, const struct command *c)
         return out.status = STATUS_FIELD_REQUIRED, out;
     }
     e.timers = moved(m, o, timers_of(o), e.from, e.to);
-    m->slots[out.slot].last_seq++;
+    o->seq = ++m->slots[out.slot].last_seq;
     append(m, o, e);
     show(m, o, &out);
     remember(m, o->user_id, REQUEST_TRANSITION, &c->origin, &out);
@@ -450,7 +450,7 @@ static struct model_outcome update(struct model *m, const struct command *c)
     struct model_entry e = entry_by("update", last->to, last->to, MAX_OF((int64_t)m->now_us, last->time_us), &c->origin);
     change(m, o, &u->change, &e);
     e.timers = last->timers;
-    m->slots[out.slot].last_seq++;
+    o->seq = ++m->slots[out.slot].last_seq;
     append(m, o, e);
     show(m, o, &out);
     remember(m, o->user_id, REQUEST_UPDATE, &c->origin, &out);
@@ -463,7 +463,7 @@ static void stay(struct model *m, struct model_order *o, uint16_t slot, const ch
     const struct model_entry *last = &o->entries[o->count - 1];
     struct model_entry e = entry_by(event, last->to, last->to, MAX_OF((int64_t)m->now_us, last->time_us), by);
     e.timers = keep_timers(m, ts);
-    m->slots[slot].last_seq++;
+    o->seq = ++m->slots[slot].last_seq;
     append(m, o, e);
 }
 
@@ -561,7 +561,7 @@ static struct model_outcome fire(struct model *m, const struct command *c)
         if (edge) {
             struct model_entry e = entry_by(edge[1], edge[2], edge[3], MAX_OF((int64_t)m->now_us, o->entries[o->count - 1].time_us), &by);
             e.timers = moved(m, o, ts, e.from, e.to);
-            m->slots[out.slot].last_seq++;
+            o->seq = ++m->slots[out.slot].last_seq;
             append(m, o, e);
         } else {
             stay(m, o, out.slot, "timer_fired", &by, &ts);
@@ -610,5 +610,5 @@ struct model_outcome model_apply(struct model *m, const struct command *c)
     if (c->type == COMMAND_SET_TIMER) return set_timer(m, c);
     if (c->type == COMMAND_CANCEL_TIMER) return cancel_timer(m, c);
     if (c->type == COMMAND_FIRE) return fire(m, c);
-    return c->type == COMMAND_CREATE ? create(m, c) : c->type == COMMAND_IMPORT ? import(m, c) : transition(m, c);
+    return c->type == COMMAND_CREATE ? create(m, c) : c->type == COMMAND_IMPORT || c->type == COMMAND_IMPORT_UNTOLD ? import(m, c) : transition(m, c);
 }

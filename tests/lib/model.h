@@ -34,6 +34,7 @@ struct model_order {
     const char *machine; /* "retail@1" */
     struct model_entry *entries;
     unsigned count; /* = version */
+    int64_t seq; /* of its newest commit; 0: imported untold */
 };
 struct model_memory { /* an idempotency record */
     struct slice user_id, request_id;

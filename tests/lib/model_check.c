@@ -119,6 +119,7 @@ static void check_order_rows(const struct model_order *o, const struct store_vie
     key_head(&k, o->id);
     check(order_head_decode(row_of(view, &k, arena), &head) == STATUS_OK);
     check_head(o, o->count, &head, ms);
+    check(head.seq == o->seq);
     key_body(&k, o->id);
     check(order_body_decode(row_of(view, &k, arena), &body) == STATUS_OK);
     check(slice_equal(body.summary, o->summary));

@@ -288,6 +288,7 @@ static struct command draw_import(struct sim *s)
     size_t length = 1 + below(s, 8);
     struct history_entry *h = arena_array(&s->arena, struct history_entry, length);
     int64_t time_us = chance(s, 10) ? -(int64_t)below(s, 1000000) : (int64_t)s->clock_us - 50000000 + (int64_t)below(s, 100000000);
+    if (time_us % 3 == 0) c.type = COMMAND_IMPORT_UNTOLD;
     c.import.user_id = any_user(s);
     c.import.client_order_no = text(s, "no-%llu", below(s, NUMBERS));
     c.import.machine = slice_str(machine);
@@ -409,9 +410,7 @@ static struct command draw(struct sim *s)
     else if (kind < 92) return draw_fence(s);
     else if (kind < 95) return draw_batch(s);
     else c = draw_import(s);
-    if (c.type != COMMAND_IMPORT && c.origin.request_id.len) {
-        keep_sent(s, c);
-    }
+    if (c.origin.request_id.len) keep_sent(s, c);
     return c;
 }
 

@@ -296,7 +296,7 @@ static void check_as_of(struct sim *s, const struct known_event *e, int64_t time
     ask_free(a);
 }
 
-/* Every entry of an order's history is told by one event, but for those of an import's past; and commits[slot] is how many there are. */
+/* Every entry of an order's history is told by one event, but for those of an import's past (all that it brings, if it is untold); and commits[slot] is how many there are. */
 static void check_order(struct sim *s, struct known_order *o, int64_t *commits) {
     struct ask *a = ask_new(OP_HISTORY, order_id_slot(o->order_id));
     a->op.history = (struct history_request){.order_id = o->order_id, .page_size = 1000};
@@ -304,14 +304,15 @@ static void check_order(struct sim *s, struct known_order *o, int64_t *commits) 
     Orderdb__V1__ListOrderHistoryResponse *m = orderdb__v1__list_order_history_response__unpack(NULL, a->op.answer.len, a->op.answer.data);
     REQUIRE(m && (int64_t)m->n_entries >= o->version, "order %lld: a history of %zu, version %lld was acknowledged", LL(o->order_id), m ? m->n_entries : 0, LL(o->version));
     o->version = (int64_t)m->n_entries;
-    *commits += o->version - (o->import ? o->steps - 1 : 0);
+    int64_t past = !o->import ? 0 : import_untold(o->import) ? o->steps : o->steps - 1; /* entries that are told by no event */
+    *commits += o->version - past;
     struct slot *slot = s->slots[s->users_slot[o->user]];
     for (int64_t seq = 1; seq <= slot->last; seq++) {
         struct known_event *e = &slot->events[seq];
         if (!e->seen || e->order_id != o->order_id) continue;
         REQUIRE(e->version <= o->version && e->entry == packed_hash(&m->entries[e->version - 1]->base), "%u:%lld is not version %lld of the history of order %lld", slot->slot, LL(seq), LL(e->version),
                 LL(o->order_id));
-        REQUIRE(!o->import || e->version >= o->steps, "%u:%lld tells the past of an import", slot->slot, LL(seq));
+        REQUIRE(e->version > past, "%u:%lld tells the past of an import", slot->slot, LL(seq));
         int type = o->import && e->version == o->steps ? EVENT_IMPORTED : e->version == 1 ? EVENT_CREATED : m->entries[e->version - 1]->event[0] && strcmp(m->entries[e->version - 1]->event, "update") ? EVENT_TRANSITIONED : EVENT_UPDATED;
         REQUIRE(e->type == type, "%u:%lld is of type %d, its entry %s of %d", slot->slot, LL(seq), e->type, m->entries[e->version - 1]->event, type);
         for (int64_t other = seq + 1; !e->joined && other <= slot->last; other++)

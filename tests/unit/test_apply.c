@@ -462,6 +462,39 @@ static void an_import_brings_its_past(void **state)
     assert_int_equal(t.head.version, 4);
 }
 
+/* The rows of any import, and its import again; but no event, and no seq. */
+static void an_untold_import_takes_no_seq(void **state)
+{
+    const struct history_entry history[] = {past(1, "import", NULL, "PENDING_PAYMENT", 1000), past(2, "pay", "PENDING_PAYMENT", "PAID", 2000)};
+    struct command c = import_of("alice", "no-1", history, 2);
+    c.type = COMMAND_IMPORT_UNTOLD;
+    struct key k;
+    struct outcome o = run(&c);
+    key_events(&k, rig.record.applied_index, 0);
+    assert_false(row_there(&k));
+    struct outcome again = run(&c);
+    assert_int_equal(o.status, STATUS_OK);
+    assert_int_equal(o.seq, 0);
+    assert_int_equal(o.head.seq, 0);
+    assert_int_equal(o.head.version, 2);
+    assert_true(again.already_there);
+    assert_int_equal(again.head.order_id, o.head.order_id);
+    assert_int_equal(slot_of("alice").last_seq, 0);
+    assert_int_equal(slot_of("alice").order_count, 1);
+    assert_int_equal(rig.record.order_count, 1);
+    struct outcome t = run_event(o.head.order_id, "ship", "");
+    key_events(&k, rig.record.applied_index, 0);
+    assert_true(row_there(&k));
+    assert_int_equal(t.seq, 1);
+    assert_int_equal(t.head.seq, 1);
+    assert_int_equal(t.head.version, 3);
+    c = import_of("alice", "no-2", history, 2);
+    c.type = COMMAND_IMPORT_UNTOLD;
+    assert_int_equal(run(&c).status, STATUS_OK);
+    assert_int_equal(slot_of("alice").last_seq, 1);
+    assert_int_equal(run_create("alice", "request-0000000001").seq, 2);
+}
+
 static void a_second_import_changes_nothing(void **state)
 {
     const struct history_entry history[] = {past(1, "import", NULL, "PENDING_PAYMENT", 1000)};
@@ -671,6 +704,7 @@ int main(void)
         with_rig(of_racers_for_one_status_one_wins),
         with_rig(commands_of_one_entry_see_each_other),
         with_rig(an_import_brings_its_past),
+        with_rig(an_untold_import_takes_no_seq),
         with_rig(a_second_import_changes_nothing),
         with_rig(an_import_finds_a_created_order_and_the_other_way_round),
         with_rig(history_never_goes_back),

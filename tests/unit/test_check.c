@@ -436,6 +436,7 @@ static const struct {
     {IMPORT, "history=#0; order.create_time=new; order.create_time.nanos=-1", BAD, "order.create_time"},
     {IMPORT, "history=#0; order.create_time=new; order.status=PAID", SUM, "order.status"},
     {IMPORT, "order.machine=", OK, NULL},
+    {IMPORT, "no_event=1", OK, NULL},
     {IMPORT, "order.machine=shop@1", STATUS_MACHINE_NOT_FOUND, NULL},
     {IMPORT, "order.machine=shop@1; order.user_id=", BAD, "order.user_id"},
     {IMPORT, "order.payable.minor_units=1", SUM, "order.payable"},

@@ -36,6 +36,7 @@ static struct command sample(enum command_type type)
         if (type == COMMAND_PATCH) c.transition.patch = (struct content_change){1 << 5, SLICE_LIT("CNY"), SLICE_LIT("summary"), SLICE_LIT("detail")};
         break;
     case COMMAND_IMPORT:
+    case COMMAND_IMPORT_UNTOLD:
         c.import = (struct command_import){SLICE_LIT("alice"), SLICE_LIT("no-1"), SLICE_LIT("retail@1"), SLICE_LIT("summary"), SLICE_LIT("detail"), 2, past};
         break;
     case COMMAND_FENCE:
@@ -85,7 +86,7 @@ static struct command sample(enum command_type type)
 }
 
 static const enum command_type types[] = {COMMAND_CREATE, COMMAND_TRANSITION, COMMAND_IMPORT, COMMAND_FENCE, COMMAND_BATCH, COMMAND_UPDATE, COMMAND_PATCH, COMMAND_RESOURCE, COMMAND_MACHINE, COMMAND_NODE, COMMAND_RETAIN,
-                                          COMMAND_SET_TIMER, COMMAND_CANCEL_TIMER, COMMAND_FIRE};
+                                          COMMAND_SET_TIMER, COMMAND_CANCEL_TIMER, COMMAND_FIRE, COMMAND_IMPORT_UNTOLD};
 
 static void assert_changes_equal(const struct content_change *a, const struct content_change *b)
 {
@@ -213,7 +214,8 @@ static void the_log_bytes_are_golden(void **state)
     assert_golden("command_batch", command_encode(&batch, &arena));
     assert_golden("command_resource", command_encode(&resource, &arena));
     assert_golden("command_machine", command_encode(&machine, &arena));
-    struct command node = sample(COMMAND_NODE);
+    struct command node = sample(COMMAND_NODE), untold = sample(COMMAND_IMPORT_UNTOLD);
+    assert_golden("command_import_untold", command_encode(&untold, &arena));
     assert_golden("command_node", command_encode(&node, &arena));
     struct command retain = sample(COMMAND_RETAIN);
     assert_golden("command_retain", command_encode(&retain, &arena));
