@@ -21,9 +21,11 @@
 #define ORDER_ARENA_BYTES (64 * MIB)
 
 static const char *format, *rejects_path;
+static bool no_events;
 const struct arg cmd_import_flags[] = {
     {"--format", NULL, ARG_TEXT, &format, "ndjson|olist", "default: ndjson for a file, olist for a directory"},
     {"--rejects", NULL, ARG_TEXT, &rejects_path, "FILE", "write each rejected order with its reason, one JSON object per line"},
+    {"--no-events", NULL, ARG_SWITCH, &no_events, NULL, "the change stream is not told of these orders, only of what happens to them later"},
     {NULL},
 };
 const char cmd_import_text[] =
@@ -31,10 +33,12 @@ const char cmd_import_text[] =
     "olist: a directory with orders.csv, customers.csv, order_items.csv, order_payments.csv, products.csv, category_translation.csv\n"
     "(docs/OLIST.md).\n"
     "client_order_no makes an import repeatable: what is there already stays as it is.\n"
+    "--no-events is for orders that consumers know, or need not hear of: groups that begin with a snapshot are told them all the same.\n"
     "Exit code 1 when the server refused an order or a line could not be read; 130 after Ctrl-C, which reports what is in (again: at once).\n\n"
     "Examples:\n"
     "  orderctl order import orders.ndjson --rejects rejected.ndjson\n"
     "  orderctl order import --format olist ../shared/data/olist\n"
+    "  orderctl order import --no-events history.ndjson\n"
     "  zcat orders.ndjson.gz | orderctl order import -\n";
 
 struct job {
@@ -75,11 +79,16 @@ static void progress_show(struct job *j, int64_t at, bool last) {
 
 /* ---- sources. false: the import cannot go on */
 
+static bool order_import(struct job *j, Orderdb__V1__ImportOrdersRequest *m) {
+    m->no_event |= no_events;
+    return importer_add(j->importer, m);
+}
+
 static bool line_import(struct job *j, struct slice line, unsigned number, struct arena *a) {
     char error[PBJSON_ERROR_BYTES], where[48];
     arena_reset(a);
     ProtobufCMessage *m = pbjson_parse(&orderdb__v1__import_orders_request__descriptor, line, a, error);
-    if (m) return importer_add(j->importer, (Orderdb__V1__ImportOrdersRequest *)m);
+    if (m) return order_import(j, (Orderdb__V1__ImportOrdersRequest *)m);
     snprintf(where, sizeof(where), "line %u", number);
     j->unreadable++;
     /* The parser counts lines from our line on. */
@@ -156,7 +165,7 @@ static bool olist_orders(struct job *j, const struct olist *o) {
         struct olist_order order;
         arena_reset(&a);
         enum olist_verdict v = olist_get(o, i, &a, &order);
-        if (v == OLIST_TAKEN) ok = importer_add(j->importer, order.request);
+        if (v == OLIST_TAKEN) ok = order_import(j, order.request);
         else importer_reject(j->importer, order.order_no, order.status, olist_verdict_text(v), "");
         progress_show(j, (int64_t)i, false);
     }

@@ -565,6 +565,21 @@ def _(server):
     refused(server.orderctl("order", "import", "--server", "127.0.0.1:%d" % t.free_port(), "-", input=lines[0], check=False), 3, "Connection refused")
 
 
+@test("order import --no-events: the orders are there, the change stream was not told")
+def _(server):
+    lines = "\n".join(ndjson_order("quiet-%d" % i, user="quiet") for i in range(3))
+    told = lambda: server.orderctl("-o", "json", "stream", "tail", "--user", "quiet", "--from", "earliest", "--stop-at-end").stdout.splitlines()  # noqa: E731
+    equal(server.orderctl_json("order", "import", "--no-events", "-", input=lines)["total"], {"imported": 3, "already_there": 0, "rejected": 0})
+    equal(told(), [])
+    equal(server.orderctl_json("order", "import", "-", input=lines)["total"], {"imported": 0, "already_there": 3, "rejected": 0})
+    equal(told(), [])
+    server.orderctl("order", "import", "-", input=ndjson_order("quiet-3", user="quiet"))
+    by_itself = json.loads(ndjson_order("quiet-4", user="quiet"))
+    server.orderctl("order", "import", "-", input=json.dumps(dict(by_itself, no_event=True)))
+    equal([json.loads(e)["type"] for e in told()], ["IMPORTED"])
+    equal(server.orderctl_json("order", "list", "quiet")["total_size"], "5")
+
+
 class Mapped:
     """What docs/OLIST.md says about one row of orders.csv, without the C code."""
 
