@@ -438,7 +438,7 @@ static enum status die(struct applying *x, const struct consumer_group_row *grou
     st = load_letter(x, group->group_id, slot, seq, &known);
     if (st && st != STATUS_ABSENT) return st;
     const struct consumer_told *told = consumer_told_find(&p, seq);
-    if (!told && seq > last_seq) return STATUS_OK;
+    if (!told && event_has_seq(seq) && seq > last_seq) return STATUS_OK;
     bool there = st == STATUS_OK, done = !told && consumer_position_settled(&p, seq);
     if (done && (!there || known.state == LETTER_DEAD)) return x->out->group.count++, STATUS_OK;
     if (!done) {
@@ -599,7 +599,7 @@ static enum status ack_load(struct applying *x, struct consumer_group_row *group
     if (st) return st;
     const struct consumer_told *told = consumer_told_find(&p, ack->seq);
     if (told) return consumer_told_settle(&p, told, x->a->scratch, after);
-    if (ack->seq > slot.last_seq) return STATUS_ABSENT;
+    if (event_has_seq(ack->seq) && ack->seq > slot.last_seq) return STATUS_ABSENT;
     if (!consumer_position_settled(&p, ack->seq)) return consumer_position_settle(&p, ack->seq, x->a->scratch, after);
     st = load_letter(x, ack->group_id, ack->slot, ack->seq, &l);
     if (!st && l.state == LETTER_DEAD) st = STATUS_ABSENT;

@@ -34,8 +34,9 @@ static bool read_number(const char **at, uint64_t max, uint64_t *v)
     const char *begin = *at;
     *v = 0;
     while (**at >= '0' && **at <= '9') {
-        *v = *v * 10 + (uint64_t)(*(*at)++ - '0');
-        if (*v > max) return false;
+        uint64_t digit = (uint64_t)(*(*at)++ - '0');
+        if (*v > (max - digit) / 10) return false;
+        *v = *v * 10 + digit;
     }
     return *at != begin && (*begin != '0' || *at == begin + 1);
 }
@@ -43,7 +44,7 @@ static bool read_number(const char **at, uint64_t max, uint64_t *v)
 bool check_event_id(const char *text, uint16_t *slot, int64_t *seq)
 {
     uint64_t a, b;
-    if (!read_number(&text, SLOT_COUNT - 1, &a) || *text++ != ':' || !read_number(&text, INT64_MAX / 16, &b) || *text || !b) return false;
+    if (!read_number(&text, SLOT_COUNT - 1, &a) || *text++ != ':' || !read_number(&text, INT64_MAX, &b) || *text || !b) return false;
     *slot = (uint16_t)a;
     *seq = (int64_t)b;
     return true;

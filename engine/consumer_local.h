@@ -23,7 +23,7 @@ struct consumer_entry *window_new(struct consumer *c, uint16_t slot, int64_t seq
 void window_free(struct consumer *c, struct consumer_entry *e); /* out of every list already, but the table */
 struct consumer_key *window_key(struct consumer *c, uint64_t hash); /* found or made: there are as many as entries */
 void window_key_append(struct consumer *c, struct consumer_key *k, struct consumer_entry *e);
-/* A letter's place: behind what is given out and the letters of smaller seq, in front of all else. */
+/* A letter's place: behind what is given out and the letters of smaller rank, in front of all else. */
 void window_key_insert_letter(struct consumer *c, struct consumer_key *k, struct consumer_entry *e);
 void window_key_remove(struct consumer *c, struct consumer_entry *e);
 void window_slot_append(struct consumer *c, struct consumer_entry *e);

@@ -1,4 +1,5 @@
 #include "engine/consumer_row.h"
+#include "engine/event.h"
 
 #include "proto/pbwire.h"
 
@@ -251,7 +252,7 @@ static const struct consumer_unsettled *listed_find(const struct consumer_positi
     return low < p->count && p->listed[low].seq == seq ? &p->listed[low] : NULL;
 }
 
-bool consumer_position_settled(const struct consumer_position *p, int64_t seq) { return seq <= p->through && !listed_find(p, seq); }
+bool consumer_position_settled(const struct consumer_position *p, int64_t seq) { return event_has_seq(seq) ? seq <= p->through && !listed_find(p, seq) : !consumer_told_find(p, seq); }
 
 /* Not settled after the join: in neither. Both lists ascend, so one walk over both; what is above a `through` is as if it were listed there with no attempts. */
 enum status consumer_position_join(const struct consumer_position *a, const struct consumer_position *b, struct arena *arena, struct consumer_position *out)

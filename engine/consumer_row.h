@@ -14,7 +14,7 @@
  * Events before the group's start are none of its own, whatever a position says.
  *
  * Snapshot. A group that begins with one (CONSUMER_SNAPSHOT) is told every order of the partition, by slot and order id; the scan says how far. An order is told as it is behind some
- * entry of the log, by an event of its own (slot, seq of the order's newest commit then), which is listed in the slot's position until it is settled. What is listed and what the scan
+ * entry of the log, by an event of its own (slot, seq of the order's newest commit then, or a number in its place: event_number), which is listed in the slot's position until it is settled. What is listed and what the scan
  * says change together, by compare and swap of the scan (COMMAND_GROUP_SNAPSHOT), together with a position of the slot that has settled every change up to that
  * entry, of orders behind the scan. So an order's version is fixed once, and the changes that follow are those above it.
  *
@@ -105,7 +105,7 @@ struct consumer_unsettled {
 };
 /* An order of the snapshot that was told and is not settled. */
 struct consumer_told {
-    int64_t order_id, version, seq; /* seq: of its event, that of the commit which made the version */
+    int64_t order_id, version, seq; /* seq: of its event, that of the commit which made the version, or event_number */
     uint32_t attempts;
 };
 struct consumer_position {
@@ -122,7 +122,7 @@ struct consumer_position {
 size_t consumer_position_bytes_max(const struct consumer_position *p);
 void consumer_position_encode(const struct consumer_position *p, struct writer *w);
 enum status consumer_position_decode(struct slice row, struct arena *arena, struct consumer_position *out) MUST_USE; /* MEMORY_LIMIT */
-/* listed NULL, attempts 0: no. */
+/* Of a seq, or of an order without one (event_number): that it is not told, or not any more. */
 bool consumer_position_settled(const struct consumer_position *p, int64_t seq);
 /* Both of the same epoch; letters are those of a. Of events; not of told orders. MEMORY_LIMIT. */
 enum status consumer_position_join(const struct consumer_position *a, const struct consumer_position *b, struct arena *arena, struct consumer_position *out) MUST_USE;

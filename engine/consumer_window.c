@@ -173,7 +173,7 @@ void window_key_insert_letter(struct consumer *c, struct consumer_key *k, struct
     uint32_t at = k->next;
     while (at != CONSUMER_NONE) {
         const struct consumer_entry *o = &c->entries[at];
-        bool goes_first = o->state == ENTRY_READING || (o->flags & ENTRY_LETTER && o->seq < e->seq) || (o->state == ENTRY_DYING && !(o->flags & ENTRY_BEHIND));
+        bool goes_first = o->state == ENTRY_READING || (o->flags & ENTRY_LETTER && event_rank(o->seq) < event_rank(e->seq)) || (o->state == ENTRY_DYING && !(o->flags & ENTRY_BEHIND));
         if (!goes_first) break;
         at = o->key_next;
     }

@@ -72,7 +72,7 @@ static void write_base(struct writer *w, const struct event *e, const struct mac
     begin = decimal_before(begin, e->slot);
     pb_bytes(w, 1, slice_of(begin, (size_t)(end - begin)));
     pb_int64(w, 2, e->slot);
-    pb_int64(w, 3, e->seq);
+    pb_int64(w, 3, event_has_seq(e->seq) ? e->seq : 0);
     pb_int64(w, 4, (int64_t)e->type);
     pb_int64(w, 5, e->head->order_id);
     pb_bytes(w, 6, e->head->user_id);

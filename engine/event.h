@@ -29,11 +29,19 @@ enum {
 /* orderdb.v1.ChangeEvent.Type. Stored: never renumber. */
 enum event_type { EVENT_CREATED = 1, EVENT_TRANSITIONED = 2, EVENT_UPDATED = 3, EVENT_TIMER_FIRED = 4, EVENT_ARCHIVED = 5, EVENT_SNAPSHOT = 6, EVENT_IMPORTED = 7 };
 
+/* An event is known in its slot, and in its event_id, by a number: its seq. An order whose newest commit took no seq has a number all the same, of its SNAPSHOT event: above every seq there is, and
+ * its own. Where events stand in order, by rank, it comes in front of all seqs: they are of changes that follow. */
+#define EVENT_NUMBER_UNTOLD (1ll << 62)
+static inline bool event_has_seq(int64_t number) { return number < EVENT_NUMBER_UNTOLD; }
+static inline int64_t event_number(const struct order_head *h) { return h->seq ? h->seq : EVENT_NUMBER_UNTOLD | (h->order_id & (EVENT_NUMBER_UNTOLD - 1)); }
+/* 0, which is no event's number, is in front of all. */
+static inline int64_t event_rank(int64_t number) { return !number ? INT64_MIN : event_has_seq(number) ? number : number + INT64_MIN; }
+
 /* Everything is borrowed. */
 struct event {
     enum event_type type;
     uint16_t slot;
-    int64_t seq, commit_us;            /* log time of the commit */
+    int64_t seq, commit_us;            /* seq: or such a number; log time of the commit */
     const struct order_head *head;     /* after it */
     const struct history_entry *entry;
     uint64_t changed;                  /* a bit for each field number of Order that the commit set; 0: none */

@@ -1,4 +1,5 @@
 #include "engine/keys.h"
+#include "engine/event.h"
 
 static struct writer key_begin(struct key *k, uint16_t slot, enum key_kind kind) {
     struct writer w = writer_of(k->bytes, sizeof k->bytes);
@@ -243,16 +244,23 @@ void key_seek(struct key *k, uint32_t group_id) { key_of_group(k, KEY_SLOT_PARTI
 void key_position(struct key *k, uint16_t slot, uint32_t group_id) { key_of_group(k, slot, KEY_GROUP, group_id); }
 void key_letter_prefix(struct key *k, uint16_t slot, uint32_t group_id) { key_of_group(k, slot, KEY_LETTER, group_id); }
 
-void key_letter(struct key *k, uint16_t slot, uint32_t group_id, int64_t seq) {
+void key_letter(struct key *k, uint16_t slot, uint32_t group_id, int64_t number) {
     struct writer w = key_begin(k, slot, KEY_LETTER);
     write_be32(&w, group_id);
-    write_be64(&w, (uint64_t)seq);
+    write_be64(&w, event_has_seq(number) ? (uint64_t)number : 0);
+    if (!event_has_seq(number)) write_be64(&w, (uint64_t)(number - EVENT_NUMBER_UNTOLD));
     key_end(k, &w);
 }
 
+void key_letter_behind(struct key *k, uint16_t slot, uint32_t group_id, int64_t number) {
+    if (number) key_letter(k, slot, group_id, number), k->bytes[k->len++] = 0;
+    else key_letter_prefix(k, slot, group_id);
+}
+
 int64_t key_letter_seq(struct slice key) {
-    check(key.len == 2 + 1 + 4 + 8);
-    return (int64_t)get_be64(key.data + 7);
+    bool has_seq = key.len == 2 + 1 + 4 + 8;
+    check(has_seq || key.len == 2 + 1 + 4 + 8 + 8);
+    return has_seq ? (int64_t)get_be64(key.data + 7) : EVENT_NUMBER_UNTOLD | (int64_t)get_be64(key.data + 15);
 }
 
 uint32_t key_group_id(struct slice key) {

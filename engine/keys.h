@@ -10,6 +10,7 @@
  *   slot 'N' user level(1) [create_us(8) order_id(8)]      counts by status (userlist.h)
  *   slot 'P' first_seq(8)                                  places of FEED_CHUNK events of the slot, from this seq on (feed.h); expiring
  *   slot 'Q' group(4) seq(8)                               a dead letter of a consumer group (consumer_row.h)
+ *   slot 'Q' group(4) 0(8) order(8)                        likewise, of an order without a seq: the low 62 bits of its id
  *   slot 'S'                                               slot record: last order id, last seq, order count, places of the newest events
  *   slot 'U' order_id(8) version(8)                        content that the update or patch to this version replaced (order.h)
  *   slot 'Y' order_id(8) version(8)                        history entry, versions >= 2 (version 1 is the body's origin)
@@ -112,7 +113,9 @@ void key_group(struct key *k, uint32_t group_id);
 void key_progress(struct key *k, uint32_t group_id);
 void key_seek(struct key *k, uint32_t group_id);
 void key_position(struct key *k, uint16_t slot, uint32_t group_id);
-void key_letter(struct key *k, uint16_t slot, uint32_t group_id, int64_t seq);
+/* By the event's number (event.h): in order of rank. */
+void key_letter(struct key *k, uint16_t slot, uint32_t group_id, int64_t number);
+void key_letter_behind(struct key *k, uint16_t slot, uint32_t group_id, int64_t number); /* where the letters behind it begin; 0: all */
 void key_letter_prefix(struct key *k, uint16_t slot, uint32_t group_id);
 int64_t key_letter_seq(struct slice key); /* of such a key */
 uint32_t key_group_id(struct slice key);  /* of key_group's */

@@ -523,7 +523,7 @@ void partition_group_ack(struct partition *p, struct op *op)
     struct dispatcher *d = dispatcher_find(p, ack.group_id);
     struct consumer_slot *s = d && d->state == DISPATCHER_RUNNING ? consumer_slot(&d->consumer, ack.slot) : NULL;
     const struct consumer_entry *held = s ? consumer_held(&d->consumer, ack.slot, ack.seq) : NULL;
-    if (held && !(held->flags & ENTRY_TOLD) && ack.seq - s->told_through > SETTLE_GAP_MAX) {
+    if (held && !(held->flags & (ENTRY_LETTER | ENTRY_TOLD)) && ack.seq - s->told_through > SETTLE_GAP_MAX) {
         consumer_mark_dirty(&d->consumer, ack.slot);
         (void)dispatcher_settle_now(d); /* goes into the log in front of it, so that apply need not list everything in between */
     }

@@ -28,7 +28,7 @@ static int by_place(const void *a, const void *b)
 {
     const struct consumer_wanted *x = &((const struct consumer_blocked *)a)->at, *y = &((const struct consumer_blocked *)b)->at;
     if (x->slot != y->slot) return x->slot < y->slot ? -1 : 1;
-    return (x->seq > y->seq) - (x->seq < y->seq);
+    return (event_rank(x->seq) > event_rank(y->seq)) - (event_rank(x->seq) < event_rank(y->seq));
 }
 
 const struct consumer_blocked *blocked_sorted(const struct op *op)

@@ -292,7 +292,7 @@ static enum status scan_slot(struct dispatcher *d, const struct feed_read *f, ui
             struct consumer_parked *k = key_among(s, l.key, false);
             bool goes = l.state == LETTER_REDRIVEN || (l.state == LETTER_WAITING && !(k && k->dead));
             if (k) k->rest += l.state != LETTER_DEAD;
-            if (!goes || (slot == d->letters_from.slot && seq <= d->letters_from.seq)) continue;
+            if (!goes || (slot == d->letters_from.slot && event_rank(seq) <= event_rank(d->letters_from.seq))) continue;
             if (d->letter_count == d->letters_max) {
                 d->letters_more = true;
                 continue;

@@ -388,7 +388,7 @@ static enum status letters_of_slot(struct query_of *q, struct consumer_letters *
     struct key lower, upper;
     int64_t after = slot == r->after.slot ? r->after.seq : 0;
     enum status st = STATUS_OK;
-    key_letter(&lower, slot, q->row.group_id, after + 1);
+    key_letter_behind(&lower, slot, q->row.group_id, after);
     key_letter_prefix(&upper, slot, q->row.group_id);
     key_after_prefix(&upper);
     struct store_iter *it = store_iter_open(&q->feed.view, key_slice(&lower), key_slice(&upper));
@@ -424,7 +424,7 @@ static enum status blocked(struct query_of *q, struct op *op, struct letters_out
     for (unsigned i = 0; i < op->group_blocked_count && !st && *more; i++) {
         struct consumer_wanted at = all[i].at;
         bool fits = true;
-        if (at.slot < r->after.slot || (at.slot == r->after.slot && at.seq <= r->after.seq)) continue;
+        if (at.slot < r->after.slot || (at.slot == r->after.slot && event_rank(at.seq) <= event_rank(r->after.seq))) continue;
         if (r->count == r->count_max || o->looked_at == LETTERS_LOOKED_AT_MAX || o->w.len > LETTERS_ANSWER_BYTES) return *more = false, STATUS_OK;
         struct arena own;
         arena_init(&own, 8 * MIB);

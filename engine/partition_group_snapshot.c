@@ -58,9 +58,6 @@ static enum status order_event(const struct feed_read *f, struct order_head head
     return st;
 }
 
-/* Rows that were written before heads had it: above every seq there is, and one for each order all the same. */
-static int64_t told_seq(const struct order_head *h) { return h->seq ? h->seq : INT64_MAX / 2 + 1 + (h->order_id & INT64_MAX / 2); }
-
 enum status dispatcher_told_read(const struct feed_read *f, struct consumer_wanted *x)
 {
     struct order_head head;
@@ -95,7 +92,7 @@ static enum status take_order(const struct feed_read *f, struct dispatcher *d, u
     arena_reset(scratch);
     enum status st = order_head_decode(row, &head);
     if (st) return st;
-    *t = (struct consumer_order){.slot = slot, .order_id = head.order_id, .version = head.version, .seq = told_seq(&head)};
+    *t = (struct consumer_order){.slot = slot, .order_id = head.order_id, .version = head.version, .seq = event_number(&head)};
     if ((st = order_event(&own, head, head.version, t->seq, &t->bytes))) return st;
     o->looked_at++;
     o->to = (struct consumer_scan){slot, head.order_id};
@@ -146,7 +143,7 @@ enum status dispatcher_orders_read(const struct feed_read *f, struct dispatcher 
         uint16_t slot = o->to.slot;
         arena_reset(&scratch);
         if ((st = partition_slot_load(&f->view, &scratch, slot, &record))) break;
-        if (!record.last_seq) {
+        if (!record.order_count) {
             o->to = (struct consumer_scan){(uint16_t)(slot + 1), 0};
             continue;
         }

@@ -440,6 +440,58 @@ def _(server):
     lag_is(server, "park", events=0, dead_letters=0, blocked_keys=0)
 
 
+@t.test("orders that had no event: a snapshot tells each once, by an id of its own, to be acked, nacked, killed, redriven, sought")
+def _(server):
+    start, park = st.ConsumerGroup.SNAPSHOT_THEN_TAIL, st.RetryPolicy.DEAD_LETTER_AND_PARK_KEY
+    user = "quiet-%s" % next(users_)
+    one = 'user_id = "%s"' % user
+    ids = t.import_untold(server, user, 4)
+    group(server, "quiet", start=start, filter=one, payload=pb.ORDER_VIEW_FULL, retry=st.RetryPolicy(on_exhausted=park, min_backoff=duration(0.01)))
+    t.equal(server.call("GetGroupLag", group="quiet").snapshot_orders_left >= 4, True)
+    m = Member(server, "quiet").wait(1)
+    first = m.events[0]
+    t.equal((first.type, first.seq, first.order_id, first.after), (st.ChangeEvent.SNAPSHOT, 0, min(ids), server.call("GetOrder", order_id=min(ids))))
+    t.true(int(first.event_id.split(":")[1]) >= 2**62, first.event_id)
+    m.nack(first)
+    m.wait(2)
+    t.equal((m.events[1].event_id, m.events[1].delivery_attempt), (first.event_id, 2))
+    m.nack(m.events[1], dead=True, error="never")
+    lag_is(server, "quiet", dead_letters=1)
+    server.call("TransitionOrder", t.transition_request(first.order_id, "pay"))
+    t.equal([(d.event.event_id, d.event.seq, d.key_parked, d.error) for d in letters(server, "quiet")], [(first.event_id, 0, True, "never")])
+    lag_is(server, "quiet", events=0, in_flight=0, dead_letters=1)  # the rest of the key waits behind it as letters: orders, and the change
+    t.equal(m.half_close(), None)
+    server.kill()  # nothing but rows is left of it
+    server.start()
+    t.equal(server.call("RedriveDeadLetters", group="quiet").redriven, 1)
+    m = Member(server, "quiet")
+    for n in range(5):  # the orders, and behind them the change
+        m.wait(n + 1)
+        if n == 1:  # with a transition of the order itself, which takes a seq then
+            ack = pb.AckRef(group="quiet", event_id=m.events[1].event_id)
+            server.call("TransitionOrder", t.transition_request(m.events[1].order_id, "pay", ack=ack))
+            t.refused(lambda: server.call("TransitionOrder", t.transition_request(m.events[1].order_id, "ship", ack=ack)), "FAILED_PRECONDITION", "ACK_NOT_IN_FLIGHT")
+        else:
+            m.ack(m.events[n])
+    m.wait(6)
+    m.ack(m.events[5])
+    t.equal([e.order_id for e in m.events[:4]], sorted(ids))
+    t.equal([(e.order_id, e.seq, e.after.version) for e in m.events[4:6]], [(m.events[0].order_id, 1, 2), (m.events[1].order_id, 2, 2)])
+    lag_is(server, "quiet", events=0, in_flight=0, dead_letters=0, blocked_keys=0, snapshot_orders_left=0)
+    seen = m.events[:]
+    server.call("SeekConsumerGroup", group="quiet", start=start)
+    for n in range(6, 10):  # as they are now: two have a seq
+        m.wait(n + 1)
+        m.ack(m.events[n])
+    again = {e.order_id: (e.event_id, e.seq, e.after.version) for e in m.events[6:]}
+    t.equal([again[i] for i in sorted(ids)], [("%d:1" % first.slot, 1, 2), ("%d:2" % first.slot, 2, 2), (seen[2].event_id, 0, 1), (seen[3].event_id, 0, 1)])
+    t.equal(m.half_close(), None)
+    lag_is(server, "quiet", events=0, in_flight=0, snapshot_orders_left=0)
+    server.call("SeekConsumerGroup", group="quiet", start=st.ConsumerGroup.EARLIEST)  # the stream alone: their changes
+    t.equal([e.seq for e in consume(server, "quiet", 2)], [1, 2])
+    lag_is(server, "quiet", events=0)
+
+
 # ---- seek
 @t.test("BLOCK: orderctl dlq lists, redrives and purges blocked keys, one or all")
 def _(server):

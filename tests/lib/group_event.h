@@ -2,6 +2,7 @@
 #ifndef TESTS_LIB_GROUP_EVENT_H
 #define TESTS_LIB_GROUP_EVENT_H
 
+#include <inttypes.h>
 #include <stdio.h>
 
 #include "engine/consumer_row.h"
@@ -22,6 +23,7 @@ static inline struct got_event got_event_of(const Orderdb__V1__ChangeEvent *e)
     struct got_event x = {.slot = (uint16_t)e->slot, .seq = e->seq, .order_id = e->order_id, .attempt = e->delivery_attempt, .items = e->after && e->after->n_items,
                           .snapshot = e->type == ORDERDB__V1__CHANGE_EVENT__TYPE__SNAPSHOT, .version = e->after ? e->after->version : 0,
                           .commit_us = e->commit_time ? e->commit_time->seconds * 1000000 + e->commit_time->nanos / 1000 : 0};
+    if (!x.seq) (void)sscanf(e->event_id, "%*u:%" SCNd64, &x.seq); /* the number that it is settled by */
     snprintf(x.user, sizeof x.user, "%s", e->user_id);
     return x;
 }

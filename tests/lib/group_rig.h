@@ -36,6 +36,18 @@ static inline void bring(struct engine_rig *r, uint32_t group_id, uint64_t revis
     arena_fini(&arena);
 }
 
+/* The order that create_command makes, of somebody else's time; untold: the change stream does not hear of it. */
+static inline struct job *import_of(struct engine_rig *r, const char *user, unsigned lines, bool untold)
+{
+    char number[32];
+    struct command create, import = {.type = untold ? COMMAND_IMPORT_UNTOLD : COMMAND_IMPORT};
+    struct history_entry past = {.version = 1, .time_us = 1000, .to = machines_status_id(r->machines, SLICE_LIT("PENDING_PAYMENT")), .event = SLICE_LIT("import")};
+    assert_int_equal(command_decode(create_command(r, user, lines), &r->commands, &create), STATUS_OK);
+    snprintf(number, sizeof number, "no-%u", r->requests);
+    import.import = (struct command_import){create.create.user_id, slice_str(number), SLICE_LIT("retail@1"), create.create.summary, create.create.detail, 1, &past};
+    return write_command(r, &import, slot_of_user(slice_str(user)));
+}
+
 struct member {
     struct engine_rig *rig;
     uint32_t group_id;

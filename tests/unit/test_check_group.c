@@ -6,7 +6,7 @@
 
 static void event_ids_are_two_plain_numbers(void **state)
 {
-    static const char *const wrong[] = {"16384:1", "1:0", "1", "1:", ":1", "01:1", "1:01", "1:1 ", " 1:1", "1:-1", "-1:1", "1:99999999999999999999", "1:1:1", "a:1", "1:a", ""};
+    static const char *const wrong[] = {"16384:1", "1:0", "1", "1:", ":1", "01:1", "1:01", "1:1 ", " 1:1", "1:-1", "-1:1", "1:99999999999999999999", "1:9223372036854775808", "1:1:1", "a:1", "1:a", ""};
     uint16_t slot;
     int64_t seq;
     for (size_t i = 0; i < ARRAY_LEN(wrong); i++) assert_false(check_event_id(wrong[i], &slot, &seq));
@@ -16,6 +16,8 @@ static void event_ids_are_two_plain_numbers(void **state)
     assert_true(check_event_id("16383:288230376151711743", &slot, &seq));
     assert_int_equal(slot, 16383);
     assert_int_equal(seq, 288230376151711743);
+    assert_true(check_event_id("1:9223372036854775807", &slot, &seq)); /* SNAPSHOT events without a seq are above all seqs */
+    assert_int_equal(seq, INT64_MAX);
 }
 
 static void an_ack_gets_its_group_in_place(void **state)

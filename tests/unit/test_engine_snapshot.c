@@ -26,6 +26,18 @@ static int64_t create_by(struct engine_rig *r, const char *user)
     return id;
 }
 
+/* untold: there is no event of it, and no seq. */
+static int64_t order_by(struct engine_rig *r, const char *user, bool untold)
+{
+    if (!untold) return create_by(r, user);
+    struct job *j = import_of(r, user, 1, true);
+    assert_int_equal(j->op.failure.status, STATUS_OK);
+    assert_int_equal(j->op.outcome.seq, 0);
+    int64_t id = j->op.outcome.head.order_id;
+    job_free(j);
+    return id;
+}
+
 static enum status move(struct engine_rig *r, int64_t id, const char *event, const struct got_event *ack)
 {
     struct command c = {.type = COMMAND_TRANSITION, .transition = {.order_id = id, .event = slice_str(event)}};
@@ -36,7 +48,8 @@ static enum status move(struct engine_rig *r, int64_t id, const char *event, con
     return st;
 }
 
-static uint64_t letters_do(struct engine_rig *r, enum letters_action action)
+/* milli: of a redrive. */
+static uint64_t letters_do(struct engine_rig *r, enum letters_action action, uint32_t milli)
 {
     struct job *j = job_new(OP_GROUP_LETTERS, 16 << 20);
     uint8_t packed[1024];
@@ -45,7 +58,7 @@ static uint64_t letters_do(struct engine_rig *r, enum letters_action action)
     engine_submit(r->engine, &j->op);
     until_done(r, j);
     for (unsigned i = 0; i < j->op.letters.count; i++) write_be16(&w, j->op.letters.refs[i].slot), write_be64(&w, (uint64_t)j->op.letters.refs[i].seq);
-    struct command c = {.type = COMMAND_GROUP_REDRIVE, .redrive = {.group_id = GROUP, .action = action, .count = j->op.letters.count, .packed = writer_slice(&w)}};
+    struct command c = {.type = COMMAND_GROUP_REDRIVE, .redrive = {.group_id = GROUP, .action = action, .milli = milli, .count = j->op.letters.count, .packed = writer_slice(&w)}};
     struct job *write = write_command(r, &c, 0);
     uint64_t n = write->op.outcome.group.count;
     job_free(write);
@@ -53,7 +66,8 @@ static uint64_t letters_do(struct engine_rig *r, enum letters_action action)
     return n;
 }
 
-static void every_order_is_told_once_then_its_changes(void **state)
+/* untold: each how many-th order; 0: none. */
+static void all_are_told_once_then_their_changes(int untold)
 {
     enum { ORDERS = 23, USERS = 4 };
     static const char *const users[USERS] = {"alice", "bob", "carol", "dave"};
@@ -62,7 +76,7 @@ static void every_order_is_told_once_then_its_changes(void **state)
     struct consumer_definition d = snapshot_of("");
     int64_t ids[ORDERS + 1], told[ORDERS + 1] = {0};
     open_rig(&r, 3, 0);
-    for (int i = 0; i < ORDERS; i++) ids[i] = create_by(&r, users[i % USERS]);
+    for (int i = 0; i < ORDERS; i++) ids[i] = order_by(&r, users[i % USERS], untold && i % untold == 0);
     for (int i = 0; i < ORDERS; i += 2) assert_int_equal(move(&r, ids[i], "pay", NULL), STATUS_OK);
     bring(&r, GROUP, 1, &d);
     assert_int_equal(group_lag(&r).orders_left, ORDERS);
@@ -101,20 +115,29 @@ static void every_order_is_told_once_then_its_changes(void **state)
     rig_close(&r);
 }
 
-static void an_order_comes_again_as_it_was_told(void **state)
+static void every_order_is_told_once_then_its_changes(void **state) { all_are_told_once_then_their_changes(0); }
+
+static void orders_that_had_no_event_are_told_as_well(void **state)
+{
+    all_are_told_once_then_their_changes(3); /* moved ones, unmoved ones; beside others in their slots */
+    all_are_told_once_then_their_changes(1);
+}
+
+static void comes_again_as_it_was_told(bool untold)
 {
     struct engine_rig r;
     struct member m;
     struct consumer_definition d = snapshot_of("");
     open_rig(&r, 0, 0);
-    int64_t id = create_by(&r, "alice");
+    int64_t id = order_by(&r, "alice", untold);
+    int64_t seqs[] = {untold ? EVENT_NUMBER_UNTOLD | id : 1, untold ? 1 : 2, untold ? 2 : 3};
     bring(&r, GROUP, 1, &d);
     assert_int_equal(member_join(&m, &r, "a", 10), STATUS_OK);
     member_get(&m, NS_PER_S, &got);
     assert_int_equal(got.n, 1);
     assert_true(got.at[0].snapshot);
     assert_int_equal(got.at[0].version, 1);
-    assert_int_equal(got.at[0].seq, 1);
+    assert_int_equal(got.at[0].seq, seqs[0]);
     assert_int_equal(move(&r, id, "pay", NULL), STATUS_OK);
     rig_restart(&r); /* at once: it was stored before it was given out */
     assert_int_equal(move(&r, id, "ship", NULL), STATUS_OK);
@@ -124,20 +147,26 @@ static void an_order_comes_again_as_it_was_told(void **state)
         assert_int_equal(got.n, 1);
         assert_int_equal(got.at[0].snapshot, version == 1);
         assert_int_equal(got.at[0].version, version);
-        assert_int_equal(got.at[0].seq, version);
+        assert_int_equal(got.at[0].seq, seqs[version - 1]);
         assert_true(member_ack(&m, &got.at[0]));
     }
     member_leave(&m);
     rig_close(&r);
 }
 
-static void a_told_order_is_acked_by_a_transition(void **state)
+static void an_order_comes_again_as_it_was_told(void **state)
+{
+    comes_again_as_it_was_told(false);
+    comes_again_as_it_was_told(true);
+}
+
+static void is_acked_by_a_transition(bool untold)
 {
     struct engine_rig r;
     struct member m;
     struct consumer_definition d = snapshot_of("");
     open_rig(&r, 0, 0);
-    int64_t id = create_by(&r, "alice");
+    int64_t id = order_by(&r, "alice", untold);
     bring(&r, GROUP, 1, &d);
     assert_int_equal(member_join(&m, &r, "a", 10), STATUS_OK);
     member_get(&m, NS_PER_S, &got);
@@ -156,14 +185,20 @@ static void a_told_order_is_acked_by_a_transition(void **state)
     rig_close(&r);
 }
 
-static void a_told_order_can_die_and_be_redriven(void **state)
+static void a_told_order_is_acked_by_a_transition(void **state)
+{
+    is_acked_by_a_transition(false);
+    is_acked_by_a_transition(true);
+}
+
+static void dies_and_is_redriven(bool untold)
 {
     struct engine_rig r;
     struct member m;
     struct consumer_definition d = snapshot_of("");
     d.on_exhausted = EXHAUSTED_PARK;
     open_rig(&r, 0, 0);
-    int64_t id = create_by(&r, "alice");
+    int64_t id = order_by(&r, "alice", untold);
     bring(&r, GROUP, 1, &d);
     assert_int_equal(member_join(&m, &r, "a", 100), STATUS_OK);
     for (int attempt = 1; attempt <= 3; attempt++) {
@@ -180,7 +215,7 @@ static void a_told_order_can_die_and_be_redriven(void **state)
     assert_int_equal(group_lag(&r).events, 0);
     rig_restart(&r);
     assert_int_equal(member_join(&m, &r, "a", 100), STATUS_OK);
-    assert_int_equal(letters_do(&r, LETTERS_REDRIVE), 1);
+    assert_int_equal(letters_do(&r, LETTERS_REDRIVE, 1000 /* one by one: their rows are in the order of their turns */), 1);
     for (int version = 1; version <= 2; version++) {
         member_get(&m, 2 * NS_PER_S, &got);
         assert_int_equal(got.n, 1);
@@ -190,6 +225,101 @@ static void a_told_order_can_die_and_be_redriven(void **state)
     }
     rig_run(&r, 2 * NS_PER_S);
     assert_int_equal(group_lag(&r).dead_letters, 0);
+    member_leave(&m);
+    rig_close(&r);
+}
+
+static void a_told_order_can_die_and_be_redriven(void **state)
+{
+    dies_and_is_redriven(false);
+    dies_and_is_redriven(true);
+}
+
+/* A letter whose number is above every seq: it dies again, is acked by a transition, is purged. */
+static void a_letter_without_a_seq_is_one_like_any(void **state)
+{
+    struct engine_rig r;
+    struct member m;
+    struct consumer_definition d = snapshot_of("");
+    d.max_attempts = 1;
+    open_rig(&r, 0, 0);
+    int64_t id = order_by(&r, "alice", true);
+    bring(&r, GROUP, 1, &d);
+    assert_int_equal(member_join(&m, &r, "a", 100), STATUS_OK);
+    for (int life = 0; life < 3; life++) {
+        member_get(&m, 2 * NS_PER_S, &got);
+        assert_int_equal(got.n, 1);
+        assert_int_equal(got.at[0].seq, EVENT_NUMBER_UNTOLD | id);
+        assert_true(member_nack(&m, &got.at[0]));
+        rig_run(&r, NS_PER_S);
+        assert_int_equal(group_lag(&r).dead_letters, 1);
+        if (life == 1) rig_restart(&r), assert_int_equal(member_join(&m, &r, "a", 100), STATUS_OK);
+        if (life < 2) assert_int_equal(letters_do(&r, LETTERS_REDRIVE, 0), 1);
+    }
+    assert_int_equal(letters_do(&r, LETTERS_PURGE, 0), 1);
+    struct command c = {.type = COMMAND_GROUP_SNAPSHOT, .snapshot = {.group_id = GROUP, .restart = true}};
+    struct job *j = write_command(&r, &c, 0);
+    assert_int_equal(j->op.failure.status, STATUS_OK);
+    job_free(j);
+    assert_int_equal(member_join(&m, &r, "a", 100), STATUS_OK);
+    member_get(&m, 2 * NS_PER_S, &got);
+    assert_int_equal(got.n, 1);
+    assert_true(member_nack(&m, &got.at[0]));
+    rig_run(&r, NS_PER_S);
+    assert_int_equal(letters_do(&r, LETTERS_REDRIVE, 0), 1);
+    member_get(&m, 2 * NS_PER_S, &got);
+    assert_int_equal(got.n, 1);
+    struct got_event e = got.at[0];
+    assert_int_equal(move(&r, id, "pay", &e), STATUS_OK);
+    assert_int_equal(move(&r, id, "ship", &e), STATUS_ACK_NOT_IN_FLIGHT);
+    rig_run(&r, NS_PER_S);
+    assert_int_equal(group_lag(&r).dead_letters, 0);
+    member_get(&m, NS_PER_S, &got);
+    assert_int_equal(got.n, 1);
+    assert_false(got.at[0].snapshot);
+    assert_int_equal(got.at[0].seq, 1);
+    assert_true(member_ack(&m, &got.at[0]));
+    rig_run(&r, 2 * NS_PER_S);
+    assert_int_equal(group_lag(&r).events, 0);
+    member_leave(&m);
+    rig_close(&r);
+}
+
+/* Who begins with the stream hears of it with its first change; so does who has been told the rest of the orders. */
+static void an_untold_order_comes_with_its_first_change(void **state)
+{
+    struct engine_rig r;
+    struct member m;
+    struct consumer_definition stream = definition_of(""), d = snapshot_of("");
+    open_rig(&r, 0, 0);
+    int64_t id = order_by(&r, "alice", true);
+    bring(&r, GROUP, 1, &stream);
+    bring(&r, GROUP + 1, 1, &d);
+    assert_int_equal(member_join(&m, &r, "a", 10), STATUS_OK);
+    member_get(&m, NS_PER_S, &got);
+    assert_int_equal(got.n, 0);
+    assert_int_equal(move(&r, id, "pay", NULL), STATUS_OK);
+    member_get(&m, NS_PER_S, &got);
+    assert_int_equal(got.n, 1);
+    assert_int_equal(got.at[0].seq, 1);
+    assert_int_equal(got.at[0].version, 2);
+    assert_true(got.at[0].items);
+    member_leave(&m);
+    assert_int_equal(member_join_group(&m, &r, GROUP + 1, "a", 10), STATUS_OK);
+    member_get(&m, NS_PER_S, &got);
+    assert_int_equal(got.n, 1);
+    assert_true(got.at[0].snapshot);
+    assert_int_equal(got.at[0].seq, 1); /* by then it has one */
+    assert_true(member_ack(&m, &got.at[0]));
+    rig_run(&r, 2 * NS_PER_S);
+    int64_t late = order_by(&r, "alice", true);
+    member_get(&m, NS_PER_S, &got);
+    assert_int_equal(got.n, 0);
+    assert_int_equal(move(&r, late, "pay", NULL), STATUS_OK);
+    member_get(&m, NS_PER_S, &got);
+    assert_int_equal(got.n, 1);
+    assert_int_equal(got.at[0].version, 2);
+    assert_false(got.at[0].snapshot);
     member_leave(&m);
     rig_close(&r);
 }
@@ -262,9 +392,12 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_order_is_told_once_then_its_changes),
+        cmocka_unit_test(orders_that_had_no_event_are_told_as_well),
         cmocka_unit_test(an_order_comes_again_as_it_was_told),
         cmocka_unit_test(a_told_order_is_acked_by_a_transition),
         cmocka_unit_test(a_told_order_can_die_and_be_redriven),
+        cmocka_unit_test(a_letter_without_a_seq_is_one_like_any),
+        cmocka_unit_test(an_untold_order_comes_with_its_first_change),
         cmocka_unit_test(the_filter_is_asked_about_orders_too),
         cmocka_unit_test(who_was_told_nothing_yet_misses_nothing),
     };

@@ -102,6 +102,36 @@ static void an_event_is_what_the_contract_says(void **state)
     event_block_fini(&b);
 }
 
+/* What its id says, a consumer can ack; what its seq says, is no commit. */
+static void an_order_without_a_seq_is_told_by_a_number_of_its_own(void **state)
+{
+    struct order_head untold = head, sequenced = head, other = head;
+    struct event_block b = {0};
+    struct event e = sample(event_number(&untold));
+    struct event_reader r;
+    struct event_view v;
+    enum status st;
+    sequenced.seq = 17;
+    other.order_id = INT64_MAX;
+    assert_int_equal(event_number(&sequenced), 17);
+    assert_true(event_has_seq(17));
+    assert_false(event_has_seq(event_number(&untold)));
+    assert_int_equal(event_number(&other), INT64_MAX);
+    assert_true(event_rank(0) < event_rank(event_number(&untold)));
+    assert_true(event_rank(event_number(&untold)) < event_rank(event_number(&other)));
+    assert_true(event_rank(event_number(&other)) < event_rank(1));
+    assert_true(event_rank(1) < event_rank(17));
+    assert_true(event_block_add(&b, &e, ms));
+    assert_int_equal(event_block_open(close_block(&b), &r), STATUS_OK);
+    assert_true(event_next(&r, &v, &st));
+    assert_int_equal(v.seq, event_number(&untold));
+    Orderdb__V1__ReadChangesResponse *m = unpack(v.framed);
+    assert_string_equal(m->events[0]->event_id, "5:4611686018427387946"); /* 2^62 + 42 */
+    assert_int_equal(m->events[0]->seq, 0);
+    orderdb__v1__read_changes_response__free_unpacked(m, NULL);
+    event_block_fini(&b);
+}
+
 static void a_head_that_was_made_before_is_taken(void **state)
 {
     struct event_block made = {0}, taken = {0};
@@ -235,6 +265,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_event_is_what_the_contract_says), cmocka_unit_test(the_stored_bytes_are_golden), cmocka_unit_test(a_head_that_was_made_before_is_taken),
         cmocka_unit_test(a_summary_is_the_event_without_detail),
+        cmocka_unit_test(an_order_without_a_seq_is_told_by_a_number_of_its_own),
         cmocka_unit_test(large_content_is_told_by_reference), cmocka_unit_test(damage_is_said),                 cmocka_unit_test(no_memory_leaves_the_block_as_it_was),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

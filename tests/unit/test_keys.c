@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <cmocka.h>
 
+#include "engine/event.h"
 #include "engine/keys.h"
 
 static const struct slice alice = {(const uint8_t *)"alice", 5};
@@ -57,6 +58,24 @@ static void layouts_are_as_drawn(void **state) {
     assert_false(key_index_parts(slice_of(k.bytes, k.len - 1), &kind, &value, &create_us, &order_id));
 }
 
+/* Of a key the events that follow an order's snapshot are behind it, whatever number it has. */
+static void letters_sort_by_rank(void **state) {
+    const int64_t numbers[] = {0, EVENT_NUMBER_UNTOLD | 1, EVENT_NUMBER_UNTOLD | 0x523407, INT64_MAX, 1, 2, EVENT_NUMBER_UNTOLD - 1};
+    struct key a, b, lower;
+    for (size_t i = 1; i < ARRAY_LEN(numbers); i++) {
+        key_letter(&b, 2, 7, numbers[i]);
+        assert_int_equal(key_letter_seq(key_slice(&b)), numbers[i]);
+        key_letter_behind(&lower, 2, 7, numbers[i - 1]);
+        assert_true(slice_compare(key_slice(&lower), key_slice(&b)) < 0);
+        key_letter_behind(&lower, 2, 7, numbers[i]);
+        assert_true(slice_compare(key_slice(&b), key_slice(&lower)) < 0);
+        assert_true(event_rank(numbers[i - 1]) < event_rank(numbers[i]));
+        if (i > 1) key_letter(&a, 2, 7, numbers[i - 1]), assert_true(slice_compare(key_slice(&a), key_slice(&b)) < 0);
+    }
+    key_letter(&a, 2, 7, 3), expect_hex(&a, "000251" "00000007" "0000000000000003");
+    key_letter(&a, 2, 7, numbers[2]), expect_hex(&a, "000251" "00000007" "0000000000000000" "0000000000523407");
+}
+
 static void times_before_1970_sort_first(void **state) {
     const int64_t times[] = {INT64_MIN, -2, -1, 0, 1, INT64_MAX};
     struct key a, b;
@@ -102,7 +121,7 @@ static void after_prefix_is_the_least_upper_bound(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(layouts_are_as_drawn),
-        cmocka_unit_test(times_before_1970_sort_first),
+        cmocka_unit_test(letters_sort_by_rank), cmocka_unit_test(times_before_1970_sort_first),
         cmocka_unit_test(texts_cannot_run_into_each_other),
         cmocka_unit_test(the_longest_texts_fit),
         cmocka_unit_test(after_prefix_is_the_least_upper_bound),
