@@ -16,6 +16,7 @@ struct store_batch;
 struct store_snapshot;
 struct store_iter;
 struct store_ahead;
+struct trash;
 
 /* Where stored bytes are damaged. */
 struct store_damage {
@@ -38,6 +39,7 @@ struct store_config {
     uint64_t memtable_bytes;    /* of this partition: all tables of rows that are in no file yet, together */
     uint64_t block_cache_bytes; /* RocksDB: shared by all stores of the process through `shared` */
     struct store_shared *shared; /* NULL: own */
+    struct trash *trash;         /* RocksDB: where tables go that are needed no more (trash.h); outlives the store. NULL: they are removed whole */
     struct slice growing;       /* keys with this prefix are only ever put in ascending order: they get files of their own. Empty: none */
     uint8_t grouped_kind;       /* keys of this kind (their third byte) are a group and grouped_tail bytes more, at which they are sorted in it; store_iter_open_group reads a group. 0: none */
     uint8_t grouped_tail;

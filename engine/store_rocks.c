@@ -19,6 +19,7 @@
 #include <stdio.h>
 
 #include "engine/store_rocks_local.h"
+#include "engine/trash.h"
 #include "proto/base/mem.h"
 
 enum {
@@ -136,6 +137,7 @@ static void rocks_close(struct store *base) {
         rocksdb_close(s->db);
         store_shared_readers(s->shared, &s->readers_bytes, 0);
     }
+    if (s->trash) trash_unwatch(s->trash, s->path);
     rocks_options_free(s);
     store_shared_free(s->own);
     pthread_mutex_destroy(&s->stats_lock);
@@ -272,6 +274,7 @@ enum status store_open_rocks(struct store **out, const char *path, const struct 
     rocks_dir_remove_runs(path); /* RocksDB's lock is ours */
     rocks_checkpoint_remove(path);
     s->has_files = rocks_files_bytes(s) > 0;
+    if (config->trash && trash_watch(config->trash, path)) s->trash = config->trash;
     *out = &s->base;
     return STATUS_OK;
 }

@@ -23,6 +23,7 @@ enum {
     LEVEL0_ROCKS_STOPS = 100,
     BLOCK_BYTES = 8192,
     BLOOM_BITS = 10,
+    MERGE_READ_BYTES = 256 << 10,
     MERGE_NICE = 6,      /* a quarter of a core's weight (sched(7)): docs/STORAGE.md, Priorities */
     MERGE_LAST_NICE = 7, /* a fifth: of merges into the oldest run, which nobody waits for */
     TURN_ROWS = 64,      /* some 50 us */
@@ -190,7 +191,10 @@ static void options_files(rocksdb_options_t *o, const struct store_shared *share
     rocksdb_options_set_max_file_opening_threads(o, 2);
     rocksdb_options_set_skip_stats_update_on_db_open(o, 1);
     rocksdb_options_set_max_manifest_file_size(o, 64 * MIB);
-    rocksdb_options_set_bytes_per_sync(o, 1 * MIB);
+    rocksdb_options_set_writable_file_max_buffer_size(o, PUSH_BYTES);
+    rocksdb_options_set_bytes_per_sync(o, PUSH_BYTES);
+    rocksdb_options_compaction_readahead_size(o, MERGE_READ_BYTES);
+    rocksdb_options_set_access_hint_on_compaction_start(o, 0); /* none: RocksDB's own readahead is enough */
     rocksdb_options_set_avoid_unnecessary_blocking_io(o, 1);
     rocksdb_options_set_stats_dump_period_sec(o, 0);
     rocksdb_options_set_stats_persist_period_sec(o, 0);

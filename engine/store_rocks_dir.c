@@ -22,7 +22,7 @@ enum {
     PROBE_BYTES = 8 << 20,
     PROBE_WRITE_BYTES = 64 << 10,
     WARM_STEP_BYTES = 128 << 10, /* the least readahead window that disks come with */
-    WARM_REST_NS = 150000,       /* behind each: 500 MB/s at most */
+    WARM_REST_NS = 500000,       /* behind each: 250 MB/s at most */
 };
 
 enum status rocks_file_error(char error[256], const char *what, const char *name) {

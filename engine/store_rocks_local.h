@@ -13,6 +13,7 @@ enum {
     STORE_PATH_BYTES_MAX = 3800, /* names are added, PATH_MAX is 4096 */
     STORE_TABLES_MAX = 8,        /* the active one and those that wait for their run */
     STORE_RUN_THREADS_MAX = 2,
+    PUSH_BYTES = 128 << 10,      /* on the way to the disk at a time: the log's next write stands behind them */
 };
 /* RocksDB's column families. What has the growing prefix stands in its own, where nothing is ever merged with it (docs/STORAGE.md, Two families). */
 enum rocks_family { FAMILY_ROWS, FAMILY_GROWING, FAMILIES };
@@ -84,6 +85,7 @@ struct rocks_store {
     struct store base;
     char *path;
     struct store_shared *shared, *own; /* own: ours to free */
+    struct trash *trash;               /* that watches path, or NULL */
     uint64_t budget_bytes;             /* of all tables together */
     size_t chunk_bytes;
     uint8_t growing_bytes[STORE_PREFIX_BYTES_MAX], deferred_bytes[STORE_PREFIX_BYTES_MAX];

@@ -9,15 +9,17 @@
  * The growing family goes first, so it may be one run ahead after a crash. Replay then puts the same rows again, and until it has, nobody asks for what is behind the applied index.
  * Keys that only ever grow overlap nothing older: their files sink to the lowest level, and are not merged with anything; in one family with the other rows they would be rewritten by every
  * merge. A partition that writes little has small ones: sixteen of them in a row are made one. */
+#include <fcntl.h>
 #include <stdio.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "engine/store_rocks_local.h"
 #include "proto/base/log.h"
 #include "proto/base/mem.h"
 
-enum { WALK_ROWS = 128, GROWING_SMALL_BYTES = 2 << 20, GROWING_SMALL_FILES = 16, RUN_NICE = 5 };
+enum { WALK_ROWS = 128, PUSH_STEPS = 4 /* about 40 KB are written meanwhile: three times as fast as the writer */, GROWING_SMALL_BYTES = 2 << 20, GROWING_SMALL_FILES = 16, RUN_NICE = 5 };
 
 /* ---- tables and versions */
 
@@ -156,6 +158,8 @@ void rocks_tables_fini(struct rocks_store *s) {
 struct run_file {
     rocksdb_sstfilewriter_t *writer; /* until it is whole, or given up */
     bool written;
+    int fd; /* of the same file, while there is a writer; -1: it could not be opened */
+    off_t pushed;
     char name[STORE_PATH_BYTES_MAX + 32];
 };
 struct run {
@@ -172,13 +176,27 @@ static enum status run_file_begin(struct run *r, enum rocks_family family) {
     rocks_dir_run_name(r->store->path, family, f->name);
     f->writer = rocksdb_sstfilewriter_create(r->store->env_options, r->store->options[family]);
     rocksdb_sstfilewriter_open(f->writer, f->name, &error);
+    f->fd = error ? -1 : open(f->name, O_RDONLY | O_CLOEXEC), f->pushed = 0;
     return rocks_write_error(r->store, "store run", error);
+}
+
+/* What SstFileWriter has written goes to the disk piece by piece: it has no bytes_per_sync of its own in C, and the sync at its end would write all of it at once, before the log's next write. */
+static void run_file_push(struct run_file *f) {
+    struct stat st;
+    if (!f->writer || f->fd < 0 || fstat(f->fd, &st) < 0 || st.st_size - f->pushed < PUSH_BYTES) return;
+    (void)sync_file_range(f->fd, f->pushed, PUSH_BYTES, SYNC_FILE_RANGE_WRITE);
+    f->pushed += PUSH_BYTES;
+}
+
+static void run_file_close(struct run_file *f) {
+    if (f->fd >= 0) close(f->fd);
 }
 
 static enum status run_file_end(struct run *r, enum rocks_family family) {
     struct run_file *f = &r->files[family];
     char *error = NULL;
     if (!f->writer) return STATUS_OK;
+    run_file_close(f);
     rocksdb_sstfilewriter_finish(f->writer, &error); /* synced */
     rocksdb_sstfilewriter_destroy(f->writer);
     f->writer = NULL, f->written = true;
@@ -209,9 +227,12 @@ static enum status run_write(struct run *r) {
     const struct row *rows[WALK_ROWS];
     struct row_tree_walk walk;
     enum status st = row_tree_walk_begin(&walk, &r->table->rows) ? STATUS_OK : STATUS_MEMORY_LIMIT;
+    unsigned steps = 0;
     for (unsigned n; !st && (n = row_tree_walk_next(&walk, rows, WALK_ROWS));) {
         if (atomic_load(&r->store->closing) || atomic_load(&r->store->failed)) st = STATUS_ABSENT;
         for (unsigned i = 0; i < n && !st; i++) st = run_row(r, rows[i]);
+        for (unsigned f = 0; f < FAMILIES && steps % PUSH_STEPS == 0; f++) run_file_push(&r->files[f]);
+        steps++;
     }
     row_tree_walk_end(&walk);
     for (unsigned f = 0; f < FAMILIES && !st; f++) st = run_file_end(r, f);
@@ -289,7 +310,7 @@ static void run_table(struct rocks_store *s, struct table *t) {
         r->store = s, r->table = t;
         st = run_write(r);
         for (unsigned f = 0; f < FAMILIES; f++)
-            if (r->files[f].writer) rocksdb_sstfilewriter_destroy(r->files[f].writer);
+            if (r->files[f].writer) run_file_close(&r->files[f]), rocksdb_sstfilewriter_destroy(r->files[f].writer);
         if (!st) st = run_ingest(r);
         if (st) rocks_dir_remove_runs(s->path);
         else gather = growing_gathered(r);

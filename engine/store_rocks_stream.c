@@ -18,7 +18,6 @@
 #include "engine/store_rocks_local.h"
 #include "proto/base/mem.h"
 
-enum { PUSH_BYTES = 1 << 20 };
 enum { STREAM_VERSION = 1, STREAM_FIXED_BYTES = 16, STREAM_FILES_MAX = 65536, STREAM_NAME_BYTES_MAX = 64, STREAM_HEAD_BYTES_MAX = STREAM_FIXED_BYTES + STREAM_FILES_MAX * (9 + STREAM_NAME_BYTES_MAX) };
 static const char magic[] = "ODBCHKPT";
 

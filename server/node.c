@@ -14,6 +14,7 @@
 #include "engine/keys.h"
 #include "engine/machine.h"
 #include "engine/store.h"
+#include "engine/trash.h"
 #include "proto/base/mem.h"
 #include "proto/tls.h"
 #include "server/clock.h"
@@ -319,7 +320,7 @@ static enum status open_store(void *ctx, uint32_t partition, uint64_t memtable_b
     char path[sizeof node->config->data_dir + 32];
     if (partition == PARTITION_META) snprintf(path, sizeof path, "%s/meta", node->config->data_dir);
     else snprintf(path, sizeof path, "%s/part-%05u", node->config->data_dir, partition);
-    struct store_config sc = {.memtable_bytes = memtable_bytes, .block_cache_bytes = node->budget.block_cache_bytes, .shared = node->state->store_shared, ENGINE_STORE_KEYS};
+    struct store_config sc = {.memtable_bytes = memtable_bytes, .block_cache_bytes = node->budget.block_cache_bytes, .shared = node->state->store_shared, .trash = node->trash, ENGINE_STORE_KEYS};
     return store_open_rocks(out, path, &sc, error);
 }
 
@@ -659,6 +660,12 @@ static struct limits_share *make_limits_share(void) {
     return limits_share_new(seed);
 }
 
+static enum status open_trash(struct node *node, char error[512]) {
+    char path[sizeof node->config->data_dir + 32];
+    snprintf(path, sizeof path, "%s/trash", node->config->data_dir);
+    return trash_open(&node->trash, &(struct trash_config){.dir = path}, error);
+}
+
 static enum status make_shared(struct node *node, char error[512]) {
     struct node_state *ns = node->state;
     unsigned readers = node->config->reader_threads ? (unsigned)node->config->reader_threads : 4 + node->core_count;
@@ -676,6 +683,7 @@ static enum status make_shared(struct node *node, char error[512]) {
     for (uint32_t i = 0; i < node->core_count; i++) ns->client_fds[i] = -1;
     struct ring_config rc = {.entries = 4};
     enum status st = ring_open(&ns->ring, &rc, error);
+    if (!st) st = open_trash(node, error);
     if (st) return st;
     return readers_start(&node->readers, readers, error);
 }
@@ -770,6 +778,7 @@ void node_close(struct node *node) {
     }
     ring_close(ns->ring);
     store_shared_free(ns->store_shared);
+    trash_close(node->trash);
     machines_free(ns->machines);
     resources_free(node->resources);
     groups_free(node->groups);

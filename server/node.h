@@ -47,6 +47,7 @@ struct node {
     struct readers *readers;
     const struct machines *machines; /* grows; any thread reads */
     struct resources *resources;
+    struct trash *trash;    /* of all partitions' tables */
     struct groups *groups;  /* groups.h */
     struct members *joined; /* members.h: of a node with peers */
     struct door *door;      /* who may come in: addresses, for all cores */

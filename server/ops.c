@@ -7,6 +7,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "engine/trash.h"
 #include "proto/base/mem.h"
 #include "server/clock.h"
 #include "server/collect.h"
@@ -83,6 +84,7 @@ static bool write_process(struct buf *out, const struct node *node) {
     return one(out, "process_resident_memory_bytes", "gauge", "Resident memory of the process.", resident_bytes()) &&
            metrics_write_head(out, "process_cpu_seconds_total", "counter", "User and system CPU time of the process.") &&
            metrics_printf(out, "process_cpu_seconds_total %.6f\n", cpu_seconds()) && one(out, "process_open_fds", "gauge", "Open file descriptors.", open_files()) &&
+           one(out, "orderdb_trash_bytes", "gauge", "Of tables that are needed no more, and are freed piece by piece.", trash_bytes(node->trash)) &&
            one(out, "orderdb_memory_budget_bytes", "gauge", "The memory budget.", b->total_bytes) &&
            one(out, "orderdb_ready", "gauge", "1: serving.", node_all_ready(node) && !node_draining(node)) &&
            metrics_write_head(out, "orderdb_build_info", "gauge", "Version of the program.") &&
