@@ -47,6 +47,33 @@ def figures_of(command):
     return figures
 
 
+def cpu_seconds(pid):
+    """Of a process and all that descend from it."""
+    of, parent = {}, {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            f = open("/proc/%s/stat" % name).read().rsplit(")", 1)[1].split()
+        except OSError:
+            continue  # it has ended
+        parent[int(name)], of[int(name)] = int(f[1]), (int(f[11]) + int(f[12])) / os.sysconf("SC_CLK_TCK")
+
+    def is_one(x):
+        while x not in (0, pid):
+            x = parent.get(x, 0)
+        return x == pid
+    return sum(cpu for x, cpu in of.items() if is_one(x))
+
+
+def busy_cores(seconds):
+    """Of the machine, over so long."""
+    def used():
+        f = list(map(int, open("/proc/stat").readline().split()[1:9]))
+        return sum(f) - f[3] - f[4]  # all but idle and iowait
+    before = used()
+    time.sleep(seconds)
+    return (used() - before) / os.sysconf("SC_CLK_TCK") / seconds
+
+
 class Peer:
     name = program = fsync = ""
     user = None            # who runs it when we are root and it must not be
