@@ -1,4 +1,4 @@
-/* Files that nobody needs any more, freed piece by piece.
+/* Files that nobody needs any more, freed piece by piece (store_rocks_trash.c).
  *
  * To remove a file of a gigabyte frees its blocks at once, in one commit of the file system's journal; mounted with `discard` it then tells the disk so, block by block, and the disk does nothing else meanwhile: the log's
  * next sync waited for 10 to 30 ms a hundred megabytes, for half a second behind a large merge. So each table that a watched directory holds gets a second name here, by a look once a second; when only this one is
