@@ -35,6 +35,7 @@ BARS = {
 P99_MS, P50_US = 10, 400
 NOT_QUIET = 0.1  # cores of others on the machine: a figure (the median of its runs) above it is of a busy machine, and it is said
 REST_CORES, REST_SECONDS_MAX = 0.05, 15  # a run begins when the machine does no more than that, or has had so long to come to rest
+FRESH_REST_SECONDS = 5  # and so long between the making of orders, which OrderDB alone uses up, and their transitions
 RUN_NOT_QUIET = 0.5  # the same of a single run of ours: latency's tails are made by few runs
 BEGIN, END = "<!-- make bench: from here -->", "<!-- make bench: to here -->"
 SECONDS_MAX = 1800
@@ -62,7 +63,7 @@ class OrderDB:
     def __init__(self, top, build):
         self.dir, self.build, self.process = os.path.join(top, "orderdb"), build, None
         self.fsync, self.version = "fdatasync of the Raft log, one for all that waits", ""
-        self.fresh = 20000
+        self.fresh, self.rest = 20000, 0  # orders made for transitions, and seconds that it has before these begin
 
     def start(self):
         os.makedirs(self.dir)
@@ -91,7 +92,7 @@ class OrderDB:
         pass
 
     def run(self, work, *arguments):
-        return p.figures_of([os.path.join(self.build, "orderctl"), "bench", work, "--server", self.address, "--server-pid", self.process.pid, "--fresh", self.fresh,
+        return p.figures_of([os.path.join(self.build, "orderctl"), "bench", work, "--server", self.address, "--server-pid", self.process.pid, "--fresh", self.fresh, "--rest", self.rest,
                              "--timeout", 30, "-o", "json", *arguments])
 
     stop_signal = signal.SIGTERM
@@ -165,6 +166,7 @@ class Bench:
                 rates = [(self.one(s, work, c, 2, 0.5), c) for c in tries]
                 self.best[work, name] = max(rates, key=lambda x: x[0]["per_s"])[1]
                 if s.name == "OrderDB":  # enough orders that transitions can be made of
+                    s.rest = FRESH_REST_SECONDS
                     s.fresh = max(20000, min(500000, int(max(x[0]["per_s"] for x in rates) * (self.o.seconds + 2) * 0.3)))
             say("%s, %s: %d x %d" % (work, name, *self.best[work, name]))
 
@@ -187,6 +189,7 @@ class Bench:
             for _ in range(self.o.runs):
                 self.come_to_rest()
                 self.latency[name].append(self.one(self.systems[0], "create", clients, self.o.seconds, self.o.warm, *more))
+                say("create, %s: p50 %.3f ms  p99 %.2f ms" % (name, *(self.latency[name][-1]["latency"]["all"][x] for x in ("p50_ms", "p99_ms"))))
 
     def run(self):
         self.setup()

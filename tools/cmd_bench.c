@@ -10,7 +10,7 @@
 #include "tools/cli.h"
 
 static struct {
-    const char *work, *rate, *seconds, *warm_up, *zipf;
+    const char *work, *rate, *seconds, *warm_up, *zipf, *rest;
     int64_t connections, inflight, population, users, fresh, seed, server_pid;
     bool fill;
 } bench = {.connections = 8, .inflight = 16, .population = 20000, .users = 1000000, .fresh = 20000};
@@ -26,6 +26,7 @@ static const struct arg bench_flags[] = {
     {"--users", NULL, ARG_NUMBER, &bench.users, "N", "users that create (default: 1000000)"},
     {"--zipf", NULL, ARG_TEXT, &bench.zipf, "EXPONENT", "they create after Zipf's law, as 0.99 (default: all alike)"},
     {"--fresh", NULL, ARG_NUMBER, &bench.fresh, "ORDERS", "before transitions: at least so many orders that can take one (default: 20000)"},
+    {"--rest", NULL, ARG_TEXT, &bench.rest, "S", "behind making them, for what the server still does about it (default: 0)"},
     {"--server-pid", NULL, ARG_NUMBER, &bench.server_pid, "PID", "of a server on this machine: its CPU is told as well"},
     {"--seed", NULL, ARG_NUMBER, &bench.seed, "N", "of everything drawn, request ids too; the same twice is a repetition (default: another each time)"},
     {NULL},
@@ -53,6 +54,7 @@ static const char *options_read(struct drive_options *o, int64_t timeout_s) {
     if (!decimal_read(bench.rate, &o->rate)) return "--rate";
     if (!decimal_read(bench.seconds, &o->seconds)) return "--seconds";
     if (!decimal_read(bench.warm_up, &o->warm_seconds)) return "--warm-up";
+    if (!decimal_read(bench.rest, &o->rest_seconds)) return "--rest";
     if (!decimal_read(bench.zipf, &o->zipf)) return "--zipf";
     /* A number below 0 is one above every limit. */
     o->connections = (uint64_t)bench.connections, o->inflight = (uint64_t)bench.inflight, o->population = (uint64_t)bench.population, o->users = (uint64_t)bench.users;

@@ -269,6 +269,7 @@ const char *drive_check(const struct drive_options *o) {
     if (o->inflight < 1 || o->inflight > 4096 || o->connections * o->inflight > DRIVE_CALLS_MAX) return "in flight: 1 to 4096, and at most 65536 with all connections";
     if (o->seconds < 0.1 || o->seconds > 86400) return "seconds: 0.1 to 86400";
     if (o->warm_seconds < 0 || o->warm_seconds > 3600) return "warm-up: 0 to 3600 seconds";
+    if (o->rest_seconds < 0 || o->rest_seconds > 60) return "rest: 0 to 60 seconds";
     if (o->rate < 0 || o->rate > 10e6) return "rate: up to 10,000,000 a second";
     if (o->users < 1 || o->users > 1000000000) return "users: 1 to 1,000,000,000";
     if (o->zipf < 0 || o->zipf > 5) return "zipf: 0 to 5";
@@ -311,7 +312,8 @@ static bool orders_find(void) {
     pool_shuffle();
     if (mix[WORK_TRANSITION] && run.driver->used_up && run.pool_count < run.o->fresh) {
         run.report->prepared = run.o->fresh - run.pool_count;
-        return phase_run(PHASE_PREPARE, run.report->prepared);
+        if (!phase_run(PHASE_PREPARE, run.report->prepared)) return false;
+        (void)nanosleep(&(struct timespec){(time_t)run.o->rest_seconds, (long)((run.o->rest_seconds - (double)(time_t)run.o->rest_seconds) * 1e9)}, NULL);
     }
     return true;
 }

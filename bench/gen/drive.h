@@ -33,6 +33,7 @@ struct drive_options {
     uint64_t users;            /* that create */
     double zipf;               /* of those; 0: uniform */
     uint64_t fresh;            /* orders that are made before, where transitions use them up and fewer are there */
+    double rest_seconds;       /* behind making them */
     uint64_t timeout_ms, seed;
     int64_t server_pid;        /* whose CPU is the server's; 0: not known */
     bool fill;                 /* makes the population, nothing else */
