@@ -48,14 +48,14 @@ def figures_of(command):
 
 
 def cpu_seconds(pid):
-    """Of a process and all that descend from it."""
+    """Of a process and all that descend from it, alive or waited for."""
     of, parent = {}, {}
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
             f = open("/proc/%s/stat" % name).read().rsplit(")", 1)[1].split()
         except OSError:
             continue  # it has ended
-        parent[int(name)], of[int(name)] = int(f[1]), (int(f[11]) + int(f[12])) / os.sysconf("SC_CLK_TCK")
+        parent[int(name)], of[int(name)] = int(f[1]), sum(map(int, f[11:15])) / os.sysconf("SC_CLK_TCK")
 
     def is_one(x):
         while x not in (0, pid):
