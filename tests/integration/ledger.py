@@ -123,13 +123,14 @@ class Ledger:
                 known.status = o.status
             return known
 
-    def send(self, stub, request, order=None, timeout=5):
+    def send(self, stub, request, order=None, timeout=5, again=False):
+        """again: one whose fate is unknown. To be refused for overload says nothing of what became of it the first time."""
         method = stub.CreateOrder if order is None else stub.TransitionOrder
         try:
             return self.record(request, method(request, timeout=timeout))
         except grpc.RpcError as e:
             code = e.code()
-            if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL):
+            if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL) or (again and code == grpc.StatusCode.RESOURCE_EXHAUSTED):
                 with self.lock:
                     self.unknown_seen += 1
                     self.failures.append("%s %s" % (code.name, e.details()))
@@ -193,9 +194,9 @@ class Ledger:
         """Sends every UNKNOWN request again: it must come to one effect or a typed refusal; and once more: to the same answer."""
         unknown, self.unknown = self.unknown, []
         for request, order in unknown:
-            for attempt in range(50):
+            for attempt in range(150):
                 before, answered = self.unknown_seen, len(self.answers)
-                self.send(stub, request, order)
+                self.send(stub, request, order, again=True)
                 if self.unknown_seen == before:
                     break
                 self.unknown.pop()
