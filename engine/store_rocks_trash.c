@@ -213,6 +213,13 @@ static void *trash_main(void *ctx) {
 
 /* ---- the rest of the world's */
 
+/* An inode's number as the name of another: the directory is a copy. Without hard links (cp -r) that is a file of its own, which nobody needs; with them (rsync -H) a name too many, which would keep its table from being cut. */
+static void remove_copy(struct trash *t, uint64_t inode) {
+    char name[PATH_BYTES];
+    name_of(t, inode, name);
+    unlink(name);
+}
+
 /* What is there before anything is watched: left by an earlier process. */
 static enum status adopt(struct trash *t, char error[256]) {
     DIR *dir = opendir(t->dir);
@@ -221,7 +228,9 @@ static enum status adopt(struct trash *t, char error[256]) {
     for (const struct dirent *d; room && (d = readdir(dir));) {
         char *end;
         uint64_t inode = strtoull(d->d_name, &end, 10);
-        if (!*end && inode == d->d_ino) room = inodes_add(&t->dead, inode); /* nothing else is ours */
+        if (*end || !inode) continue; /* nothing else is ours */
+        if (inode == d->d_ino) room = inodes_add(&t->dead, inode);
+        else remove_copy(t, inode);
     }
     closedir(dir);
     inodes_sort(&t->dead);

@@ -5,7 +5,8 @@
  * left, the file is cut from its end, 2 MiB at a time with a rest and a sync behind each, and removed. (RocksDB's SstFileManager does the same, and its C API has none.) What is short-lived enough to be gone before the
  * look, and what a file system without hard links holds, is removed as ever.
  *
- * Where less than a tenth of the disk is free, or a quarter of what is free waits here, files are removed whole; and rests grow shorter the more waits. A process that ends leaves names behind, the next one goes on with them.
+ * Where less than a tenth of the disk is free, or a quarter of what is free waits here, files are removed whole; and rests grow shorter the more waits. A process that ends leaves names behind, the next one goes on with them; in a copy of the
+ * directory they are other inodes' numbers, and it removes them at once.
  *
  * A file is cut only when it has one name, so nothing may be read through a descriptor of a table that has lost its last other name. One thread of its own, at low priority; all calls from any thread. */
 #ifndef ENGINE_TRASH_H
