@@ -54,6 +54,7 @@ struct known_event {
     bool held;                    /* given out, as far as anybody can tell */
     unsigned member, epoch;       /* by whom; of that member's session */
     uint64_t given_ns, until_ns;
+    uint64_t turn;                /* the how many-th it was, of all that were given out */
     bool redriven, letter;        /* letter: it has died, once */
     unsigned given;
 };
@@ -156,7 +157,7 @@ static bool must_be_over(const struct known_event *e) { return e->held && now() 
 static bool behind_one_that_may_be_over(const struct known_event *e)
 {
     for (unsigned i = 0; i < s.count && s.wide; i++)
-        if (&s.events[i] < e && same_key(&s.events[i], e) && may_be_over(&s.events[i])) return true;
+        if (s.events[i].turn < e->turn && same_key(&s.events[i], e) && may_be_over(&s.events[i])) return true;
     return false;
 }
 
@@ -172,11 +173,11 @@ static void let_go(struct known_event *e, bool counted)
     e->letter |= e->dead |= e->high >= s.d.max_attempts;
 }
 
-/* What a nack or time-out takes back with it: later ones of the key, which count no attempt, unless their own time was over first. */
+/* What a nack or time-out takes back with it: what was given out of the key later (a redriven one behind events that are younger), which counts no attempt, unless its own time was over first. */
 static void let_go_behind(struct known_event *e)
 {
     for (unsigned i = 0; i < s.count; i++)
-        if (&s.events[i] > e && same_key(e, &s.events[i]) && s.events[i].held && s.events[i].given_ns <= e->until_ns) { /* else it was over, unseen, before that one was given */
+        if (s.events[i].turn > e->turn && same_key(e, &s.events[i]) && s.events[i].held && s.events[i].given_ns <= e->until_ns) { /* else it was over, unseen, before that one was given */
             struct known_event *o = &s.events[i];
             o->high += may_be_over(o);
             o->letter |= o->dead |= o->high >= s.d.max_attempts;
@@ -229,7 +230,7 @@ static void given(struct subscriber *g, const struct got_event *x)
     e->member = (unsigned)(g - s.members), e->epoch = g->session;
     e->given_ns = now();
     e->until_ns = now() + s.d.ack_timeout_us * NS_PER_US;
-    seen.given++;
+    e->turn = ++seen.given;
     seen.redelivered += e->given++ > 0;
 }
 
