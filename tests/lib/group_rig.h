@@ -181,4 +181,28 @@ static inline struct consumer_lag group_lag_of(struct engine_rig *r, uint32_t gr
 static inline struct consumer_lag group_lag_asking(struct engine_rig *r, uint64_t asked_max) { return group_lag_of(r, GROUP, asked_max); }
 static inline struct consumer_lag group_lag(struct engine_rig *r) { return group_lag_asking(r, 0); }
 
+static inline struct job *letters_of(struct engine_rig *r, bool dead_only)
+{
+    struct job *j = job_new(OP_GROUP_LETTERS, 16 << 20);
+    j->op.letters = (struct consumer_letters){.group_id = GROUP, .count_max = 100, .dead_only = dead_only};
+    job_succeeds(r, j);
+    return j;
+}
+
+/* Of all letters that are dead: how many it was done to. milli: of a redrive. */
+static inline unsigned letters_do(struct engine_rig *r, enum letters_action action, uint32_t milli)
+{
+    struct job *j = letters_of(r, true);
+    uint8_t packed[1024];
+    struct writer w = writer_of(packed, sizeof packed);
+    for (unsigned i = 0; i < j->op.letters.count; i++) write_be16(&w, j->op.letters.refs[i].slot), write_be64(&w, (uint64_t)j->op.letters.refs[i].seq);
+    struct command c = {.type = COMMAND_GROUP_REDRIVE, .redrive = {.group_id = GROUP, .action = action, .milli = milli, .count = j->op.letters.count, .packed = writer_slice(&w)}};
+    struct job *write = write_command(r, &c, 0);
+    assert_int_equal(write->op.failure.status, STATUS_OK);
+    unsigned n = write->op.outcome.group.count;
+    job_free(write);
+    job_free(j);
+    return n;
+}
+
 #endif

@@ -297,31 +297,6 @@ static void a_shorter_backoff_counts_for_who_waits(void **state)
     rig_close(&r);
 }
 
-static struct job *letters_of(struct engine_rig *r, bool dead_only)
-{
-    struct job *j = job_new(OP_GROUP_LETTERS, 16 << 20);
-    j->op.letters = (struct consumer_letters){.group_id = GROUP, .count_max = 100, .dead_only = dead_only};
-    engine_submit(r->engine, &j->op);
-    until_done(r, j);
-    assert_int_equal(j->op.failure.status, STATUS_OK);
-    return j;
-}
-
-static unsigned letters_do(struct engine_rig *r, enum letters_action action)
-{
-    struct job *j = letters_of(r, true);
-    uint8_t packed[1024];
-    struct writer w = writer_of(packed, sizeof packed);
-    for (unsigned i = 0; i < j->op.letters.count; i++) write_be16(&w, j->op.letters.refs[i].slot), write_be64(&w, (uint64_t)j->op.letters.refs[i].seq);
-    struct command c = {.type = COMMAND_GROUP_REDRIVE, .redrive = {.group_id = GROUP, .action = action, .count = j->op.letters.count, .packed = writer_slice(&w)}};
-    struct job *write = write_command(r, &c, 0);
-    assert_int_equal(write->op.failure.status, STATUS_OK);
-    unsigned n = write->op.outcome.group.count;
-    job_free(write);
-    job_free(j);
-    return n;
-}
-
 /* alice's first event is refused until it is dead. */
 static void poison(struct engine_rig *r, struct member *m)
 {
@@ -366,7 +341,7 @@ static void what_is_refused_too_often_is_a_dead_letter(void **state)
     assert_int_equal(lag.events, 0);
     rig_restart(&r);
     assert_int_equal(member_join(&m, &r, "a", 100), STATUS_OK);
-    assert_int_equal(letters_do(&r, LETTERS_REDRIVE), 1);
+    assert_int_equal(letters_do(&r, LETTERS_REDRIVE, 0), 1);
     member_get(&m, 2 * NS_PER_S, &got);
     assert_int_equal(got.n, 1);
     assert_int_equal(got.at[0].order_id, first);
@@ -411,7 +386,7 @@ static void a_parked_key_waits_for_its_redrive(void **state)
             member_get(&m, NS_PER_S, &got);
             assert_int_equal(got.n, 0);
         }
-        assert_int_equal(letters_do(&r, purge ? LETTERS_PURGE : LETTERS_REDRIVE), 1);
+        assert_int_equal(letters_do(&r, purge ? LETTERS_PURGE : LETTERS_REDRIVE, 0), 1);
         for (int64_t seq = purge ? 2 : 1; seq <= (purge ? 4 : 5); seq++) {
             member_get(&m, 2 * NS_PER_S, &got);
             assert_int_equal(got.n, 1);

@@ -48,24 +48,6 @@ static enum status move(struct engine_rig *r, int64_t id, const char *event, con
     return st;
 }
 
-/* milli: of a redrive. */
-static uint64_t letters_do(struct engine_rig *r, enum letters_action action, uint32_t milli)
-{
-    struct job *j = job_new(OP_GROUP_LETTERS, 16 << 20);
-    uint8_t packed[1024];
-    struct writer w = writer_of(packed, sizeof packed);
-    j->op.letters = (struct consumer_letters){.group_id = GROUP, .count_max = 100, .dead_only = true, .refs_only = true};
-    engine_submit(r->engine, &j->op);
-    until_done(r, j);
-    for (unsigned i = 0; i < j->op.letters.count; i++) write_be16(&w, j->op.letters.refs[i].slot), write_be64(&w, (uint64_t)j->op.letters.refs[i].seq);
-    struct command c = {.type = COMMAND_GROUP_REDRIVE, .redrive = {.group_id = GROUP, .action = action, .milli = milli, .count = j->op.letters.count, .packed = writer_slice(&w)}};
-    struct job *write = write_command(r, &c, 0);
-    uint64_t n = write->op.outcome.group.count;
-    job_free(write);
-    job_free(j);
-    return n;
-}
-
 /* untold: each how many-th order; 0: none. */
 static void all_are_told_once_then_their_changes(int untold)
 {
