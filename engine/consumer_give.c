@@ -343,6 +343,18 @@ bool consumer_letter_of(struct consumer *c, const struct consumer_wanted *w, str
     return true;
 }
 
+/* Of a key that is parked now, from this entry on: letters that wait stay in their rows until the key goes on; those that were redriven are read again. */
+static void letters_unload(struct consumer *c, uint32_t from)
+{
+    for (struct consumer_entry *e = entry_at(c, from), *next; e; e = next) {
+        next = entry_at(c, e->key_next);
+        if (!(e->flags & ENTRY_LETTER) || (e->state != ENTRY_WAITING && e->state != ENTRY_READING)) continue;
+        consumer_slot(c, e->slot)->wanted = true;
+        consumer_settled(c, e);
+        window_free(c, e);
+    }
+}
+
 void consumer_died(struct consumer *c, const struct consumer_wanted *w, const struct consumer_letter *l)
 {
     struct consumer_entry *e = away(c, w, ENTRY_DYING);
@@ -357,9 +369,10 @@ void consumer_died(struct consumer *c, const struct consumer_wanted *w, const st
     if (l->state == LETTER_WAITING) (void)consumer_park(c, hash, 0, 1);
     else if (l->parks) (void)consumer_park(c, hash, 1, letter && parked && parked->rest ? -1 : 0);
     if (l->state == LETTER_WAITING && parked && !parked->dead) s->wanted = true;
-    uint32_t key = e->key;
+    uint32_t key = e->key, behind = e->key_next;
     consumer_settled(c, e); /* may end the key */
     if (letter) window_free(c, e);
+    if (l->state == LETTER_DEAD && l->parks) letters_unload(c, behind);
     struct consumer_key *k = &c->keys[key];
     if (k->hash == hash && k->first != CONSUMER_NONE && consumer_parked(c, hash)) consumer_hold_back(c, k);
 }
