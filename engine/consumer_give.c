@@ -368,7 +368,7 @@ void consumer_died(struct consumer *c, const struct consumer_wanted *w, const st
     const struct consumer_parked *parked = consumer_parked(c, hash);
     if (l->state == LETTER_WAITING) (void)consumer_park(c, hash, 0, 1);
     else if (l->parks) (void)consumer_park(c, hash, 1, letter && parked && parked->rest ? -1 : 0);
-    if (l->state == LETTER_WAITING && parked && !parked->dead) s->wanted = true;
+    if (l->state == LETTER_WAITING && !(parked && parked->dead)) s->wanted = true; /* also when the last of the letters that it waited for has gone meanwhile */
     uint32_t key = e->key, behind = e->key_next;
     consumer_settled(c, e); /* may end the key */
     if (letter) window_free(c, e);

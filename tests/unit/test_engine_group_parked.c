@@ -109,11 +109,42 @@ static void a_letter_that_was_redriven_too_comes_all_the_same(void **state)
     rig_close(&r);
 }
 
+/* The key is parked until the letter's row is gone; what is looked at between its ack and that becomes a letter, which nobody redrives. */
+static void what_comes_while_the_last_letter_goes_does_not_wait_for_ever(void **state)
+{
+    struct engine_rig r;
+    struct member m;
+    open_group(&r, &m, 1);
+    create_by(&r, "alice");
+    dies(&r, &m, 1);
+    assert_int_equal(letters_do(&r, LETTERS_REDRIVE, 0), 1);
+    struct got_event e = comes(&m, 1);
+    create_by(&r, "alice");
+    struct consumer_settle ack = {.kind = CONSUMER_ACK, .slot = e.slot, .seq = e.seq};
+    struct job *j = member_op(&m, OP_GROUP_SETTLE);
+    j->op.consumer.settles = &ack;
+    j->op.consumer.settle_count = 1;
+    engine_submit(r.engine, &j->op);
+    member_poll(&m, 2 * NS_PER_S);
+    until_done(&r, j);
+    assert_false(ack.stale);
+    job_free(j);
+    member_take(&m, &got);
+    assert_int_equal(got.n, 1);
+    assert_int_equal(got.at[0].seq, 2);
+    assert_true(member_ack(&m, &got.at[0]));
+    rig_run(&r, NS_PER_S);
+    are(&r, 0, 0);
+    member_leave(&m);
+    rig_close(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_letter_that_dies_again_parks_those_behind_it),
         cmocka_unit_test(a_letter_that_was_redriven_too_comes_all_the_same),
+        cmocka_unit_test(what_comes_while_the_last_letter_goes_does_not_wait_for_ever),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
