@@ -96,7 +96,9 @@ static bool second_name(struct trash *t, const char *path, const char *file, uin
 
 /* What the directory holds, into `now`. false: it is not known. */
 static bool look_at(struct trash *t, const char *path, struct inodes *now) {
-    DIR *dir = opendir(path);
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* not opendir: it does not tell TSan that the number is a file's now, which was a socket's that io_uring has closed */
+    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+    if (!dir && fd >= 0) close(fd);
     if (!dir) return false;
     bool known = true;
     for (const struct dirent *d; known && (d = readdir(dir));) {
