@@ -28,7 +28,7 @@ wanted() { # unit test NAME in this build: TSan is for what several threads use
 arguments() { # of an integration test, in this build; nothing printed and 1: it is left out
   [ -n "$integration_all" ] && return 0
   case $B:$1 in
-    *-tsan:test_@(changes|groups|membership).py | *:test_grpc_*.py | *:test_resource.py | *:test_tls.py | *:test_runtime.py | *-asan:test_cli.py) ;;
+    *-tsan:test_@(changes|groups).py | *:test_grpc_*.py | *:test_resource.py | *:test_tls.py | *:test_runtime.py | *-asan:test_cli.py) ;;
     *-asan:test_crash.py) echo "--kill=4 kill SIGTERM" ;;
     *-tsan:test_crash.py) echo "--kill=2 kill SIGTERM" ;;
     *-asan:test_cluster.py) ;;
