@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "engine/store_rocks_local.h"
 #include "engine/trash.h"
 #include "proto/base/list.h"
 #include "proto/base/log.h"
@@ -94,36 +95,31 @@ static bool second_name(struct trash *t, const char *path, const char *file, uin
     return t->links_fail = true, false;
 }
 
-/* What the directory holds, into `now`. false: it is not known. */
-static bool look_at(struct trash *t, const char *path, struct inodes *now) {
+/* What the directory holds, into `now`. What could not be noted is noted by the next look, or by the next process: it has two names, and waits. */
+static void look_at(struct trash *t, const char *path, struct inodes *now) {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* not opendir: it does not tell TSan that the number is a file's now, which was a socket's that io_uring has closed */
     DIR *dir = fd < 0 ? NULL : fdopendir(fd);
     if (!dir && fd >= 0) close(fd);
-    if (!dir) return false;
-    bool known = true;
-    for (const struct dirent *d; known && (d = readdir(dir));) {
+    if (!dir) return;
+    for (const struct dirent *d; (d = readdir(dir));) {
         size_t n = strlen(d->d_name);
         if (n <= 4 || strcmp(d->d_name + n - 4, ".sst") != 0) continue;
-        if (inodes_have(&t->held, d->d_ino) || second_name(t, path, d->d_name, d->d_ino)) known = inodes_add(now, d->d_ino);
+        if (inodes_have(&t->held, d->d_ino) || second_name(t, path, d->d_name, d->d_ino)) (void)inodes_add(now, d->d_ino);
     }
     closedir(dir);
-    return known;
 }
 
 static void look(struct trash *t) {
     struct inodes now = {0};
-    bool known = true;
     pthread_mutex_lock(&t->lock);
-    for (const struct list *l = t->watched.next; l != &t->watched; l = l->next) known &= look_at(t, list_entry(l, struct watched, link)->path, &now);
+    for (const struct list *l = t->watched.next; l != &t->watched; l = l->next) look_at(t, list_entry(l, struct watched, link)->path, &now);
     pthread_mutex_unlock(&t->lock);
     inodes_sort(&now);
     for (size_t i = 0; i < t->held.count; i++)
-        if (!inodes_have(&now, t->held.at[i])) known &= inodes_add(&t->dead, t->held.at[i]); /* one that only was not seen has two names, and waits */
+        if (!inodes_have(&now, t->held.at[i])) (void)inodes_add(&t->dead, t->held.at[i]); /* one that only was not seen has two names, and waits */
     inodes_sort(&t->dead);
-    struct inodes old = t->held;
+    mem_free(t->held.at);
     t->held = now;
-    mem_free(old.at);
-    (void)known; /* what could not be noted is noted by the next look, or by the next process */
 }
 
 /* ---- what is dead */
@@ -225,7 +221,7 @@ static void remove_copy(struct trash *t, uint64_t inode) {
 /* What is there before anything is watched: left by an earlier process. */
 static enum status adopt(struct trash *t, char error[256]) {
     DIR *dir = opendir(t->dir);
-    if (!dir) return snprintf(error, 256, "open directory %.150s: %s", t->dir, strerror(errno)), STATUS_IO_FAILED;
+    if (!dir) return rocks_file_error(error, "open directory", t->dir);
     bool room = true;
     for (const struct dirent *d; room && (d = readdir(dir));) {
         char *end;
@@ -240,10 +236,7 @@ static enum status adopt(struct trash *t, char error[256]) {
 }
 
 static enum status make(struct trash *t, char error[256]) {
-    if (mkdir(t->dir, 0700) < 0 && errno != EEXIST) {
-        snprintf(error, 256, "create directory %.150s: %s", t->dir, strerror(errno));
-        return errno == ENOSPC || errno == EDQUOT ? STATUS_DISK_FULL : STATUS_IO_FAILED;
-    }
+    if (mkdir(t->dir, 0700) < 0 && errno != EEXIST) return rocks_file_error(error, "create directory", t->dir);
     enum status st = adopt(t, error);
     if (st) return st;
     t->started = pthread_create(&t->thread, NULL, trash_main, t) == 0;
