@@ -139,12 +139,12 @@ class Bench:
         """What a system still does after a run of its own (merges, checkpoints, purging) is not to fall into another's."""
         if self.o.quick:
             return
-        began, before = time.monotonic(), {s.name: p.cpu_seconds(s.process.pid) for s in self.systems}
+        began, before = time.monotonic(), {s.name: p.cpu_s(p.tree(s.process.pid)) for s in self.systems}
         while p.busy_cores(0.3) > REST_CORES and time.monotonic() - began < REST_SECONDS_MAX:
             pass
         self.rested += time.monotonic() - began
         for s in self.systems:
-            self.rests[s.name] += p.cpu_seconds(s.process.pid) - before[s.name]
+            self.rests[s.name] += p.cpu_s(p.tree(s.process.pid)) - before[s.name]
 
     def setup(self):
         for s in self.systems:

@@ -163,25 +163,13 @@ class Etcd:
             x.wait(30)
 
 
-def cpu_s(pids):
-    """Of these and of their children that have ended."""
-    total = 0
-    for pid in pids:
-        try:
-            with open("/proc/%d/stat" % pid) as f:
-                total += sum(int(x) for x in f.read().rsplit(")", 1)[1].split()[11:15])
-        except FileNotFoundError:
-            pass  # it is its parent's now
-    return total / os.sysconf("SC_CLK_TCK")
-
-
 def one(system, clients, seconds, warm=0.5):
-    before, begun = cpu_s(system.pids or system.tree()), time.monotonic()
-    each = [cpu_s([pid]) for pid in system.pids or []]
+    before, begun = p.cpu_s(system.pids or system.tree()), time.monotonic()
+    each = [p.cpu_s([pid]) for pid in system.pids or []]
     r = system.run("--connections", clients[0], "--inflight", clients[1], "--seconds", seconds, "--warm-up", warm, "--seed", random.SystemRandom().randrange(1, 2**31))
     wall = time.monotonic() - begun
-    r["cpu_us"] = (cpu_s(system.pids or system.tree()) - before) / (r["per_s"] * min(wall, seconds + warm)) * 1e6
-    r["cpu_us_each"] = [(cpu_s([pid]) - was) / (r["per_s"] * min(wall, seconds + warm)) * 1e6 for pid, was in zip(system.pids or [], each)]
+    r["cpu_us"] = (p.cpu_s(system.pids or system.tree()) - before) / (r["per_s"] * min(wall, seconds + warm)) * 1e6
+    r["cpu_us_each"] = [(p.cpu_s([pid]) - was) / (r["per_s"] * min(wall, seconds + warm)) * 1e6 for pid, was in zip(system.pids or [], each)]
     return r
 
 

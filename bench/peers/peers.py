@@ -2,6 +2,7 @@
 
 Settings are those of a careful owner who has the machine for this: everything fits in memory, logs are large enough that no run waits for a checkpoint, and nothing is
 given up of durability. Each peer is asked what it runs with, and what it says is in the table. While the population is made nobody waits for a disk."""
+import glob
 import json
 import os
 import pwd
@@ -47,21 +48,28 @@ def figures_of(command):
     return figures
 
 
-def cpu_seconds(pid):
-    """Of a process and all that descend from it, alive or waited for."""
-    of, parent = {}, {}
-    for name in filter(str.isdigit, os.listdir("/proc")):
+def cpu_s(pids):
+    """Of these and of their children that have ended."""
+    total = 0
+    for pid in pids:
         try:
-            f = open("/proc/%s/stat" % name).read().rsplit(")", 1)[1].split()
-        except OSError:
-            continue  # it has ended
-        parent[int(name)], of[int(name)] = int(f[1]), sum(map(int, f[11:15])) / os.sysconf("SC_CLK_TCK")
+            with open("/proc/%d/stat" % pid) as f:
+                total += sum(int(x) for x in f.read().rsplit(")", 1)[1].split()[11:15])
+        except (FileNotFoundError, ProcessLookupError):
+            pass  # it is its parent's now
+    return total / os.sysconf("SC_CLK_TCK")
 
-    def is_one(x):
-        while x not in (0, pid):
-            x = parent.get(x, 0)
-        return x == pid
-    return sum(cpu for x, cpu in of.items() if is_one(x))
+
+def tree(pid):
+    """A process and all that descend from it."""
+    found = [pid]
+    for one in found:
+        for tasks in glob.glob("/proc/%d/task/*/children" % one):
+            try:
+                found += map(int, open(tasks).read().split())
+            except OSError:
+                pass  # it has ended
+    return found
 
 
 def busy_cores(seconds):
