@@ -20,6 +20,7 @@
 
 enum {
     PIECE_BYTES = 2 << 20,
+    SHORT_REST_US = 1000, /* a file that can't be removed is tried again, and not without end at once */
     REST_US = 20000, /* 100 MB/s: what a full load's merges give up */
     LOOK_US = 1000000,
     CALM_BYTES = 256 << 20, /* with more waiting, rests are shorter */
@@ -190,7 +191,7 @@ static bool rest(struct trash *t, uint64_t us) {
     return on;
 }
 static uint64_t rest_us(const struct trash *t) {
-    if (t->short_of_space) return 0;
+    if (t->short_of_space) return SHORT_REST_US;
     return t->bytes <= CALM_BYTES ? t->config.rest_us : t->config.rest_us * (uint64_t)CALM_BYTES / t->bytes;
 }
 
