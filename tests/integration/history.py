@@ -192,7 +192,7 @@ class Load:
     def _try(self, client, address, method, request, call, timeout):
         """Whether it is answered for good."""
         try:
-            answer = client.call(method, request, timeout=timeout)
+            answer = client.call(method, request, timeout=timeout, resend=False)
         except t.Failure as f:
             if f.code_name in LOST or f.code_name == "RESOURCE_EXHAUSTED":
                 if f.code_name == "RESOURCE_EXHAUSTED":

@@ -169,6 +169,19 @@ def status_reason(status):
     return code, info[0].reason if info else "", [v.field for b in bad for v in b.field_violations]
 
 
+def resent(send, wait_s):
+    """A call as every client makes it: what is refused for overload, which changed nothing, is sent again after the delay that the server asks for. Logs are small in tests, and flushes take their time on a busy disk."""
+    end = time.monotonic() + wait_s
+    while True:
+        try:
+            return send()
+        except grpc.RpcError as e:
+            f = Failure(e)
+            if f.reason != "OVERLOADED" or not f.retry_delay_s or time.monotonic() + f.retry_delay_s > end:
+                raise
+            time.sleep(f.retry_delay_s)
+
+
 class Client:
     """A channel of stock grpcio. call() raises Failure."""
 
@@ -184,8 +197,9 @@ class Client:
                 "SERVER_STREAM": self.channel.unary_stream, "BIDI": self.channel.stream_stream}[m.kind]
         return make(m.path, request_serializer=m.request.SerializeToString, response_deserializer=m.response.FromString)
 
-    def call(self, method, request=None, timeout=20, metadata=None, **fields):
-        """request: a message, an iterable of messages for a client stream, or nothing and fields=... Answers the message (a list for a server stream)."""
+    def call(self, method, request=None, timeout=20, metadata=None, resend=True, **fields):
+        """request: a message, an iterable of messages for a client stream, or nothing and fields=... Answers the message (a list for a server stream).
+        resend=False: a unary call that is refused for overload is not sent again."""
         m = METHODS[method] if isinstance(method, str) else method
         if request is None:
             request = m.request(**fields)
@@ -194,7 +208,9 @@ class Client:
         try:
             if m.kind in ("CLIENT_STREAM", "BIDI"):
                 request = iter(request)
-            answer = self.stub(m)(request, timeout=timeout * SLOW if timeout else None, metadata=metadata)
+            stub, seconds = self.stub(m), timeout * SLOW if timeout else None
+            send = lambda: stub(request, timeout=seconds, metadata=metadata)
+            answer = resent(send, seconds or 20 * SLOW) if resend and m.kind == "UNARY" else send()
             return list(answer) if m.kind in ("SERVER_STREAM", "BIDI") else answer
         except grpc.RpcError as e:
             raise Failure(e) from None

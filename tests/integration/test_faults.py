@@ -118,7 +118,7 @@ def fill_disk(path, leave_mib=0):
 
 def refusal(server):
     try:
-        server.call("CreateOrder", t.create_request(user_id="filler"))
+        server.call("CreateOrder", t.create_request(user_id="filler"), resend=False)
         return None
     except t.Failure as f:
         return f

@@ -9,14 +9,14 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import orderdb_test as t
 from cluster import Cluster, Joined, members, run, states, topology
 from orderdb_test import equal, test, true, until
-from zones import Zones, insist
+from zones import Zones
 
 USERS = ["member-user-%d" % i for i in range(12)]
 
 
 def fill(cluster):
     for user in USERS:
-        insist(cluster.nodes[0], "CreateOrder", t.create_request(user_id=user))
+        cluster.nodes[0].call("CreateOrder", t.create_request(user_id=user))
 
 
 FENCED = "member-request-fenced"
@@ -47,7 +47,7 @@ class Load:
         while not self._stop.is_set():
             for user in USERS:
                 try:
-                    insist(client, "CreateOrder", t.create_request(user_id=user), timeout=10)
+                    client.call("CreateOrder", t.create_request(user_id=user), timeout=10)
                     self.done += 1
                 except t.Failure as f:
                     self.failures.append(f)

@@ -17,7 +17,7 @@ import history
 import orderdb_test as t
 from history import Call
 from orderdb_test import equal, pb, test, true, until
-from zones import Network, Zones, insist
+from zones import Network, Zones
 
 ROUNDS = next((int(a.split("=")[1]) for a in sys.argv if a.startswith("--rounds=")), 1)
 STOPPED_S = 2.5  # well beyond two election timeouts (0.7 s, to 1.4 s)
@@ -150,8 +150,8 @@ def _():
         def write():
             while not stop.is_set():
                 try:
-                    o = insist(client, "CreateOrder", t.create_request(user_id="stock-%d" % (len(done) % 9)), timeout=15).order
-                    done.append((o.order_id, insist(client, "TransitionOrder", t.transition_request(o.order_id, "pay"), timeout=15).order.version))
+                    o = client.call("CreateOrder", t.create_request(user_id="stock-%d" % (len(done) % 9)), timeout=15).order
+                    done.append((o.order_id, client.call("TransitionOrder", t.transition_request(o.order_id, "pay"), timeout=15).order.version))
                 except t.Failure as f:
                     failures.append(str(f))
         threads = [threading.Thread(target=write) for _ in range(3)]
@@ -185,7 +185,7 @@ def _():
             os.kill(zones.nodes[victim].pid, signal.SIGSTOP)
             try:
                 early = get.future(pb.GetOrderRequest(order_id=order.order_id), timeout=30 * t.SLOW)
-                paid = insist(survivor, "TransitionOrder", t.transition_request(order.order_id, "pay"), timeout=15).order
+                paid = survivor.call("TransitionOrder", t.transition_request(order.order_id, "pay"), timeout=15).order
                 late = [get.future(pb.GetOrderRequest(order_id=order.order_id), timeout=30 * t.SLOW) for _ in range(20)]
                 load.goes_on()
                 if rng.random() < 0.5:

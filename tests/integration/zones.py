@@ -94,18 +94,6 @@ class Clock:
             f.write(struct.pack("q", seconds * 10**9))  # off by this from now on
 
 
-def insist(client, method, request, timeout=20):
-    """A call as every client makes it: one that is refused for overload is sent again after the delay that the server asks for. The log is small here, and flushes take their time on a busy disk."""
-    end = time.monotonic() + timeout * t.SLOW
-    while True:
-        try:
-            return client.call(method, request, timeout=timeout)
-        except t.Failure as f:
-            if f.reason != "OVERLOADED" or not f.retry_delay_s or time.monotonic() > end:
-                raise
-            time.sleep(f.retry_delay_s)
-
-
 class Zones(Cluster):
     """network: each node in its namespace; without: on loopback. on_disks: each node's data on a disk whose power can be cut, and that is small. proxies: one on each connection between nodes.
     clocks: each node's wall clock can be set."""
@@ -165,7 +153,7 @@ class Zones(Cluster):
     def create_in(self, partition, name, through):
         """An order of that partition."""
         for i in range(200):
-            answer = insist(through, "CreateOrder", t.create_request(user_id="%s-%d-%d" % (name, partition, i)))
+            answer = through.call("CreateOrder", t.create_request(user_id="%s-%d-%d" % (name, partition, i)))
             p = next(p for p in through.call("GetTopology").partitions if any(s.first <= answer.token.slot <= s.last for s in p.slots))
             if p.partition_id == partition:
                 return answer.order
