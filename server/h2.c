@@ -24,6 +24,7 @@
 #include "proto/base/log.h"
 #include "proto/base/mem.h"
 #include "server/core.h"
+#include "server/heap.h"
 #include "server/refused.h"
 #include "server/throttle.h"
 
@@ -50,8 +51,7 @@ struct h2 {
     uint32_t call_count, open_count, lasting_count; /* the third: of the open ones, those that stay (h2_lasts) */
     uint64_t requests, refused_count, principal;
     bool served;
-    size_t heap_bytes;
-    void *frames; /* the session's first large block: where it makes frames, one after the other, each copied out at once */
+    struct heap heap; /* the session's; its first large block is where it makes frames, one after the other, each copied out at once */
     struct list sent;   /* h2_stream.sent_link */
     struct writer *out_writer; /* while h2_output runs */
     const char *error;  /* the first fatal error: no more bytes */
@@ -75,35 +75,6 @@ struct h2 {
     struct flow in, out;
     uint64_t flow_ns, output_ns; /* when this piece of both began; when we could last write */
 };
-
-/* ---- nghttp2's heap: counted per connection, as the allocator sees it. A head of our own before each block would tell its size as well, but push tables of 1 and 4 KiB
- * into the next size class. */
-static void *heap_realloc(void *old, size_t bytes, struct h2 *h2) {
-    size_t old_bytes = old ? mem_usable_bytes(old) : 0;
-    check(old_bytes <= h2->heap_bytes);
-    if (bytes > h2->limits.memory_bytes_max || h2->heap_bytes - old_bytes + bytes > h2->limits.memory_bytes_max) return NULL;
-    bool is_frames = !old && bytes >= FRAME_BUFFER_BYTES && !h2->frames;
-    void *block = is_frames ? mem_alloc_aligned(MEM_PAGE_BYTES, bytes) : mem_realloc(old, bytes);
-    if (block && is_frames) h2->frames = block;
-    if (block) h2->heap_bytes += mem_usable_bytes(block) - old_bytes;
-    return block;
-}
-static void *heap_malloc_cb(size_t bytes, void *h2) { return heap_realloc(NULL, bytes, h2); }
-static void *heap_realloc_cb(void *p, size_t bytes, void *h2) { return heap_realloc(p, bytes, h2); }
-static void *heap_calloc_cb(size_t n, size_t bytes, void *h2) {
-    if (bytes && n > SIZE_MAX / 2 / bytes) return NULL;
-    void *p = heap_realloc(NULL, n * bytes, h2);
-    return p ? memset(p, 0, n * bytes) : NULL;
-}
-static void heap_free_cb(void *p, void *user) {
-    struct h2 *h2 = user;
-    if (!p) return;
-    size_t bytes = mem_usable_bytes(p);
-    check(bytes <= h2->heap_bytes);
-    h2->heap_bytes -= bytes;
-    if (p == h2->frames) h2->frames = NULL;
-    mem_free(p);
-}
 
 static enum cut fault_of(int rv) {
     if (rv == NGHTTP2_ERR_NOMEM) return CUT_CONNECTION_MEMORY;
@@ -326,7 +297,8 @@ static bool options_new(const struct h2_limits *l, nghttp2_option **out) {
 static bool session_open(struct h2 *h2) {
     nghttp2_session_callbacks *cbs = NULL;
     nghttp2_option *option = NULL;
-    h2->mem = (nghttp2_mem){h2, heap_malloc_cb, heap_free_cb, heap_calloc_cb, heap_realloc_cb};
+    h2->heap = (struct heap){.bytes_max = h2->limits.memory_bytes_max, .frames_min = FRAME_BUFFER_BYTES};
+    h2->mem = (nghttp2_mem){&h2->heap, heap_malloc_cb, heap_free_cb, heap_calloc_cb, heap_realloc_cb};
     bool ok = callbacks_new(&cbs) && options_new(&h2->limits, &option) && nghttp2_session_server_new3(&h2->session, cbs, h2, option, &h2->mem) == 0;
     nghttp2_session_callbacks_del(cbs);
     nghttp2_option_del(option);
@@ -373,7 +345,7 @@ void h2_free(struct h2 *h2) {
     }
     if (h2->session) nghttp2_session_del(h2->session);
     if (h2->inflater) nghttp2_hd_inflate_del(h2->inflater);
-    check(h2->heap_bytes == 0);
+    check(h2->heap.bytes == 0);
     refused_fini(&h2->refused);
     mem_free(h2);
 }
@@ -633,7 +605,7 @@ uint64_t h2_principal(const struct h2 *h2) { return h2->principal; }
 uint64_t h2_refused(const struct h2 *h2) { return h2->refused_count; }
 bool h2_served(const struct h2 *h2) { return h2->served; }
 uint64_t h2_requests(const struct h2 *h2) { return h2->requests; }
-size_t h2_memory_bytes(const struct h2 *h2) { return sizeof *h2 + h2->heap_bytes + refused_memory_bytes(&h2->refused); }
+size_t h2_memory_bytes(const struct h2 *h2) { return sizeof *h2 + h2->heap.bytes + refused_memory_bytes(&h2->refused); }
 
 void h2_drain_notice(struct h2 *h2) {
     if (h2->draining) return;
@@ -650,7 +622,7 @@ void h2_drain_final(struct h2 *h2) {
 
 /* A page of the frame buffer is a quarter of what an idle connection holds. */
 void h2_rest(struct h2 *h2) {
-    if (h2->frames && h2->open_count == 0 && !h2_wants_output(h2)) mem_discard(h2->frames);
+    if (h2->heap.frames && h2->open_count == 0 && !h2_wants_output(h2)) mem_discard(h2->heap.frames);
     refused_rest(&h2->refused);
 }
 
