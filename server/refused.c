@@ -4,8 +4,7 @@
 
 /* RFC 9113 section 6; here so that this file needs no library. */
 enum { FRAME_HEAD = 9, HEADERS = 1, RST_STREAM = 3, WINDOW_UPDATE = 8, END_STREAM = 1, END_HEADERS = 4, NO_ERROR = 0, RST_BYTES = FRAME_HEAD + 4, FRAME_BYTES_MAX = 16384 };
-/* Where a stream's end is looked for: its DATA follows its HEADERS at once, or some others that came with it. Not found costs a frame more, no harm. */
-enum { LOOK_BACK = 8, COUNT_FIRST = 16 };
+enum { COUNT_FIRST = 16 };
 
 struct refusal {
     const uint8_t *block;
@@ -15,6 +14,7 @@ struct refusal {
 
 enum refused_add refused_add(struct refused *r, uint32_t count_max, uint32_t id, struct slice block, bool ended) {
     check(block.len <= FRAME_BYTES_MAX);
+    check(r->count == 0 || r->refusals[r->count - 1].id < id);
     if (r->count >= count_max) return REFUSED_TOO_MANY;
     if (r->count == r->cap) {
         uint32_t cap = r->cap ? 2 * r->cap : COUNT_FIRST;
@@ -26,10 +26,15 @@ enum refused_add refused_add(struct refused *r, uint32_t count_max, uint32_t id,
     return REFUSED_ADDED;
 }
 
+/* Ids grow (RFC 9113 section 5.1.1). */
 static struct refusal *find(struct refused *r, uint32_t id) {
-    for (uint32_t i = r->count; i-- > 0 && r->count - i <= LOOK_BACK;)
-        if (r->refusals[i].id == id) return &r->refusals[i];
-    return NULL;
+    uint32_t from = 0, to = r->count;
+    while (from < to) {
+        uint32_t mid = from + (to - from) / 2;
+        if (r->refusals[mid].id < id) from = mid + 1;
+        else to = mid;
+    }
+    return from < r->count && r->refusals[from].id == id ? &r->refusals[from] : NULL;
 }
 
 void refused_end(struct refused *r, uint32_t id) {

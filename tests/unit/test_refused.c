@@ -41,6 +41,15 @@ static void test_an_end_and_a_reset_that_come_in_time(void **state) {
     assert_int_equal(get_be32(s.data + ANSWER + 5), 5);
 }
 
+/* A client gives them all up, in the order in which it began them: none is left that it would not know of. */
+static void test_each_of_many_is_found(void **state) {
+    for (uint32_t id = 1; id < 1000; id += 2) assert_int_equal(refused_add(&r, 500, id, block, true), REFUSED_ADDED);
+    refused_reset(&r, 0), refused_reset(&r, 2), refused_reset(&r, 1001);
+    assert_int_equal(r.count, 500);
+    for (uint32_t id = 1; id < 1000; id += 2) refused_reset(&r, id), refused_reset(&r, id);
+    assert_int_equal(r.count, 0);
+}
+
 static void test_no_more_than_fit(void **state) {
     for (uint32_t id = 1; id <= 7; id += 2) assert_int_equal(add(id, true), REFUSED_ADDED);
     assert_int_equal(add(9, true), REFUSED_TOO_MANY);
@@ -76,7 +85,7 @@ static void test_memory_comes_and_goes(void **state) {
 
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-    const struct CMUnitTest tests[] = {T(test_headers_and_a_reset_for_who_is_not_through), T(test_an_end_and_a_reset_that_come_in_time), T(test_no_more_than_fit),
+    const struct CMUnitTest tests[] = {T(test_headers_and_a_reset_for_who_is_not_through), T(test_an_end_and_a_reset_that_come_in_time), T(test_each_of_many_is_found), T(test_no_more_than_fit),
                                        T(test_the_window_is_given_back_in_large_pieces), T(test_memory_comes_and_goes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
