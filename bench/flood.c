@@ -6,8 +6,8 @@
  *
  * Closed loop (no --rate): C connections x F calls, each slot sends again when it is answered: the peak. Open loop (--rate R): calls are due at fixed times; one
  * that is due while every connection has as many under way as --inflight and the server (SETTINGS_MAX_CONCURRENT_STREAMS, which it may change) allow is not offered, and counted: a client that
- * holds to the limit, as all do, and gives up at once what does not fit. Latency counts from when a call was due, of those that were offered. A call without an answer after --timeout-ms is reset, as
- * clients do, and is late.
+ * holds to the limit, as all do, and gives up at once what does not fit. Latency counts from when a call was due, of those that were offered. A call without an answer --timeout-ms after it
+ * was sent, which is the deadline that it states, is reset, as clients do, and is late.
  *
  * One line per second on stdout: second, due, sent, served, refused, late, p50 and p99 in ms of the served; then totals. */
 #include <errno.h>
@@ -43,6 +43,7 @@ static struct {
 
 struct slot {
     uint64_t due_ns; /* 0: free */
+    uint64_t late_ns;
     uint32_t stream;
     bool data_seen;
 };
@@ -182,7 +183,7 @@ static void connection_open(struct connection *c) {
     out_bytes(c, frames, sizeof frames);
 }
 
-static bool connection_send(struct connection *c, uint64_t due_ns) {
+static bool connection_send(struct connection *c, uint64_t due_ns, uint64_t now) {
     if (!c->free_count || opt.inflight - c->free_count >= c->streams_max || c->window < (int64_t)run.data_len || c->out_len + run.template_len + 1024 > OUT_BYTES) return false;
     uint16_t at = c->free_slots[--c->free_count];
     uint8_t *p = c->out + c->out_len;
@@ -192,7 +193,7 @@ static bool connection_send(struct connection *c, uint64_t due_ns) {
     run.draw = run.draw * 6364136223846793005ull + 1442695040888963407ull;
     put_digits(p + run.user_at, USER_WIDTH, (run.draw >> 33) % opt.users);
     put_digits(p + run.id_at, ID_WIDTH, run.sequence++);
-    c->slots[at] = (struct slot){.due_ns = due_ns, .stream = c->next_stream};
+    c->slots[at] = (struct slot){.due_ns = due_ns, .late_ns = now + opt.timeout_ms * NS_PER_MS, .stream = c->next_stream};
     c->by_stream[c->next_stream / 2 % ARRAY_LEN(c->by_stream)] = at;
     c->next_stream += 2;
     c->out_len += run.template_len;
@@ -289,7 +290,7 @@ static void connection_write(struct connection *c) {
 static void connection_expire(struct connection *c, uint64_t now) {
     for (uint64_t i = 0; i < opt.inflight; i++) {
         struct slot *s = &c->slots[i];
-        if (!s->due_ns || now < s->due_ns || now - s->due_ns < opt.timeout_ms * NS_PER_MS || c->out_len + 64 > OUT_BYTES) continue;
+        if (!s->due_ns || now < s->late_ns || c->out_len + 64 > OUT_BYTES) continue;
         uint8_t reset[HEAD_BYTES + 4];
         put_frame_head(reset, 4, FRAME_RST, 0, s->stream);
         put_be32(reset + 9, 8); /* CANCEL */
@@ -311,10 +312,10 @@ static void second_end(uint64_t second) {
     *f = (struct figures){0};
 }
 
-static void offer(uint64_t due_ns) {
+static void offer(uint64_t due_ns, uint64_t now) {
     run.second.due++;
     for (uint64_t i = 0; i < opt.connections; i++)
-        if (connection_send(&run.connections[run.turn++ % opt.connections], due_ns)) return;
+        if (connection_send(&run.connections[run.turn++ % opt.connections], due_ns, now)) return;
     run.second.not_offered++;
 }
 
@@ -329,10 +330,10 @@ static void flood(void) {
     double gap = opt.rate > 0 ? 1e9 / opt.rate : 0, due = (double)begun;
     for (uint64_t now = begun; now < until; now = now_ns()) {
         if (gap > 0) {
-            for (; due <= (double)now; due += gap) offer((uint64_t)due);
+            for (; due <= (double)now; due += gap) offer((uint64_t)due, now);
         } else {
             for (uint64_t i = 0; i < opt.connections; i++)
-                while (connection_send(&run.connections[i], now)) run.second.due++;
+                while (connection_send(&run.connections[i], now, now)) run.second.due++;
         }
         if (now >= expire_ns) {
             for (uint64_t i = 0; i < opt.connections; i++) connection_expire(&run.connections[i], now);
