@@ -11,9 +11,13 @@ enum {
     UNREADABLE_BYTES_SMALL = 2 << 10, UNREADABLE_SMALL_MAX = 8,
     WORK_BURSTS = 4,   /* what work gives back is kept up to so many bursts: windows of 16 MiB are opened frame by frame, long after */
 };
+/* A call that is given up sooner was not waited for. 256 streams can be reset 10,000 times a second so: no more than calls that are answered. */
+#define RAPID_NS (25 * NS_PER_MS)
+#define WAIT_NS_MAX NS_PER_S /* a longer deadline costs no more: it is met less often */
+enum { WAITS_BURST_MS = 4000 };
 
 void calm_init(struct calm *c, const struct calm_limits *l, uint64_t now_ns) {
-    *c = (struct calm){.resets = {l->reset_burst, now_ns}, .control = {l->control_burst, now_ns}};
+    *c = (struct calm){.resets = {l->reset_burst, now_ns}, .control = {l->control_burst, now_ns}, .waits = {(uint64_t)WAITS_BURST_MS * l->streams_max, now_ns}};
 }
 
 /* What costs more than a full bucket holds takes a full one: else it would never be let through; and never less, or each second's few tokens would pay for it. */
@@ -52,7 +56,6 @@ enum cut calm_on_frame(struct calm *c, const struct calm_limits *l, uint64_t now
         if (length < DATA_BYTES_MIN || flags & FLAG_PADDED) return on_control(c, l, now_ns);
         return worked(c, l, 1), CUT_NONE;
     case HEADERS: return worked(c, l, WORK_TOKENS), CUT_NONE; /* a request; what it costs is bounded where calls are */
-    case RST_STREAM: return calm_on_fault(c, l, now_ns);
     case PING:
         if (!(flags & FLAG_ACK)) return on_ping(c, l, now_ns);
         return on_control(c, l, now_ns); /* we ask once a minute at most */
@@ -60,6 +63,15 @@ enum cut calm_on_frame(struct calm *c, const struct calm_limits *l, uint64_t now
     default: return on_control(c, l, now_ns);
     }
 }
+
+enum cut calm_on_reset(struct calm *c, const struct calm_limits *l, uint64_t now_ns, uint64_t lived_ns, uint64_t timeout_ns) {
+    if (lived_ns >= RAPID_NS) return CUT_NONE;
+    uint64_t wait_ms = MIN_OF(MAX_OF(timeout_ns, RAPID_NS), WAIT_NS_MAX) / NS_PER_MS;
+    if (timeout_ns && take(&c->waits, wait_ms, WAITS_BURST_MS * l->streams_max, 1000 * l->streams_max, now_ns)) return CUT_NONE;
+    return calm_on_fault(c, l, now_ns);
+}
+
+enum cut calm_on_late_reset(struct calm *c, const struct calm_limits *l, uint64_t now_ns) { return on_control(c, l, now_ns); }
 
 void calm_on_answer(struct calm *c, const struct calm_limits *l) {
     c->pinged_ns = 0;

@@ -14,7 +14,7 @@
  * back is bounded by its own window); a stream's window when call says h2_consume.
  *
  * Hostile peers: calm.h counts frame heads before nghttp2 sees the frames, and the resets that a peer provokes (CVE-2025-8671); h2_condemn is what follows: GOAWAY, and not a byte more
- * either way. nghttp2's own bounds (SETTINGS entries, CONTINUATION, acknowledgements unsent, incoming resets) are a second line. Memory is a counted heap with a cap; beyond it nghttp2 sees a
+ * either way. nghttp2's own bounds (SETTINGS entries, CONTINUATION, acknowledgements unsent) are a second line. Memory is a counted heap with a cap; beyond it nghttp2 sees a
  * failed allocation and the connection ends. Slow peers: h2_sweep. SETTINGS_NO_RFC7540_PRIORITIES is not sent: with it, 1.52 frees a DATA item twice when the push onto its own
  * queue finds no memory (test_the_nth_allocation_fails finds it). A reset stream's call counts against the connection until its op is home (calls_max). */
 #include "server/h2.h"
@@ -133,6 +133,8 @@ static int on_begin_headers_cb(nghttp2_session *session, const nghttp2_frame *fr
     s->h2 = h2;
     s->id = frame->hd.stream_id;
     s->open = true;
+    s->begun_ns = h2->core->now_ns;
+    s->timeout_ns = h2->head.timeout_ns;
     h2_wait(s, H2_WAIT_BYTES);
     list_push_back(&h2->calls, &s->link);
     h2->call_count++;
@@ -169,6 +171,7 @@ static int on_data_chunk_cb(nghttp2_session *session, uint8_t flags, int32_t id,
 static int on_invalid_frame_cb(nghttp2_session *session, const nghttp2_frame *frame, int error, void *user) {
     struct h2 *h2 = user;
     log_debug("http2 invalid frame", "stream=%d type=%u error=%s", frame->hd.stream_id, frame->hd.type, nghttp2_strerror(error));
+    if (error == NGHTTP2_ERR_REFUSED_STREAM) return 0; /* sent before our SETTINGS were known: till then there is no limit (RFC 9113 section 6.5.2) */
     h2_judge(h2, calm_on_fault(&h2->calm, &h2->limits.calm, h2->core->now_ns));
     return 0;
 }
@@ -290,7 +293,7 @@ static bool options_new(const struct h2_limits *l, nghttp2_option **out) {
     nghttp2_option_set_max_outbound_ack(o, OUTBOUND_ACK_MAX);
     nghttp2_option_set_max_continuations(o, l->calm.continuations_max);
     nghttp2_option_set_max_deflate_dynamic_table_size(o, DEFLATE_TABLE_BYTES); /* what answers repeat is a dozen short fields */
-    nghttp2_option_set_stream_reset_rate_limit(o, 2 * (uint64_t)l->calm.reset_burst, 2 * (uint64_t)l->calm.reset_per_s); /* calm.h speaks first */
+    nghttp2_option_set_stream_reset_rate_limit(o, UINT32_MAX, UINT32_MAX); /* calm.h counts them, and knows which are in order */
     return true;
 }
 
@@ -319,7 +322,8 @@ struct h2 *h2_new(struct core *core, const struct h2_limits *limits, h2_on_outpu
     if (!h2) return NULL;
     *h2 = (struct h2){.core = core, .limits = *limits, .on_output = on_output, .owner = owner, .pass_bytes = NGHTTP2_CLIENT_MAGIC_LEN, .flow_ns = core->now_ns,
                        .output_ns = core->now_ns};
-    calm_init(&h2->calm, &limits->calm, core->now_ns);
+    h2->limits.calm.streams_max = limits->streams_max;
+    calm_init(&h2->calm, &h2->limits.calm, core->now_ns);
     list_init(&h2->calls);
     list_init(&h2->sent);
     if (!session_open(h2)) return h2_free(h2), NULL;
@@ -489,12 +493,20 @@ static bool is_nobodys(struct h2 *h2, uint8_t type, uint8_t flags, uint32_t id, 
     }
 }
 
+static enum cut reset_begin(struct h2 *h2, uint32_t id) {
+    const struct h2_stream *s = stream_of(h2, (int32_t)id);
+    uint64_t now = h2->core->now_ns;
+    if (s) return calm_on_reset(&h2->calm, &h2->limits.calm, now, now - s->begun_ns, s->timeout_ns);
+    bool was = id % 2 == 1 && id <= h2->last_id;
+    return was ? calm_on_late_reset(&h2->calm, &h2->limits.calm, now) : calm_on_fault(&h2->calm, &h2->limits.calm, now);
+}
+
 /* A frame head: counted, and looked at. */
 static enum fate frame_begin(struct h2 *h2, const uint8_t *head) {
     uint32_t len = get_be32(head) >> 8, id = get_be32(head + 5) & INT32_MAX;
     uint8_t type = head[3], flags = head[4];
     uint64_t now = h2->core->now_ns;
-    h2_judge(h2, calm_on_frame(&h2->calm, &h2->limits.calm, now, type, flags, len));
+    h2_judge(h2, type == NGHTTP2_RST_STREAM ? reset_begin(h2, id) : calm_on_frame(&h2->calm, &h2->limits.calm, now, type, flags, len));
     if (!h2->in_block) h2->frame_ns = now;
     if (h2->in_block != (type == NGHTTP2_CONTINUATION) || (h2->in_block && id != h2->block_id)) return h2_break_off(h2, NGHTTP2_PROTOCOL_ERROR), FRAME_IS_LEFT_OUT;
     h2->pass_bytes = len;

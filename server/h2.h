@@ -83,6 +83,7 @@ struct h2_stream {
     enum h2_wait waits; /* for the peer; set by h2_wait */
     bool going_out;     /* its answer, not its request */
     bool lasts;         /* h2_lasts */
+    uint64_t begun_ns, timeout_ns;           /* the peer's grpc-timeout; 0: none */
     uint64_t waits_ns, progress_ns, rate_ns; /* since when; the last byte; since when bytes are counted for the rate */
     uint64_t rate_bytes;
     /* private: the message on its way out */

@@ -242,6 +242,53 @@ static void test_rapid_resets_end_the_connection(void **state) {
     world_close(&w);
 }
 
+/* Eight calls at once of a second each, in four seconds that the server was not there to see: 32. The five after that are the bucket's. */
+static void test_calls_that_are_given_up_at_their_deadlines_end_nothing(void **state) {
+    struct h2_limits l = world_h2_limits;
+    l.streams_max = 8, l.calm.reset_burst = 5, l.calm.reset_per_s = 0;
+    assert_true(world_open_with(&w, &l, &world_call_limits, 0));
+    unsigned given_up = 0;
+    for (; !w.goaway_seen; given_up++) {
+        struct answer *a = world_request(&w, SVC "GetOrder", framed_text("x"), true, "grpc-timeout", "1S");
+        world_pump(&w);
+        nghttp2_submit_rst_stream(w.client, NGHTTP2_FLAG_NONE, a->id, NGHTTP2_CANCEL);
+        world_pump(&w);
+    }
+    assert_int_equal(given_up, 32 + 5 + 1);
+    assert_int_equal(h2_fault(w.h2), CUT_RESETS);
+    world_close(&w);
+}
+
+static void test_resets_of_slow_calls_and_answered_ones_are_in_order(void **state) {
+    struct h2_limits l = world_h2_limits;
+    l.calm.reset_burst = 5, l.calm.reset_per_s = 0;
+    assert_true(world_open_with(&w, &l, &world_call_limits, 0));
+    for (unsigned i = 0; i < 50; i++) {
+        struct answer *slow = world_request(&w, SVC "GetOrder", framed_text("x"), true, NULL, NULL);
+        world_pump(&w);
+        w.core.now_ns += 25 * NS_PER_MS;
+        nghttp2_submit_rst_stream(w.client, NGHTTP2_FLAG_NONE, slow->id, NGHTTP2_CANCEL);
+        struct answer *answered = world_call(&w, SVC "CreateOrder", "one");
+        uint8_t reset[] = {0, 0, 4, 3, 0, 0, 0, 0, 0, 0, 0, 0, 8}; /* it crossed the answer */
+        put_be32(reset + 5, (uint32_t)answered->id);
+        assert_true(world_feed(&w, reset, sizeof reset));
+    }
+    assert_false(w.goaway_seen);
+    world_close(&w);
+}
+
+static void test_streams_beyond_the_limit_are_no_fault_of_who_was_not_told_of_it(void **state) {
+    struct h2_limits l = world_h2_limits;
+    l.streams_max = 4, l.calm.reset_burst = 5, l.calm.reset_per_s = 0;
+    assert_true(world_open_with(&w, &l, &world_call_limits, 0));
+    w.deaf = true;
+    for (unsigned i = 0; i < 20; i++) world_request(&w, SVC "GetOrder", framed_text("x"), true, NULL, NULL);
+    world_pump(&w);
+    assert_false(w.dead);
+    assert_int_equal(h2_open_streams(w.h2), 4);
+    world_close(&w);
+}
+
 static void test_resets_that_the_peer_provokes_count_too(void **state) {
     struct h2_limits l = world_h2_limits;
     l.calm.reset_burst = 5, l.calm.reset_per_s = 0;
@@ -674,6 +721,9 @@ int main(void) {
         cmocka_unit_test(test_long_headers_are_refused),
         cmocka_unit_test(test_header_bombs_end_the_connection),
         cmocka_unit_test(test_rapid_resets_end_the_connection),
+        cmocka_unit_test(test_calls_that_are_given_up_at_their_deadlines_end_nothing),
+        cmocka_unit_test(test_resets_of_slow_calls_and_answered_ones_are_in_order),
+        cmocka_unit_test(test_streams_beyond_the_limit_are_no_fault_of_who_was_not_told_of_it),
         cmocka_unit_test(test_resets_that_the_peer_provokes_count_too),
         cmocka_unit_test(test_a_reset_of_a_stream_that_was_never_opened_is_left_out),
         cmocka_unit_test(test_resets_of_streams_never_opened_are_counted),
