@@ -147,6 +147,10 @@ struct apply {
  * unknown: the write itself took place. */
 enum status apply_command(struct apply *a, struct slice command, struct arena *arena, struct outcome *out) MUST_USE;
 /* Before the commands of an entry: moves log time on (never back). After: puts the partition record for this index. */
+/* The rows of orders that the next commands of an entry will ask for, of so many at a time. All are asked for together (store_expect), since one that lies in memory is a wait for it, and one
+ * in files a look-up that costs less beside others. It decides nothing, and what it does not find is looked for as always. */
+enum { APPLY_EXPECT_MAX = 16 };
+void apply_expect(const struct store_view *view, const struct slice *commands, unsigned count, struct arena *scratch);
 void apply_begin(struct apply *a, uint64_t log_time_us);
 void apply_end(struct apply *a, uint64_t index, uint64_t term);
 /* Before apply_end, of an entry with commands: its events join the batch, and the timers record. MEMORY_LIMIT. */

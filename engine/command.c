@@ -312,12 +312,35 @@ static void ack_decode(struct reader *r, struct command_ack *a)
     if (held > 1 || !a->group_id || a->slot >= SLOT_COUNT || a->seq < 1) r->bad = true;
 }
 
+static void origin_decode(struct reader *r, struct command_origin *o)
+{
+    o->request_id = read_counted(r);
+    o->fingerprint.low = read_be64(r);
+    o->fingerprint.high = read_be64(r);
+    o->ttl_us = read_varint(r);
+    o->operator_ = read_counted(r);
+    o->reason = read_counted(r);
+    o->traceparent = read_counted(r);
+}
+
 bool command_ack_of(struct slice bytes, struct command_ack *ack)
 {
     struct reader r = reader_of(bytes);
     if (read_u8(&r) != COMMAND_ACKED) return false;
     ack_decode(&r, ack);
     return !r.bad;
+}
+
+int64_t command_order_of(struct slice bytes)
+{
+    struct reader r = reader_of(bytes);
+    struct command_origin origin;
+    uint8_t type = read_u8(&r);
+    if (type == COMMAND_ACKED) read_bytes(&r, COMMAND_ACK_BYTES - 1), type = read_u8(&r);
+    if (type != COMMAND_TRANSITION && type != COMMAND_PATCH && type != COMMAND_UPDATE && type != COMMAND_SET_TIMER && type != COMMAND_CANCEL_TIMER) return 0;
+    origin_decode(&r, &origin);
+    int64_t order_id = (int64_t)read_be64(&r);
+    return r.bad ? 0 : order_id;
 }
 
 void command_ack_set_held(struct slice bytes, bool held)
@@ -345,13 +368,7 @@ enum status command_decode(struct slice bytes, struct arena *arena, struct comma
         out->type = (enum command_type)read_u8(&r);
         if (out->type != COMMAND_TRANSITION && out->type != COMMAND_PATCH) return STATUS_CHECKSUM_MISMATCH;
     }
-    out->origin.request_id = read_counted(&r);
-    out->origin.fingerprint.low = read_be64(&r);
-    out->origin.fingerprint.high = read_be64(&r);
-    out->origin.ttl_us = read_varint(&r);
-    out->origin.operator_ = read_counted(&r);
-    out->origin.reason = read_counted(&r);
-    out->origin.traceparent = read_counted(&r);
+    origin_decode(&r, &out->origin);
     switch (out->type) {
     case COMMAND_CREATE:
         out->create.user_id = read_counted(&r);

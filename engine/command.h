@@ -240,6 +240,8 @@ enum status command_decode(struct slice bytes, struct arena *arena, struct comma
 enum { COMMAND_ACK_BYTES = 1 + 1 + 4 + 2 + 8 };
 bool command_ack_of(struct slice bytes, struct command_ack *ack);
 void command_ack_set_held(struct slice bytes, bool held);
+/* Likewise: the order that it changes. 0: not one that is there, or it is damaged. */
+int64_t command_order_of(struct slice bytes);
 /* Who encoded it knew the group's name alone: its id, in place. */
 #define COMMAND_ACK_GROUP_UNKNOWN UINT32_MAX
 void command_ack_set_group(struct slice bytes, uint32_t group_id);

@@ -370,6 +370,17 @@ static void answer(struct partition *p, struct op *op) {
     engine_finish(e, op);
 }
 
+/* The rows of the next few commands. `reader` stays where it is. */
+static unsigned expect_some(const struct apply *a, struct entry_reader reader) {
+    struct slice commands[APPLY_EXPECT_MAX];
+    enum status st;
+    unsigned n = 0;
+    while (n < APPLY_EXPECT_MAX && entry_next(&reader, &commands[n], &st)) n++;
+    arena_reset(a->scratch);
+    apply_expect(&a->view, commands, n, a->scratch);
+    return n;
+}
+
 static enum status apply_commands(struct partition *p, struct apply *a, const struct group_entry *entry) {
     struct engine *e = p->engine;
     struct entry_reader reader;
@@ -379,7 +390,9 @@ static enum status apply_commands(struct partition *p, struct apply *a, const st
     apply_begin(a, reader.log_time_us);
     p->updates = false;
     struct list *waiter = p->proposed.next;
-    while (entry_next(&reader, &command, &st)) {
+    for (unsigned expected = 0; ; expected--) {
+        if (!expected) expected = expect_some(a, reader);
+        if (!entry_next(&reader, &command, &st)) break;
         struct op *op = waiter != &p->proposed ? list_entry(waiter, struct op, link) : NULL;
         if (op && op->index != entry->index) op = NULL;
         struct outcome unseen = {0};

@@ -14,6 +14,7 @@ enum {
     SPARED_MAX = 32,      /* entries that are moved to make room for one: more would hold up whoever puts it */
     ENTRY_SHARE = 16,     /* of the ring: the largest entry */
     STEP = 16,
+    EXPECTED_LINES = 4, /* of an entry that is asked for: a head, counts, half of a body, whose rest the processor asks for by itself */
 };
 
 struct entry {
@@ -112,6 +113,17 @@ static struct place *place_of(const struct row_cache *c, const struct entry *e) 
         check(c->places[i].at);
         if (c->places[i].at == at) return &c->places[i];
     }
+}
+
+bool row_cache_expect(struct row_cache *c, uint64_t hash) {
+    for (uint32_t i = (uint32_t)hash & c->mask; c->places[i].at; i = (i + 1) & c->mask) {
+        if (c->places[i].hash != (uint32_t)hash) continue;
+        const uint8_t *e = (const uint8_t *)entry_of(c, &c->places[i]);
+        for (unsigned line = 0; line < EXPECTED_LINES; line++) __builtin_prefetch(e + line * 64);
+        return true;
+    }
+    c->counts.misses++;
+    return false;
 }
 
 static void place_take(struct row_cache *c, const struct entry *e) {

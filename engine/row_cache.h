@@ -12,7 +12,7 @@
 
 struct row_cache;
 struct row_cache_stats {
-    uint64_t hits, misses; /* of row_cache_find */
+    uint64_t hits, misses; /* of row_cache_find; misses of row_cache_expect too */
     uint64_t evictions;    /* rows that went to make room; not those that were replaced or forgotten */
     uint64_t bytes, rows;  /* of the ring in use; in it */
 };
@@ -30,6 +30,8 @@ struct row_cache_stats row_cache_get_stats(const struct row_cache *c);
 
 /* For many keys in a row: hashes first, so that the table's lines are under way when they are wanted. */
 uint64_t row_cache_hash(struct row_cache *c, struct slice key);
+/* Its lines are asked for next: one pass of hashes over all keys, one of these. false: it is not known. true: it is, or (once in four thousand million) another with half of its hash. */
+bool row_cache_expect(struct row_cache *c, uint64_t hash);
 void row_cache_put_hashed(struct row_cache *c, uint64_t hash, struct slice key, struct slice value);
 void row_cache_forget_hashed(struct row_cache *c, uint64_t hash, struct slice key);
 

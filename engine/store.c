@@ -167,6 +167,25 @@ enum status store_get(const struct store_view *view, struct slice key, struct ar
     return st;
 }
 
+void store_expect(const struct store_view *view, const struct slice *keys, unsigned count, struct arena *scratch) {
+    struct row_cache *caches[STORE_EXPECT_MAX];
+    uint64_t hashes[STORE_EXPECT_MAX];
+    struct slice missing[STORE_EXPECT_MAX], values[STORE_EXPECT_MAX] = {0};
+    struct store_view newest = *view;
+    unsigned n = 0;
+    store_check_view(view);
+    check(count <= STORE_EXPECT_MAX);
+    for (unsigned i = 0; i < count; i++)
+        if ((caches[i] = cache_for(view, keys[i]))) hashes[i] = row_cache_hash(caches[i], keys[i]);
+    for (unsigned i = 0; i < count; i++)
+        if (caches[i] && !row_cache_expect(caches[i], hashes[i])) missing[n++] = keys[i];
+    if (!n) return;
+    newest.batch = NULL;
+    view->store->ops->get_many(&newest, missing, n, scratch, values);
+    for (unsigned i = 0; i < n; i++)
+        if (values[i].data) row_cache_put(cache_of(view->store, missing[i]), missing[i], values[i]);
+}
+
 enum status store_get_cached(const struct store_view *view, struct slice key, struct arena *arena, struct slice *value) {
     store_check_view(view);
     store_check_key(key);

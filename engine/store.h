@@ -77,6 +77,10 @@ enum status store_get(const struct store_view *view, struct slice key, struct ar
  * open, once for each set of kinds that has memory of its own, STORE_CACHES_MAX times at most. MEMORY_LIMIT. */
 enum { STORE_CACHE_BYTES_MIN = 4 << 10, STORE_CACHES_MAX = 2 };
 enum status store_cache_rows(struct store *s, uint64_t bytes, uint32_t row_bytes, struct slice kinds) MUST_USE;
+/* Rows that the owning core will ask for next, if they are there: so many are looked for together, and kept. Those that are kept already are asked for from memory, all before the first is waited for; files are read at less than each look-up
+ * by itself. Whatever goes wrong with one is left to the read that wants it: nothing but time differs. The view's batch is not looked at; the scratch is used up by what was read. */
+enum { STORE_EXPECT_MAX = 32 };
+void store_expect(const struct store_view *view, const struct slice *keys, unsigned count, struct arena *scratch);
 /* From those caches alone, or the view's batch. WOULD_BLOCK: it does not know; another thread's views and snapshots never do. */
 enum status store_get_cached(const struct store_view *view, struct slice key, struct arena *arena, struct slice *value) MUST_USE;
 /* A row that a scan over this view stands on, kept as if it had been read by its key. Nothing was applied since the scan was opened. */

@@ -352,10 +352,12 @@ static enum status mem_get(const struct store_view *view, struct slice key, stru
 
 /* There are no files: all that it holds is one, and each batch makes another. */
 static uint64_t mem_ahead_stamp(struct store *base) { return mem_of(base)->applies; }
-static void mem_ahead_get(struct store *base, const struct slice *keys, unsigned count, struct arena *arena, struct slice *values) {
-    struct store_view view = {.store = base};
+static void mem_get_many(const struct store_view *view, const struct slice *keys, unsigned count, struct arena *arena, struct slice *values) {
     for (unsigned i = 0; i < count; i++)
-        if (mem_get(&view, keys[i], arena, &values[i])) values[i] = (struct slice){0};
+        if (mem_get(view, keys[i], arena, &values[i])) values[i] = (struct slice){0};
+}
+static void mem_ahead_get(struct store *base, const struct slice *keys, unsigned count, struct arena *arena, struct slice *values) {
+    mem_get_many(&(struct store_view){.store = base}, keys, count, arena, values);
 }
 
 static struct store_snapshot *mem_snapshot_get(struct store *base) {
@@ -743,6 +745,7 @@ enum status store_open_mem(struct store **out, struct store_mem_disk *disk) {
         .get = mem_get,
     .batch_get = mem_batch_get,
     .batch_rows = mem_batch_rows,
+        .get_many = mem_get_many,
         .ahead_stamp = mem_ahead_stamp,
         .ahead_get = mem_ahead_get,
         .snapshot_get = mem_snapshot_get,

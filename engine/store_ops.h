@@ -10,6 +10,8 @@
 struct store_ops {
     void (*close)(struct store *s);
     enum status (*get)(const struct store_view *view, struct slice key, struct arena *arena, struct slice *value);
+    /* The newest state of so many keys (STORE_EXPECT_MAX); the owning core, no batch. values[i].data NULL: it is not there, or could not be read. */
+    void (*get_many)(const struct store_view *view, const struct slice *keys, unsigned count, struct arena *arena, struct slice *values);
     /* From the batch alone. WOULD_BLOCK: it says nothing of the key. */
     enum status (*batch_get)(const struct store_batch *b, struct slice key, struct arena *arena, struct slice *value);
     /* All rows of a batch, in any order but that of several versions of a key the newest comes last. */

@@ -152,6 +152,7 @@ static const struct store_ops rocks_ops = {
     .get = rocks_get,
     .batch_get = rocks_batch_get,
     .batch_rows = rocks_batch_rows,
+    .get_many = rocks_get_many,
     .ahead_stamp = rocks_ahead_stamp,
     .ahead_get = rocks_ahead_get,
     .snapshot_get = rocks_snapshot_get,

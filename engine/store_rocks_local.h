@@ -217,6 +217,7 @@ void spares_stop(struct store_shared *shared);  /* no store has trees any more *
 
 enum status rocks_batch_get(const struct store_batch *b, struct slice key, struct arena *arena, struct slice *value);
 enum status rocks_get(const struct store_view *view, struct slice key, struct arena *arena, struct slice *value);
+void rocks_get_many(const struct store_view *view, const struct slice *keys, unsigned count, struct arena *arena, struct slice *values);
 uint64_t rocks_ahead_stamp(struct store *base);
 void rocks_ahead_get(struct store *base, const struct slice *keys, unsigned count, struct arena *arena, struct slice *values);
 struct store_snapshot *rocks_snapshot_get(struct store *base);

@@ -64,6 +64,19 @@ enum status rocks_get(const struct store_view *view, struct slice key, struct ar
     return st == STATUS_WOULD_BLOCK ? files_get(view, key, arena, value) : st;
 }
 
+void rocks_get_many(const struct store_view *view, const struct slice *keys, unsigned count, struct arena *arena, struct slice *values) {
+    struct slice below[STORE_AHEAD_KEYS_MAX], found[STORE_AHEAD_KEYS_MAX] = {0};
+    unsigned n = 0, at[STORE_AHEAD_KEYS_MAX];
+    static_assert((unsigned)STORE_EXPECT_MAX <= (unsigned)STORE_AHEAD_KEYS_MAX, "as many as RocksDB is asked for together");
+    for (unsigned i = 0; i < count; i++) {
+        enum status st = tables_get(rocks_of(view->store), NULL, keys[i], arena, &values[i]);
+        if (st == STATUS_WOULD_BLOCK) below[n] = keys[i], at[n++] = i;
+        else if (st) values[i] = (struct slice){0};
+    }
+    if (n) rocks_ahead_get(view->store, below, n, arena, found);
+    for (unsigned i = 0; i < n; i++) values[at[i]] = found[i];
+}
+
 /* A table that leaves the version has become a file. While it has not left, its rows are asked before the files, whatever these hold of it by then. */
 uint64_t rocks_ahead_stamp(struct store *base) { return atomic_load(&rocks_of(base)->runs); }
 

@@ -128,7 +128,7 @@ static bool write_process(struct buf *out, const struct node *node) {
     row("orderdb_request_filter_asked_total", "counter", "Idempotency keys that commits looked up.", stats.filter_asked) \
     row("orderdb_request_filter_absent_total", "counter", "Of them, known in memory to be new: neither tables nor files were asked.", stats.filter_absent) \
     row("orderdb_request_filter_keys", "gauge", "Idempotency keys in that memory.", stats.filter_keys) \
-    row("orderdb_row_cache_hits_total", "counter", "Rows that reads and commits found in the row cache.", stats.row_cache_hits) \
+    row("orderdb_row_cache_hits_total", "counter", "Rows that reads and commits found in the row cache, some of them because they had been asked for together.", stats.row_cache_hits) \
     row("orderdb_row_cache_misses_total", "counter", "Rows that they then looked for in the store's tables and files.", stats.row_cache_misses) \
     row("orderdb_row_cache_evictions_total", "counter", "Rows that left the row cache to make room.", stats.row_cache_evictions) \
     row("orderdb_row_cache_rows", "gauge", "Rows in the row cache.", stats.row_cache_rows) \

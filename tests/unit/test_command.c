@@ -188,6 +188,24 @@ static void commands_come_back(void **state)
     }
 }
 
+static void the_order_of_a_command_is_told_without_decoding_it(void **state)
+{
+    for (size_t i = 0; i < ARRAY_LEN(types); i++) {
+        struct command c = sample(types[i]), back;
+        struct slice s = command_encode(&c, &arena);
+        assert_int_equal(command_decode(s, &arena, &back), STATUS_OK);
+        int64_t order_id = back.type == COMMAND_TRANSITION || back.type == COMMAND_PATCH ? back.transition.order_id
+                         : back.type == COMMAND_UPDATE ? back.update.order_id
+                         : back.type == COMMAND_SET_TIMER ? back.set_timer.order_id
+                         : back.type == COMMAND_CANCEL_TIMER ? back.cancel_timer.order_id : 0;
+        assert_int_equal(command_order_of(s), order_id);
+        for (size_t n = 0; n < s.len; n++) { /* cut: told or not, nothing is read past the end */
+            int64_t cut = command_order_of(slice_of(memcpy(arena_alloc(&arena, n + 1), s.data, n), n));
+            assert_true(cut == 0 || cut == order_id);
+        }
+    }
+}
+
 static void empty_fields_come_back(void **state)
 {
     struct command c = {.type = COMMAND_TRANSITION, .transition = {.order_id = 1}}, back;
@@ -367,6 +385,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(commands_come_back),
+        cmocka_unit_test(the_order_of_a_command_is_told_without_decoding_it),
         cmocka_unit_test(empty_fields_come_back),
         cmocka_unit_test(the_log_bytes_are_golden),
         cmocka_unit_test(a_cut_or_longer_command_is_refused),

@@ -525,6 +525,39 @@ static void test_failed_apply_leaves_the_cache_as_it_was(void **state) {
     store_batch_free(b);
 }
 
+enum { EXPECTED_KEYS = 60 };
+static struct slice expected_key(struct world *w, unsigned n) { return slice_str(arena_printf(&w->arena, "key%02u", n)); }
+/* Whatever is asked for together, and however little of it stays in a cache of 4 KiB: each read answers the newest state, over a batch its own rows. */
+static void test_expected_rows_are_those_of_the_newest_state(void **state) {
+    struct world *w = *state;
+    struct test_random r = {5};
+    struct store_view v = newest(w);
+    unsigned is[EXPECTED_KEYS] = {0}, found = 0; /* 0: there is none */
+    for (unsigned round = 0; round < 400; round++) {
+        struct store_batch *b = store_batch_new(w->store);
+        struct store_view mine = {.store = w->store, .batch = b};
+        struct slice keys[STORE_EXPECT_MAX];
+        unsigned changed = (unsigned)test_random_below(&r, EXPECTED_KEYS), to = (unsigned)test_random_below(&r, 3) ? round + 1 : 0;
+        if (to) rows_put(b, (const char *)expected_key(w, changed).data, arena_printf(&w->arena, "%u", to));
+        else rows_delete(b, (const char *)expected_key(w, changed).data);
+        unsigned count = (unsigned)test_random_below(&r, STORE_EXPECT_MAX + 1), first = (unsigned)test_random_below(&r, EXPECTED_KEYS - STORE_EXPECT_MAX + 1);
+        for (unsigned i = 0; i < count; i++) keys[i] = expected_key(w, first + i);
+        store_expect(test_random_below(&r, 2) ? &mine : &v, keys, count, &w->arena);
+        for (unsigned i = 0; i < count; i++) {
+            unsigned own = first + i == changed ? to : is[first + i];
+            if (cached_get(w, &v, (const char *)keys[i].data)[0] != 'W') found++;
+            assert_string_equal(rows_get(w, &v, (const char *)keys[i].data), is[first + i] ? arena_printf(&w->arena, "%u", is[first + i]) : "ABSENT");
+            assert_string_equal(rows_get(w, &mine, (const char *)keys[i].data), own ? arena_printf(&w->arena, "%u", own) : "ABSENT");
+        }
+        if (test_random_below(&r, 4)) assert_int_equal(store_apply(w->store, b), STATUS_OK), is[changed] = to;
+        store_batch_free(b);
+        if (test_random_below(&r, 20) == 0) assert_int_equal(store_flush(w->store), STATUS_OK);
+        if (test_random_below(&r, 50) == 0) assert_int_equal(store_flush(w->store), STATUS_OK), world_reopen(w), v = newest(w);
+        arena_reset(&w->arena);
+    }
+    assert_true(found > 1000); /* they were at hand */
+}
+
 /* ---- keys that are known not to be there */
 
 static uint64_t filter_absent(struct world *w) {
@@ -665,6 +698,7 @@ int main(void) {
         DEFERRED(test_readers_on_other_threads_see_one_state, deferred_a),
         CACHED(test_readers_on_other_threads_see_one_state),
         CACHED(test_cached_rows_are_those_of_the_newest_state),
+        CACHED(test_expected_rows_are_those_of_the_newest_state),
         CACHED(test_cached_rows_are_the_owners_alone),
         CACHED(test_cached_rows_go_with_the_store),
         CACHED(test_kinds_with_a_cache_of_their_own_are_not_driven_out_by_others),
