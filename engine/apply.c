@@ -108,7 +108,8 @@ static enum status applied(struct applying *x)
     case COMMAND_GROUP_SETTLE: return apply_group_settle(x);
     case COMMAND_GROUP_LETTERS: return apply_group_letters(x);
     case COMMAND_GROUP_REDRIVE: return apply_group_redrive(x);
-    case COMMAND_GROUP_SEEK: return apply_group_seek(x);
+    case COMMAND_GROUP_SEEK:
+    case COMMAND_GROUP_SEEK_YIELD: return apply_group_seek(x);
     case COMMAND_GROUP_SEEKING: return apply_group_seeking(x);
     case COMMAND_GROUP_SNAPSHOT: return apply_group_snapshot(x);
     case COMMAND_GROUP_SWEEP: return apply_group_sweep(x);

@@ -253,7 +253,7 @@ enum status apply_group_seeking(struct applying *x)
 /* What came before is in the orders that it tells. start_us: since when it has them to tell. */
 static void begin_with_snapshot(const struct applying *x, struct consumer_group_row *row)
 {
-    row->flags |= CONSUMER_SNAPSHOT;
+    row->flags = (uint8_t)((row->flags & ~CONSUMER_YIELD) | CONSUMER_SNAPSHOT);
     row->start_place = x->a->index + 1;
     row->start_us = x->now_us;
 }
@@ -294,6 +294,72 @@ enum status apply_group_bring(struct applying *x)
 
 /* ---- positions */
 
+struct settled { /* events of a slot that are settled behind a change of its position, and were not before */
+    const struct consumer_position *before, *after;
+    int64_t from;    /* none below it */
+    unsigned listed; /* of before: none in front of it */
+};
+
+/* The next of them; INT64_MAX: there is none. */
+static int64_t settled_next(struct settled *s)
+{
+    const struct consumer_position *before = s->before;
+    while (s->listed < before->count && (before->listed[s->listed].seq < s->from || !consumer_position_settled(s->after, before->listed[s->listed].seq))) s->listed++;
+    int64_t seq = s->listed < before->count ? before->listed[s->listed].seq : MAX_OF(s->from, before->through + 1);
+    return seq <= s->after->through ? seq : INT64_MAX;
+}
+
+enum { YIELDING_MAX = 64 };
+
+/* Which of them have letters that were to go out: so many at most. */
+static enum status find_yielding(struct applying *x, uint32_t group_id, uint16_t slot, struct settled *s, int64_t *seqs, unsigned *count)
+{
+    struct key lower, upper;
+    enum status st = STATUS_OK;
+    key_letter(&lower, slot, group_id, 1);
+    key_letter_prefix(&upper, slot, group_id);
+    key_after_prefix(&upper);
+    struct store_iter *it = store_iter_open(&x->a->view, key_slice(&lower), key_slice(&upper));
+    *count = 0;
+    for (int64_t next; !st && *count < YIELDING_MAX && (next = settled_next(s)) != INT64_MAX;) {
+        struct consumer_letter l;
+        key_letter(&lower, slot, group_id, next);
+        store_iter_seek(it, key_slice(&lower));
+        if (!store_iter_valid(it)) break;
+        int64_t seq = key_letter_seq(store_iter_key(it));
+        s->from = seq;
+        if (settled_next(s) != seq) continue;
+        st = consumer_letter_decode(store_iter_value(it), &l);
+        if (!st && l.state != LETTER_DEAD) seqs[(*count)++] = seq;
+        s->from = seq + 1;
+    }
+    if (!st) st = store_iter_status(it);
+    store_iter_close(it);
+    return st;
+}
+
+/* Of events that came again by a seek, and are settled now, letters that were to go out are gone. Those that had been let go did not come again. */
+static enum status letters_yield(struct applying *x, const struct consumer_group_row *group, uint16_t slot, const struct slot_record *record, const struct consumer_position *before,
+                                 struct consumer_position *after)
+{
+    struct settled s = {.before = before, .after = after, .from = 1};
+    unsigned count = before->letters && group->flags & CONSUMER_YIELD ? YIELDING_MAX : 0;
+    enum status st = STATUS_OK;
+    while (!st && count == YIELDING_MAX) {
+        int64_t seqs[YIELDING_MAX];
+        st = find_yielding(x, group->group_id, slot, &s, seqs, &count);
+        for (unsigned i = 0; i < count && !st; i++) {
+            struct key k;
+            uint64_t place;
+            st = feed_place(&x->a->view, x->a->scratch, slot, seqs[i], record->last_seq, &record->places, &x->a->kept, &place);
+            key_letter(&k, slot, group->group_id, seqs[i]);
+            if (!st) store_batch_delete(x->a->view.batch, key_slice(&k)), after->letters -= after->letters > 0;
+            if (st == STATUS_ABSENT) st = STATUS_OK;
+        }
+    }
+    return st;
+}
+
 /* Orders above fresh_after are told by this (INT64_MAX: none is). *taken false: what it says is of another history, and changes nothing. */
 static enum status settle_slot(struct applying *x, const struct consumer_group_row *group, uint16_t slot, struct slice bytes, int64_t fresh_after, bool *taken)
 {
@@ -310,6 +376,7 @@ static enum status settle_slot(struct applying *x, const struct consumer_group_r
     if (!st) st = consumer_told_join(&known, &told, fresh_after, x->a->scratch, &joined);
     if (st == STATUS_LIMIT_EXCEEDED) return STATUS_OK;
     *taken = true;
+    if (!st) st = letters_yield(x, group, slot, &record, &known, &joined);
     return st ? st : put_position(x, group, slot, &joined);
 }
 
@@ -366,7 +433,8 @@ enum status apply_group_seek(struct applying *x)
     x->out->group.group_id = c->group_id;
     if (c->epoch && c->epoch != group.epoch) return apply_refuse(x, STATUS_VERSION_MISMATCH);
     group.epoch++;
-    group.flags &= (uint8_t)~CONSUMER_SNAPSHOT;
+    group.flags &= (uint8_t)~(CONSUMER_SNAPSHOT | CONSUMER_YIELD);
+    if (x->command->type == COMMAND_GROUP_SEEK_YIELD) group.flags |= CONSUMER_YIELD;
     group.start_place = x->a->kept.first_place; /* what is let go later is missed, and said so; what is gone now is passed over */
     group.start_us = 0;
     st = put_group(x, &group);
@@ -585,37 +653,39 @@ static enum status refuse_ack(struct applying *x)
     return apply_refuse(x, STATUS_ACK_NOT_IN_FLIGHT);
 }
 
-/* The group, the slot's position with the event settled, or the letter that it is. */
-static enum status ack_load(struct applying *x, struct consumer_group_row *group, struct consumer_position *after, bool *letter)
+struct acked {
+    struct consumer_group_row group;
+    struct slot_record slot;
+    struct consumer_position before, after;
+    bool letter; /* the event is one; else the slot's position has it settled, behind */
+};
+
+static enum status ack_load(struct applying *x, struct acked *a)
 {
     const struct command_ack *ack = &x->command->ack;
-    struct consumer_position p;
     struct consumer_letter l;
-    struct slot_record slot;
-    *letter = false;
-    enum status st = load_live(x, ack->group_id, group);
-    if (!st) st = apply_load_slot(x, &slot);
-    if (!st) st = load_position(x, group, ack->slot, &p);
+    a->letter = false;
+    enum status st = load_live(x, ack->group_id, &a->group);
+    if (!st) st = apply_load_slot(x, &a->slot);
+    if (!st) st = load_position(x, &a->group, ack->slot, &a->before);
     if (st) return st;
-    const struct consumer_told *told = consumer_told_find(&p, ack->seq);
-    if (told) return consumer_told_settle(&p, told, x->a->scratch, after);
-    if (event_has_seq(ack->seq) && ack->seq > slot.last_seq) return STATUS_ABSENT;
-    if (!consumer_position_settled(&p, ack->seq)) return consumer_position_settle(&p, ack->seq, x->a->scratch, after);
+    const struct consumer_told *told = consumer_told_find(&a->before, ack->seq);
+    if (told) return consumer_told_settle(&a->before, told, x->a->scratch, &a->after);
+    if (event_has_seq(ack->seq) && ack->seq > a->slot.last_seq) return STATUS_ABSENT;
+    if (!consumer_position_settled(&a->before, ack->seq)) return consumer_position_settle(&a->before, ack->seq, x->a->scratch, &a->after);
     st = load_letter(x, ack->group_id, ack->slot, ack->seq, &l);
     if (!st && l.state == LETTER_DEAD) st = STATUS_ABSENT;
-    *letter = true;
+    a->letter = true;
     return st;
 }
 
 enum status apply_ack_decide(struct applying *x)
 {
     const struct command_ack *ack = &x->command->ack;
-    struct consumer_group_row group;
-    struct consumer_position after;
-    bool letter;
+    struct acked a;
     if (!ack->group_id) return STATUS_OK;
     if (!ack->held || ack->slot != x->slot) return refuse_ack(x);
-    enum status st = ack_load(x, &group, &after, &letter);
+    enum status st = ack_load(x, &a);
     if (st == STATUS_LIMIT_EXCEEDED) return apply_refuse(x, STATUS_OVERLOADED); /* what was settled before it is not written yet */
     return st == STATUS_ABSENT ? refuse_ack(x) : st;
 }
@@ -623,12 +693,12 @@ enum status apply_ack_decide(struct applying *x)
 enum status apply_ack_settle(struct applying *x)
 {
     const struct command_ack *ack = &x->command->ack;
-    struct consumer_group_row group;
-    struct consumer_position after;
-    bool letter;
+    struct acked a;
     if (!ack->group_id) return STATUS_OK;
-    enum status st = ack_load(x, &group, &after, &letter);
+    enum status st = ack_load(x, &a);
     if (st) return st;
     tell(x, GROUP_EFFECT_ACK, ack->group_id, ack->slot, ack->seq);
-    return letter ? remove_letter(x, &group, ack->slot, ack->seq) : put_position(x, &group, ack->slot, &after);
+    if (a.letter) return remove_letter(x, &a.group, ack->slot, ack->seq);
+    st = letters_yield(x, &a.group, ack->slot, &a.slot, &a.before, &a.after);
+    return st ? st : put_position(x, &a.group, ack->slot, &a.after);
 }

@@ -83,6 +83,7 @@ static size_t command_bytes_max(const struct command *c)
     case COMMAND_GROUP_SEEK:
     case COMMAND_GROUP_SNAPSHOT:
     case COMMAND_GROUP_SEEKING:
+    case COMMAND_GROUP_SEEK_YIELD:
     case COMMAND_GROUP_SWEEP:
         return n + command_group_bytes_max(c);
     case COMMAND_ACKED:
@@ -440,6 +441,7 @@ enum status command_decode(struct slice bytes, struct arena *arena, struct comma
     case COMMAND_GROUP_SEEK:
     case COMMAND_GROUP_SNAPSHOT:
     case COMMAND_GROUP_SEEKING:
+    case COMMAND_GROUP_SEEK_YIELD:
     case COMMAND_GROUP_SWEEP:
         command_group_decode(&r, out);
         break;

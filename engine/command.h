@@ -38,6 +38,7 @@ enum command_type {
     COMMAND_ACKED = 24,         /* on the wire alone: a transition or patch with an ack */
     COMMAND_GROUP_SNAPSHOT = 25,
     COMMAND_GROUP_SEEKING = 26, /* to the meta partition */
+    COMMAND_GROUP_SEEK_YIELD = 27, /* as COMMAND_GROUP_SEEK, and letters yield to their events (CONSUMER_YIELD) */
     COMMAND_NODE = 32,          /* to the meta partition */
 };
 enum { COMMAND_STATUSES_MAX = 64, COMMAND_BATCH_MAX = 1000, COMMAND_FIRE_MAX = 256, GROUP_REFS_MAX = 1000, ENTRY_FORMAT = 1 };
@@ -226,7 +227,7 @@ struct command {
         struct command_group_settle settle;
         struct command_group_letters letters;
         struct command_group_redrive redrive;
-        struct command_group_seek seek;
+        struct command_group_seek seek; /* COMMAND_GROUP_SEEK_YIELD too */
         struct command_group_seeking seeking;
         struct command_group_snapshot snapshot;
         struct command_group_sweep sweep;

@@ -7,14 +7,14 @@
  *   settle    group(4) epoch(8) settled_place(8) settled_us(8) count(varint) { slot(2) position }*
  *   letters   group(4) epoch(8) count(varint) { slot(2) seq(8) letter }*
  *   redrive   group(4) action(1) milli(4) count(varint) { slot(2) seq(8) }*
- *   seek      group(4) epoch(8) count(varint) { slot(2) behind(varint) }*
+ *   seek      group(4) epoch(8) count(varint) { slot(2) behind(varint) }*     both types
  *   snapshot  group(4) epoch(8) restart(1) [from_slot(2) from_after(8) to_slot(2) to_after(8) told(varint) count(varint) { slot(2) position }*]
  *   seeking   group(4) over(1) epoch(8) [plan]
  *   sweep     group(4)
  *
  * Lists are found here, not yet decoded: whoever applies them walks them once more, item by item. */
 
-bool command_is_group(enum command_type type) { return (type >= COMMAND_GROUP && type <= COMMAND_GROUP_SWEEP) || type == COMMAND_GROUP_SNAPSHOT || type == COMMAND_GROUP_SEEKING; }
+bool command_is_group(enum command_type type) { return (type >= COMMAND_GROUP && type <= COMMAND_GROUP_SWEEP) || (type >= COMMAND_GROUP_SNAPSHOT && type <= COMMAND_GROUP_SEEK_YIELD); }
 
 size_t command_group_bytes_max(const struct command *c)
 {
@@ -25,7 +25,8 @@ size_t command_group_bytes_max(const struct command *c)
     case COMMAND_GROUP_SETTLE: return FIXED_MAX + COUNTED + c->settle.packed.len;
     case COMMAND_GROUP_LETTERS: return FIXED_MAX + COUNTED + c->letters.packed.len;
     case COMMAND_GROUP_REDRIVE: return FIXED_MAX + COUNTED + c->redrive.packed.len;
-    case COMMAND_GROUP_SEEK: return FIXED_MAX + COUNTED + c->seek.packed.len;
+    case COMMAND_GROUP_SEEK:
+    case COMMAND_GROUP_SEEK_YIELD: return FIXED_MAX + COUNTED + c->seek.packed.len;
     case COMMAND_GROUP_SEEKING: return FIXED_MAX + COUNTED + c->seeking.plan.len;
     case COMMAND_GROUP_SNAPSHOT: return FIXED_MAX + 2 * COUNTED + c->snapshot.packed.len;
     default: return FIXED_MAX;
@@ -85,6 +86,7 @@ void command_group_encode(const struct command *c, struct writer *w)
         encode_list(w, c->redrive.count, c->redrive.packed);
         return;
     case COMMAND_GROUP_SEEK:
+    case COMMAND_GROUP_SEEK_YIELD:
         write_be32(w, c->seek.group_id);
         write_be64(w, c->seek.epoch);
         encode_list(w, c->seek.count, c->seek.packed);
@@ -188,6 +190,7 @@ void command_group_decode(struct reader *r, struct command *c)
         c->redrive.packed = read_list(r, GROUP_REFS_MAX, &c->redrive.count, item_ref);
         return;
     case COMMAND_GROUP_SEEK:
+    case COMMAND_GROUP_SEEK_YIELD:
         c->seek.group_id = read_be32(r);
         c->seek.epoch = read_be64(r);
         c->seek.packed = read_list(r, SLOT_COUNT, &c->seek.count, item_behind);

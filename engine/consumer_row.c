@@ -132,7 +132,7 @@ enum status consumer_group_row_decode(struct slice row, struct consumer_group_ro
     out->redrive_milli = read_be32(&r);
     out->sweep_slot = read_be16(&r);
     out->definition = read_counted(&r);
-    return !r.bad && !reader_left(&r) && format == ROW_FORMAT && out->flags <= (CONSUMER_REMOVING | CONSUMER_SNAPSHOT) ? STATUS_OK : STATUS_CHECKSUM_MISMATCH;
+    return !r.bad && !reader_left(&r) && format == ROW_FORMAT && out->flags <= (CONSUMER_REMOVING | CONSUMER_SNAPSHOT | CONSUMER_YIELD) ? STATUS_OK : STATUS_CHECKSUM_MISMATCH;
 }
 
 void consumer_progress_encode(const struct consumer_progress *p, struct writer *w)

@@ -18,6 +18,9 @@
  * says change together, by compare and swap of the scan (COMMAND_GROUP_SNAPSHOT), together with a position of the slot that has settled every change up to that
  * entry, of orders behind the scan. So an order's version is fixed once, and the changes that follow are those above it.
  *
+ * Letters and seeks (CONSUMER_YIELD). A letter that is to go out, and whose event is not settled in this epoch, though kept, is left alone: the event comes by itself, in its turn. When that is settled,
+ * the letter goes in the same batch; or it is written anew, as the event dies. Before then another seek may have passed over the event: then the letter goes out after all. DEAD ones stay.
+ *
  * Golden bytes: tests/golden/group_row.hex, group_progress.hex, group_progress_scan.hex, group_position.hex, group_position_told.hex, group_letter.hex; decoders are fuzzed (fuzz_rows). */
 #ifndef ENGINE_CONSUMER_ROW_H
 #define ENGINE_CONSUMER_ROW_H
@@ -62,6 +65,7 @@ bool consumer_definition_restarts(const struct consumer_definition *before, cons
 enum {
     CONSUMER_REMOVING = 1, /* flags: the group is gone; its rows go in steps */
     CONSUMER_SNAPSHOT = 2, /* this epoch begins with every order */
+    CONSUMER_YIELD = 4,    /* this epoch began with a seek: letters WAITING or REDRIVEN yield to their events that come again */
 };
 struct consumer_group_row {
     uint32_t group_id;      /* of the key */

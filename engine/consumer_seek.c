@@ -99,7 +99,7 @@ struct slice consumer_seek_command(const struct consumer_seek *s, uint32_t group
     uint64_t epoch = consumer_seek_epoch(s, partition);
     struct command c = {.type = COMMAND_GROUP_SNAPSHOT, .snapshot = {.group_id = group_id, .epoch = epoch, .restart = true}};
     if (!s->snapshot) {
-        c = (struct command){.type = COMMAND_GROUP_SEEK, .seek = {.group_id = group_id, .epoch = epoch}};
+        c = (struct command){.type = COMMAND_GROUP_SEEK_YIELD, .seek = {.group_id = group_id, .epoch = epoch}};
         c.seek.packed = slots_of(s, partition_first_slot(partition, s->partition_count), partition_last_slot(partition, s->partition_count), &c.seek.count);
     }
     return command_encode(&c, arena);

@@ -95,6 +95,7 @@ enum status partition_answer_build(struct partition *p, struct op *op) {
     case COMMAND_GROUP_SEEK:
     case COMMAND_GROUP_SNAPSHOT:
     case COMMAND_GROUP_SEEKING:
+    case COMMAND_GROUP_SEEK_YIELD:
     case COMMAND_GROUP_SWEEP:
     case COMMAND_ACKED:
     case COMMAND_NODE:

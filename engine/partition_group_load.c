@@ -269,11 +269,40 @@ static struct consumer_parked *key_among(struct slot_letters *s, uint64_t key, b
     return &s->keys[s->count++];
 }
 
+/* What says of a slot's letters whether they yield to their events (CONSUMER_YIELD). */
+struct slot_yield {
+    bool some; /* they may */
+    struct arena arena, scratch; /* of the position; of one look-up */
+    struct slot_record record;
+    struct consumer_position position;
+};
+
+static enum status yield_load(struct dispatcher *d, const struct feed_read *f, uint16_t slot, struct slot_yield *y)
+{
+    struct feed_read own = *f;
+    own.arena = &y->arena;
+    y->some = d->row.flags & CONSUMER_YIELD;
+    arena_reset(&y->arena);
+    enum status st = y->some ? partition_slot_load(&own.view, own.arena, slot, &y->record) : STATUS_OK;
+    return st || !y->some ? st : load_position(&own, d->group_id, d->row.epoch, slot, &y->position);
+}
+
+static enum status yields(const struct feed_read *f, struct slot_yield *y, uint16_t slot, int64_t seq, const struct consumer_letter *l, bool *does)
+{
+    uint64_t place;
+    *does = false;
+    if (!y->some || l->state == LETTER_DEAD || consumer_position_settled(&y->position, seq)) return STATUS_OK;
+    arena_reset(&y->scratch);
+    enum status st = feed_place(&f->view, &y->scratch, slot, seq, y->record.last_seq, &y->record.places, &f->kept, &place);
+    *does = st == STATUS_OK;
+    return st == STATUS_ABSENT ? STATUS_OK : st; /* it was let go, and will not come */
+}
+
 /* Twice over a slot's letters: what parks; then what goes out, and what else there is of the keys that are parked. */
-static enum status scan_slot(struct dispatcher *d, const struct feed_read *f, uint16_t slot, struct slot_letters *s)
+static enum status scan_slot(struct dispatcher *d, const struct feed_read *f, uint16_t slot, struct slot_letters *s, struct slot_yield *y)
 {
     struct key lower, upper;
-    enum status st = STATUS_OK;
+    enum status st = yield_load(d, f, slot, y);
     s->count = 0;
     key_letter_prefix(&lower, slot, d->group_id);
     upper = lower;
@@ -283,7 +312,9 @@ static enum status scan_slot(struct dispatcher *d, const struct feed_read *f, ui
         for (store_iter_first(it); store_iter_valid(it) && !st; store_iter_next(it)) {
             struct consumer_letter l;
             int64_t seq = key_letter_seq(store_iter_key(it));
-            if ((st = consumer_letter_decode(store_iter_value(it), &l))) break;
+            bool does;
+            if ((st = consumer_letter_decode(store_iter_value(it), &l)) || (st = yields(f, y, slot, seq, &l, &does))) break;
+            if (does) continue;
             if (pass == 0) {
                 struct consumer_parked *k = l.parks || l.state == LETTER_WAITING ? key_among(s, l.key, true) : NULL;
                 if (k) k->dead += l.state == LETTER_DEAD;
@@ -316,13 +347,18 @@ static enum status run_letters(struct dispatcher *d)
     d->letters_more = false;
     d->letters_to = d->letters_from;
     if (!s || !d->letters || !d->parked) return STATUS_MEMORY_LIMIT;
+    struct slot_yield y;
+    arena_init(&y.arena, 2 * MIB);
+    arena_init(&y.scratch, 64 * KIB);
     enum status st = STATUS_OK;
     for (unsigned i = 0; i < d->letter_slot_count && !st; i++) {
         uint16_t slot = d->letter_slots[i];
         if (!d->letters_whole && (slot < d->letters_from.slot || d->letters_more)) continue;
-        st = scan_slot(d, &f, slot, s);
+        st = scan_slot(d, &f, slot, s, &y);
         for (unsigned k = 0; k < s->count && d->parked_count < CONSUMER_PARKED_MAX; k++) d->parked[d->parked_count++] = s->keys[k];
     }
+    arena_fini(&y.arena);
+    arena_fini(&y.scratch);
     return st;
 }
 

@@ -155,7 +155,7 @@ static void group_end(struct sim *s, unsigned partition, unsigned group) {
     uint8_t packed[GROUP_USERS * 12];
     struct writer w = writer_of(packed, sizeof packed);
     for (unsigned i = 0; i < g->sought_count[partition]; i++) write_be16(&w, g->sought[partition][i].slot), write_varint(&w, (uint64_t)g->sought[partition][i].behind);
-    struct command seek = {.type = COMMAND_GROUP_SEEK, .seek = {.group_id = g->id[partition], .epoch = g->epoch[partition], .count = g->sought_count[partition], .packed = writer_slice(&w)}};
+    struct command seek = {.type = COMMAND_GROUP_SEEK_YIELD, .seek = {.group_id = g->id[partition], .epoch = g->epoch[partition], .count = g->sought_count[partition], .packed = writer_slice(&w)}};
     struct command delete = {.type = COMMAND_GROUP_BRING, .bring = {.group_id = g->id[partition], .remove = true}};
     group_write_at(s, partition, group, g->ending[partition] == ENDING_SEEK ? &seek : &delete, WRITE_END);
 }

@@ -1,7 +1,7 @@
 /* A consumer group through the engine, against an obvious model of one: single-threaded, every event a row, every rule a look at all of them.
  *
  * A seed draws the group (ordering key, key_window, what becomes of exhausted events, a filter, whether it begins with a snapshot), the tail of the stream (all of it, or next to nothing: from the store) and a life:
- * orders come, members join, leave, open again, take events, ack, nack, nack as dead, extend, leave them lie until they time out; the group is changed (key_window, max_attempts and ack_timeout, too), paused, sought from the start,
+ * orders come, members join, leave, open again, take events, ack, nack, nack as dead, extend, leave them lie until they time out; the group is changed (key_window, max_attempts and ack_timeout, too), paused, sought (to the start, into the middle, to a snapshot),
  * deleted and made anew under its name while members wait; its letters are redriven; the power goes. The model knows what a member can know, so what happens inside at a time of its own (a time-out) is a range, never a guess.
  * Shown:
  *   - per key in order, redelivery included: nothing is given out while an earlier event of the key is unsettled, or beyond key_window, or while two members would have it
@@ -56,6 +56,8 @@ struct known_event {
     uint64_t given_ns, until_ns;
     uint64_t turn;                /* the how many-th it was, of all that were given out */
     bool redriven, letter;        /* letter: it has died, once */
+    bool again;                   /* a letter of it may go out although it was settled */
+    bool left;                    /* it was one when the group was sought, and not acked */
     unsigned given;
 };
 struct subscriber {
@@ -81,7 +83,7 @@ static struct {
 static uint64_t seed_only, seed_now, seeds = SEEDS;
 static bool mutant;
 static struct got got;
-static struct { uint64_t given, acked, redelivered, stale, dead, crashes, seeks, redriven, unblocked, told, untold, killed, paused, anew; } seen;
+static struct { uint64_t given, acked, redelivered, stale, dead, crashes, seeks, redriven, unblocked, told, untold, killed, paused, anew, places; } seen;
 
 #define REQUIRE(x, ...)                                                                                                                                      \
     do {                                                                                                                                                     \
@@ -193,7 +195,7 @@ static void given(struct subscriber *g, const struct got_event *x)
     REQUIRE(e->wanted, "%u:%lld is not what the filter wants", x->slot, (long long)x->seq);
     REQUIRE(!s.d.paused, "%u:%lld is given out by a group that is paused", x->slot, (long long)x->seq);
     told(e, x);
-    bool as_letter_too = (e->redriven && e->letter && s.sought) || (s.sought && e->order->murky); /* it had died before the group was sought: as itself, and as a letter */
+    bool as_letter_too = e->again || (s.snapshot && s.sought && ((e->redriven && e->letter) || e->order->murky)); /* it had died before the group was sought: as itself, and as a letter */
     REQUIRE(!e->acked || e->lost || as_letter_too, "%u:%lld was acked at %llu, crash at %llu (redriven %d, seeks %llu, attempt %d)", x->slot, (long long)x->seq, (unsigned long long)e->acked_ns, (unsigned long long)s.crashed_ns, e->redriven, (unsigned long long)seen.seeks, x->attempt);
     REQUIRE(!e->killed || e->redriven || as_letter_too, "%u:%lld was nacked as dead", x->slot, (long long)x->seq);
     e->acked = e->lost = e->killed = e->maybe_killed = false;
@@ -319,6 +321,7 @@ static void settle_one(struct subscriber *g, struct known_event *e)
     e->held = false;
     if (kind == CONSUMER_ACK) {
         e->acked = true;
+        e->again = false;
         e->acked_ns = now();
         seen.acked++;
         return;
@@ -434,6 +437,9 @@ static bool unblock(void)
     return true;
 }
 
+/* By the stream, behind a seek: it was neither settled since, nor has it died. */
+static bool comes_by_itself(const struct known_event *e) { return s.sought && !s.snapshot && event_has_seq(e->seq) && !e->acked && !e->dead; }
+
 static void redrive(void)
 {
     static struct consumer_letter_ref refs[CONSUMER_LETTERS_PAGE_MAX];
@@ -442,10 +448,12 @@ static void redrive(void)
     unsigned n = listed(LISTED_DEAD, refs);
     for (unsigned i = 0; i < n; i++) {
         struct known_event *e = find(refs[i].slot, refs[i].seq);
+        write_be16(&w, refs[i].slot), write_be64(&w, (uint64_t)refs[i].seq);
         if (e && may_be_over(e) && e->high + 1 >= s.d.max_attempts) let_go(e, true);
         REQUIRE(e && e->letter, "%u:%lld is a letter, and had attempts left", refs[i].slot, (long long)refs[i].seq);
+        if (comes_by_itself(e)) continue; /* the letter yields */
+        e->again = s.sought;
         for (unsigned k = 0; k < s.count; k++) s.events[k].redriven |= same_key(&s.events[k], e) && (&s.events[k] == e || s.d.on_exhausted == EXHAUSTED_PARK);
-        write_be16(&w, refs[i].slot), write_be64(&w, (uint64_t)refs[i].seq);
     }
     if (!n) return;
     struct command c = {.type = COMMAND_GROUP_REDRIVE, .redrive = {.group_id = s.group, .action = LETTERS_REDRIVE, .milli = below(2) ? 0 : 20000, .count = n, .packed = writer_slice(&w)}};
@@ -462,27 +470,69 @@ static void orders_begin(void)
     for (unsigned i = 0; i < s.order_count; i++) s.orders[i].told_seq = s.orders[i].change_seq = 0, s.orders[i].created = s.orders[i].murky = false, s.orders[i].before = true;
 }
 
-/* From the first event there is, or from a snapshot. */
+/* From a snapshot on: letters stay what they are, beside the orders that are told. */
+static void sought_snapshot(void)
+{
+    bool letters = s.d.on_exhausted != EXHAUSTED_BLOCK;
+    for (unsigned i = 0; i < s.count; i++) s.events[i].redriven |= letters && (s.events[i].dead || s.events[i].letter);
+    orders_begin();
+    for (unsigned i = 0; i < s.count; i++)
+        for (unsigned k = 0; k < s.count && letters; k++) { /* those that waited behind a parked key are letters too */
+            const struct known_event *e = &s.events[k];
+            s.events[i].order->murky |= (e->letter || e->dead || e->redriven) && (e == &s.events[i] || (s.d.on_exhausted == EXHAUSTED_PARK && same_key(&s.events[i], e)));
+        }
+}
+
+/* From some place of the slot on, everything comes by itself, in its order, and once; what is left in front of that as a letter, as a letter. */
+static void sought_stream(const int64_t *behind)
+{
+    bool letters = s.d.on_exhausted != EXHAUSTED_BLOCK;
+    for (unsigned i = 0; i < s.count; i++) {
+        struct known_event *e = &s.events[i];
+        bool skipped = !event_has_seq(e->seq) || e->seq <= behind[e->slot];
+        e->redriven = e->again = skipped && letters;
+        e->acked = skipped && event_has_seq(e->seq) && !e->left;
+        e->dead = e->lost = false;
+        e->high = e->high_before = 0;
+    }
+    orders_begin();
+}
+
+/* The first event there is, some place in each slot, or a snapshot. */
 static void seek_start(void)
 {
-    struct command c = {.type = COMMAND_GROUP_SEEK, .seek.group_id = s.group};
-    bool snapshot = s.d.start == START_SNAPSHOT && below(2);
+    static struct consumer_letter_ref refs[CONSUMER_LETTERS_PAGE_MAX];
+    static int64_t behind[SLOT_COUNT];
+    static uint8_t packed[12 * EVENTS];
+    struct writer w = writer_of(packed, sizeof packed);
+    struct command c = {.type = COMMAND_GROUP_SEEK_YIELD, .seek.group_id = s.group};
+    bool snapshot = s.d.start == START_SNAPSHOT && below(2), start = below(2);
+    memset(behind, 0, sizeof behind);
+    for (unsigned i = 0; i < s.count; i++) {
+        if (!start && event_has_seq(s.events[i].seq) && below(3) == 0) behind[s.events[i].slot] = MAX_OF(behind[s.events[i].slot], s.events[i].seq);
+        s.events[i].left = false;
+    }
+    for (unsigned slot = 0; slot < SLOT_COUNT; slot++)
+        if (behind[slot]) write_be16(&w, (uint16_t)slot), write_varint(&w, (uint64_t)behind[slot]), c.seek.count++;
+    c.seek.packed = writer_slice(&w);
+    for (unsigned i = 0, n = listed(LISTED_LETTERS, refs); i < n; i++) {
+        struct known_event *e = find(refs[i].slot, refs[i].seq);
+        REQUIRE(e, "%u:%lld never happened", refs[i].slot, (long long)refs[i].seq);
+        e->left = !e->acked;
+    }
     if (snapshot) c = (struct command){.type = COMMAND_GROUP_SNAPSHOT, .snapshot = {.group_id = s.group, .restart = true}};
     struct job *j = write_command(&s.rig, &c, 0);
     REQUIRE(j->op.failure.status == STATUS_OK, "seek");
     job_free(j);
     members_gone();
-    for (unsigned i = 0; i < s.count; i++) s.events[i].acked = s.events[i].killed = false, s.events[i].low = 0, s.events[i].redriven |= s.events[i].dead && s.d.on_exhausted != EXHAUSTED_BLOCK;
-    orders_begin();
-    for (unsigned i = 0; i < s.count; i++)
-        for (unsigned k = 0; k < s.count && s.d.on_exhausted != EXHAUSTED_BLOCK; k++) { /* those that waited behind a parked key are letters too */
-            const struct known_event *e = &s.events[k];
-            s.events[i].order->murky |= (e->letter || e->dead || e->redriven) && (e == &s.events[i] || (s.d.on_exhausted == EXHAUSTED_PARK && same_key(&s.events[i], e)));
-        }
+    for (unsigned i = 0; i < s.count; i++) s.events[i].acked = s.events[i].killed = false, s.events[i].low = 0;
+    if (snapshot) sought_snapshot();
+    else sought_stream(behind);
     s.snapshot = snapshot;
     s.progress_us = 0;
     s.sought = true;
     seen.seeks++;
+    seen.places += c.seek.count > 0 && !snapshot;
 }
 
 /* A blocked key with attempts left has another try after any change. */
@@ -589,7 +639,7 @@ static void drain(void)
             given(g, &batch.at[i]);
             struct known_event *e = find(batch.at[i].slot, batch.at[i].seq);
             REQUIRE(member_settle(&g->m, CONSUMER_ACK, e->slot, e->seq, 0), "%u:%lld is stale at once", e->slot, (long long)e->seq);
-            e->held = false, e->acked = true, e->acked_ns = now();
+            e->held = e->again = false, e->acked = true, e->acked_ns = now();
         }
     }
 }
@@ -693,9 +743,9 @@ int main(int argc, char **argv)
     }
     log_set_level(LOG_ERROR);
     for (seed_now = seed_only ? seed_only : 1; seed_now <= (seed_only ? seed_only : seeds); seed_now++) sim_run(seed_now);
-    printf("ok sim_groups %llu seeds # given %llu, again %llu, acked %llu, stale %llu, letters %llu, redriven %llu, unblocked %llu, crashes %llu, seeks %llu, orders told %llu (without a seq %llu), killed %llu, paused %llu, made anew %llu\n", (unsigned long long)seeds, (unsigned long long)seen.given,
+    printf("ok sim_groups %llu seeds # given %llu, again %llu, acked %llu, stale %llu, letters %llu, redriven %llu, unblocked %llu, crashes %llu, seeks %llu (into the middle %llu), orders told %llu (without a seq %llu), killed %llu, paused %llu, made anew %llu\n", (unsigned long long)seeds, (unsigned long long)seen.given,
            (unsigned long long)seen.redelivered, (unsigned long long)seen.acked, (unsigned long long)seen.stale, (unsigned long long)seen.dead, (unsigned long long)seen.redriven, (unsigned long long)seen.unblocked,
-           (unsigned long long)seen.crashes, (unsigned long long)seen.seeks, (unsigned long long)seen.told, (unsigned long long)seen.untold, (unsigned long long)seen.killed, (unsigned long long)seen.paused, (unsigned long long)seen.anew);
+           (unsigned long long)seen.crashes, (unsigned long long)seen.seeks, (unsigned long long)seen.places, (unsigned long long)seen.told, (unsigned long long)seen.untold, (unsigned long long)seen.killed, (unsigned long long)seen.paused, (unsigned long long)seen.anew);
     if (seed_only || mutant) return 0;
     unsigned caught = mutants_caught();
     printf("%s sim_groups mutant, a model that forgives nothing: caught in %u of %d seeds\n", caught * 3 > MUTANT_SEEDS ? "ok" : "not ok", caught, MUTANT_SEEDS);

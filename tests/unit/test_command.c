@@ -74,6 +74,7 @@ static struct command sample(enum command_type type)
     case COMMAND_GROUP_SEEK:
     case COMMAND_GROUP_SNAPSHOT:
     case COMMAND_GROUP_SEEKING:
+    case COMMAND_GROUP_SEEK_YIELD:
     case COMMAND_GROUP_SWEEP:
     case COMMAND_ACKED:
         fail_msg("test_consumer_row.c has those");
@@ -267,7 +268,7 @@ static void an_unknown_type_is_of_another_version(void **state)
     uint8_t bytes[512];
     memcpy(bytes, s.data, s.len);
     for (int type = 0; type < 256; type++) {
-        bool known = type >= COMMAND_GROUP && type <= COMMAND_GROUP_SEEKING;
+        bool known = type >= COMMAND_GROUP && type <= COMMAND_GROUP_SEEK_YIELD;
         for (size_t i = 0; i < ARRAY_LEN(types); i++) known |= (int)types[i] == type;
         if (known) continue;
         bytes[0] = (uint8_t)type;

@@ -150,7 +150,7 @@ static void a_seek_says_what_each_partition_is_to_do(void **state)
     assert_int_equal(s.begun_us, 3);
     assert_int_equal(consumer_seek_epoch(&s, 1), 300);
     assert_int_equal(command_decode(consumer_seek_command(&s, 9, 0, &arena), &arena, &c), STATUS_OK);
-    assert_int_equal(c.type, COMMAND_GROUP_SEEK);
+    assert_int_equal(c.type, COMMAND_GROUP_SEEK_YIELD);
     assert_int_equal(c.seek.group_id, 9);
     assert_int_equal(c.seek.epoch, 5);
     assert_int_equal(c.seek.count, 1);
@@ -179,7 +179,8 @@ static struct command sample(enum command_type type)
     case COMMAND_GROUP_SETTLE: c.settle = (struct command_group_settle){1, 2, 3, 4, 1, SLICE_LIT("\x01\x02\x03pos")}; break;
     case COMMAND_GROUP_LETTERS: c.letters = (struct command_group_letters){1, 2, 1, SLICE_LIT("\x01\x02\0\0\0\0\0\0\0\x07\x02le")}; break;
     case COMMAND_GROUP_REDRIVE: c.redrive = (struct command_group_redrive){1, LETTERS_PURGE, 9, 1, SLICE_LIT("\x01\x02\0\0\0\0\0\0\0\x07")}; break;
-    case COMMAND_GROUP_SEEK: c.seek = (struct command_group_seek){1, 2, 1, SLICE_LIT("\x01\x02\x05")}; break;
+    case COMMAND_GROUP_SEEK:
+    case COMMAND_GROUP_SEEK_YIELD: c.seek = (struct command_group_seek){1, 2, 1, SLICE_LIT("\x01\x02\x05")}; break;
     case COMMAND_GROUP_SNAPSHOT:
         c.snapshot = (struct command_group_snapshot){.group_id = 1, .epoch = 2, .from_slot = 3, .from_after = 4, .to_slot = 5, .to_after = 6, .told = 300, .count = 1, .packed = SLICE_LIT("\x01\x02\x03pos")};
         break;
@@ -193,7 +194,7 @@ static struct command sample(enum command_type type)
     return c;
 }
 
-static const enum command_type types[] = {COMMAND_GROUP, COMMAND_GROUP_BRING, COMMAND_GROUP_SETTLE, COMMAND_GROUP_LETTERS, COMMAND_GROUP_REDRIVE, COMMAND_GROUP_SEEK, COMMAND_GROUP_SWEEP, COMMAND_ACKED, COMMAND_GROUP_SNAPSHOT, COMMAND_GROUP_SEEKING};
+static const enum command_type types[] = {COMMAND_GROUP, COMMAND_GROUP_BRING, COMMAND_GROUP_SETTLE, COMMAND_GROUP_LETTERS, COMMAND_GROUP_REDRIVE, COMMAND_GROUP_SEEK, COMMAND_GROUP_SWEEP, COMMAND_ACKED, COMMAND_GROUP_SNAPSHOT, COMMAND_GROUP_SEEKING, COMMAND_GROUP_SEEK_YIELD};
 
 /* Encoded, decoded and encoded again: the same bytes. And no cut or longer one is taken. */
 static void commands_come_back(void **state)
@@ -218,7 +219,7 @@ static void commands_come_back(void **state)
 static void the_bytes_are_golden(void **state)
 {
     static const char *const names[] = {"command_group", "command_group_bring", "command_group_settle", "command_group_letters", "command_group_redrive", "command_group_seek", "command_group_sweep",
-                                        "command_acked", "command_group_snapshot", "command_group_seeking"};
+                                        "command_acked", "command_group_snapshot", "command_group_seeking", "command_group_seek_yield"};
     for (size_t i = 0; i < ARRAY_LEN(types); i++) {
         struct command c = sample(types[i]);
         assert_golden(names[i], command_encode(&c, &arena));

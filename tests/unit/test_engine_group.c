@@ -594,7 +594,7 @@ static void seek(struct engine_rig *r, const int64_t *target, uint64_t epoch, en
     arena_init(&arena, 1 << 20);
     uint8_t *packed = arena_alloc(&arena, 200000);
     struct writer w = writer_of(packed, 200000);
-    struct command c = {.type = COMMAND_GROUP_SEEK, .seek = {.group_id = GROUP, .epoch = epoch}};
+    struct command c = {.type = COMMAND_GROUP_SEEK_YIELD, .seek = {.group_id = GROUP, .epoch = epoch}};
     for (unsigned s = 0; s < SLOT_COUNT; s++)
         if (target[s] > 0) write_be16(&w, (uint16_t)s), write_varint(&w, (uint64_t)target[s]), c.seek.count++;
     c.seek.packed = writer_slice(&w);
