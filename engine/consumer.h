@@ -249,6 +249,8 @@ bool consumer_unblock(struct consumer *c, const struct consumer_letter_ref *at, 
 bool consumer_add_letter(struct consumer *c, uint16_t slot, int64_t seq, uint64_t key, uint32_t attempts);
 /* Acked letters, up to max: their rows are to go. They stay in the window until they have, so that nobody adds them again. */
 unsigned consumer_acked_letters(struct consumer *c, struct consumer_letter_ref *out, unsigned max);
+/* One of this event is out with a member, or was acked and its row is to go: of a letter that is written now, that would be the row. */
+bool consumer_letter_goes(const struct consumer *c, uint16_t slot, int64_t seq);
 void consumer_letter_gone(struct consumer *c, uint16_t slot, int64_t seq); /* its row has gone */
 void consumer_letter_stays(struct consumer *c, uint16_t slot, int64_t seq); /* it has not: again */
 /* Letters that hold a key up: so many more, or fewer. false: no room. */

@@ -426,6 +426,12 @@ unsigned consumer_acked_letters(struct consumer *c, struct consumer_letter_ref *
     return n;
 }
 
+bool consumer_letter_goes(const struct consumer *c, uint16_t slot, int64_t seq)
+{
+    const struct consumer_entry *e = window_find_letter(c, slot, seq);
+    return e && (e->state == ENTRY_GIVEN || e->state == ENTRY_SETTLED);
+}
+
 void consumer_letter_gone(struct consumer *c, uint16_t slot, int64_t seq)
 {
     struct consumer_entry *e = window_find_letter(c, slot, seq);

@@ -182,7 +182,8 @@ static bool letters_encode(struct dispatcher *d, struct command_group_letters *c
         struct consumer_slot *s = consumer_slot(&d->consumer, x->slot);
         bool far = !(x->flags & (ENTRY_LETTER | ENTRY_TOLD)) && x->seq - s->told_through > SETTLE_GAP_MAX;
         if (far) consumer_mark_dirty(&d->consumer, x->slot), (void)dispatcher_settle_now(d);
-        if (x->status || far || !data || taken > LETTERS_BYTES_MAX || !consumer_letter_of(&d->consumer, x, l)) {
+        bool twin = !(x->flags & ENTRY_LETTER) && consumer_letter_goes(&d->consumer, x->slot, x->seq);
+        if (x->status || far || twin || !data || taken > LETTERS_BYTES_MAX || !consumer_letter_of(&d->consumer, x, l)) {
             consumer_die_again(&d->consumer, x);
             continue;
         }

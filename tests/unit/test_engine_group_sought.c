@@ -1,5 +1,6 @@
 /* Letters of a group that is sought (CONSUMER_YIELD, docs/STREAM.md): those that are to go out yield to their events, which come by themselves, once and in their turn; in front of the place, and behind a seek
  * that takes it back, they go out as ever. DEAD ones stay. */
+#include "engine/partition_group.h"
 #include "tests/lib/group_rig.h"
 
 static struct got got;
@@ -244,6 +245,33 @@ static void letters_of_events_that_were_let_go_outlive_what_comes_behind_them(vo
     end(&r, &m);
 }
 
+/* Beside each other, as by the seek of before there was COMMAND_GROUP_SEEK_YIELD: the letter is acked, its row not gone yet; then the event dies, and is the letter that is there. */
+static void an_acked_letter_does_not_take_along_the_one_that_follows(void **state)
+{
+    struct engine_rig r;
+    struct member m;
+    struct consumer_definition d = definition_of("");
+    open_group(&r, &m, EXHAUSTED_LETTER, 0);
+    d.key_window = 2;
+    bring(&r, GROUP, 2, &d);
+    create_by(&r, "alice");
+    dies(&r, &m, 1);
+    sought(&r, &m, COMMAND_GROUP_SEEK, 0);
+    struct got_event e = comes(&m, 1);
+    assert_int_equal(letters_do(&r, LETTERS_REDRIVE, 0), 1);
+    (void)comes(&m, 1);
+    struct dispatcher *dispatcher = dispatcher_running(&r.engine->partitions[0], GROUP);
+    dispatcher->acked.retry_ns = sim_world_now_ns(r.world) + NS_PER_S; /* the write was refused a moment ago */
+    assert_true(member_ack(&m, &e));
+    assert_true(member_settle(&m, CONSUMER_DEAD, e.slot, e.seq, 0));
+    letters_are(&r, 0, 1);
+    rig_run(&r, NS_PER_S);
+    letters_are(&r, 1, 0);
+    assert_int_equal(letters_do(&r, LETTERS_REDRIVE, 0), 1);
+    come(&m, 1, 1);
+    end(&r, &m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -255,6 +283,7 @@ int main(void)
         cmocka_unit_test(an_ack_with_a_transition_takes_the_letter_along),
         cmocka_unit_test(letters_of_events_that_were_let_go_go_out),
         cmocka_unit_test(letters_of_events_that_were_let_go_outlive_what_comes_behind_them),
+        cmocka_unit_test(an_acked_letter_does_not_take_along_the_one_that_follows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
