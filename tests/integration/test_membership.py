@@ -97,8 +97,8 @@ def _(cluster):
         own = {r.node_id: r.applied_index for r in p.replicas}
         true(own[3] < own[1], "node 3 lacks entries: %s" % own)
     true("1 down" in cluster.nodes[1].orderctl("cluster", "status").stdout)
-    refused = cluster.nodes[0].orderctl("--timeout", "1", "cluster", "transfer", "0", "3", check=False)
-    true(refused.returncode != 0 and "not connected" in refused.stderr, refused.stderr)
+    f = t.refused(lambda: cluster.nodes[0].call("TransferLeader", partition_id=0, to_node_id=3), "UNAVAILABLE", "NOT_LEADER")
+    true("not connected" in f.message, f.message)
     victim.start()
     cluster.wait_equal()
 
