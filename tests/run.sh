@@ -50,9 +50,14 @@ in_order() {
 }
 
 # A sanitizer's build is for what the sanitizer says. What fails in one without its word is mostly the time that a slow build takes on a busy machine, so it may try
-# once more, and that is told. In the plain build nothing is tried again.
-again() { # EXIT LOG
-  [ "$slow" -gt 1 ] && { [ "$1" -eq 124 ] || { [ "$1" -ne 0 ] && [ "$1" -lt 128 ]; }; } && ! grep -qE '[A-Za-z]+Sanitizer|runtime error: |check failed: |the server has ended' "$2"
+# once more, and that is told. In the plain build that goes for integration tests alone, and only where each failed case says of itself that something took too long or was refused for the moment: what is wrong stays wrong.
+refused_for_now() { # LOG
+  local cases; cases=$(grep -c '^not ok ' "$1")
+  [ "$cases" -gt 0 ] && [ "$(grep -cE '^#   .*(RESOURCE_EXHAUSTED OVERLOADED: |UNAVAILABLE [A-Z_]+: |DEADLINE_EXCEEDED|: not within [0-9.]+ s)' "$1")" -ge "$cases" ]
+}
+again() { # NAME EXIT LOG
+  [ "$2" -ne 0 ] && { [ "$2" -lt 128 ] && [ "${TEST_ONCE:-0}" = 0 ]; } && ! grep -qE '[A-Za-z]+Sanitizer|runtime error: |check failed: |the server has ended' "$3" || return 1
+  [ "$slow" -gt 1 ] || { [[ $1 == integration/* ]] && refused_for_now "$3"; }
 }
 limited() { # SECONDS LOG COMMAND...: what it printed is in LOG.log, its CPU time in LOG.cpu
   local seconds=$1 to=$2 TIMEFORMAT='%U s, and for %S s the kernel'; shift 2
@@ -62,7 +67,7 @@ one() { # NAME SECONDS COMMAND...: runs it, leaves a log and a row "ok failed sk
   local name=$1 limit=$(($2 * slow)) log rc ok bad skip start=$SECONDS; shift 2
   log=$logs/$(echo "$name" | tr '/ ' '__')
   limited "$limit" "$log" "$@"; rc=$?
-  if again $rc "$log.log"; then
+  if again "$name" $rc "$log.log"; then
     mv "$log.log" "$log.first.log"
     limited "$limit" "$log" "$@"; rc=$?
   fi
@@ -70,7 +75,7 @@ one() { # NAME SECONDS COMMAND...: runs it, leaves a log and a row "ok failed sk
   bad=$(grep -E '^(not ok |\[  FAILED  \] [a-z])' "$log.log" | sort -u | wc -l)
   {
     if [ -f "$log.first.log" ]; then
-      echo "   $name: failed at first, no sanitizer said why, and was run again: $log.first.log"
+      echo "   $name: failed at first, with nothing said to be wrong, and was run again: $log.first.log"
       grep -E -A4 '^(not ok |\[  FAILED  \] [a-z])' "$log.first.log" | sed 's/^/   | /' | head -40
     fi
     [ "$bad" -gt 0 ] && grep -E '^(not ok |\[  FAILED  \] [a-z])' "$log.log" | sort -u | sed 's/^/   /'
