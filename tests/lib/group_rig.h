@@ -13,6 +13,17 @@ static inline void until_done(struct engine_rig *r, struct job *j)
     assert_int_equal(j->done, 1);
 }
 
+/* An order of this user; its id. */
+static inline int64_t create_by(struct engine_rig *r, const char *user)
+{
+    struct job *j = create_send_of(r, user, 1, 1 << 20);
+    until_done(r, j);
+    assert_int_equal(j->op.failure.status, STATUS_OK);
+    int64_t id = j->op.outcome.head.order_id;
+    job_free(j);
+    return id;
+}
+
 static inline struct job *write_command(struct engine_rig *r, const struct command *c, uint16_t slot)
 {
     struct job *j = job_new(OP_WRITE, 8 << 20);

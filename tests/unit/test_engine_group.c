@@ -12,16 +12,6 @@ static void open_group(struct engine_rig *r, uint64_t tail_bytes, const struct c
     bring(r, GROUP, 1, d);
 }
 
-static int64_t create_by(struct engine_rig *r, const char *user)
-{
-    struct job *j = create_send_of(r, user, 1, 1 << 20);
-    until_done(r, j);
-    assert_int_equal(j->op.failure.status, STATUS_OK);
-    int64_t id = j->op.outcome.head.order_id;
-    job_free(j);
-    return id;
-}
-
 static void an_event_goes_to_a_member_and_is_gone_when_acked(void **state)
 {
     const uint64_t tails[] = {0, 1 << 20}; /* from the store, from the tail */

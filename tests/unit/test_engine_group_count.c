@@ -11,8 +11,6 @@ static void create_of(struct engine_rig *r, const char *user, unsigned lines)
     job_free(j);
 }
 
-static void create_by(struct engine_rig *r, const char *user) { create_of(r, user, 1); }
-
 static void open_group(struct engine_rig *r, const char *filter)
 {
     struct consumer_definition d = definition_of(filter);

@@ -10,14 +10,6 @@ static void open_group(struct engine_rig *r, const struct consumer_definition *d
     bring(r, GROUP, 1, d);
 }
 
-static void create_by(struct engine_rig *r, const char *user)
-{
-    struct job *j = create_send_of(r, user, 1, 1 << 20);
-    until_done(r, j);
-    assert_int_equal(j->op.failure.status, STATUS_OK);
-    job_free(j);
-}
-
 /* That a time is over is seen every 20 ms: until then the key goes on with the member that lets it pass. Then all of that goes back, too. */
 static void a_time_out_takes_back_what_was_given_out_behind_it_until_it_was_seen(void **state)
 {

@@ -14,14 +14,6 @@ static void open_group(struct engine_rig *r, struct member *m, uint32_t key_wind
     assert_int_equal(member_join(m, r, "a", 100), STATUS_OK);
 }
 
-static void create_by(struct engine_rig *r, const char *user)
-{
-    struct job *j = create_send_of(r, user, 1, 1 << 20);
-    until_done(r, j);
-    assert_int_equal(j->op.failure.status, STATUS_OK);
-    job_free(j);
-}
-
 /* Alone, and for the first time: since it was redriven, or ever. */
 static struct got_event comes(struct member *m, int64_t seq)
 {

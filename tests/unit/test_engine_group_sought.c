@@ -15,16 +15,6 @@ static void open_group(struct engine_rig *r, struct member *m, enum consumer_exh
     assert_int_equal(member_join(m, r, "a", 100), STATUS_OK);
 }
 
-static int64_t create_by(struct engine_rig *r, const char *user)
-{
-    struct job *j = create_send_of(r, user, 1, 1 << 20);
-    until_done(r, j);
-    assert_int_equal(j->op.failure.status, STATUS_OK);
-    int64_t id = j->op.outcome.head.order_id;
-    job_free(j);
-    return id;
-}
-
 static void pay(struct engine_rig *r, int64_t id, const struct got_event *ack)
 {
     struct command c = {.type = COMMAND_TRANSITION, .transition = {.order_id = id, .event = SLICE_LIT("pay")}};

@@ -16,16 +16,6 @@ static struct consumer_definition snapshot_of(const char *filter)
     return d;
 }
 
-static int64_t create_by(struct engine_rig *r, const char *user)
-{
-    struct job *j = create_send_of(r, user, 1, 1 << 20);
-    until_done(r, j);
-    assert_int_equal(j->op.failure.status, STATUS_OK);
-    int64_t id = j->op.outcome.head.order_id;
-    job_free(j);
-    return id;
-}
-
 /* untold: there is no event of it, and no seq. */
 static int64_t order_by(struct engine_rig *r, const char *user, bool untold)
 {
